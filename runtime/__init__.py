@@ -1,1 +1,23 @@
-"""stepsmith.runtime"""
+"""stepsmith.runtime: load an emitted step module and run it. Needs torch; never SymPy, Jinja or stepsmith.derive."""
+
+from stepsmith.errors import InputError
+from stepsmith.runtime.grid import TimeGrid, budget_steps
+from stepsmith.runtime.modules import check_module, load
+from stepsmith.runtime.noise import NoiseSource, parse_seeds
+from stepsmith.runtime.output import check_output, write
+from stepsmith.runtime.sampler import count_nfe, record, sample
+
+__all__ = [
+    "InputError",
+    "NoiseSource",
+    "TimeGrid",
+    "budget_steps",
+    "check_module",
+    "check_output",
+    "count_nfe",
+    "load",
+    "parse_seeds",
+    "record",
+    "sample",
+    "write",
+]

@@ -1,0 +1,214 @@
+"""Time grids: where a sampler stops on its way from noise to data.
+
+A grid is N + 1 times, float64, strictly decreasing, ``times[0]`` nearest the noise and ``times[-1]`` nearest the data. Time is the
+network's forward time and row i of a coefficient table belongs to ``times[i] -> times[i + 1]``; nobody looks a time up by its value.
+With ``start = T`` and ``end = eps`` and k = 0 .. N,
+
+- uniform:   t_k = T + (k/N) (eps - T)
+- quadratic: t_k = eps + (T - eps) (1 - k/N)^2, the striding of the public PSLD code (there in s = T - t:
+  s_k = (T - eps) (1 - ((N - k)/N)^2)). It ends exactly at eps with a last step of (T - eps)/N^2. The other grid that is called
+  quadratic, uniform in sqrt(t) (DDIM, DEIS), has a last step of about 2 sqrt(eps T)/N; it is not this one.
+- logsnr:    log sigma(t_k) uniform
+- edm:       sigma(t_k)^(1/rho) uniform (Karras et al. 2022, eq. 5)
+
+where sigma(t) is the SDE's effective standard deviation, that of the best linear unbiased estimate of the data from the state
+(sigma/alpha for one block). It is inverted by bisection on t down to neighbouring float64 numbers.
+
+An ``sde`` is anything with ``.name``, ``.time`` (a pair, the span) and ``.at(**params)``, a numeric view with
+``.effective_sigma(t)`` (float64 array in and out, strictly increasing in t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepsmith.errors import InputError
+
+_SLACK = 1e-12  # an end given in decimal may miss the end of the span by a rounding
+
+
+def _refuse(key: str, what: str, mend: str) -> InputError:
+    return InputError(where="-", key=key, what=what, mend=mend)
+
+
+@dataclass(frozen=True, eq=False)
+class TimeGrid:
+    """The times of one sampling run: ``.times`` (steps + 1,) float64 on the CPU, strictly decreasing and finite.
+
+    Made by the constructors below. All raise :class:`stepsmith.errors.InputError`, with ``key`` one of ``grid``, ``steps``, ``start``,
+    ``end``, ``rho``, when the grid would not be decreasing, finite and inside the span (t_min, t_max] of the SDE.
+    """
+
+    times: torch.Tensor
+    name: str = "explicit"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", _checked(self.times))
+
+    @property
+    def steps(self) -> int:
+        """The number of steps N; there are N + 1 times."""
+        return self.times.shape[0] - 1
+
+    @classmethod
+    def explicit(cls, times: Any, sde: Any = None) -> TimeGrid:
+        """These very times (a sequence, an array or a tensor), checked; against the span too where an ``sde`` is given."""
+        grid = cls(times)
+        if sde is not None:
+            _check_span(sde, float(grid.times[0]), float(grid.times[-1]), key="grid")
+        return grid
+
+    @classmethod
+    def uniform(cls, sde: Any, steps: int, start: float | None = None, end: float = 1e-3) -> TimeGrid:
+        """t_k = start + (k/N) (end - start)."""
+        start, end = _ends(sde, steps, start, end)
+        return cls(_pin(start + _fractions(steps) * (end - start), start, end), "uniform")
+
+    @classmethod
+    def quadratic(cls, sde: Any, steps: int, start: float | None = None, end: float = 1e-3) -> TimeGrid:
+        """t_k = end + (start - end) (1 - k/N)^2, the quadratic striding of the public PSLD code."""
+        start, end = _ends(sde, steps, start, end)
+        return cls(_pin(end + (start - end) * _fractions(steps)[::-1] ** 2, start, end), "quadratic")
+
+    @classmethod
+    def logsnr(
+        cls, sde: Any, steps: int, start: float | None = None, end: float = 1e-3, *, params: Mapping[str, float] | None = None
+    ) -> TimeGrid:
+        """log sigma(t_k) uniform between its values at start and end; ``params`` override the SDE's own."""
+        return cls(_by_sigma(sde, steps, start, end, params, np.log, np.exp), "logsnr")
+
+    @classmethod
+    def edm(
+        cls,
+        sde: Any,
+        steps: int,
+        start: float | None = None,
+        end: float = 1e-3,
+        rho: float = 7.0,
+        *,
+        params: Mapping[str, float] | None = None,
+    ) -> TimeGrid:
+        """sigma(t_k)^(1/rho) uniform between its values at start and end; ``params`` override the SDE's own."""
+        if not (np.isfinite(rho) and rho > 0):
+            raise _refuse("rho", f"{rho!r} is not a positive number", "give rho > 0 (7 is usual)")
+        return cls(_by_sigma(sde, steps, start, end, params, lambda s: s ** (1 / rho), lambda w: w**rho), "edm")
+
+
+def budget_steps(nfe: int, nfe_per_step: int, last: str = "none") -> tuple[int, int]:
+    """How many grid steps a budget of network calls buys: ``(steps, left_over)``.
+
+    steps = (nfe - l) // nfe_per_step with l = 1 for ``last="denoise"`` and 0 for ``"none"``; left_over = nfe - l - steps * nfe_per_step.
+
+    Raises :class:`InputError` (key ``nfe`` or ``last``) where the budget does not pay for one step.
+    """
+    if last not in ("none", "denoise"):
+        raise _refuse("last", f"{last!r} is not known", "give none or denoise")
+    if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe_per_step < 1:
+        raise _refuse("nfe", f"{nfe!r} calls at {nfe_per_step!r} a step cannot be divided", "give whole numbers")
+    extra = 1 if last == "denoise" else 0
+    steps, left = divmod(nfe - extra, nfe_per_step)
+    if steps < 1:
+        need = nfe_per_step + extra
+        raise _refuse("nfe", f"a budget of {nfe} buys no step", f"one step needs {need} network calls, give nfe >= {need}")
+    return steps, left
+
+
+def _checked(times: Any) -> torch.Tensor:
+    """A private float64 copy on the CPU of ``times``, or the refusal."""
+    try:
+        values = torch.as_tensor(times).detach().to("cpu", torch.float64, copy=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _refuse("grid", f"these are not times ({error})", "give a sequence of numbers") from None
+    if values.dim() != 1 or values.shape[0] < 2:
+        raise _refuse("grid", f"the times have shape {tuple(values.shape)}", "give a sequence of at least two times")
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        at = int(bad.nonzero()[0])
+        raise _refuse("grid", f"time {at} is {values[at].item()}", "every time must be finite")
+    rising = values.diff() >= 0
+    if rising.any():
+        at = int(rising.nonzero()[0])
+        pair = f"{values[at].item()!r}, {values[at + 1].item()!r}"
+        raise _refuse("grid", f"times {at} and {at + 1} ({pair}) do not decrease", "times run down from noise to data, each once")
+    return values
+
+
+def _ends(sde: Any, steps: int, start: float | None, end: float) -> tuple[float, float]:
+    """The checked pair (start, end); start defaults to the end of the SDE's time span."""
+    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
+        raise _refuse("steps", f"{steps!r} steps cannot be taken", "give a whole number, 1 or more")
+    start = float(sde.time[1] if start is None else start)
+    end = float(end)
+    for key, value in (("start", start), ("end", end)):
+        if not np.isfinite(value):
+            raise _refuse(key, f"{value} is not a time", "give a finite number")
+    if not end < start:
+        raise _refuse("end", f"{end:g} is not below the start {start:g}", "a grid runs down from start to end")
+    _check_span(sde, start, end)
+    return start, end
+
+
+def _check_span(sde: Any, start: float, end: float, key: str | None = None) -> None:
+    """Refuse what does not lie in (t_min, t_max] of the SDE; at t_min the score of a data set is not defined."""
+    low, high = (float(bound) for bound in sde.time)
+    span = f"({low:g}, {high:g}] of {sde.name}"
+    if start > high + _SLACK * max(1.0, abs(high)):
+        raise _refuse(key or "start", f"{start!r} is outside the time span {span}", f"start at {high:g} or below")
+    if end <= low:
+        raise _refuse(key or "end", f"{end!r} is outside the time span {span}", f"end above {low:g}, say at {low + 1e-3:g}")
+
+
+def _fractions(steps: int) -> np.ndarray:
+    """k/N for k = 0 .. N; reversed it is 1 - k/N exactly at both ends."""
+    return np.arange(steps + 1, dtype=np.float64) / steps
+
+
+def _pin(times: np.ndarray, start: float, end: float) -> np.ndarray:
+    """``times`` with its two ends put exactly where they were asked for."""
+    times[0], times[-1] = start, end
+    return times
+
+
+def _by_sigma(
+    sde: Any,
+    steps: int,
+    start: float | None,
+    end: float,
+    params: Mapping[str, float] | None,
+    warp: Callable[[np.ndarray], np.ndarray],
+    unwarp: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """The grid whose warp(sigma(t)) is uniform: inner times by inversion, the two ends as given."""
+    start, end = _ends(sde, steps, start, end)
+    sigma = sde.at(**dict(params or {})).effective_sigma
+    first, last = (float(s) for s in np.asarray(sigma(np.array([start, end])), dtype=np.float64))
+    if not (np.isfinite(first) and np.isfinite(last) and 0 < last < first):
+        mend = "start a little earlier" if not np.isfinite(first) else "choose start and end where sigma is positive and rises in t"
+        raise _refuse("grid", f"the effective sigma of {sde.name} runs from {first:g} to {last:g} on this grid", mend)
+    ends = warp(np.array([first, last]))
+    levels = unwarp(ends[0] + _fractions(steps)[1:-1] * (ends[1] - ends[0]))
+    return _pin(np.concatenate([[start], invert_increasing(sigma, levels, end, start), [end]]), start, end)
+
+
+def invert_increasing(
+    function: Callable[[np.ndarray], np.ndarray], levels: Iterable[float], low: float, high: float
+) -> np.ndarray:
+    """t in [low, high] with function(t) = level, for all levels at once, by bisection down to neighbouring float64 numbers.
+
+    ``function`` maps a float64 array to one of its shape and increases strictly. Each answer is the last float64 number at which
+    it is found below or at its level.
+    """
+    levels = np.asarray(levels, dtype=np.float64)
+    below, above = np.full(levels.shape, float(low)), np.full(levels.shape, float(high))
+    for _ in range(1100):  # 53 halvings reach 1e-16 of the bracket; many more only where low is tiny beside high
+        middle = below + 0.5 * (above - below)
+        if levels.size == 0 or np.all((middle <= below) | (middle >= above)):
+            break
+        under = np.asarray(function(middle)) <= levels
+        below, above = np.where(under, middle, below), np.where(under, above, middle)
+    return below

@@ -1,0 +1,105 @@
+"""Load an emitted step module and hold it to the contract: the constants and functions that a runner may rely on."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import linecache
+import os
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stepsmith.errors import InputError
+
+API = 1
+_GENERATED = "stepsmith.generated"
+_TYPES: dict[str, tuple[type, ...]] = {
+    "SDE": (str,),
+    "SAMPLER": (str,),
+    "NETWORK": (str,),
+    "NFE": (int,),
+    "DRAWS": (int,),
+    "HISTORY": (int,),
+    "DATA": (int,),
+    "ORDER": (int, type(None)),
+    "WEAK_ORDER": (int, float, type(None)),
+    "STRONG_ORDER": (int, float, type(None)),
+    "COMPONENTS": (tuple,),
+    "COEFFICIENTS": (tuple,),
+    "PARAMS": (dict,),
+    "DIGEST": (str,),
+}
+_FUNCTIONS = ("coefficients", "step", "start", "denoise")
+
+
+def load(source: str | os.PathLike[str]) -> ModuleType:
+    """The step module from a name in ``stepsmith.generated``, a path to a .py file, or source text (anything with a newline).
+
+    A name may be written with dashes. The module's API number and every constant and function of the contract are checked.
+    Loading runs the module's code. Raises :class:`InputError` where there is no such module, it does not run, or it breaks the contract.
+    """
+    if isinstance(source, str) and "\n" in source:
+        return check_module(_from_text(source), "-")
+    text = os.fspath(source)
+    if isinstance(source, os.PathLike) or text.endswith(".py") or os.sep in text:
+        return check_module(_from_path(Path(text)), text)
+    return check_module(_from_name(text), text)
+
+
+def check_module(module: Any, where: str = "-") -> Any:
+    """``module`` itself if it has what the contract asks for; else :class:`InputError` naming what is missing or wrong."""
+    if getattr(module, "API", None) != API:
+        have = repr(getattr(module, "API", "no API constant"))
+        raise InputError(where, "API", f"this stepsmith runs modules of API {API}, not {have}", "emit the module again")
+    for name, types in _TYPES.items():
+        value = getattr(module, name, NotImplemented)
+        if value is NotImplemented or isinstance(value, bool) or not isinstance(value, types):
+            what = "is missing" if value is NotImplemented else f"is {value!r}"
+            raise InputError(where, name, f"the constant {what}", "emit the module again")
+    for name in _FUNCTIONS:
+        if not callable(getattr(module, name, None)):
+            raise InputError(where, name, "the function is missing", "emit the module again")
+    if not 0 <= module.DATA < len(module.COMPONENTS):
+        raise InputError(where, "DATA", f"{module.DATA} is no component of {module.COMPONENTS}", "emit the module again")
+    return module
+
+
+def _from_name(name: str) -> ModuleType:
+    ident = name.replace("-", "_")
+    package = importlib.import_module(_GENERATED)
+    known = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+    if ident not in known:
+        near = difflib.get_close_matches(ident, known, n=3)
+        mend = f"did you mean {' or '.join(near)}?" if near else "give a generated module's name, a path to a .py file or source text"
+        raise InputError("-", "module", f"there is no generated module {name!r}", mend)
+    return importlib.import_module(f"{_GENERATED}.{ident}")
+
+
+def _from_path(path: Path) -> ModuleType:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(str(path), "module", f"it cannot be read ({error})", "give the path of an emitted .py file") from None
+    return _execute(text, re.sub(r"\W", "_", path.stem), str(path))
+
+
+def _from_text(text: str) -> ModuleType:
+    name = "emitted_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    filename = f"<{name}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)  # so that tracebacks show its lines
+    return _execute(text, name, filename)
+
+
+def _execute(text: str, name: str, filename: str) -> ModuleType:
+    module = ModuleType(name)
+    module.__file__ = filename
+    try:
+        exec(compile(text, filename, "exec"), module.__dict__)
+    except Exception as error:
+        raise InputError(filename, "module", f"it does not run ({type(error).__name__}: {error})", "give an emitted module") from error
+    return module

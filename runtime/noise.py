@@ -1,0 +1,168 @@
+"""Noise as a pure function of (seed, stream, step, index): batch size, order, shards and resumed runs never change a sample.
+
+Bits come from Philox4x32-10 (Salmon et al., SC 2011), a counter-based generator: a 64-bit key and a 128-bit counter go in, four 32-bit
+words come out, and no state is kept. Here
+
+    key     = (seed mod 2^32, seed div 2^32)
+    counter = (block, index, step, stream),  stream = first 32 bits of the SHA-256 of its name, block = element // 4.
+
+Two words u, v of 32 bits make two normals by Box and Muller in float64: r = sqrt(-2 log((u + 1/2)/2^32)), r cos(2 pi v/2^32) and
+r sin(2 pi v/2^32); so |normal| < 6.77. All integer work is int64 with wrap-around and gives the same bits on every device; the normals
+agree across devices to the rounding of log, sin and cos in float64. Nothing here reads a value back from the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from stepsmith.errors import InputError
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+_MOST_SEEDS = 10_000_000
+
+
+def philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor], rounds: int = 10) -> tuple[torch.Tensor, ...]:
+    """Philox4x32: four int64 tensors of 32-bit words from ``counter`` (four) and ``key`` (two), which broadcast together.
+
+    A round: (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)), then k += (W0, W1) mod 2^32.
+    Products wrap in int64, which leaves their 64 bits right; the shift is arithmetic, so the high word is masked.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0 = ((second >> 32) & _MASK) ^ c1 ^ k0
+        c2 = ((first >> 32) & _MASK) ^ c3 ^ k1
+        c1, c3 = second & _MASK, first & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """The one place where the runtime moves data from the host to a device; always before the loop."""
+    return tensor.to(device)
+
+
+def parse_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
+    """Seeds as a tuple, from integers (any iterable, or one) or from text such as ``0-63`` or ``0,3,7-9`` (both ends included).
+
+    Raises :class:`InputError` (key ``seeds``) for no seeds, a malformed or descending range, or a seed outside 0 .. 2^63 - 1.
+    """
+    if isinstance(seeds, str):
+        found: list[int] = []
+        for part in seeds.split(","):
+            found.extend(_seed_range(part.strip()))
+    else:
+        try:
+            found = [_whole(seed) for seed in ([seeds] if isinstance(seeds, int) else seeds)]
+        except TypeError:
+            raise _bad_seeds(f"{seeds!r} are not whole numbers") from None
+    if not found:
+        raise _bad_seeds("there are none")
+    for seed in found:
+        if not 0 <= seed < 2**63:
+            raise _bad_seeds(f"{seed} is outside 0 .. 2^63 - 1")
+    return tuple(found)
+
+
+def _whole(seed: object) -> int:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError
+    return seed.__index__()
+
+
+def _seed_range(part: str) -> range:
+    match = re.fullmatch(r"(\d{1,19})(?:\s*-\s*(\d{1,19}))?", part)
+    if match is None:
+        raise _bad_seeds(f"{part!r} is neither a seed nor a range")
+    first = int(match[1])
+    last = first if match[2] is None else int(match[2])
+    if last < first:
+        raise _bad_seeds(f"the range {part!r} runs backwards")
+    if last - first >= _MOST_SEEDS:
+        raise _bad_seeds(f"the range {part!r} has more than {_MOST_SEEDS} seeds")
+    return range(first, last + 1)
+
+
+def _bad_seeds(what: str) -> InputError:
+    return InputError(where="-", key="seeds", what=what, mend="give whole numbers such as 0-63 or 0,3,7-9")
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSource:
+    """Standard normals for a batch of samples, one independent stream a seed.
+
+    ``seeds``: integers, a range, or text (see :func:`parse_seeds`). ``normal`` may be asked for any draw, in any order, any number of
+    times; the same (seed, stream, step, index, shape) is the same noise, whatever stands beside it in the batch. A longer shape
+    begins with the elements of a shorter one. ``to(device)`` puts the keys on a device, once, before a loop.
+    """
+
+    seeds: tuple[int, ...]
+    keys: torch.Tensor = field(repr=False)
+
+    def __init__(self, seeds: str | int | Iterable[int]) -> None:
+        values = parse_seeds(seeds)
+        object.__setattr__(self, "seeds", values)
+        words = torch.tensor(values, dtype=torch.int64)
+        object.__setattr__(self, "keys", torch.stack([words & _MASK, words >> 32]))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def to(self, device: torch.device | str) -> NoiseSource:
+        """The same source with its keys on ``device``."""
+        if torch.device(device) == self.keys.device:
+            return self
+        moved = object.__new__(NoiseSource)
+        object.__setattr__(moved, "seeds", self.seeds)
+        object.__setattr__(moved, "keys", upload(self.keys, device))
+        return moved
+
+    def normal(
+        self,
+        shape: Sequence[int],
+        stream: str,
+        step: int = 0,
+        index: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> torch.Tensor:
+        """Standard normals of shape (len(seeds), *shape) in ``dtype``; ``shape`` is that of one sample.
+
+        ``stream`` names a use ("start", "step"), ``step`` the step of the grid, ``index`` the draw within it. ``device`` defaults to
+        that of the keys; where it is another, the keys are uploaded for this call (call ``to`` first inside a loop).
+        Raises ValueError for a step or index outside 0 .. 2^32 - 1.
+        """
+        if not (0 <= step <= _MASK and 0 <= index <= _MASK):
+            raise ValueError(f"step {step} and index {index} must lie in 0 .. 2^32 - 1")
+        source = self if device is None else self.to(device)
+        size = math.prod(shape)
+        words = source._words((size + 3) // 4, stream, step, index)
+        return _box_muller(words).narrow(1, 0, size).to(dtype).reshape(len(self.seeds), *shape)
+
+    def _words(self, blocks: int, stream: str, step: int, index: int) -> tuple[torch.Tensor, ...]:
+        """Four (len(seeds), blocks) tensors of 32-bit words."""
+        device = self.keys.device
+        name = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:4], "little")
+        block = torch.arange(blocks, dtype=torch.int64, device=device).unsqueeze(0)
+        rest = [torch.full((1, 1), word, dtype=torch.int64, device=device) for word in (index, step, name)]
+        low, high = self.keys.unbind(0)
+        return philox((block, *rest), (low.unsqueeze(1), high.unsqueeze(1)))
+
+
+def _box_muller(words: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(batch, 4 blocks) float64 normals from four (batch, blocks) words; block b fills elements 4b .. 4b + 3."""
+    normals = []
+    for u, v in (words[:2], words[2:]):
+        radius = torch.sqrt(-2.0 * torch.log((u.to(torch.float64) + 0.5) * 2.0**-32))
+        angle = v.to(torch.float64) * (2.0 * math.pi * 2.0**-32)
+        normals += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    return torch.stack(normals, dim=-1).flatten(1)
