@@ -1,18 +1,18 @@
 """Time grids: where a sampler stops on its way from noise to data.
 
-A grid is N + 1 times, float64, strictly decreasing, ``times[0]`` nearest the noise and ``times[-1]`` nearest the data. Time is the
-network's forward time and row i of a coefficient table belongs to ``times[i] -> times[i + 1]``; nobody looks a time up by its value.
-With ``start = T`` and ``end = eps`` and k = 0 .. N,
+A grid is N + 1 times, float64, strictly decreasing, ``times[0]`` nearest the noise and ``times[-1]`` nearest the data.
+Time is the network's forward time and row i of a coefficient table belongs to ``times[i] -> times[i + 1]``; nobody
+looks a time up by its value. With ``start = T`` and ``end = eps`` and k = 0 .. N,
 
 - uniform:   t_k = T + (k/N) (eps - T)
 - quadratic: t_k = eps + (T - eps) (1 - k/N)^2, the striding of the public PSLD code (there in s = T - t:
-  s_k = (T - eps) (1 - ((N - k)/N)^2)). It ends exactly at eps with a last step of (T - eps)/N^2. The other grid that is called
-  quadratic, uniform in sqrt(t) (DDIM, DEIS), has a last step of about 2 sqrt(eps T)/N; it is not this one.
+  s_k = (T - eps) (1 - ((N - k)/N)^2)). It ends exactly at eps with a last step of (T - eps)/N^2. The other grid that is
+  called quadratic, uniform in sqrt(t) (DDIM, DEIS), has a last step of about 2 sqrt(eps T)/N; it is not this one.
 - logsnr:    log sigma(t_k) uniform
 - edm:       sigma(t_k)^(1/rho) uniform (Karras et al. 2022, eq. 5)
 
-where sigma(t) is the SDE's effective standard deviation, that of the best linear unbiased estimate of the data from the state
-(sigma/alpha for one block). It is inverted by bisection on t down to neighbouring float64 numbers.
+where sigma(t) is the SDE's effective standard deviation, that of the best linear unbiased estimate of the data from the
+state (sigma/alpha for one block). It is inverted by a bracketing method to the last places of float64.
 
 An ``sde`` is anything with ``.name``, ``.time`` (a pair, the span) and ``.at(**params)``, a numeric view with
 ``.effective_sigma(t)`` (float64 array in and out, strictly increasing in t).
@@ -20,7 +20,7 @@ An ``sde`` is anything with ``.name``, ``.time`` (a pair, the span) and ``.at(**
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,9 @@ def _refuse(key: str, what: str, mend: str) -> InputError:
 class TimeGrid:
     """The times of one sampling run: ``.times`` (steps + 1,) float64 on the CPU, strictly decreasing and finite.
 
-    Made by the constructors below. All raise :class:`stepsmith.errors.InputError`, with ``key`` one of ``grid``, ``steps``, ``start``,
-    ``end``, ``rho``, when the grid would not be decreasing, finite and inside the span (t_min, t_max] of the SDE.
+    Made by the constructors below. All raise :class:`stepsmith.errors.InputError`, with ``key`` one of ``grid``,
+    ``steps``, ``start``, ``end``, ``rho``, when the grid would not be decreasing, finite and inside the span (t_min,
+    t_max] of the SDE.
     """
 
     times: torch.Tensor
@@ -57,7 +58,8 @@ class TimeGrid:
 
     @classmethod
     def explicit(cls, times: Any, sde: Any = None) -> TimeGrid:
-        """These very times (a sequence, an array or a tensor), checked; against the span too where an ``sde`` is given."""
+        """These very times (a sequence, an array or a tensor), checked; against the span too where an ``sde`` is
+        given."""
         grid = cls(times)
         if sde is not None:
             _check_span(sde, float(grid.times[0]), float(grid.times[-1]), key="grid")
@@ -77,7 +79,13 @@ class TimeGrid:
 
     @classmethod
     def logsnr(
-        cls, sde: Any, steps: int, start: float | None = None, end: float = 1e-3, *, params: Mapping[str, float] | None = None
+        cls,
+        sde: Any,
+        steps: int,
+        start: float | None = None,
+        end: float = 1e-3,
+        *,
+        params: Mapping[str, float] | None = None,
     ) -> TimeGrid:
         """log sigma(t_k) uniform between its values at start and end; ``params`` override the SDE's own."""
         return cls(_by_sigma(sde, steps, start, end, params, np.log, np.exp), "logsnr")
@@ -102,7 +110,8 @@ class TimeGrid:
 def budget_steps(nfe: int, nfe_per_step: int, last: str = "none") -> tuple[int, int]:
     """How many grid steps a budget of network calls buys: ``(steps, left_over)``.
 
-    steps = (nfe - l) // nfe_per_step with l = 1 for ``last="denoise"`` and 0 for ``"none"``; left_over = nfe - l - steps * nfe_per_step.
+    steps = (nfe - l) // nfe_per_step with l = 1 for ``last="denoise"`` and 0 for ``"none"``; left_over = nfe - l -
+    steps * nfe_per_step.
 
     Raises :class:`InputError` (key ``nfe`` or ``last``) where the budget does not pay for one step.
     """
@@ -114,7 +123,9 @@ def budget_steps(nfe: int, nfe_per_step: int, last: str = "none") -> tuple[int, 
     steps, left = divmod(nfe - extra, nfe_per_step)
     if steps < 1:
         need = nfe_per_step + extra
-        raise _refuse("nfe", f"a budget of {nfe} buys no step", f"one step needs {need} network calls, give nfe >= {need}")
+        raise _refuse(
+            "nfe", f"a budget of {nfe} buys no step", f"one step needs {need} network calls, give nfe >= {need}"
+        )
     return steps, left
 
 
@@ -134,7 +145,9 @@ def _checked(times: Any) -> torch.Tensor:
     if rising.any():
         at = int(rising.nonzero()[0])
         pair = f"{values[at].item()!r}, {values[at + 1].item()!r}"
-        raise _refuse("grid", f"times {at} and {at + 1} ({pair}) do not decrease", "times run down from noise to data, each once")
+        raise _refuse(
+            "grid", f"times {at} and {at + 1} ({pair}) do not decrease", "times run down from noise to data, each once"
+        )
     return values
 
 
@@ -160,7 +173,9 @@ def _check_span(sde: Any, start: float, end: float, key: str | None = None) -> N
     if start > high + _SLACK * max(1.0, abs(high)):
         raise _refuse(key or "start", f"{start!r} is outside the time span {span}", f"start at {high:g} or below")
     if end <= low:
-        raise _refuse(key or "end", f"{end!r} is outside the time span {span}", f"end above {low:g}, say at {low + 1e-3:g}")
+        raise _refuse(
+            key or "end", f"{end!r} is outside the time span {span}", f"end above {low:g}, say at {low + 1e-3:g}"
+        )
 
 
 def _fractions(steps: int) -> np.ndarray:
@@ -188,7 +203,11 @@ def _by_sigma(
     sigma = sde.at(**dict(params or {})).effective_sigma
     first, last = (float(s) for s in np.asarray(sigma(np.array([start, end])), dtype=np.float64))
     if not (np.isfinite(first) and np.isfinite(last) and 0 < last < first):
-        mend = "start a little earlier" if not np.isfinite(first) else "choose start and end where sigma is positive and rises in t"
+        mend = (
+            "start a little earlier"
+            if not np.isfinite(first)
+            else "choose start and end where sigma is positive and rises in t"
+        )
         raise _refuse("grid", f"the effective sigma of {sde.name} runs from {first:g} to {last:g} on this grid", mend)
     ends = warp(np.array([first, last]))
     levels = unwarp(ends[0] + _fractions(steps)[1:-1] * (ends[1] - ends[0]))
@@ -196,19 +215,46 @@ def _by_sigma(
 
 
 def invert_increasing(
-    function: Callable[[np.ndarray], np.ndarray], levels: Iterable[float], low: float, high: float
+    function: Callable[[np.ndarray], np.ndarray], levels: Any, low: float, high: float, nodes: int = 17
 ) -> np.ndarray:
-    """t in [low, high] with function(t) = level, for all levels at once, by bisection down to neighbouring float64 numbers.
+    """t in [low, high] with function(t) = level, for all levels at once, to about two units in the last place of t.
 
-    ``function`` maps a float64 array to one of its shape and increases strictly. Each answer is the last float64 number at which
-    it is found below or at its level.
+    ``function`` maps a float64 array to one of its shape, is positive and increases strictly. A table of ``nodes`` values
+    brackets every level; Chandrupatla's method (1997: inverse quadratic interpolation where it is safe, else bisection) on
+    log function closes the brackets, always keeping them, in some six more values a level.
     """
     levels = np.asarray(levels, dtype=np.float64)
-    below, above = np.full(levels.shape, float(low)), np.full(levels.shape, float(high))
-    for _ in range(1100):  # 53 halvings reach 1e-16 of the bracket; many more only where low is tiny beside high
-        middle = below + 0.5 * (above - below)
-        if levels.size == 0 or np.all((middle <= below) | (middle >= above)):
+    table = low + (high - low) * (np.arange(nodes) / (nodes - 1)) ** 2
+    table[-1] = high
+    height = np.log(np.asarray(function(table), dtype=np.float64))
+    goal = np.log(levels)
+    cell = np.clip(np.searchsorted(height, goal), 1, nodes - 1)
+    a, b = table[cell], table[cell - 1]
+    fa, fb = height[cell] - goal, height[cell - 1] - goal
+    share = np.full(levels.shape, 0.5)
+    active = (fa != 0) & (fb != 0)
+    for _ in range(200):  # bisection alone would need 60
+        if not active.any():
             break
-        under = np.asarray(function(middle)) <= levels
-        below, above = np.where(under, middle, below), np.where(under, above, middle)
-    return below
+        at = np.flatnonzero(active)
+        x = a[at] + share[at] * (b[at] - a[at])
+        fx = np.log(np.asarray(function(x), dtype=np.float64)) - goal[at]
+        same = np.sign(fx) == np.sign(fa[at])
+        c, fc = np.where(same, a[at], b[at]), np.where(same, fa[at], fb[at])
+        b[at], fb[at] = np.where(same, b[at], a[at]), np.where(same, fb[at], fa[at])
+        a[at], fa[at] = x, fx
+        least = 2 * np.finfo(np.float64).eps * np.abs(x) / np.abs(b[at] - x)
+        share[at] = np.clip(_interpolated(x, b[at], c, fx, fb[at], fc), least, 1 - least)
+        active[at] = (fx != 0) & (least < 0.5)
+    return np.where(np.abs(fa) <= np.abs(fb), a, b)
+
+
+def _interpolated(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, fa: np.ndarray, fb: np.ndarray, fc: np.ndarray
+) -> np.ndarray:
+    """Where between a (0) and b (1) the inverse parabola through the three points crosses zero; 1/2 where it is not safe."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+        safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
+        share = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+    return np.where(safe & np.isfinite(share), share, 0.5)

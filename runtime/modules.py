@@ -38,10 +38,12 @@ _FUNCTIONS = ("coefficients", "step", "start", "denoise")
 
 
 def load(source: str | os.PathLike[str]) -> ModuleType:
-    """The step module from a name in ``stepsmith.generated``, a path to a .py file, or source text (anything with a newline).
+    """The step module from a name in ``stepsmith.generated``, a path to a .py file, or source text (anything with a
+    newline).
 
-    A name may be written with dashes. The module's API number and every constant and function of the contract are checked.
-    Loading runs the module's code. Raises :class:`InputError` where there is no such module, it does not run, or it breaks the contract.
+    A name may be written with dashes. The module's API number and every constant and function of the contract are
+    checked. Loading runs the module's code. Raises :class:`InputError` where there is no such module, it does not run,
+    or it breaks the contract.
     """
     if isinstance(source, str) and "\n" in source:
         return check_module(_from_text(source), "-")
@@ -52,7 +54,8 @@ def load(source: str | os.PathLike[str]) -> ModuleType:
 
 
 def check_module(module: Any, where: str = "-") -> Any:
-    """``module`` itself if it has what the contract asks for; else :class:`InputError` naming what is missing or wrong."""
+    """``module`` itself if it has what the contract asks for; else :class:`InputError` naming what is missing or
+    wrong."""
     if getattr(module, "API", None) != API:
         have = repr(getattr(module, "API", "no API constant"))
         raise InputError(where, "API", f"this stepsmith runs modules of API {API}, not {have}", "emit the module again")
@@ -65,7 +68,9 @@ def check_module(module: Any, where: str = "-") -> Any:
         if not callable(getattr(module, name, None)):
             raise InputError(where, name, "the function is missing", "emit the module again")
     if not 0 <= module.DATA < len(module.COMPONENTS):
-        raise InputError(where, "DATA", f"{module.DATA} is no component of {module.COMPONENTS}", "emit the module again")
+        raise InputError(
+            where, "DATA", f"{module.DATA} is no component of {module.COMPONENTS}", "emit the module again"
+        )
     return module
 
 
@@ -75,7 +80,11 @@ def _from_name(name: str) -> ModuleType:
     known = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
     if ident not in known:
         near = difflib.get_close_matches(ident, known, n=3)
-        mend = f"did you mean {' or '.join(near)}?" if near else "give a generated module's name, a path to a .py file or source text"
+        mend = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "give a generated module's name, a path to a .py file or source text"
+        )
         raise InputError("-", "module", f"there is no generated module {name!r}", mend)
     return importlib.import_module(f"{_GENERATED}.{ident}")
 
@@ -84,14 +93,21 @@ def _from_path(path: Path) -> ModuleType:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(str(path), "module", f"it cannot be read ({error})", "give the path of an emitted .py file") from None
+        raise InputError(
+            str(path), "module", f"it cannot be read ({error})", "give the path of an emitted .py file"
+        ) from None
     return _execute(text, re.sub(r"\W", "_", path.stem), str(path))
 
 
 def _from_text(text: str) -> ModuleType:
     name = "emitted_" + hashlib.sha256(text.encode()).hexdigest()[:12]
     filename = f"<{name}>"
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)  # so that tracebacks show its lines
+    linecache.cache[filename] = (
+        len(text),
+        None,
+        text.splitlines(keepends=True),
+        filename,
+    )  # so that tracebacks show its lines
     return _execute(text, name, filename)
 
 
@@ -101,5 +117,7 @@ def _execute(text: str, name: str, filename: str) -> ModuleType:
     try:
         exec(compile(text, filename, "exec"), module.__dict__)
     except Exception as error:
-        raise InputError(filename, "module", f"it does not run ({type(error).__name__}: {error})", "give an emitted module") from error
+        raise InputError(
+            filename, "module", f"it does not run ({type(error).__name__}: {error})", "give an emitted module"
+        ) from error
     return module

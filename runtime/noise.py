@@ -1,14 +1,16 @@
-"""Noise as a pure function of (seed, stream, step, index): batch size, order, shards and resumed runs never change a sample.
+"""Noise as a pure function of (seed, stream, step, index): batch size, order, shards and resumed runs never change a
+sample.
 
-Bits come from Philox4x32-10 (Salmon et al., SC 2011), a counter-based generator: a 64-bit key and a 128-bit counter go in, four 32-bit
-words come out, and no state is kept. Here
+Bits come from Philox4x32-10 (Salmon et al., SC 2011), a counter-based generator: a 64-bit key and a 128-bit counter go
+in, four 32-bit words come out, and no state is kept. Here
 
     key     = (seed mod 2^32, seed div 2^32)
     counter = (block, index, step, stream),  stream = first 32 bits of the SHA-256 of its name, block = element // 4.
 
-Two words u, v of 32 bits make two normals by Box and Muller in float64: r = sqrt(-2 log((u + 1/2)/2^32)), r cos(2 pi v/2^32) and
-r sin(2 pi v/2^32); so |normal| < 6.77. All integer work is int64 with wrap-around and gives the same bits on every device; the normals
-agree across devices to the rounding of log, sin and cos in float64. Nothing here reads a value back from the device.
+Two words u, v of 32 bits make two normals by Box and Muller in float64: r = sqrt(-2 log((u + 1/2)/2^32)), r cos(2 pi
+v/2^32) and r sin(2 pi v/2^32); so |normal| < 6.77. All integer work is int64 with wrap-around and gives the same bits
+on every device; the normals agree across devices to the rounding of log, sin and cos in float64. Nothing here reads a
+value back from the device.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ _MOST_SEEDS = 10_000_000
 
 
 def philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor], rounds: int = 10) -> tuple[torch.Tensor, ...]:
-    """Philox4x32: four int64 tensors of 32-bit words from ``counter`` (four) and ``key`` (two), which broadcast together.
+    """Philox4x32: four int64 tensors of 32-bit words from ``counter`` (four) and ``key`` (two), which broadcast
+    together.
 
-    A round: (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)), then k += (W0, W1) mod 2^32.
-    Products wrap in int64, which leaves their 64 bits right; the shift is arithmetic, so the high word is masked.
+    A round: (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)), then k += (W0, W1)
+    mod 2^32. Products wrap in int64, which leaves their 64 bits right; the shift is arithmetic, so the high word is
+    masked.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -52,9 +56,11 @@ def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 
 
 def parse_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
-    """Seeds as a tuple, from integers (any iterable, or one) or from text such as ``0-63`` or ``0,3,7-9`` (both ends included).
+    """Seeds as a tuple, from integers (any iterable, or one) or from text such as ``0-63`` or ``0,3,7-9`` (both ends
+    included).
 
-    Raises :class:`InputError` (key ``seeds``) for no seeds, a malformed or descending range, or a seed outside 0 .. 2^63 - 1.
+    Raises :class:`InputError` (key ``seeds``) for no seeds, a malformed or descending range, or a seed outside 0 ..
+    2^63 - 1.
     """
     if isinstance(seeds, str):
         found: list[int] = []
@@ -100,9 +106,10 @@ def _bad_seeds(what: str) -> InputError:
 class NoiseSource:
     """Standard normals for a batch of samples, one independent stream a seed.
 
-    ``seeds``: integers, a range, or text (see :func:`parse_seeds`). ``normal`` may be asked for any draw, in any order, any number of
-    times; the same (seed, stream, step, index, shape) is the same noise, whatever stands beside it in the batch. A longer shape
-    begins with the elements of a shorter one. ``to(device)`` puts the keys on a device, once, before a loop.
+    ``seeds``: integers, a range, or text (see :func:`parse_seeds`). ``normal`` may be asked for any draw, in any order,
+    any number of times; the same (seed, stream, step, index, shape) is the same noise, whatever stands beside it in the
+    batch. A longer shape begins with the elements of a shorter one. ``to(device)`` puts the keys on a device, once,
+    before a loop.
     """
 
     seeds: tuple[int, ...]
@@ -137,9 +144,9 @@ class NoiseSource:
     ) -> torch.Tensor:
         """Standard normals of shape (len(seeds), *shape) in ``dtype``; ``shape`` is that of one sample.
 
-        ``stream`` names a use ("start", "step"), ``step`` the step of the grid, ``index`` the draw within it. ``device`` defaults to
-        that of the keys; where it is another, the keys are uploaded for this call (call ``to`` first inside a loop).
-        Raises ValueError for a step or index outside 0 .. 2^32 - 1.
+        ``stream`` names a use ("start", "step"), ``step`` the step of the grid, ``index`` the draw within it.
+        ``device`` defaults to that of the keys; where it is another, the keys are uploaded for this call (call ``to``
+        first inside a loop). Raises ValueError for a step or index outside 0 .. 2^32 - 1.
         """
         if not (0 <= step <= _MASK and 0 <= index <= _MASK):
             raise ValueError(f"step {step} and index {index} must lie in 0 .. 2^32 - 1")

@@ -1,8 +1,8 @@
 """Write samples and the record of how they were made: .png, .npz or .safetensors, by the suffix of the path.
 
-The file appears whole or not at all: it is written beside its place under a temporary name, flushed to the disk and renamed. The record
-is a dict that JSON can hold. It goes into the key ``record`` of the file: a text chunk of the PNG, a 0-d string array of the .npz, the
-metadata of the .safetensors.
+The file appears whole or not at all: it is written beside its place under a temporary name, flushed to the disk and
+renamed. The record is a dict that JSON can hold. It goes into the key ``record`` of the file: a text chunk of the PNG,
+a 0-d string array of the .npz, the metadata of the .safetensors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _BORDER = 2
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """``path`` if a file can be written there, with a suffix that is known; else :class:`InputError` (key ``out``). Writes nothing."""
+    """``path`` if a file can be written there, with a suffix that is known; else :class:`InputError` (key ``out``).
+    Writes nothing."""
     target = Path(path)
     if target.suffix.lower() not in _ENCODERS:
         known = ", ".join(_ENCODERS)
@@ -43,10 +44,12 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 def write(path: str | os.PathLike[str], samples: torch.Tensor, record: Mapping[str, Any]) -> Path:
     """Write ``samples`` (batch, *shape) and ``record`` to ``path`` and return it.
 
-    .png: a grid of the images, (batch, H, W), (batch, 1, H, W) or (batch, 3, H, W), values -1 .. 1 to 0 .. 255, small ones enlarged.
+    .png: a grid of the images, (batch, H, W), (batch, 1, H, W) or (batch, 3, H, W), values -1 .. 1 to 0 .. 255, small
+    ones enlarged.
     .npz and .safetensors: the array ``samples`` as it is (bfloat16 becomes float32 in .npz, which has no such type).
 
-    Raises :class:`InputError` (key ``out``) as :func:`check_output`, and for samples that are no images where a .png is asked for.
+    Raises :class:`InputError` (key ``out``) as :func:`check_output`, and for samples that are no images where a .png is
+    asked for.
     """
     target = check_output(path)
     data = _ENCODERS[target.suffix.lower()](samples.detach().to("cpu"), json.dumps(dict(record)), str(target))
@@ -72,9 +75,11 @@ def _replace(target: Path, data: bytes) -> None:
 
 
 def image_grid(samples: torch.Tensor, where: str = "-") -> np.ndarray:
-    """The images of ``samples`` side by side: uint8 (rows, columns) or (rows, columns, 3). Values are clamped to -1 .. 1; NaN is black.
+    """The images of ``samples`` side by side: uint8 (rows, columns) or (rows, columns, 3). Values are clamped to -1 ..
+    1; NaN is black.
 
-    Each image is enlarged by the whole factor that brings its longer side to about 96 pixels; between images is a white line.
+    Each image is enlarged by the whole factor that brings its longer side to about 96 pixels; between images is a white
+    line.
     """
     images = samples.detach().to("cpu", torch.float32)
     if images.dim() == 3:

@@ -1,0 +1,184 @@
+"""What is decided on the host before a run: every check, the coefficient table, the factor of the start."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stepsmith.errors import InputError
+from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.modules import check_module, load
+from stepsmith.runtime.noise import NoiseSource
+
+_SPREAD = 1e-9  # an effective sigma may pass the end of a network's range by this much, relatively, without a word
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One run, checked and computed on the host: all that the loop reads."""
+
+    module: Any
+    table: torch.Tensor  # (steps, K) float64, on the host; a coefficient a frequency adds trailing dimensions
+    factor: tuple[tuple[float, ...], ...]  # L, of the start
+    noise: NoiseSource
+    shape: tuple[int, ...]  # one component of one sample
+    device: torch.device
+    dtype: torch.dtype
+    last: str
+
+
+def make_plan(
+    module: Any,
+    network: Any,
+    grid: TimeGrid,
+    seeds: str | int | Iterable[int],
+    *,
+    params: Mapping[str, float] | None = None,
+    last: str = "none",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    shape: Sequence[int] | None = None,
+) -> Plan:
+    """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
+    module = resolve(module)
+    if last not in ("none", "denoise"):
+        raise _refuse("last", f"{last!r} is not known", "give none or denoise")
+    if not isinstance(grid, TimeGrid):
+        raise _refuse("grid", f"{type(grid).__name__} is not a TimeGrid", "use TimeGrid.explicit(times)")
+    params = full_params(module, params)
+    _check_network(module, network)
+    table = _table(module, grid, params)
+    _warn_range(module, network, table)
+    return Plan(
+        module=module,
+        table=table,
+        factor=_factor(module, grid, params),
+        noise=NoiseSource(seeds),
+        shape=_shape(network, shape),
+        device=find_device(device),
+        dtype=find_dtype(dtype),
+        last=last,
+    )
+
+
+def resolve(module: Any) -> Any:
+    """An emitted module from itself, or from what :func:`load` takes; checked."""
+    return load(module) if isinstance(module, str) or hasattr(module, "__fspath__") else check_module(module)
+
+
+def _refuse(key: str, what: str, mend: str) -> InputError:
+    return InputError(where="-", key=key, what=what, mend=mend)
+
+
+def full_params(module: Any, params: Mapping[str, float] | None, full: bool = False) -> dict[str, float]:
+    given: dict[str, float] = {}
+    for name, value in (params or {}).items():
+        if name not in module.PARAMS:
+            known = ", ".join(module.PARAMS) or "none"
+            raise _refuse("params", f"{module.SDE} {module.SAMPLER} has no parameter {name!r}", f"known are: {known}")
+        try:
+            given[name] = float(value)
+        except (TypeError, ValueError):
+            raise _refuse("params", f"{name} = {value!r} is not a number", "give a number") from None
+    return {**{name: float(value) for name, value in module.PARAMS.items()}, **given} if full else given
+
+
+def _table(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> torch.Tensor:
+    """(steps, K) float64 on the host, finite; a ValueError of the module (a constraint, a grid) becomes an
+    InputError."""
+    try:
+        table = module.coefficients(grid.times, **params)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise _refuse(
+            "params", f"{module.SDE} {module.SAMPLER} refuses them ({error})", "change the parameters or the grid"
+        ) from error
+    if table.shape[:2] != (grid.steps, len(module.COEFFICIENTS)) or table.dtype != torch.float64:
+        raise _refuse("coefficients", f"the table is {tuple(table.shape)} {table.dtype}", "emit the module again")
+    bad = ~torch.isfinite(table)
+    if bad.any():
+        k, column = (int(i) for i in bad.nonzero()[0][:2])
+        t0, t1 = grid.times[k].item(), grid.times[k + 1].item()
+        what = f"{module.COEFFICIENTS[column]} of the step {t0:g} -> {t1:g} is {table[k, column].flatten()[0].item()}"
+        raise _refuse("grid", what, "start later or end earlier, or use a frame that is regular there (v or x0)")
+    return table
+
+
+def _factor(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
+    factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
+    n = len(module.COMPONENTS)
+    if factor.shape != (n, n) or not torch.isfinite(factor).all():
+        raise _refuse(
+            "start",
+            f"the factor of the start is not a finite {n} x {n} matrix",
+            "check the parameters and the grid's start",
+        )
+    return tuple(tuple(row) for row in factor.tolist())
+
+
+def _check_network(module: Any, network: Any) -> None:
+    if not callable(network):
+        raise _refuse(
+            "network", f"{type(network).__name__} cannot be called", "give a callable (inputs, time) -> outputs"
+        )
+    kind = getattr(network, "kind", None)
+    if isinstance(kind, str) and kind != module.NETWORK:
+        what = f"it is a network of kind {kind}, {module.SDE} {module.SAMPLER} calls {module.NETWORK}"
+        raise _refuse("network", what, "use a network of that kind, or a module emitted for this one")
+    for attribute, constant in (("inputs", "INPUTS"), ("outputs", "OUTPUTS")):
+        has, needs = getattr(network, attribute, None), getattr(module, constant, None)
+        if isinstance(has, int) and isinstance(needs, int) and has != needs:
+            what = f"it has {has} {attribute}, {module.SDE} {module.SAMPLER} for {module.NETWORK} needs {needs}"
+            raise _refuse("network", what, "use a network of that kind, or a module emitted for this one")
+
+
+def _warn_range(module: Any, network: Any, table: torch.Tensor) -> None:
+    """One warning where an effective sigma of the grid lies outside the network's ``sigma_range`` (the network clips
+    there)."""
+    bounds, names = getattr(network, "sigma_range", None), getattr(module, "SIGMA_COLUMNS", ())
+    if bounds is None or not names:
+        return
+    sigma = table[:, [module.COEFFICIENTS.index(name) for name in names]]
+    low, high = sigma.min().item(), sigma.max().item()
+    if low < bounds[0] * (1 - _SPREAD) or high > bounds[1] * (1 + _SPREAD):
+        asked, trained = f"{low:.4g} .. {high:.4g}", f"{bounds[0]:.4g} .. {bounds[1]:.4g}"
+        text = f"the grid reaches effective sigmas {asked}, the network knows {trained}; what lies outside is clipped"
+        warnings.warn(text, stacklevel=4)
+
+
+def _shape(network: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
+    found = getattr(network, "shape", None) if shape is None else shape
+    if found is None:
+        raise _refuse(
+            "shape",
+            "the network does not tell the shape of a sample",
+            "give shape=(channels, height, width) or what it is",
+        )
+    found = tuple(int(size) for size in found)
+    if any(size < 1 for size in found):
+        raise _refuse("shape", f"{found} is no shape of a sample", "every size must be 1 or more")
+    return found
+
+
+def find_device(device: torch.device | str | None) -> torch.device:
+    try:
+        found = torch.device("cpu" if device is None else device)
+    except RuntimeError as error:
+        raise _refuse(
+            "device", f"{device!r} is not a device ({str(error).splitlines()[0]})", "give cpu or cuda"
+        ) from None
+    if found.type == "mps":
+        raise _refuse("device", "mps has no float64, which noise and coefficients need", "sample on the cpu or on cuda")
+    return found
+
+
+def find_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    found = torch.float32 if dtype is None else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise _refuse("dtype", f"{found} cannot hold a state", "give torch.float32, float64, bfloat16 or float16")
+    return found
