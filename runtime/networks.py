@@ -1,0 +1,247 @@
+"""Networks as the samplers call them: ``network(inputs, time) -> outputs``, tuples of tensors in and out.
+
+A denoiser takes one input ``y = x0 + sigma eps`` in data coordinates and ``time`` = the effective sigma, a 0-d float64
+tensor, and returns ``E[x0 | y]``. The other kinds (``eps-L``, ``eps-U``, ...) take the components of the state and the
+forward time. Nothing here waits for a device: what depends on ``time`` stays a tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stepsmith.errors import InputError
+
+Tensors = tuple[Tensor, ...]
+Map = Callable[[Tensor], Tensor]
+Raw = Callable[[Tensor, Tensor], Tensor]
+Range = tuple[float, float]
+
+SHIPPED = ("digits", "galaxies")
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A callable with what a sampling loop must know of it.
+
+    ``module`` holds the weights, if there are any; ``name`` and ``digest`` (of the file of weights) go into records.
+    """
+
+    fn: Callable[[Tensors, Tensor], Tensors]
+    kind: str
+    shape: tuple[int, ...]
+    sigma_range: Range | None = None
+    inputs: int = 1
+    outputs: int = 1
+    module: nn.Module | None = None
+    name: str = "custom"
+    digest: str | None = None
+
+    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
+        if len(inputs) != self.inputs:
+            raise ValueError(f"the network takes {self.inputs} inputs, not {len(inputs)}")
+        for item in inputs:
+            if tuple(item.shape[1:]) != self.shape:
+                raise ValueError(f"the network takes samples of shape {self.shape}, not {tuple(item.shape[1:])}")
+        return self.fn(inputs, time)
+
+
+class Counting:
+    """The same network; ``calls`` is how often it was called."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.calls = 0
+
+    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
+        self.calls += 1
+        return self.network(inputs, time)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "network":  # not set yet: a copy or an unpickling is under way
+            raise AttributeError(name)
+        return getattr(self.network, name)
+
+
+def counting(network: Any) -> Counting:
+    """Wrap a network so that its calls are counted."""
+    return Counting(network)
+
+
+def clip_sigma(y: Tensor, sigma: Tensor, sigma_range: Range | None, sigma_data: float) -> tuple[Tensor, Tensor]:
+    """Bring ``sigma`` into the range and rescale ``y`` to the standard deviation that belongs to it."""
+    if sigma_range is None:
+        return y, sigma
+    inside = sigma.clamp(*sigma_range)
+    ratio = (inside.square() + sigma_data**2) / (sigma.square() + sigma_data**2)
+    return y * ratio.sqrt(), inside
+
+
+def edm_coefficients(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``c_skip, c_out, c_in, c_noise`` of Karras et al. 2022: ``D(y) = c_skip y + c_out F(c_in y, c_noise)``."""
+    total = sigma.square() + sigma_data**2
+    root = total.sqrt()
+    return sigma_data**2 / total, sigma * sigma_data / root, 1 / root, sigma.log() / 4
+
+
+def denoiser(
+    fn: Raw,
+    shape: tuple[int, ...],
+    sigma_range: Range | None = None,
+    *,
+    sigma_data: float = 0.5,
+    dtype: torch.dtype | None = torch.float32,
+    batched: bool = False,
+    **known: Any,
+) -> Network:
+    """A network from ``fn(y, sigma) = E[x0 | y]``.
+
+    ``fn`` runs in ``dtype`` (None: that of the state, at least float32) and gets sigma 0-d, or of shape (batch,) if
+    ``batched``. In every adapter, ``known`` is ``module``, ``name`` and ``digest`` of the Network.
+    """
+
+    def call(inputs: Tensors, time: Tensor) -> Tensors:
+        (y,) = inputs
+        wide, sigma = clip_sigma(y.to(_wide(y)), time, sigma_range, sigma_data)
+        run = dtype or wide.dtype
+        return (fn(wide.to(run), _argument(sigma, run, y, batched)).to(y.dtype),)
+
+    return Network(call, "denoiser", tuple(shape), sigma_range, **known)
+
+
+def from_edm(
+    net: Raw,
+    sigma_data: float,
+    shape: tuple[int, ...],
+    sigma_range: Range | None = None,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    **known: Any,
+) -> Network:
+    """A denoiser from the raw network ``F(c_in y, c_noise)`` of EDM, ``c_noise = ln(sigma)/4`` of shape (1,)."""
+
+    def call(inputs: Tensors, time: Tensor) -> Tensors:
+        (y,) = inputs
+        wide, sigma = clip_sigma(y.to(_wide(y)), time, sigma_range, sigma_data)
+        run = dtype or wide.dtype
+        skip, out, scale, noise = edm_coefficients(sigma, sigma_data)
+        raw = net((scale * wide).to(run), _argument(noise, run, y, False).reshape(1))
+        return ((skip * wide + out * raw.to(wide.dtype)).to(y.dtype),)
+
+    return Network(call, "denoiser", tuple(shape), sigma_range, **known)
+
+
+def from_eps(fn: Raw, alpha: Map, sigma: Map, inverse: Map, *args: Any, **options: Any) -> Network:
+    """A denoiser from ``fn(x_t, t) = eps`` where ``x_t = alpha(t) x0 + sigma(t) eps``.
+
+    ``inverse`` takes the effective sigma, ``sigma(t)/alpha(t)``, to t. The three are torch functions of a 0-d float64
+    tensor. Then come ``shape, sigma_range=None`` and, by keyword, ``sigma_data=0.5, dtype=torch.float32, batched=True``
+    (t of shape (batch,)) and what is ``known``, as in ``denoiser``.
+    """
+    return _scalar(fn, (alpha, sigma, inverse), lambda x, out, a, b: (x - b * out) / a, *args, **options)
+
+
+def from_v(fn: Raw, alpha: Map, sigma: Map, inverse: Map, *args: Any, **options: Any) -> Network:
+    """A denoiser from ``fn(x_t, t) = v = alpha eps - sigma x0``; the arguments are those of ``from_eps``."""
+    return _scalar(fn, (alpha, sigma, inverse), _from_v, *args, **options)
+
+
+def from_score(fn: Raw, alpha: Map, sigma: Map, inverse: Map, *args: Any, **options: Any) -> Network:
+    """A denoiser from ``fn(x_t, t) = grad log p_t(x_t)``; the arguments are those of ``from_eps``."""
+    return _scalar(fn, (alpha, sigma, inverse), lambda x, out, a, b: (x + b.square() * out) / a, *args, **options)
+
+
+def from_flow(fn: Raw, *args: Any, **options: Any) -> Network:
+    """A denoiser from a rectified flow, ``fn(x_t, t) = eps - x0`` where ``x_t = (1 - t) x0 + t eps``."""
+    maps = (lambda t: 1 - t, lambda t: t, lambda s: s / (1 + s))
+    return _scalar(fn, maps, lambda x, out, a, b: x - b * out, *args, **options)
+
+
+def channels(
+    fn: Raw,
+    components: int,
+    shape: tuple[int, ...],
+    kind: str = "eps-L",
+    *,
+    outputs: int | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    **known: Any,
+) -> Network:
+    """A network from ``fn(z, t)`` as PSLD and CLD call it: the components side by side on the channel dimension, t (batch,).
+
+    It has ``outputs`` outputs, None meaning as many as components; for them, too, the channels are cut into equal parts.
+    """
+    count = components if outputs is None else outputs
+
+    def call(inputs: Tensors, time: Tensor) -> Tensors:
+        state = torch.cat(inputs, dim=1)
+        run = dtype or _wide(state)
+        out = fn(state.to(run), _argument(time, run, state, True)).to(state.dtype)
+        return out.chunk(count, dim=1)
+
+    return Network(call, kind, tuple(shape), None, components, count, **known)
+
+
+def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype | None = None) -> Network:
+    """``digits`` (shipped), ``galaxies`` (fetched on first use) or a ``.safetensors`` file in the format of the digits.
+
+    ``dtype`` is what the weights run in, float32 unless told otherwise; the state keeps its own.
+    """
+    name, run = os.fspath(name_or_path), dtype or torch.float32
+    if name == "galaxies":
+        from . import galaxies
+
+        return galaxies.load(device, run)
+    if name != "digits" and not name.endswith(".safetensors"):
+        mend = f"name one of {', '.join(SHIPPED)}, or a .safetensors file"
+        raise InputError("-", "network", f"unknown network {name!r}", mend)
+    from . import digits
+
+    module, about = digits.read(digits.WEIGHTS if name == "digits" else name)
+    module = module.to(device=device, dtype=run)
+    known = {"module": module, "name": name, "digest": about.digest}
+    return from_edm(module, about.sigma_data, module.shape, about.sigma_range, dtype=run, **known)
+
+
+def _scalar(
+    fn: Raw,
+    maps: tuple[Map, Map, Map],
+    solve: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    shape: tuple[int, ...],
+    sigma_range: Range | None = None,
+    *,
+    sigma_data: float = 0.5,
+    dtype: torch.dtype | None = torch.float32,
+    batched: bool = True,
+    **known: Any,
+) -> Network:
+    alpha, sigma, inverse = maps
+
+    def call(inputs: Tensors, time: Tensor) -> Tensors:
+        (y,) = inputs
+        wide, effective = clip_sigma(y.to(_wide(y)), time, sigma_range, sigma_data)
+        run, t = dtype or wide.dtype, inverse(effective)
+        a, b = alpha(t), sigma(t)
+        x = a * wide
+        out = fn(x.to(run), _argument(t, run, y, batched)).to(wide.dtype)
+        return (solve(x, out, a, b).to(y.dtype),)
+
+    return Network(call, "denoiser", tuple(shape), sigma_range, **known)
+
+
+def _from_v(x: Tensor, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return (a * x - b * out) / (a.square() + b.square())
+
+
+def _wide(y: Tensor) -> torch.dtype:
+    return torch.promote_types(y.dtype, torch.float32)
+
+
+def _argument(value: Tensor, run: torch.dtype, y: Tensor, batched: bool) -> Tensor:
+    value = value.to(torch.promote_types(run, torch.float32))
+    return value.expand(y.shape[0]) if batched else value
