@@ -219,9 +219,9 @@ def invert_increasing(
 ) -> np.ndarray:
     """t in [low, high] with function(t) = level, for all levels at once, to about two units in the last place of t.
 
-    ``function`` maps a float64 array to one of its shape, is positive and increases strictly. A table of ``nodes`` values
-    brackets every level; Chandrupatla's method (1997: inverse quadratic interpolation where it is safe, else bisection) on
-    log function closes the brackets, always keeping them, in some six more values a level.
+    ``function`` maps a float64 array to one of its shape, is positive and increases strictly. A table of ``nodes``
+    values brackets every level; Chandrupatla's method (1997: inverse quadratic interpolation where it is safe, else
+    bisection) on log function closes the brackets, always keeping them, in some six more values a level.
     """
     levels = np.asarray(levels, dtype=np.float64)
     table = low + (high - low) * (np.arange(nodes) / (nodes - 1)) ** 2
@@ -252,7 +252,8 @@ def invert_increasing(
 def _interpolated(
     a: np.ndarray, b: np.ndarray, c: np.ndarray, fa: np.ndarray, fb: np.ndarray, fc: np.ndarray
 ) -> np.ndarray:
-    """Where between a (0) and b (1) the inverse parabola through the three points crosses zero; 1/2 where it is not safe."""
+    """Where between a (0) and b (1) the inverse parabola through the three points crosses zero; 1/2 where it is not
+    safe."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
         safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)

@@ -4,9 +4,10 @@
     covariance(times[0]) N steps    z, history = module.step(z, c_k, network, noise, history), c_k the K coefficients of
     row k last       "none": nothing;  "denoise": z = module.denoise(z, c_{N-1}, network), one more network call
 
-and the data component of z is the sample. Coefficients are computed once for the whole grid, on the host, in float64,
-and uploaded once; a row enters a step as K 0-d float64 tensors, which do not promote the state's dtype. Between upload
-and return nothing is read back from the device.
+and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
+before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
+once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
+do not promote the state's dtype. Between upload and return nothing is read back from the device.
 """
 
 from __future__ import annotations
@@ -68,9 +69,11 @@ def run_plan(
     module = plan.module
     noise = plan.noise.to(plan.device)
     rows = [row.unbind(0) for row in upload(plan.table, plan.device).unbind(0)]
-    state, history = _start(plan, noise), ()
+    state = _start(plan, noise)
+    history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
+    chosen = steps_of(module, len(rows))
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        step, draws = _step_of(module, k, len(rows))
+        step, draws = chosen[k]
         normals = tuple(noise.normal(plan.shape, "step", k, i, dtype=plan.dtype) for i in range(draws))
         state, history = step(state, row, network, normals, history)
         history = tuple(history)[: module.HISTORY]
@@ -141,12 +144,15 @@ def record(
     }
 
 
-def _step_of(module: Any, k: int, steps: int) -> tuple[Callable[..., Any], int]:
-    """The step function of row k and its number of draws. A grid of one step is a first step."""
-    name = "step_first" if k == 0 and hasattr(module, "step_first") else "step"
-    if name == "step" and k == steps - 1 and hasattr(module, "step_last"):
-        name = "step_last"
-    return getattr(module, name), getattr(module, name.replace("step", "DRAWS").upper(), module.DRAWS)
+def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
+    """The step function of every row and how many normals it draws: ``step``, but ``step_first`` (with DRAWS_FIRST) for
+    the first row and ``step_last`` (with DRAWS_LAST) for the last where the module has them. A grid of one step is a
+    first step."""
+    chosen = [(module.step, module.DRAWS)] * steps
+    for at, end in ((-1, "last"), (0, "first")):
+        if hasattr(module, f"step_{end}"):
+            chosen[at] = getattr(module, f"step_{end}"), getattr(module, f"DRAWS_{end.upper()}", module.DRAWS)
+    return chosen
 
 
 def _start(plan: Plan, noise: NoiseSource) -> State:
