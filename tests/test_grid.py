@@ -1,0 +1,176 @@
+"""Time grids: the formulas, the inversion of the effective sigma, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from stepsmith.errors import InputError
+from stepsmith.runtime import TimeGrid, budget_steps
+from stepsmith.runtime.grid import invert_increasing
+
+torch.set_num_threads(1)
+
+
+class View:
+    def __init__(self, beta_max=20.0):
+        self.beta_max, self.calls = beta_max, 0
+
+    def effective_sigma(self, t):
+        self.calls += t.size
+        return np.sqrt(np.expm1(t * (0.1 + 0.5 * (self.beta_max - 0.1) * t)))
+
+
+class VP:
+    name, time = "vp", (0.0, 1.0)
+
+    def at(self, **params):
+        self.view = View(**params)
+        return self.view
+
+
+class Flow:
+    """alpha = 1 - t: the effective sigma t/(1 - t) is infinite at t = 1."""
+
+    name, time = "flow", (0.0, 1.0)
+
+    def at(self, **params):
+        return self
+
+    def effective_sigma(self, t):
+        with np.errstate(divide="ignore"):
+            return t / (1 - t)
+
+
+MAKERS = [TimeGrid.uniform, TimeGrid.quadratic, TimeGrid.logsnr, TimeGrid.edm]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("ends", [(1.0, 1e-3), (0.9, 1e-5)])
+def test_every_grid_runs_down_between_exactly_the_ends_that_were_asked_for(make, steps, ends):
+    grid = make(VP(), steps, *ends)
+    assert grid.times.dtype == torch.float64 and grid.times.device.type == "cpu"
+    assert grid.steps == steps and grid.times.shape == (steps + 1,)
+    assert (grid.times[0].item(), grid.times[-1].item()) == ends
+    assert (grid.times.diff() < 0).all() and grid.name == make.__name__
+
+
+def test_start_defaults_to_the_end_of_the_span_and_end_to_a_thousandth():
+    for make in MAKERS:
+        grid = make(VP(), 5)
+        assert (grid.times[0].item(), grid.times[-1].item()) == (1.0, 1e-3)
+
+
+def test_uniform_and_quadratic_follow_their_formulas():
+    k = np.arange(11) / 10
+    np.testing.assert_allclose(TimeGrid.uniform(VP(), 10).times, 1 + k * (1e-3 - 1), rtol=1e-14)
+    np.testing.assert_allclose(TimeGrid.quadratic(VP(), 10).times, 1e-3 + (1 - 1e-3) * (1 - k) ** 2, rtol=1e-14)
+
+
+def test_quadratic_is_the_striding_of_the_public_psld_code():
+    T, eps, n = 1.0, 1e-3, 25
+    t_final = T - eps
+    ts = torch.linspace(0, t_final, n + 1, dtype=torch.float64)
+    published = T - t_final * torch.flip(1 - (ts / t_final) ** 2, dims=[0])
+    np.testing.assert_allclose(TimeGrid.quadratic(VP(), n).times, published, rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 300])
+@pytest.mark.parametrize("end", [1e-3, 1e-5, 1e-9])
+def test_logsnr_and_edm_space_the_effective_sigma_evenly_to_float64(steps, end):
+    for grid, warp in (
+        (TimeGrid.logsnr(VP(), steps, end=end), np.log),
+        (TimeGrid.edm(VP(), steps, end=end), lambda s: s ** (1 / 7)),
+        (TimeGrid.edm(VP(), steps, end=end, rho=3), lambda s: s ** (1 / 3)),
+    ):
+        level = warp(View().effective_sigma(grid.times.numpy()))
+        even = np.linspace(level[0], level[-1], steps + 1)
+        assert np.abs(level - even).max() <= 4e-15 * np.abs(level).max()
+
+
+def test_parameters_reach_the_effective_sigma():
+    grid, other = TimeGrid.edm(VP(), 4), TimeGrid.edm(VP(), 4, params={"beta_max": 8.0})
+    assert (grid.times[1:-1] - other.times[1:-1]).abs().min() > 1e-3
+
+
+def test_the_inversion_is_exact_and_takes_few_values():
+    view = View()
+    times = np.geomspace(1e-5, 0.99, 500)
+    found = invert_increasing(view.effective_sigma, View().effective_sigma(times), 1e-5, 1.0)
+    assert np.abs(found / times - 1).max() < 4e-15
+    assert view.calls < 12 * times.size
+
+
+def test_explicit_keeps_the_very_times_and_owns_them():
+    source = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
+    grid = TimeGrid.explicit(source, VP())
+    source[1] = 0.95
+    assert grid.times.tolist() == [0.9, 0.5, 0.1] and grid.steps == 2
+    assert TimeGrid.explicit(np.array([3.0, 1.0])).times.tolist() == [3.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("times", "word"),
+    [
+        ([0.5, 0.9], "decrease"),
+        ([0.9, 0.5, 0.5], "decrease"),
+        ([0.9, float("nan"), 0.1], "nan"),
+        ([float("inf"), 0.1], "inf"),
+        ([0.5], "shape"),
+        ([[0.9, 0.5]], "shape"),
+        (["a", "b"], "not times"),
+        ([1.5, 0.5], "span"),
+        ([1.0, 0.0], "span"),
+        ([1.0, -0.1], "span"),
+    ],
+)
+def test_bad_times_are_refused_in_one_line(times, word):
+    with pytest.raises(InputError, match=word) as caught:
+        TimeGrid.explicit(times, VP())
+    assert caught.value.key == "grid" and caught.value.where == "-" and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda m: m.__name__)
+def test_bad_steps_and_ends_are_refused_with_their_key(make):
+    for arguments, key in (
+        ((0,), "steps"),
+        ((-3,), "steps"),
+        ((2.5,), "steps"),
+        ((True,), "steps"),
+        ((5, 1.1), "start"),
+        ((5, float("nan")), "start"),
+        ((5, 1.0, 0.0), "end"),
+        ((5, 0.5, 0.5), "end"),
+        ((5, 0.5, 0.7), "end"),
+    ):
+        with pytest.raises(InputError) as caught:
+            make(VP(), *arguments)
+        assert caught.value.key == key, arguments
+
+
+def test_a_bad_rho_and_an_infinite_sigma_are_refused():
+    with pytest.raises(InputError, match="positive") as caught:
+        TimeGrid.edm(VP(), 5, rho=0)
+    assert caught.value.key == "rho"
+    with pytest.raises(InputError, match="start a little earlier"):
+        TimeGrid.logsnr(Flow(), 5)
+    assert TimeGrid.logsnr(Flow(), 5, start=0.999).steps == 5
+    assert TimeGrid.uniform(Flow(), 5).times[0] == 1.0
+
+
+def test_more_steps_than_float64_can_tell_apart_are_refused():
+    with pytest.raises(InputError, match="decrease"):
+        TimeGrid.uniform(VP(), 100, start=0.5 + 4e-16, end=0.5)
+
+
+def test_a_budget_buys_whole_steps_and_tells_what_is_left():
+    assert budget_steps(50, 1) == (50, 0)
+    assert budget_steps(50, 3) == (16, 2)
+    assert budget_steps(50, 1, "denoise") == (49, 0)
+    assert budget_steps(50, 2, "denoise") == (24, 1)
+    for budget, last in ((2, "none"), (3, "denoise")):
+        with pytest.raises(InputError, match="buys no step") as caught:
+            budget_steps(budget, 3, last)
+        assert caught.value.key == "nfe"
+    with pytest.raises(InputError, match="not known"):
+        budget_steps(5, 1, "twice")
