@@ -102,12 +102,8 @@ def _from_path(path: Path) -> ModuleType:
 def _from_text(text: str) -> ModuleType:
     name = "emitted_" + hashlib.sha256(text.encode()).hexdigest()[:12]
     filename = f"<{name}>"
-    linecache.cache[filename] = (
-        len(text),
-        None,
-        text.splitlines(keepends=True),
-        filename,
-    )  # so that tracebacks show its lines
+    lines = text.splitlines(keepends=True)
+    linecache.cache[filename] = (len(text), None, lines, filename)  # so that tracebacks show its lines
     return _execute(text, name, filename)
 
 

@@ -71,7 +71,14 @@ def test_seed_stream_step_and_index_each_give_other_noise():
         return NoiseSource([seed]).normal((1000,), stream, step, index, dtype=torch.float64)[0]
 
     base = draw()
-    others = [draw(seed=6), draw(seed=5 + 2**32), draw(stream="start"), draw(step=3), draw(index=0), draw(step=1, index=2)]
+    others = [
+        draw(seed=6),
+        draw(seed=5 + 2**32),
+        draw(stream="start"),
+        draw(step=3),
+        draw(index=0),
+        draw(step=1, index=2),
+    ]
     for other in others:
         assert abs(torch.corrcoef(torch.stack([base, other]))[0, 1]) < 0.15
         assert (base == other).sum() == 0
@@ -103,7 +110,24 @@ def test_seeds_are_read_from_text_ranges_and_numbers():
 
 
 @pytest.mark.parametrize(
-    "seeds", ["", "a", "3-1", "1-", "-4", "1,,2", "0-99999999", "9223372036854775808", [], [-1], [1.5], [True], ["1"], None, 2**63]
+    "seeds",
+    [
+        "",
+        "a",
+        "3-1",
+        "1-",
+        "-4",
+        "1,,2",
+        "0-99999999",
+        "9223372036854775808",
+        [],
+        [-1],
+        [1.5],
+        [True],
+        ["1"],
+        None,
+        2**63,
+    ],
 )
 def test_bad_seeds_are_refused(seeds):
     with pytest.raises(InputError) as caught:
