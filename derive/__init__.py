@@ -1,1 +1,44 @@
-"""stepsmith.derive"""
+"""stepsmith.derive: what is true.  SDEs, their kernels, splits and conjugate maps, and the programs made of them.
+
+The package is also the function: ``stepsmith.derive(sde, sampler, ...)`` is ``stepsmith.derive.method.derive``.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+from . import spec
+from .composition import Token, parse_composition
+from .method import Method
+from .method import derive as _derive
+from .program import StepProgram, dump
+from .sampler import Sampler, load_sampler
+from .score import ScoreParameterization
+from .sde import LinearSDE, load_sde
+
+__all__ = [
+    "LinearSDE", "Method", "Sampler", "ScoreParameterization", "StepProgram", "Token", "dump", "list_samplers", "list_sdes",
+    "load_sampler", "load_sde", "parse_composition",
+]  # fmt: skip
+
+
+def list_sdes() -> tuple[str, ...]:
+    """The names of the catalogue's diffusions."""
+    return spec.catalogue("sde")
+
+
+def list_samplers() -> tuple[str, ...]:
+    """The names of the catalogue's samplers."""
+    return spec.catalogue("sampler")
+
+
+class _Callable(types.ModuleType):
+    """A module that is called like the function it is named for."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Method:
+        return _derive(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

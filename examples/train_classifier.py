@@ -65,14 +65,14 @@ def measure(classifier: frechet.Classifier, images: Tensor, stats: dict[str, Ten
         return frechet.statistics((raw - stats["feature_mean"]) / stats["feature_scale"])
 
     whole = (stats["mean"], stats["covariance"])
-    figures = {"floor": 0.0, "resampled": 0.0, "ceiling": 0.0}
+    figures = {"floor": 0.0, "halves": 0.0, "ceiling": 0.0}
     for _ in range(repeats):
         order = torch.randperm(len(images))
         halves = statistics(images[order[:COUNT]]), statistics(images[order[COUNT:]])
         again = images[torch.randint(len(images), (COUNT,))]
         noise = images.mean() + images.std() * torch.randn(COUNT, *images.shape[1:])
-        figures["floor"] += frechet.frechet_distance(*halves[0], *halves[1]) / repeats
-        figures["resampled"] += frechet.frechet_distance(*statistics(again), *whole) / repeats
+        figures["halves"] += frechet.frechet_distance(*halves[0], *halves[1]) / repeats
+        figures["floor"] += frechet.frechet_distance(*statistics(again), *whole) / repeats
         figures["ceiling"] += frechet.frechet_distance(*statistics(noise), *whole) / repeats
     return figures
 

@@ -79,7 +79,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.level(level)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.level(level).unflatten(1, (-1, 1, 1)).chunk(2, dim=1)
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
         return self.skip(x) + self.conv2(self.dropout(h))
 

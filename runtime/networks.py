@@ -172,9 +172,9 @@ def channels(
     dtype: torch.dtype | None = torch.float32,
     **known: Any,
 ) -> Network:
-    """A network from ``fn(z, t)`` as PSLD and CLD call it: the components side by side on the channel dimension, t (batch,).
+    """A network from ``fn(z, t)`` as PSLD and CLD call it: components side by side as channels, t of shape (batch,).
 
-    It has ``outputs`` outputs, None meaning as many as components; for them, too, the channels are cut into equal parts.
+    It has ``outputs`` outputs (None: as many as components), equal shares of the channels that ``fn`` returns.
     """
     count = components if outputs is None else outputs
 

@@ -1,0 +1,98 @@
+"""Integrals over a step that keep their digits, and the test for zero.
+
+An increment int_s^t f is written so that no two nearly equal numbers are subtracted: polynomials carry the factor
+(t - s), exponentials an expm1, logarithms a log1p.  What is in no row of the table returns None and is integrated by
+Gauss-Legendre quadrature in the emitted module; nothing here searches, so nothing here can hang.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1, log1p
+
+from .entire import C
+
+t = sp.Symbol("t", real=True)
+s = sp.Symbol("s", real=True)
+t0 = sp.Symbol("t0", real=True)
+t1 = sp.Symbol("t1", real=True)
+
+
+def increment(f: sp.Expr, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Expr | None:
+    """int_lower^upper f(t) dt in closed form, or None where the table below has no row for a term of f."""
+    terms = sp.Add.make_args(sp.expand(f))
+    total = _polynomial(sp.Add(*(term for term in terms if term.is_polynomial(t))), upper, lower)
+    for term in (term for term in terms if not term.is_polynomial(t)):
+        constant, rest = term.as_independent(t, as_Add=False)
+        piece = _row(rest, upper, lower)
+        if piece is None:
+            return None
+        total += constant * piece
+    return total
+
+
+def _polynomial(f: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr:
+    """(upper - lower) times the divided difference of the antiderivative, which is a polynomial again."""
+    total = sp.S.Zero
+    for (k,), coef in sp.Poly(f, t).terms():
+        total += coef * sum(upper**i * lower ** (k - i) for i in range(k + 1)) / (k + 1)
+    return (upper - lower) * total
+
+
+def _row(f: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr | None:
+    """One row of the table of functions of a linear argument u = a t + b."""
+    u = f.args[0] if isinstance(f, sp.exp | sp.sin | sp.cos | sp.tan) else None
+    if isinstance(f, sp.Pow):
+        u = f.exp if f.base.free_symbols.isdisjoint({t}) else f.base
+    a = sp.expand(u).coeff(t, 1) if u is not None else sp.S.Zero
+    if a == 0 or not (u - a * t).expand().free_symbols.isdisjoint({t}):
+        return None
+    high, low = u.subs(t, upper), u.subs(t, lower)
+    half, mean = a * (upper - lower) / 2, a * (upper + lower) / 2 + u.subs(t, 0)
+    if isinstance(f, sp.exp):
+        return sp.exp(low) * expm1(a * (upper - lower)) / a
+    if isinstance(f, sp.sin):
+        return 2 * sp.sin(mean) * sp.sin(half) / a
+    if isinstance(f, sp.cos):
+        return 2 * sp.cos(mean) * sp.sin(half) / a
+    if isinstance(f, sp.tan):
+        return -log1p(-2 * sp.sin(mean) * sp.sin(half) / sp.cos(low)) / a
+    if f.exp == -1:
+        return log1p(a * (upper - lower) / low) / a
+    if u == f.exp:
+        rate = a * sp.log(f.base)
+        return f.base**low * expm1(rate * (upper - lower)) / rate
+    return (high ** (f.exp + 1) - low ** (f.exp + 1)) / (a * (f.exp + 1))
+
+
+def plain(expr: sp.Expr) -> sp.Expr:
+    """The same expression without expm1 and log1p, for algebra and evaluation to many digits."""
+    return expr.replace(expm1, lambda x: sp.exp(x) - 1).replace(log1p, lambda x: sp.log(1 + x))
+
+
+def is_zero(expr: sp.Expr, samples: int = 3, seed: int = 0) -> bool:
+    """Whether an expression vanishes identically.
+
+    Exact where cancellation shows it; otherwise the value at random rational points, 50 digits, must lie below 1e-40 of
+    the size of its terms.  A nonzero verdict is a proof, a zero verdict of the second kind has the probability of a
+    random rational point lying on the zero set.
+    """
+    expr = plain(sp.sympify(expr))
+    if expr.is_zero or (not expr.has(C) and expr.is_polynomial(*expr.free_symbols) and sp.expand(expr) == 0):
+        return True
+    rng = random.Random(seed)
+    symbols = sorted(expr.free_symbols, key=str)
+    for _ in range(samples):
+        point = {v: sp.Rational(rng.randint(10, 99), 100) + rng.randint(0, 1) for v in symbols}
+        terms = [sp.N(term.subs(point), 60) for term in sp.Add.make_args(expr)]
+        value, size = sum(terms, sp.S.Zero), max((abs(term) for term in terms), default=sp.S.Zero)
+        if not value.is_number or abs(sp.N(value, 50)) > sp.Float("1e-40") * (1 + size):
+            return False
+    return True
+
+
+def is_zero_matrix(entries: Iterable[sp.Expr]) -> bool:
+    return all(is_zero(entry) for entry in entries)

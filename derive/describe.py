@@ -1,0 +1,91 @@
+"""The words at the top of an emitted module: the diffusion, the update rule, the cost, the claims, the source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy as sp
+from sympy.printing.str import StrPrinter
+
+from .lower import conjugation
+from .split import bind
+
+PARAMETERIZATIONS = {
+    "denoiser": "a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge",
+    "x0": "the mean of the data given z",
+    "v": "v = alpha noise - sigma data",
+    "score": "the score",
+    "eps-L": "epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon",
+    "eps-U": "epsilon with the upper Cholesky factor of the covariance, score = -U^-T epsilon",
+    "eps-R": "epsilon with gDDIM's factor R, score = -R^-T epsilon",
+    "edm": "an EDM-preconditioned network F, D(y) = c_skip y + c_out F(c_in y, ln(sigma)/4), through the exact bridge",
+}
+
+
+def title(method: Any) -> str:
+    """One line: what the module is."""
+    return f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[0].upper() + (
+        f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[1:]
+    )
+
+
+def about(method: Any) -> list[str]:
+    """The lines of the docstring: SDE, update rule, network, cost, order, reference."""
+    sde, sampler = method.sde, method.sampler
+    lines = ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde)), ""]
+    lines += [f"with {name} = {_text(expr)}" for name, expr in sde.let.items()]
+    if sde.let:
+        lines.append("")
+    lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
+    lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
+    dash = lambda value: "-" if value is None else value  # noqa: E731
+    lines.append(f"Calls a step {method.nfe}, draws a step {method.draws}; proven order {dash(method.order)}, weak {dash(method.weak_order)}, strong {dash(method.strong_order)}; leading error -.")
+    if sampler.reference:
+        lines.append(f"Reference: {sampler.reference}.")
+    return lines
+
+
+def equations(sde: Any) -> list[str]:
+    """dz = (F z + b) dt + G dw, a line a block."""
+    lines = []
+    for i, name in enumerate(sde.state):
+        drift = sum((sde.F_let[i, j] * sp.Symbol(b) for j, b in enumerate(sde.state)), sde.offset_let[i])
+        noise = [f"{_factor(g)} dw_{k + 1}" for k, g in enumerate(sde.G_let.row(i)) if g != 0]
+        pieces = ([f"({_text(drift)}) dt"] if drift != 0 else []) + noise
+        lines.append(f"d{name} = " + (" + ".join(pieces) or "0"))
+    return lines
+
+
+def update_rule(method: Any) -> list[str]:
+    """The scheme in plain mathematics, before anything is fused."""
+    sde, sampler = method.sde, method.sampler
+    if sampler.family == "conjugate":
+        B = conjugation(sampler, sde)
+        shown = "0" if B.is_zero_matrix else str(B.tolist()) if sde.n > 1 else _text(B[0, 0])
+        return [
+            "z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame " + method.frame_name + ",",
+            "P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,",
+            "Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,",
+            f"B = {shown}",
+        ]
+    lines = [f"{sampler.text}   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)"]
+    for letter, part in bind(sampler, sde).parts.items():
+        for i in part.rows:
+            drift = sum((part.linear[i, j] * sp.Symbol(b) for j, b in enumerate(sde.state)), sp.S.Zero)
+            drift += sum((part.score[i, j] * sp.Symbol(f"s_{b}") for j, b in enumerate(sde.state)), sp.S.Zero)
+            noise = " + noise of the diffusion" if i in part.noise_rows else ""
+            lines.append(f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {part.solve}")
+    return lines
+
+
+class _Plain(StrPrinter):
+    def _print_Pow(self, expr: Any, rational: bool = False) -> str:
+        return super()._print_Pow(expr, rational).replace("**", "^")
+
+
+def _text(expr: sp.Expr) -> str:
+    return _Plain().doprint(expr)
+
+
+def _factor(expr: sp.Expr) -> str:
+    return f"({_text(expr)})" if expr.is_Add else _text(expr)

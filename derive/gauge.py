@@ -1,0 +1,156 @@
+"""What SymPy may be asked to build: every step of the expression reader is measured here, before and after.
+
+SymPy evaluates while it builds: 9**9**9, sqrt(1/10**9999) or exp(exp(exp(100))) never come back, (2**(10**9*x))**(1/x) becomes 2**(10**9), and
+the sign of a sum that cancels is sought through its minimal polynomial. So before two expressions are combined their measures must allow it:
+
+- a constant is followed at 60 digits; it stays real, finite, and 0 or within 1e-308 to 1e308 in magnitude; its sums do not cancel to 40 digits;
+- a constant exponent is at most 64 in magnitude, its denominator at most 1000; where an exponent holds names, no number in it is above 64
+  (``exp`` is free of this unless a logarithm stands in it), and the base holds no such power itself;
+- numerators and denominators stay below 1280 bits, and a number under a root or a named exponent below 320;
+- the expression is at most 64 levels high, its names written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import mpmath
+import sympy
+from sympy import S
+
+MAX_HEIGHT = 64  # levels of an expression, those of its names included
+MAX_POWER = 64  # magnitude of a constant exponent, and of every number in an exponent with names
+MAX_ROOT = 1000  # denominator of a rational exponent
+MAX_BITS = 1280  # of the numerator and denominator of any number: 40 digits times 1e-308, and some air
+
+_MP: Any = mpmath.MPContext()
+_MP.dps = 60
+_TINY, _HUGE, _CANCELLED = _MP.mpf("1e-308"), _MP.mpf("1e308"), _MP.mpf("1e-40")
+
+
+class Refusal(Exception):
+    """What is wrong and how to mend it; the parser adds the column."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        self.what, self.mend = what, mend
+
+
+def _sum(*terms: Any) -> Any:
+    total = _MP.fsum(terms)
+    if abs(total) < _CANCELLED * max(map(abs, terms)):
+        raise Refusal("holds a constant sum that cancels to 40 digits", "write what is left of it")
+    return total
+
+
+_NAMES = ("exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan")
+FUNCTIONS = ("sqrt", "abs", *_NAMES)
+_HEADS: dict[Any, Callable[..., Any]] = {  # what SymPy's nodes are worth at constants
+    **{getattr(sympy, name): getattr(_MP, name) for name in (*_NAMES, "cot", "coth")},
+    **{sympy.Add: _sum, sympy.Mul: lambda *factors: _MP.fprod(factors), sympy.Pow: _MP.power, sympy.Abs: _MP.fabs},
+}
+
+
+def _value(head: Callable[..., Any], values: Iterable[Any]) -> Any:
+    """The value of a function of constants, if it is one that float64 can hold."""
+    try:
+        value = head(*values)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise Refusal("divides by zero", "mend the constant") from None
+    if isinstance(value, _MP.mpc):
+        raise Refusal("is not a real number", "mend the constant")
+    if not _MP.isfinite(value):
+        raise Refusal("has no finite value", "mend the constant")
+    if value and not _TINY <= abs(value) <= _HUGE:
+        raise Refusal("is a constant outside the range of float64 (1e-308 to 1e308)", "rescale it")
+    return value
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What has to be known of an expression before SymPy may combine it with another."""
+
+    value: Any = None  # of a constant, to 60 digits; None where it holds a name
+    bits: int = 0  # the longest numerator or denominator in it
+    peak: Any = 0  # the largest magnitude of a rational number in it
+    nodes: int = 1
+    height: int = 1
+    tower: bool = False  # it holds a power with a name in its exponent
+
+
+class Gauge:
+    """Measures expressions, each of their parts once; refuses those that break a limit."""
+
+    def __init__(self) -> None:
+        self.seen: dict[sympy.Basic, Measure] = {S.Pi: Measure(+_MP.pi), S.Exp1: Measure(+_MP.e)}
+
+    def __call__(self, expr: sympy.Basic) -> Measure:
+        if expr not in self.seen:
+            self.seen[expr] = self._node(expr) if expr.args else self._leaf(expr)
+        return self.seen[expr]
+
+    def _leaf(self, expr: Any) -> Measure:
+        if expr is S.ImaginaryUnit:
+            raise Refusal("is not a real number", "mend the constant, or the sign under a root or a logarithm")
+        if expr in (S.NaN, S.ComplexInfinity, S.Infinity, S.NegativeInfinity):
+            raise Refusal("has no finite value", "mend the constant")
+        if not expr.is_Rational:
+            return Measure()
+        bits = max(abs(expr.p).bit_length(), expr.q.bit_length())
+        if bits > MAX_BITS:
+            raise Refusal(f"holds a number of more than {MAX_BITS} bits", "use fewer digits or smaller powers")
+        value = _value(lambda: _MP.mpf(expr.p) / expr.q, ())
+        return Measure(value, bits, abs(value))
+
+    def _node(self, expr: Any) -> Measure:
+        parts = [self(part) for part in expr.args]
+        constant = all(part.value is not None for part in parts) and expr.func in _HEADS
+        rises = isinstance(expr, sympy.Pow | sympy.exp)
+        if expr.is_Pow and parts[1].peak > (MAX_POWER if parts[1].value is None else MAX_POWER**2):
+            raise Refusal("multiplies exponents beyond the limit", f"keep the numbers in exponents below {MAX_POWER}")
+        height = 1 + max(part.height for part in parts)
+        if height > MAX_HEIGHT:
+            raise Refusal(f"is nested more than {MAX_HEIGHT} deep", "name a part of it, or write it flatter")
+        return Measure(
+            _value(_HEADS[expr.func], [part.value for part in parts]) if constant else None,
+            max(part.bits for part in parts),
+            max(part.peak for part in parts),
+            1 + sum(part.nodes for part in parts),
+            height,
+            any(part.tower for part in parts) or (rises and parts[-1].value is None),
+        )
+
+    def power(self, base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+        """``base**exponent``, once it is known to be small, real and finite."""
+        low, high = self(base), self(exponent)
+        if high.value is None:
+            if low.tower:
+                raise Refusal("raises a power with names in its exponent to another", "multiply the two exponents")
+            if high.peak > MAX_POWER:
+                raise Refusal(f"has a number above {MAX_POWER} in an exponent", "write it with exp, or rescale")
+        elif abs(high.value) > MAX_POWER or (exponent.is_Rational and exponent.q > MAX_ROOT):
+            limit = f"a constant exponent is at most {MAX_POWER}, its denominator at most {MAX_ROOT}"
+            raise Refusal("has an exponent that is too large or too fine", limit)
+        elif low.value is not None:
+            _value(_MP.power, [low.value, high.value])
+        growth = abs(int(exponent)) if exponent.is_Integer else 4  # roots make SymPy look for factors
+        if low.bits * growth > MAX_BITS:
+            raise Refusal("raises a number with too many digits to a power", "use fewer digits or a smaller power")
+        return sympy.Pow(base, exponent)
+
+    def call(self, name: str, argument: sympy.Expr) -> sympy.Expr:
+        """``name(argument)``, under the same conditions."""
+        value, peak = self(argument).value, self(argument).peak
+        if name == "sqrt":
+            return self.power(argument, S.Half)
+        if name == "abs" and value is None:  # not Abs(a): of an a that may be complex, it expands every power
+            return self.power(self.power(argument, sympy.Integer(2)), S.Half)
+        if name == "abs":
+            return argument if value >= 0 else -argument
+        head = getattr(sympy, name)
+        if value is not None:
+            _value(_HEADS[head], [value])
+        elif name == "exp" and peak > MAX_POWER and argument.has(sympy.log):  # exp(n log a) becomes a**n
+            raise Refusal(f"has a number above {MAX_POWER} beside a logarithm in exp", "write it as a power")
+        return head(argument)

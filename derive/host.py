@@ -1,0 +1,219 @@
+"""The host functions of an emitted module: what a diffusion needs evaluated in float64 before the first step.
+
+Each function below returns a ``Function``, or a tuple of them, with its expressions; how it is written down is the
+template's business.  All of it is said in quantities that keep their digits near the data.  With Psi the transition and
+z_0 the state pulled back to the start of the span,
+
+    Psi(0, t) z_t = z_0 + noise,   N_t = Cov(noise) = Sigma_0 + int_0^t Psi(0, s) G G^T Psi(0, s)^T ds = W W^T,
+
+``W`` is upper triangular with the data block first, and is the R factor of a QR decomposition of the quadrature columns
+of N: nothing is squared, nothing is subtracted.  ``Z = W^-1 Psi(0, t)`` whitens, and for one data block e
+
+    Sigma^-1 = Z^T Z,   sigma = W[0, 0],   y = sigma Z[0] z,   s = -Z^T Z z + Z[0]^T D(y, sigma) / sigma
+
+is the denoiser bridge: y is x_0 plus noise of standard deviation sigma (methods.md F3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sympy as sp
+
+from .calculus import increment, is_zero, plain, s, t
+from .kernel import commutes
+from .program import Function
+from .sde import LinearSDE
+
+NODES = 20  # Gauss-Legendre nodes a panel
+PANELS = 3  # panels from the start of the span to t
+
+
+def lets_in(sde: LinearSDE, expressions: Iterable[sp.Expr]) -> tuple[str, ...]:
+    """The names of let that occur in the expressions, in the order of the spec."""
+    used = {symbol.name for expr in expressions for symbol in expr.free_symbols}
+    return tuple(name for name in sde.let if name in used)
+
+
+def depends_on_time(sde: LinearSDE, name: str) -> bool:
+    return t in sde.let[name].free_symbols
+
+
+def params_in(known: Iterable[str], expressions: Iterable[sp.Expr]) -> tuple[str, ...]:
+    """The parameters that occur in the expressions, in the order of ``known``."""
+    used = {symbol.name for expr in expressions for symbol in expr.free_symbols}
+    return tuple(name for name in known if name in used)
+
+
+class Library:
+    """The functions collected for one module, callees first, each once; the one mutable thing of the lowering."""
+
+    def __init__(self, sde: LinearSDE, params: Iterable[str]) -> None:
+        self.sde = sde
+        self.params = tuple(params)
+        self.functions: dict[str, Function] = {}
+
+    def add(self, name: str, template: str, expressions: Iterable[sp.Expr] = (), uses: Iterable[str] = (), **data: Any) -> str:
+        """Register a function; its parameters are those of its expressions and of what it calls."""
+        uses = tuple(dict.fromkeys(uses))
+        written = [self.sde.written_out(sp.sympify(e)) for e in expressions]
+        own = params_in(self.params, written)
+        below = {p for use in uses for p in self.functions[use].params}
+        params = tuple(p for p in self.params if p in own or p in below)
+        if name not in self.functions:
+            self.functions[name] = Function(name, template, params, uses, data)
+        return name
+
+    # -- leaves ------------------------------------------------------------------------------------------------------
+
+    def lets(self, expressions: Iterable[sp.Expr]) -> tuple[tuple[str, sp.Expr], ...]:
+        """(name, expression) of the lets in the expressions."""
+        return tuple((name, self.sde.let[name]) for name in lets_in(self.sde, expressions))
+
+    def static(self, name: str, *uses: str) -> str:
+        """A helper that is the same in every module."""
+        return self.add(name, f"helpers/{name}", uses=uses)
+
+    def quadrature(self) -> str:
+        return self.add("gauss_legendre", "helpers/gauss_legendre", nodes=NODES)
+
+    def matrix(self, name: str, entries: sp.Matrix, doc: str) -> str:
+        """A matrix-valued function of t."""
+        return self.add(name, "matrix", entries, (self.static("matrix"),), entries=entries, lets=self.lets(entries), doc=doc)
+
+    def integral(self, name: str) -> str:
+        """The integral of a let over (s, t), in closed form where the table has a row for each of its terms."""
+        closed = increment(self.sde.let[name], t, s)
+        expr = self.sde.let[name]
+        if closed is not None:
+            return self.add(f"integral_{name}", "integral", (expr,), expr=closed, of=name)
+        return self.add(f"integral_{name}", "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=name)
+
+    def integrated(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]] | None:
+        """The integral of an expression over (s, t) in the words of let: (expression, integrals used), or None.
+
+        The integral of the let ``beta`` is spelled ``beta_st``.
+        """
+        timed = [name for name in lets_in(self.sde, (expr,)) if depends_on_time(self.sde, name)]
+        symbols = [sp.Symbol(name, real=True) for name in timed]
+        if not timed and t not in expr.free_symbols:
+            return expr * (t - s), ()
+        poly = sp.Poly(expr, *symbols) if symbols and expr.is_polynomial(*symbols) else None
+        if poly is not None and poly.total_degree() <= 1 and not any(c.has(t) for c in poly.coeffs()):
+            constant = poly.coeff_monomial(1)
+            total = constant * (t - s) + sum(poly.coeff_monomial(x) * sp.Symbol(f"{x}_st", real=True) for x in symbols)
+            return total, tuple(self.integral(name) for name in timed)
+        closed = increment(self.sde.written_out(expr), t, s)
+        return None if closed is None else (closed, ())
+
+    # -- propagators -------------------------------------------------------------------------------------------------
+
+    def transition(self, name: str, generator: sp.Matrix, doc: str) -> str:
+        """X(t, s) with dX/dt = generator X, X(s, s) = I; t < s is allowed.  (..., n, n)."""
+        n = generator.shape[0]
+        written = self.sde.written_out(generator)
+        integrals = [self.integrated(e) for e in generator]
+        closed = commutes(written) and all(found is not None for found in integrals)
+        if not closed:
+            rate = self.matrix(f"{name}_rate", -generator, f"minus the generator of {name}")
+            uses = (self.quadrature(), self.static("ordered", self.quadrature()), rate)
+            return self.add(name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc)
+        entries = sp.Matrix(n, n, [found[0] for found in integrals if found is not None])
+        used = tuple(use for found in integrals if found is not None for use in found[1])
+        helper = (self.static("exponential"),) if n == 2 else ()
+        template = {1: "transition_scalar", 2: "transition_pair"}.get(n, "transition_matrix_exp")
+        return self.add(
+            name, template, generator, (*used, self.static("matrix"), *helper), doc=doc, n=n, entries=entries,
+            integrals=tuple((use.removeprefix("integral_"), use) for use in used),
+            lets=tuple(pair for pair in self.lets(entries) if not depends_on_time(self.sde, pair[0])),
+        )  # fmt: skip
+
+    def psi(self) -> str:
+        return self.transition("transition", self.sde.F_let, "Psi(t, s): z_t = Psi z_s + noise")
+
+    def alpha(self) -> str:
+        """One block: the transition from the start of the span, a tensor like t."""
+        return self.add("alpha", "alpha", (), (self.psi(),), start=self.sde.time[0])
+
+    def sigma(self) -> str:
+        """One block: the standard deviation of z_t given the data point, a tensor like t."""
+        sde, f, g2 = self.sde, self.sde.F[0, 0], self.sde.GG[0, 0]
+        start = sp.nsimplify(repr(sde.time[0]), rational=True)
+        law = sp.simplify(-g2 / (2 * f)) if f != 0 else None
+        if law is not None and law.is_number or law is not None and t not in law.free_symbols:
+            integral = self.integrated(sde.F_let[0, 0])
+            if integral is not None:
+                expr, uses = integral
+                return self.add(
+                    "sigma", "sigma_stationary", (law, sde.initial[0, 0], sde.F_let[0, 0]), uses, law=law, start=sde.time[0],
+                    variance=sde.initial_let[0, 0], exponent=expr, lets=self.timeless_lets((expr, sde.initial_let[0, 0])),
+                    integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
+                )  # fmt: skip
+        if f == 0 and (growth := increment(g2, t, s)) is not None:
+            variance = self._collected(sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start))
+            return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
+        noise = self.matrix("diffusion", sde.G_let, "G(t), (..., 1, r)")
+        return self.add(
+            "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), (self.quadrature(), self.psi(), noise), start=sde.time[0],
+            variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=PANELS,
+        )  # fmt: skip
+
+    @staticmethod
+    def _collected(simple: sp.Expr, careful: sp.Expr) -> sp.Expr:
+        """The single power that a variance may collapse to (VE: sigma_min^2 ratio^(2t)), else the careful form."""
+        collapsed = sp.powsimp(sp.expand(simple))
+        return collapsed if not collapsed.is_Add and is_zero(collapsed - simple) else careful
+
+    def timeless_lets(self, expressions: Iterable[sp.Expr]) -> tuple[tuple[str, sp.Expr], ...]:
+        return tuple(pair for pair in self.lets(expressions) if not depends_on_time(self.sde, pair[0]))
+
+    # -- the law of z_t ----------------------------------------------------------------------------------------------
+
+    def whitening(self) -> str:
+        """(Z, W) of the module docstring, for two blocks or more."""
+        sde = self.sde
+        psi, noise = self.psi(), self.matrix("diffusion", sde.G_let, f"G(t), (..., {sde.n}, {sde.G_let.shape[1]})")
+        ordered = self.functions[psi].template == "transition_ordered"
+        order = (*sde.data, *(i for i in range(sde.n) if i not in sde.data))
+        initial = sde.initial_let.applyfunc(sp.sqrt)
+        columns = [j for j in range(sde.n) if initial[j, j] != 0]
+        start = initial[:, columns] if columns else sp.zeros(sde.n, 0)
+        uses = [self.quadrature(), self.static("matrix"), self.static("lower"), psi, noise]
+        if ordered:
+            uses += [self.static("ordered", self.quadrature()), f"{psi}_rate"]
+        return self.add(
+            "whitening", "whitening_ordered" if ordered else "whitening", initial, uses, n=sde.n, psi=psi,
+            start=sde.time[0], initial=start, lets=self.timeless_lets(initial), panels=PANELS,
+            order=None if order == tuple(range(sde.n)) else order,
+        )  # fmt: skip
+
+    def denoiser(self) -> str:
+        """(skip, out, inp, sigma) of the bridge."""
+        return self.add("denoiser", "denoiser", (), (self.whitening(),))
+
+    def cholesky(self, kind: str) -> str:
+        """(out, inverse): out = -L^-T for the lower (or upper) Cholesky factor of Sigma, and its inverse -L^T."""
+        return self.add(f"eps_{kind}", f"eps_{kind}", (), (self.whitening(), self.static("lower")), n=self.sde.n)
+
+    def rotation(self) -> str:
+        """O(t0, t1) at nodes and ends, in the frame of W: R_t = Psi W O solves R' = (F + G G^T Sigma^-1 / 2) R."""
+        n = self.sde.n
+        uses = (self.quadrature(), self.static("log_nodes", self.quadrature()), self.whitening(), "diffusion",
+                *((self.static("ordered", self.quadrature()), self.static("log_reach", "log_nodes", "ordered")) if n > 2 else ()))  # fmt: skip
+        return self.add("rotation", "rotation_pair" if n == 2 else "rotation", (), uses, n=n, start=self.sde.time[0])
+
+    def transport(self) -> str:
+        """(Psi(t1, t0), U = R(t1) R(t0)^-1, Psi(t1, 0)): all that the step of order one in the frame eps-R needs."""
+        return self.add("transport", "transport", (), (self.psi(), self.whitening(), self.rotation()), start=self.sde.time[0])
+
+    def gddim(self) -> str:
+        """(out, inverse) at t0 and at t1 for R_t anchored at the data end of the grid, O = I there."""
+        uses = (self.whitening(), self.rotation(), self.static("lower"))
+        return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
+
+    def start(self) -> str:
+        """The lower factor of the covariance at a time: what the start of a run is drawn with."""
+        if self.sde.n == 1:
+            return self.add("start_factor", "start_scalar", (), (self.sigma(),))
+        return self.add("start_factor", "start", (), (self.whitening(), self.static("lower")))

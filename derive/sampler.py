@@ -1,0 +1,156 @@
+"""Samplers as specifications: a family, a composition string and parts, bound to a diffusion only when derived."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepsmith.errors import InputError
+
+from . import spec
+from .composition import Token, parse_composition
+
+FAMILIES = ("conjugate", "splitting", "conjugate-splitting")
+KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B")
+PART_KEYS = ("rows", "linear", "score", "noise", "noise_clock", "solve", "B")
+SOLVERS = ("exact", "euler", "conjugate")
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """One part of a split as the user wrote it; see split.py for what the words mean."""
+
+    letter: str
+    rows: Any = "all"
+    linear: Any = "none"
+    score: Any = "none"
+    noise: Any = "none"
+    noise_clock: Mapping[str, str] = field(default_factory=dict)
+    solve: str = "euler"
+    B: Any = "0"
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler: ``family`` conjugate (with the matrix ``B``), splitting or conjugate-splitting (with parts).
+
+    ``target`` is "ode" (probability flow) or "sde" (reverse SDE); ``params`` are parameters of its own, such as lambda.
+    """
+
+    name: str
+    family: str
+    target: str
+    composition: tuple[Token, ...] = ()
+    parts: Mapping[str, PartSpec] = field(default_factory=dict)
+    params: Mapping[str, float] = field(default_factory=dict)
+    B: Any = "0"
+    doc: str = ""
+    reference: str = ""
+    where: str = "-"
+
+    @property
+    def text(self) -> str:
+        """The composition as a string."""
+        return " ".join(re.sub(r"\(1/\d+\)$", "", str(token)) if self._even(token) else str(token) for token in self.composition)
+
+    def _even(self, token: Token) -> bool:
+        return token.share * sum(other.letter == token.letter for other in self.composition) == 1
+
+    @property
+    def nfe(self) -> int:
+        return max(1, sum(token.fresh for token in self.composition))
+
+
+# The parts behind a bare composition string, chosen by its letters (DESIGN section 6).
+_STANDARD = {
+    "AB": ("ode", {
+        "A": {"rows": "data", "linear": "rest", "score": "all"},
+        "B": {"rows": "auxiliary", "linear": "rest", "score": "all"}}),
+    "ABO": ("sde", {
+        "O": {"linear": "diagonal", "noise": "all", "solve": "exact"},
+        "A": {"rows": "data", "linear": "rest", "score": "all"},
+        "B": {"rows": "auxiliary", "linear": "rest", "score": "all"}}),
+    "AS": ("sde", {
+        "A": {"linear": "stationary", "noise": "all", "solve": "exact"},
+        "S": {"linear": "rest", "score": "all"}}),
+    "E": ("ode", {"E": {"linear": "rest", "score": "all"}}),
+}  # fmt: skip
+
+
+def load_sampler(source: Any) -> Sampler:
+    """A Sampler from a catalogue name, a path to a .toml file, a dict of the same keys, or a composition string.
+
+    A composition string (it holds a ``!``) takes the standard parts of its letters: A and B (probability flow), O, A and
+    B (reverse SDE), A and S (SSCS), E (Euler).  Raises InputError naming the file, the key and the mend.
+    """
+    if isinstance(source, Sampler):
+        return source
+    if isinstance(source, str) and "!" in source and not source.endswith(".toml"):
+        return _from_string(source)
+    where, table = spec.read(source, kind="sampler")
+    spec.check_keys(where, "sampler", table, allowed=KEYS, required=("name", "family"))
+    family, target = table["family"], table.get("target", "ode")
+    _choice(where, "sampler.family", family, FAMILIES)
+    _choice(where, "sampler.target", target, ("ode", "sde"))
+    composition: tuple[Token, ...] = ()
+    if family != "conjugate":
+        if "composition" not in table or "parts" not in table:
+            raise InputError(where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both")
+        composition = parse_composition(table["composition"], where, "sampler.composition")
+    elif target != "ode" or "composition" in table or "parts" in table:
+        raise InputError(where, "sampler.family", "a conjugate sampler is one step of the probability flow", "leave out target, composition and parts, or change the family")
+    parts = {letter: _part(where, letter, part) for letter, part in table.get("parts", {}).items()}
+    params = spec.table_of_numbers(where, "sampler.params", table.get("params", {}))
+    spec.check_names(where, "sampler.params", tuple(params))
+    return _checked(Sampler(
+        spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
+        table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,
+    ))  # fmt: skip
+
+
+def _choice(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(where, key, f"{value!r} is not one of {', '.join(allowed)}", "choose one of them")
+
+
+def _part(where: str, letter: str, part: Any) -> PartSpec:
+    key = f"sampler.parts.{letter}"
+    if not re.fullmatch("[A-Z]", letter):
+        raise InputError(where, key, "a part is named by one capital letter", "rename it")
+    if not isinstance(part, Mapping):
+        raise InputError(where, key, "a part is a table", "write rows, linear, score, noise, solve")
+    spec.check_keys(where, key, part, allowed=PART_KEYS, required=())
+    _choice(where, f"{key}.solve", part.get("solve", "euler"), SOLVERS)
+    return PartSpec(letter=letter, **part)
+
+
+def _checked(sampler: Sampler) -> Sampler:
+    """Every letter has a part, every part is used, and no part needs a score before the first ``!``."""
+    fresh = False
+    for token in sampler.composition:
+        if token.letter not in sampler.parts:
+            known = ", ".join(sampler.parts) or "none"
+            raise InputError(sampler.where, "sampler.composition", f"no part defines the letter {token.letter}", f"defined are {known}")
+        fresh = fresh or token.fresh
+        if sampler.parts[token.letter].score != "none" and not fresh:
+            raise InputError(sampler.where, "sampler.composition", f"{token.letter} uses a score before the first !", f"write {token.letter}!")
+    if sampler.composition and not fresh:
+        raise InputError(sampler.where, "sampler.composition", "no token evaluates the network", "mark one with !")
+    unused = set(sampler.parts) - {token.letter for token in sampler.composition}
+    if unused and sampler.composition:
+        raise InputError(sampler.where, "sampler.composition", f"the part {sorted(unused)[0]} is never applied", "use its letter or remove the part")
+    return sampler
+
+
+def _from_string(text: str) -> Sampler:
+    tokens = parse_composition(text)
+    letters = "".join(sorted({token.letter for token in tokens}))
+    if letters not in _STANDARD:
+        unknown = [letter for letter in letters if letter not in "OABSE"]
+        what = f"no part defines the letter {unknown[0]}" if unknown else f"no standard parts for the letters {letters}"
+        raise InputError("-", "sampler", what, "use A B, O A B, A S or E, or write a .toml with parts")
+    target, parts = _STANDARD[letters]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", text.replace("!", "f")).strip("-").lower()
+    return _checked(Sampler(name, "splitting", target, tokens, {k: _part("-", k, v) for k, v in parts.items()}, doc=f"the composition {text}"))

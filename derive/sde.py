@@ -1,0 +1,211 @@
+"""Linear SDEs: dz = (F(t) z + b(t)) dt + G(t) dw for z = (z_1, ..., z_n), each block a tensor of the data's shape.
+
+F, G and b act on the blocks alone (n x n times the identity on each block).  One or more blocks start at a data point,
+the others at independent centred Gaussians of known variance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from stepsmith.errors import InputError
+
+from . import kernel, spec
+from .calculus import t
+from .expression import parse
+
+if TYPE_CHECKING:
+    from .numeric import NumericSDE
+
+KEYS = ("name", "doc", "state", "data", "time", "F", "G", "offset", "params", "let", "initial", "constraints")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A relation between the parameters that a run must fulfil, such as ``Gamma != nu``."""
+
+    text: str
+    left: sp.Expr
+    relation: str
+    right: sp.Expr
+
+    def holds(self, values: Mapping[sp.Symbol, sp.Expr]) -> bool:
+        gap = (self.left - self.right).subs(values)
+        tests = {"!=": gap != 0, "==": gap == 0, "<": gap < 0, "<=": gap <= 0, ">": gap > 0, ">=": gap >= 0}
+        return bool(tests[self.relation])
+
+
+@dataclass(frozen=True)
+class LinearSDE:
+    """dz = (F z + offset) dt + G dw on the forward time span ``time``; entries are SymPy in t and the parameters.
+
+    ``F_let``, ``G_let``, ``offset_let`` and ``initial_let`` hold the same entries in the words of ``let``, as the user
+    spelled them; ``F``, ``G``, ``offset`` and ``initial`` (the variances at time[0]) hold them written out.
+    ``data`` are the indices of the blocks that start at a data point.
+    """
+
+    name: str
+    state: tuple[str, ...]
+    time: tuple[float, float]
+    F_let: sp.ImmutableMatrix
+    G_let: sp.ImmutableMatrix
+    offset_let: sp.ImmutableMatrix
+    initial_let: sp.ImmutableMatrix
+    data: tuple[int, ...]
+    params: Mapping[str, float]
+    let: Mapping[str, sp.Expr]
+    constraints: tuple[Constraint, ...]
+    doc: str = ""
+
+    @property
+    def n(self) -> int:
+        return len(self.state)
+
+    @cached_property
+    def symbols(self) -> dict[str, sp.Symbol]:
+        """The parameters as SymPy symbols."""
+        return {name: sp.Symbol(name, real=True) for name in self.params}
+
+    @cached_property
+    def _written_out(self) -> dict[sp.Symbol, sp.Expr]:
+        return {sp.Symbol(name, real=True): expr for name, expr in self.let.items()}
+
+    def written_out(self, entries: Any) -> Any:
+        """Entries with every let replaced by what it stands for."""
+        return entries.subs(self._written_out)
+
+    @cached_property
+    def F(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.F_let)
+
+    @cached_property
+    def G(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.G_let)
+
+    @cached_property
+    def GG_let(self) -> sp.ImmutableMatrix:
+        """G G^T in the words of let; the square roots of a diagonal G cancel here."""
+        return sp.ImmutableMatrix(self.G_let * self.G_let.T)
+
+    @cached_property
+    def GG(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.GG_let)
+
+    @cached_property
+    def offset(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.offset_let)
+
+    @cached_property
+    def initial(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.initial_let)
+
+    def commutes(self) -> bool:
+        """Whether [F(t), F(s)] = 0 for all t and s, so that exp of the integral of F is the transition."""
+        return kernel.commutes(self.F)
+
+    def transition(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
+        """Psi(t, s), n x n: z_t = Psi(t, s) z_s + offset(t, s); t < s is allowed.  Unsupported without a closed form."""
+        return kernel.transition(self, sp.sympify(t), sp.sympify(s))
+
+    def covariance(self, t: sp.Expr) -> sp.Matrix:
+        """Sigma_t, n x n: the law of z_t given the data point.  Solves S' = F S + S F^T + G G^T."""
+        return kernel.covariance(self, sp.sympify(t))
+
+    def stationary(self) -> sp.Matrix:
+        """S_inf with F S + S F^T + G G^T = 0 for all t.  Unsupported where no constant S solves it."""
+        return kernel.stationary(self)
+
+    def reverse(self, eta: Any = 1) -> kernel.Reverse:
+        """The reverse dynamics with noise eta^2 G G^T; eta = 0 is the probability flow, eta = 1 the reverse SDE."""
+        return kernel.reverse(self, sp.sympify(eta))
+
+    def at(self, **params: float) -> NumericSDE:
+        """The numeric view at these parameter values (defaults for the rest): numpy float64 from 80-digit arithmetic."""
+        from .numeric import NumericSDE
+
+        return NumericSDE.of(self, self.values(params))
+
+    def values(self, params: Mapping[str, float]) -> dict[str, float]:
+        """Defaults overridden by ``params``; InputError on an unknown name or a broken constraint."""
+        for name in params:
+            if name not in self.params:
+                known = ", ".join(self.params) or "none"
+                raise InputError(self.name, f"params.{name}", "no such parameter", f"known are {known}")
+        values = {**self.params, **params}
+        exact = {self.symbols[k]: sp.nsimplify(repr(float(v)), rational=True) for k, v in values.items()}
+        for constraint in self.constraints:
+            if not constraint.holds(exact):
+                raise InputError(self.name, "constraints", f"{constraint.text} does not hold", "change the parameters")
+        return values
+
+
+def load_sde(source: Any) -> LinearSDE:
+    """A LinearSDE from a catalogue name, a path to a .toml file, or a dict of the same keys (DESIGN section 6).
+
+    Raises InputError naming the file, the key and the mend.
+    """
+    if isinstance(source, LinearSDE):
+        return source
+    where, table = spec.read(source, kind="sde")
+    spec.check_keys(where, "sde", table, allowed=KEYS, required=("name", "state", "F", "G"))
+    state = tuple(table["state"]) if isinstance(table["state"], list | tuple) else (table["state"],)
+    spec.check_names(where, "sde.state", state)
+    params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
+    lets = table.get("let", {})
+    spec.check_names(where, "sde.params", (*params, *lets, *state))
+    names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in params}}
+    written: dict[str, sp.Expr] = {}
+    for name, text in lets.items():
+        expr = parse(text, names, where=where, key=f"sde.let.{name}")
+        written[name] = expr.subs({sp.Symbol(k, real=True): v for k, v in written.items()})
+        names[name] = sp.Symbol(name, real=True)
+    n = len(state)
+    F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
+    G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
+    offset = spec.matrix(where, "sde.offset", [[e] for e in table.get("offset", [0] * n)], (n, 1), names)
+    initial, data = _initial(where, table, state, {k: v for k, v in names.items() if k != "t"})
+    constraints = tuple(_constraint(where, text, names) for text in table.get("constraints", ()))
+    sde = LinearSDE(
+        spec.name_of(where, "sde.name", table["name"]), state, _span(where, table.get("time", [0.0, 1.0])),
+        sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), sp.ImmutableMatrix(offset), initial, data,
+        params, written, constraints, str(table.get("doc", "")),
+    )  # fmt: skip
+    try:
+        sde.values({})
+    except InputError as error:
+        raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
+    return sde
+
+
+def _span(where: str, time: Any) -> tuple[float, float]:
+    numbers = isinstance(time, list | tuple) and len(time) == 2 and all(type(v) in (int, float) for v in time)
+    if not numbers or not 0 <= time[0] < time[1] < float("inf"):
+        raise InputError(where, "sde.time", f"{time!r} is no span", "write two numbers, 0 <= start < end")
+    return float(time[0]), float(time[1])
+
+
+def _initial(where: str, table: Mapping[str, Any], state: tuple[str, ...], names: Mapping[str, sp.Expr]) -> Any:
+    """Variances at time[0] and the data blocks: named by ``data``, else those without a variance, else the first."""
+    given = table.get("initial", {})
+    spec.check_keys(where, "sde.initial", given, allowed=state, required=())
+    variances = [parse(given[b], names, where=where, key=f"sde.initial.{b}") if b in given else sp.S.Zero for b in state]
+    data = table.get("data", [b for b in state if b not in given] or [state[0]])
+    unknown = [b for b in data if b not in state]
+    if unknown or not data:
+        raise InputError(where, "sde.data", f"{unknown or data} names no block", f"choose from {', '.join(state)}")
+    return sp.ImmutableMatrix(sp.diag(*variances)), tuple(state.index(b) for b in data)
+
+
+def _constraint(where: str, text: Any, names: Mapping[str, sp.Expr]) -> Constraint:
+    match = re.fullmatch(r"([^<>=!]+)(!=|==|<=|>=|<|>)([^<>=!]+)", text) if isinstance(text, str) else None
+    if match is None:
+        raise InputError(where, "sde.constraints", f"{text!r} is no relation", "write one such as 'Gamma != nu'")
+    left, relation, right = match.groups()
+    sides = [parse(side.strip(), names, where=where, key="sde.constraints") for side in (left, right)]
+    return Constraint(text.strip(), sides[0], relation, sides[1])

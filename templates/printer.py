@@ -1,0 +1,103 @@
+"""SymPy to Python text for the host side of an emitted module: torch where a tensor can stand, math where only numbers do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sympy as sp
+from sympy.printing.precedence import PRECEDENCE, precedence
+from sympy.printing.str import StrPrinter
+
+_FUNCTIONS = {
+    "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs",
+}  # fmt: skip
+WIDTH = 110
+
+
+class HostPrinter(StrPrinter):
+    """Prints a closed whitelist of functions; an unknown one raises with its name, never passes through silently."""
+
+    def __init__(self, numbers: Iterable[str]) -> None:
+        super().__init__({"order": None})
+        self.numbers = set(numbers)
+
+    def module(self, *exprs: sp.Expr) -> str:
+        """math if every symbol is a Python number, torch otherwise."""
+        symbols = {symbol.name for expr in exprs for symbol in expr.free_symbols}
+        return "math" if symbols <= self.numbers else "torch"
+
+    def _print_Function(self, expr: Any) -> str:
+        name = expr.func.__name__
+        if name not in _FUNCTIONS:
+            raise ValueError(f"no host spelling for the function {name}")
+        argument = expr.args[0]
+        module = self.module(argument)
+        if name == "Abs":
+            return f"abs({self._print(argument)})"
+        return f"{module}.{name}({self._print(argument)})"
+
+    _print_Abs = _print_Function
+
+    def _print_Pow(self, expr: Any, rational: bool = False) -> str:
+        base, exponent = expr.base, expr.exp
+        if exponent == sp.Rational(1, 2):
+            return f"{self.module(base)}.sqrt({self._print(base)})"
+        if exponent == -sp.Rational(1, 2):
+            return f"1/{self.module(base)}.sqrt({self._print(base)})"
+        if exponent == -1:
+            return f"1/{self.parenthesize(base, PRECEDENCE['Pow'], strict=False)}"
+        left = self.parenthesize(base, PRECEDENCE["Pow"], strict=False)
+        return f"{left}**{self.parenthesize(exponent, PRECEDENCE['Pow'], strict=False)}"
+
+    def _print_Exp1(self, expr: Any) -> str:
+        return "math.e"
+
+    def _print_Pi(self, expr: Any) -> str:
+        return "math.pi"
+
+    def _print_Add(self, expr: Any, order: Any = None) -> str:
+        terms = self._as_ordered_terms(expr, order=order)
+        terms = [e for e in terms if not e.could_extract_minus_sign()] + [e for e in terms if e.could_extract_minus_sign()]
+        text = ""
+        for term in terms:
+            negative = self._print(term).startswith("-")
+            piece = self._print(-term if negative and not term.is_Add else term)
+            if term.is_Add or precedence(term) < PRECEDENCE["Add"]:
+                piece = f"({self._print(term)})"
+                negative = False
+            text += piece if not text and not negative else f"-{piece}" if not text else f" - {piece}" if negative else f" + {piece}"
+        return text
+
+
+def wrapped(statement: str, indent: str = "    ") -> str:
+    """A statement ``name = a + b - c`` broken before its outermost + and - where it is longer than WIDTH."""
+    if len(indent + statement) <= WIDTH or " = " not in statement:
+        return statement
+    left, right = statement.split(" = ", 1)
+    pieces = _split(right)
+    if len(pieces) == 1:
+        return statement
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and len(indent) + 4 + len(lines[-1]) + 1 + len(piece) <= WIDTH:
+            lines[-1] += f" {piece}"
+        else:
+            lines.append(piece)
+    return f"{left} = (\n" + "\n".join(f"{indent}    {line}" for line in lines) + f"\n{indent})"
+
+
+def _split(text: str) -> list[str]:
+    """Pieces of an expression, cut before each + or - that stands at the lowest bracket depth that has one."""
+    for level in range(3):
+        depth, start, pieces = 0, 0, []
+        for i, ch in enumerate(text):
+            depth += ch in "([" 
+            depth -= ch in ")]"
+            if ch in "+-" and depth <= level and i > 1 and text[i - 1] == " " and text[i + 1] == " ":
+                pieces.append(text[start:i].strip())
+                start = i
+        pieces.append(text[start:].strip())
+        if len(pieces) > 1:
+            return pieces
+    return [text]
