@@ -142,8 +142,8 @@ def _download(folder: Path) -> Path:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     except subprocess.CalledProcessError as error:
-        lines = [line for line in error.stderr.splitlines() if line.strip()]
-        raise _failed(lines[-1].strip() if lines else f"pip exit {error.returncode}") from None
+        lines = [line.strip() for line in error.stderr.splitlines() if line.startswith("ERROR")]
+        raise _failed(lines[-1] if lines else f"pip ended with {error.returncode}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _failed(str(error).splitlines()[0]) from None
     wheels = sorted(folder.glob("*.whl"))

@@ -259,7 +259,7 @@ def test_samples_are_digits_the_classifier_is_sure_of(samples):
 
 
 def test_samples_lie_between_the_floor_and_the_ceiling(samples):
-    found = frechet.distance(samples)
+    found = frechet.distance(samples)  # of fewer samples than the floor is told for: that alone puts it above
     assert frechet.FLOOR < found < 0.1 * frechet.CEILING
 
 
