@@ -1,4 +1,4 @@
-"""The loop: loading, the contract, seeds and batches, dtypes, calls, devices, and the affine probe, on modules written by hand."""
+"""The loop: loading, contract, seeds, batches, dtypes, calls, devices, the affine probe; on hand-written modules."""
 
 import itertools
 import json

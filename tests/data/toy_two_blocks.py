@@ -1,4 +1,4 @@
-"""Two components, two draws, one output carried: a toy to the contract of an emitted module, with nothing to recommend it.
+"""Two components, two draws, one output carried: a toy to the contract of an emitted module.
 
 x' = keep x + gain (w0 D + w1 D_before) + kick xi_0,   m' = damp m + pull x + shake xi_1,   D = network(x, sigma),
 sigma = t. The first row has w1 = 0. A first step may draw nothing (step_first), a last step may call twice (step_last).
