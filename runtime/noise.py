@@ -148,28 +148,41 @@ class NoiseSource:
         ``device`` defaults to that of the keys; where it is another, the keys are uploaded for this call (call ``to``
         first inside a loop). Raises ValueError for a step or index outside 0 .. 2^32 - 1.
         """
-        if not (0 <= step <= _MASK and 0 <= index <= _MASK):
-            raise ValueError(f"step {step} and index {index} must lie in 0 .. 2^32 - 1")
         source = self if device is None else self.to(device)
-        size = math.prod(shape)
-        words = source._words((size + 3) // 4, stream, step, index)
-        return _box_muller(words).narrow(1, 0, size).to(dtype).reshape(len(self.seeds), *shape)
+        return source.block(shape, stream, step, 1, 1, index, dtype).flatten(0, 2)
 
-    def _words(self, blocks: int, stream: str, step: int, index: int) -> tuple[torch.Tensor, ...]:
-        """Four (len(seeds), blocks) tensors of 32-bit words."""
-        device = self.keys.device
+    def block(
+        self,
+        shape: Sequence[int],
+        stream: str,
+        step: int,
+        steps: int,
+        draws: int,
+        index: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> torch.Tensor:
+        """The draws index .. index + draws - 1 of steps step .. step + steps - 1 at once, where the keys are:
+        (steps, draws, len(seeds), *shape), each the same bits as :meth:`normal` gives it. Many small draws cost one."""
+        if min(step, index) < 0 or max(step + steps, index + draws) > _MASK + 1:
+            raise ValueError(f"step {step} and index {index} must lie in 0 .. 2^32 - 1")
+        size, device = math.prod(shape), self.keys.device
+
+        def ranged(first: int, count: int, trailing: int) -> torch.Tensor:
+            values = torch.arange(first, first + count, dtype=torch.int64, device=device)
+            return values.reshape(count, *(1,) * trailing)
+
         name = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:4], "little")
-        block = torch.arange(blocks, dtype=torch.int64, device=device).unsqueeze(0)
-        rest = [torch.full((1, 1), word, dtype=torch.int64, device=device) for word in (index, step, name)]
-        low, high = self.keys.unbind(0)
-        return philox((block, *rest), (low.unsqueeze(1), high.unsqueeze(1)))
+        low, high = self.keys.unsqueeze(-1).unbind(0)
+        counter = (ranged(0, (size + 3) // 4, 0), ranged(index, draws, 2), ranged(step, steps, 3), ranged(name, 1, 0))
+        normals = _box_muller(philox(counter, (low, high))).narrow(-1, 0, size)
+        return normals.to(dtype).reshape(steps, draws, len(self.seeds), *shape)
 
 
 def _box_muller(words: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(batch, 4 blocks) float64 normals from four (batch, blocks) words; block b fills elements 4b .. 4b + 3."""
+    """(..., 4 blocks) float64 normals from four (..., blocks) words; block b fills elements 4b .. 4b + 3."""
     normals = []
     for u, v in (words[:2], words[2:]):
         radius = torch.sqrt(-2.0 * torch.log((u.to(torch.float64) + 0.5) * 2.0**-32))
         angle = v.to(torch.float64) * (2.0 * math.pi * 2.0**-32)
         normals += [radius * torch.cos(angle), radius * torch.sin(angle)]
-    return torch.stack(normals, dim=-1).flatten(1)
+    return torch.stack(normals, dim=-1).flatten(-2)

@@ -12,8 +12,9 @@ do not promote the state's dtype. Between upload and return nothing is read back
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from stepsmith.runtime.noise import NoiseSource, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, full_params, make_plan, resolve
 
 State = tuple[torch.Tensor, ...]
+_AHEAD = 2**18  # normals made at once, where a step needs fewer
 
 
 def sample(
@@ -72,10 +74,9 @@ def run_plan(
     state = _start(plan, noise)
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
+    normals = _normals(plan, noise, [draws for _, draws in chosen])
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        step, draws = chosen[k]
-        normals = tuple(noise.normal(plan.shape, "step", k, i, dtype=plan.dtype) for i in range(draws))
-        state, history = step(state, row, network, normals, history)
+        state, history = chosen[k][0](state, row, network, next(normals), history)
         history = tuple(history)[: module.HISTORY]
         if k == 0:
             _check_state(plan, state)
@@ -165,6 +166,20 @@ def _start(plan: Plan, noise: NoiseSource) -> State:
         ).to(plan.dtype)
         for row in plan.factor
     )
+
+
+def _normals(plan: Plan, noise: NoiseSource, draws: Sequence[int]) -> Iterator[State]:
+    """The draws of each step in turn, made for several small steps at once, which changes none of them."""
+    most = max(draws)
+    ahead = max(1, _AHEAD // max(1, most * len(noise) * math.prod(plan.shape)))
+    for first in range(0, len(draws), ahead):
+        wanted = draws[first : first + ahead]
+        if most == 0:
+            yield from ((),) * len(wanted)
+            continue
+        block = noise.block(plan.shape, "step", first, len(wanted), most, dtype=plan.dtype)
+        for count, step in zip(wanted, block.unbind(0), strict=True):
+            yield step.unbind(0)[:count]
 
 
 def _check_state(plan: Plan, state: State) -> None:

@@ -134,8 +134,10 @@ def test_history_is_carried_newest_first_and_starts_with_zeros_of_no_weight():
     seen = []
 
     def step(state, c, network, noise=(), history=()):
+        assert len(history) == 1
         seen.append(history[0].clone())
-        return TOY.step(state, c, network, noise, (*history,))
+        state, (output,) = TOY.step(state, c, network, noise, history)
+        return state, (output, *history)  # one more than is held
 
     outputs = []
 
@@ -148,23 +150,29 @@ def test_history_is_carried_newest_first_and_starts_with_zeros_of_no_weight():
     assert all(torch.equal(a, b) for a, b in zip(seen[1:], outputs[:-1], strict=True))
 
 
-def test_noise_of_a_run_is_the_named_stream_of_each_step():
+def test_noise_of_a_run_is_the_named_stream_of_each_step(monkeypatch):
     seen = []
 
     def step(state, c, network, noise=(), history=()):
         seen.append(noise)
         return TOY.step(state, c, network, noise, history)
 
-    sample(variant(TOY, step=step), shrink, GRID, "3-5", shape=(2,))
     source = NoiseSource("3-5")
-    for k, pair in enumerate(seen):
-        assert all(torch.equal(pair[i], source.normal((2,), "step", k, i)) for i in (0, 1))
+    for ahead in (2**18, 24, 1):  # all steps at once, two, one
+        monkeypatch.setattr(sampler, "_AHEAD", ahead)
+        seen.clear()
+        sample(variant(TOY, step=step), shrink, GRID, "3-5", shape=(2,))
+        assert len(seen) == GRID.steps
+        for k, pair in enumerate(seen):
+            assert all(torch.equal(pair[i], source.normal((2,), "step", k, i)) for i in (0, 1))
 
 
 def test_the_start_has_the_covariance_of_the_factor():
     state = sampler._start(plan.make_plan(TOY, shrink, GRID, range(40000), shape=()), NoiseSource(range(40000)))
     found = torch.cov(torch.stack(state).double())
     factor = TOY.start(1.0)
+    xi = [NoiseSource(range(40000)).normal((), "start", 0, j, dtype=torch.float64) for j in (0, 1)]
+    assert torch.equal(state[0], xi[0].float()) and torch.equal(state[1], (0.25 * xi[0] + 1.0 * xi[1]).float())
     assert (found - factor @ factor.T).abs().max() < 0.03
 
 

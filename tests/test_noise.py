@@ -1,5 +1,8 @@
 """Noise is a pure function of (seed, stream, step, index): known answers, moments, and what must not change it."""
 
+import hashlib
+import math
+
 import pytest
 import torch
 
@@ -31,18 +34,33 @@ def test_philox_gives_the_published_answers(counter, key, answer):
     assert tuple(int(word) for word in philox(words(*counter), words(*key))) == answer
 
 
-def test_philox_equals_a_plain_integer_implementation():
-    def plain(c, k):
-        for _ in range(10):
-            p, q = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
-            c = ((q >> 32) ^ c[1] ^ k[0], q & ONES, (p >> 32) ^ c[3] ^ k[1], p & ONES)
-            k = ((k[0] + 0x9E3779B9) & ONES, (k[1] + 0xBB67AE85) & ONES)
-        return c
+def plain(c, k):
+    """Philox4x32-10 on Python integers."""
+    for _ in range(10):
+        p, q = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = ((q >> 32) ^ c[1] ^ k[0], q & ONES, (p >> 32) ^ c[3] ^ k[1], p & ONES)
+        k = ((k[0] + 0x9E3779B9) & ONES, (k[1] + 0xBB67AE85) & ONES)
+    return c
 
+
+def test_philox_equals_a_plain_integer_implementation():
     drawn = torch.randint(0, 2**32, (200, 6), generator=torch.Generator().manual_seed(0))
     found = torch.stack(philox(drawn[:, :4].unbind(1), drawn[:, 4:].unbind(1)), dim=1)
     for row, out in zip(drawn.tolist(), found.tolist(), strict=True):
         assert tuple(out) == plain(tuple(row[:4]), tuple(row[4:]))
+
+
+def test_the_noise_is_what_the_module_says_it_is():
+    seed, stream, step, index = 5 + 3 * 2**32, "step", 7, 2
+    found = NoiseSource([seed]).normal((6,), stream, step, index, dtype=torch.float64)[0].tolist()
+    name = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:4], "little")
+    want = []
+    for block in (0, 1):
+        w = plain((block, index, step, name), (5, 3))
+        for u, v in (w[:2], w[2:]):
+            radius = math.sqrt(-2 * math.log((u + 0.5) / 2**32))
+            want += [radius * math.cos(2 * math.pi * v / 2**32), radius * math.sin(2 * math.pi * v / 2**32)]
+    assert max(abs(a - b) for a, b in zip(found, want[:6], strict=True)) < 1e-14
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 7, 7), (1, 8, 8)], ids=str)
@@ -138,3 +156,13 @@ def test_bad_seeds_are_refused(seeds):
 def test_a_step_beyond_the_counter_is_refused():
     with pytest.raises(ValueError, match="must lie"):
         NoiseSource([0]).normal((1,), "step", 2**32)
+
+
+def test_a_block_of_draws_is_bit_for_bit_the_draws_one_by_one():
+    source = NoiseSource(range(5))
+    for shape in ((), (3, 7), (1, 8, 8)):
+        block = source.block(shape, "step", 4, 6, 3, index=1)
+        assert block.shape == (6, 3, 5, *shape)
+        for k in range(6):
+            for i in range(3):
+                assert torch.equal(block[k, i], source.normal(shape, "step", 4 + k, 1 + i))
