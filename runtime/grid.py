@@ -183,10 +183,10 @@ def _fractions(steps: int) -> np.ndarray:
     return np.arange(steps + 1, dtype=np.float64) / steps
 
 
-def _pin(times: np.ndarray, start: float, end: float) -> np.ndarray:
+def _pin(times: np.ndarray, start: float, end: float) -> torch.Tensor:
     """``times`` with its two ends put exactly where they were asked for."""
     times[0], times[-1] = start, end
-    return times
+    return torch.from_numpy(times)
 
 
 def _by_sigma(
@@ -197,7 +197,7 @@ def _by_sigma(
     params: Mapping[str, float] | None,
     warp: Callable[[np.ndarray], np.ndarray],
     unwarp: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
+) -> torch.Tensor:
     """The grid whose warp(sigma(t)) is uniform: inner times by inversion, the two ends as given."""
     start, end = _ends(sde, steps, start, end)
     sigma = sde.at(**dict(params or {})).effective_sigma

@@ -178,7 +178,8 @@ class GaussianMixture:
             if kind in _FACTORS:
                 extra = {} if end is None or kind != "eps-R" else {"end": end}
                 factor = view.factor(t, kind=_FACTORS[kind], **extra)
-                return tuple(-sum(float(factor[j, i]) * score[j] for j in range(count)) for i in range(count))
+                weight = -torch.tensor(factor.tolist(), dtype=inputs[0].dtype)
+                return torch.einsum("ji,j...->i...", weight, torch.stack(score)).unbind(0)
             sigma = math.sqrt(float(Sigma[0, 0]))
             eps = -sigma * score[0]
             answers = {"score": score, "x0": (mean,), "eps": (eps,), "v": (float(Psi[0, 0]) * eps - sigma * mean,)}

@@ -118,12 +118,6 @@ def record(
     network's ``name`` or class, and its ``digest`` where it has one) and versions.
     """
     module = resolve(module)
-    model = None
-    if network is not None:
-        model = {
-            "name": str(getattr(network, "name", type(network).__name__)),
-            "digest": getattr(network, "digest", None),
-        }
     return {
         "sde": module.SDE,
         "sampler": module.SAMPLER,
@@ -136,13 +130,20 @@ def record(
         "nfe": count_nfe(module, grid.steps, last),
         "dtype": str(find_dtype(dtype)).removeprefix("torch."),
         "device": str(find_device(device)),
-        "model": model,
+        "model": _described(network),
         "versions": {
             "stepsmith": stepsmith.__version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
     }
+
+
+def _described(network: Any) -> dict[str, Any] | None:
+    if network is None:
+        return None
+    name = str(getattr(network, "name", type(network).__name__))
+    return {"name": name, "digest": getattr(network, "digest", None)}
 
 
 def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:

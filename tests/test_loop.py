@@ -228,6 +228,12 @@ def test_the_callback_sees_every_state_in_order_and_denoise_is_the_mean_at_the_e
     assert (mean - shrink((scale * x,), sigma)[0]).abs().max() < 1e-13
 
 
+def test_a_network_with_weights_leaves_no_graph():
+    weight = torch.ones((), requires_grad=True)
+    found = sample(DDIM, lambda inputs, time: (weight * inputs[0],), GRID, [0], shape=(2,))
+    assert not found.requires_grad and not found.is_inference()
+
+
 def test_parameters_change_the_run():
     base = sample(DDIM, shrink, GRID, [0], shape=(4,))
     assert (sample(DDIM, shrink, GRID, [0], shape=(4,), params={"beta_max": 10.0}) - base).abs().max() > 1e-3
@@ -292,6 +298,9 @@ def test_a_sigma_outside_the_range_of_the_network_warns_once_and_one_inside_neve
         warnings.simplefilter("always")
         sample(DDIM, network, GRID, [0])
     assert len(caught) == 1 and "0.1 .. 50" in str(caught[0].message)
+    network.sigma_range = (0.5, 1e6)
+    with pytest.warns(UserWarning, match="0.5 .. 1e"):
+        sample(DDIM, network, GRID, [0])
     sigma = DDIM.coefficients(GRID.times)[:, [1, 5]]
     network.sigma_range = (sigma.min().item(), sigma.max().item())
     with warnings.catch_warnings():
@@ -397,6 +406,16 @@ def test_the_probe_agrees_with_samples():
         assert abs(drawn.mean() - exact.data_mean) < 5 * spread / 1e5**0.5
         assert abs(drawn.var() / exact.data_var - 1) < 5 * (2 / 1e5) ** 0.5
     assert exact.mean.shape == (5, 2) and exact.cov.shape == (5, 2, 2) and exact.joint_cov.shape == (3, 3)
+
+
+def test_the_probe_takes_the_last_call_into_account():
+    grid, network = TimeGrid.explicit([0.9, 0.5]), problems.Gaussian(0.3, 0.25).network()
+    scale, sigma = DDIM.coefficients(grid.times)[-1][4:].tolist()
+    slope = 0.25 / (0.25 + sigma**2)
+    plain, found = moments(DDIM, network, grid, [0.2]), moments(DDIM, network, grid, [0.2], last="denoise")
+    assert abs(found.data_mean - (0.3 + slope * (scale * plain.data_mean - 0.3))) < 1e-14
+    assert abs(found.data_var - (slope * scale) ** 2 * plain.data_var) < 1e-14
+    assert plain.data_var == plain.cov[-1, 0, 0] and found.data_var < 0.5 * plain.data_var
 
 
 def test_the_probe_measures_that_ddim_has_order_one():
