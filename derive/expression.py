@@ -12,11 +12,12 @@ Grammar, loosest first (sums and products from left to right, powers from right 
     name     = letter { letter | digit | "_" }              ASCII; one of the names the caller gives
     function = sqrt abs exp log sin cos tan sinh cosh tanh asin acos atan
 
-Numbers are exact: "0.01" is 1/100. ``^`` is another spelling of ``**``. Euler's number is ``exp(1)``, so that ``e`` is free to be a name.
-``abs(a)`` is built as ``sqrt(a**2)``: the same for real a, and SymPy's ``Abs`` expands an argument that may be complex, however large.
+Numbers are exact: "0.01" is 1/100. ``^`` is another spelling of ``**``. Euler's number is ``exp(1)``, so that ``e``
+is free to be a name. ``abs(a)`` is built as ``sqrt(a**2)``: the same for real a, while SymPy's ``Abs`` expands an
+argument that may be complex, however large.
 
-Limits: the constants below, and those of ``gauge``, which keeps SymPy from evaluating what would not come back. Whatever is refused is an
-``InputError`` that names the column; no text raises anything else.
+Limits: the constants below, and those of ``gauge``, which keeps SymPy from evaluating what would not come back. What
+is refused is an ``InputError`` that names the column; no text raises anything else.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ MAX_DEPTH = MAX_HEIGHT  # nested brackets, calls, signs and powers
 MAX_NAME = 40  # characters
 MAX_DIGITS = 40  # of a literal, its exponent apart
 MAX_DECIMAL = 308  # magnitude of a literal's decimal exponent
+
 
 class _Token(NamedTuple):
     kind: str  # number, name, sign or end
@@ -152,7 +154,8 @@ class _Parser:
             return self.guarded(column, _literal, text)
         if kind == "name":
             return self.name(token)
-        self.refuse(column, f"{repr(text) if text else 'the end'} stands where a value should", "write a number, a name or a bracket")
+        found = repr(text) if text else "the end"
+        self.refuse(column, f"{found} stands where a value should", "write a number, a name or a bracket")
 
     def name(self, token: _Token) -> sympy.Expr:
         word, column, called = token.text, token.column, self.tokens[self.at].text == "("
@@ -197,7 +200,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def parse(text: str | int | float, names: Mapping[str, sympy.Expr], *, where: str, key: str) -> sympy.Expr:
     """The expression that ``text`` writes in the grammar above, over ``names`` and ``pi``.
 
-    A number is taken exactly as it prints (0.1 is 1/10); bool, nan and the infinities are refused. Every refusal is an ``InputError(where, key, ...)`` whose ``what`` starts with the column, counted from 1.
+    A number is taken exactly as it prints (0.1 is 1/10); bool, nan and the infinities are refused. A refusal is an
+    ``InputError(where, key, ...)``; what is wrong inside a text starts with its column, counted from 1.
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise InputError(where, key, f"is a {type(text).__name__}, not an expression", "write a string or a number")

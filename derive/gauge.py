@@ -1,12 +1,15 @@
 """What SymPy may be asked to build: every step of the expression reader is measured here, before and after.
 
-SymPy evaluates while it builds: 9**9**9, sqrt(1/10**9999) or exp(exp(exp(100))) never come back, (2**(10**9*x))**(1/x) becomes 2**(10**9), and
-the sign of a sum that cancels is sought through its minimal polynomial. So before two expressions are combined their measures must allow it:
+SymPy evaluates while it builds: 9**9**9, sqrt(1/10**9999) or exp(exp(exp(100))) never come back,
+(2**(10**9*x))**(1/x) becomes 2**(10**9), and the sign of a sum that cancels is sought through its minimal polynomial.
+So before two expressions are combined, their measures must allow it:
 
-- a constant is followed at 60 digits; it stays real, finite, and 0 or within 1e-308 to 1e308 in magnitude; its sums do not cancel to 40 digits;
-- a constant exponent is at most 64 in magnitude, its denominator at most 1000; where an exponent holds names, no number in it is above 64
-  (``exp`` is free of this unless a logarithm stands in it), and the base holds no such power itself;
-- numerators and denominators stay below 1280 bits, and a number under a root or a named exponent below 320;
+- a constant is followed at 60 digits: it stays real, finite, and 0 or between 1e-308 and 1e308 in magnitude, and none
+  of its sums cancels to 40 digits;
+- a constant exponent is at most 64 in magnitude, its denominator at most 1000; where an exponent holds names, no
+  number in it is above 64 (``exp`` is free of this, unless a logarithm stands in it) and its base holds no such
+  power;
+- numerators and denominators have at most 1280 bits, those under a root or below a named exponent at most 320;
 - the expression is at most 64 levels high, its names written out.
 """
 

@@ -90,8 +90,8 @@ class Library:
             return self.add(f"integral_{name}", "integral", (expr,), expr=closed, of=name)
         return self.add(f"integral_{name}", "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=name)
 
-    def integrated(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]] | None:
-        """The integral of an expression over (s, t) in the words of let: (expression, integrals used), or None.
+    def integrated(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]]:
+        """The integral of an expression over (s, t) in the words of let: (expression, integrals used).
 
         The integral of the let ``beta`` is spelled ``beta_st``.
         """
@@ -104,8 +104,16 @@ class Library:
             constant = poly.coeff_monomial(1)
             total = constant * (t - s) + sum(poly.coeff_monomial(x) * sp.Symbol(f"{x}_st", real=True) for x in symbols)
             return total, tuple(self.integral(name) for name in timed)
-        closed = increment(self.sde.written_out(expr), t, s)
-        return None if closed is None else (closed, ())
+        written = self.sde.written_out(expr)
+        closed = increment(written, t, s)
+        return (closed, ()) if closed is not None else self._by_quadrature(written)
+
+    def _by_quadrature(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]]:
+        """The integral of an expression that no row of the table holds, spelled like that of a let."""
+        same = [f.name for f in self.functions.values() if f.template == "integral_by_quadrature" and f.data["expr"] == expr]
+        name = same[0] if same else f"integral_f{sum(f.template == 'integral_by_quadrature' for f in self.functions.values()) + 1}"
+        self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=expr)
+        return sp.Symbol(f"{name.removeprefix('integral_')}_st", real=True), (name,)
 
     # -- propagators -------------------------------------------------------------------------------------------------
 
@@ -113,14 +121,13 @@ class Library:
         """X(t, s) with dX/dt = generator X, X(s, s) = I; t < s is allowed.  (..., n, n)."""
         n = generator.shape[0]
         written = self.sde.written_out(generator)
-        integrals = [self.integrated(e) for e in generator]
-        closed = commutes(written) and all(found is not None for found in integrals)
-        if not closed:
+        if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"minus the generator of {name}")
             uses = (self.quadrature(), self.static("ordered", self.quadrature()), rate)
             return self.add(name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc)
-        entries = sp.Matrix(n, n, [found[0] for found in integrals if found is not None])
-        used = tuple(use for found in integrals if found is not None for use in found[1])
+        integrals = [self.integrated(e) for e in generator]
+        entries = sp.Matrix(n, n, [value for value, _ in integrals])
+        used = tuple(dict.fromkeys(use for _, uses in integrals for use in uses))
         helper = (self.static("exponential"),) if n == 2 else ()
         template = {1: "transition_scalar", 2: "transition_pair"}.get(n, "transition_matrix_exp")
         return self.add(
@@ -141,15 +148,13 @@ class Library:
         sde, f, g2 = self.sde, self.sde.F[0, 0], self.sde.GG[0, 0]
         start = sp.nsimplify(repr(sde.time[0]), rational=True)
         law = sp.simplify(-g2 / (2 * f)) if f != 0 else None
-        if law is not None and law.is_number or law is not None and t not in law.free_symbols:
-            integral = self.integrated(sde.F_let[0, 0])
-            if integral is not None:
-                expr, uses = integral
-                return self.add(
-                    "sigma", "sigma_stationary", (law, sde.initial[0, 0], sde.F_let[0, 0]), uses, law=law, start=sde.time[0],
-                    variance=sde.initial_let[0, 0], exponent=expr, lets=self.timeless_lets((expr, sde.initial_let[0, 0])),
-                    integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
-                )  # fmt: skip
+        if law is not None and t not in law.free_symbols:
+            expr, uses = self.integrated(sde.F_let[0, 0])
+            return self.add(
+                "sigma", "sigma_stationary", (law, sde.initial[0, 0], sde.F_let[0, 0]), uses, law=law, start=sde.time[0],
+                variance=sde.initial_let[0, 0], exponent=expr, lets=self.timeless_lets((expr, sde.initial_let[0, 0])),
+                integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
+            )  # fmt: skip
         if f == 0 and (growth := increment(g2, t, s)) is not None:
             variance = self._collected(sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start))
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)

@@ -114,12 +114,9 @@ class Lowering:
             values[symbol(name)] = self.define(spelled, value.subs(t, self.moment(key)))
         return expr.subs(values, simultaneous=True).subs(t, self.moment(key))
 
-    def increment(self, expr: sp.Expr, upper: str, lower: str) -> sp.Expr | None:
+    def increment(self, expr: sp.Expr, upper: str, lower: str) -> sp.Expr:
         """The integral of an expression over (lower, upper), two times of the step."""
-        found = self.library.integrated(expr)
-        if found is None:
-            return None
-        value, integrals = found
+        value, integrals = self.library.integrated(expr)
         high, low = self.moment(upper), self.moment(lower)
         names = {}
         for use in integrals:
@@ -304,13 +301,10 @@ class Lowering:
             law = sp.cancel(-power / (2 * rate)) if not is_zero(sde.written_out(rate)) else None
             if law is not None and t in sde.written_out(law).free_symbols:
                 return None
-            exponent = self.increment(rate, upper, lower)
-            if exponent is None or (law is None and (growth := self.increment(power, upper, lower)) is None):
-                return None
-            exponent = self.define(f"{name}_{self.block(i)}_rate", exponent)
+            exponent = self.define(f"{name}_{self.block(i)}_rate", self.increment(rate, upper, lower))
             decay[i, i] = sp.exp(exponent)
             if law is None:
-                factor[i, i] = sp.sqrt(clock * growth)
+                factor[i, i] = sp.sqrt(clock * self.increment(power, upper, lower))
             else:
                 factor[i, i] = sp.sqrt(self.at(law, upper)) * sp.sqrt(-expm1(2 * clock * exponent))
         return decay, factor
@@ -389,8 +383,6 @@ class Lowering:
             return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
         growth = a1 / a0 if S0 is None else sp.sqrt(S1 / S0)
         exponent = self.increment(b, "0", "1") if b != 0 else sp.S.Zero
-        if exponent is None:
-            return self._conjugate_matrix(B, frame)
         P = self.define("P", growth * sp.exp(exponent))
         alpha, sigma, a_1, s_1 = (symbol(name) for name in ("alpha_s", "sigma_s", "alpha_1", "sigma_1"))
         flat = self.sde.F.is_zero_matrix
@@ -401,9 +393,7 @@ class Lowering:
         lib = self.library
         integrals: tuple[str, ...] = ()
         if b != 0:
-            found = lib.integrated(b)
-            assert found is not None
-            value, integrals = found
+            value, integrals = lib.integrated(b)
             weight = weight * sp.exp(value.subs({symbol("s"): symbol("t1")}).subs(t, symbol("s")))
         source = lib.static("log_nodes", lib.quadrature())
         uses = (source, lib.sigma(), *(() if flat else (lib.alpha(),)), *integrals)
@@ -457,7 +447,7 @@ class Lowering:
         skip, unpack, uses = self._frame_function(frame)
         flat = skip is None
         generator = sp.Matrix(-linear.extract(rows, rows) - B.extract(rows, rows))
-        closed = flat and commutes(sde.written_out(generator)) and all(lib.integrated(e) is not None for e in generator)
+        closed = flat and commutes(sde.written_out(generator))
         common = dict(start=sde.time[0], rows=rows, others=others, n=n, unpack=unpack, skip=skip, frame=uses[0] if uses else None)
         half = lib.matrix(f"{name}_score", score.extract(rows, range(n)), "the rows that multiply the score")
         rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "the rows of the linear part, reverse time")
@@ -480,8 +470,6 @@ class Lowering:
             return "skip", "skip, out", ("frame",)
         if frame in ("denoiser", "x0"):
             return "skip", "skip, out, _, _", (self._single_bridge() if self.sde.n == 1 else lib.denoiser(),)
-        if self.sde.n == 1:
-            raise Unsupported(f"the {frame} frame of {self.sde.name} has no closed integral here", "write the SDE with integrable entries")
         if frame in ("eps-L", "eps-U"):
             return None, "out, _", (lib.cholesky("lower" if frame == "eps-L" else "upper"),)
         if frame == "score":

@@ -1,21 +1,257 @@
-"""placeholder until the real one lands (see the helper)."""
-import re, tomllib
+"""Reading specs: TOML files, catalogue names and dicts become one plain table, and its entries are checked where they
+are used.
+
+A source is a dict, a path (a ``Path``, or a string that ends in .toml or holds a slash) or a name of the catalogue.
+Files are UTF-8, at most 256 KiB, and hold the table [sde] or [sampler]; a dict is that table or holds it. What comes
+out is a copy made of str, int, float, bool, list and dict alone, at most 16 levels deep. What is refused is an
+``InputError`` with the file (``-`` for a dict), the key and the mend; no source raises anything else.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
-import sympy as sp
+from typing import Any, Literal
+
+import sympy
+
+from stepsmith.derive.expression import MAX_NAME, parse, suggest
+from stepsmith.derive.gauge import FUNCTIONS
 from stepsmith.errors import InputError
-from .expression import parse
-def catalogue(kind):
-    return tuple(sorted(p.name[:-5] for p in (resources.files("stepsmith.derive")/"specs"/kind).iterdir() if p.name.endswith(".toml")))
-def read(source,*,kind):
-    if isinstance(source,dict): return "-", dict(source.get(kind,source))
-    if str(source).endswith(".toml"):
-        return str(source), tomllib.loads(Path(source).read_text())[kind]
-    f=resources.files("stepsmith.derive")/"specs"/kind/f"{source}.toml"
-    return f"{source}.toml", tomllib.loads(f.read_text())[kind]
-def check_keys(where,key,table,allowed,required): pass
-def check_names(where,key,names): pass
-def table_of_numbers(where,key,t): return {k:float(v) for k,v in t.items()}
-def matrix(where,key,rows,shape,names): return sp.Matrix([[parse(e,names,where=where,key=key) for e in r] for r in rows])
-def entry(where,key,value,names): return parse(value,names,where=where,key=key)
-def name_of(where,key,value): return value
+
+Kind = Literal["sde", "sampler"]
+KINDS = ("sde", "sampler")
+MAX_FILE = 256 * 1024  # bytes
+MAX_NEST = 16  # brackets in brackets, parts of a dotted key, levels of a dict
+MAX_ENTRIES = 20_000  # keys and values of a spec
+MAX_NOTE = 500  # characters of doc and reference
+RESERVED = ("t", "pi", *FUNCTIONS, *keyword.kwlist)  # names become arguments of emitted functions
+
+_TABLES = ("params", "let", "initial", "parts")
+_NOTES = ("doc", "reference")
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def read(source: Any, *, kind: Kind) -> tuple[str, dict[str, Any]]:
+    """Where the spec comes from and its [sde] or [sampler] table.
+
+    Checked here: params, let, initial and parts are tables where they are present, doc and reference are one line that
+    is safe inside a docstring. Which keys there are otherwise, and what they hold, is for the caller to check.
+    """
+    where, table = _found(source, kind)
+    table = _Copy(where).of(table, kind, 0)
+    if not isinstance(source, Mapping) or any(name in table for name in KINDS):
+        check_keys(where, "top level", table, allowed=KINDS, required=())
+        if kind not in table:
+            other = f"only [{next(iter(table))}]" if table else "nothing"
+            raise InputError(where, kind, f"holds no [{kind}], {other}", f"write a [{kind}] table")
+        table = table[kind]
+    check_keys(where, kind, table, allowed=table, required=())
+    for key in _TABLES:
+        check_keys(where, f"{kind}.{key}", table.get(key, {}), allowed=table.get(key, {}), required=())
+    for key in _NOTES:
+        _check_note(where, f"{kind}.{key}", table.get(key, ""))
+    return where, table
+
+
+def catalogue(kind: Kind) -> tuple[str, ...]:
+    """The names of the catalogue's diffusions or samplers, sorted."""
+    folder = resources.files("stepsmith.derive") / "specs" / kind
+    files = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
+
+
+def _found(source: Any, kind: Kind) -> tuple[str, Any]:
+    """Where a source is and what it holds, as yet unchecked."""
+    if isinstance(source, Mapping):
+        return "-", source
+    if isinstance(source, Path) or (isinstance(source, str) and re.search(r"[/\\]|\.toml$", source)):
+        where = " ".join(str(source).split())
+        return where, _toml(where, _bytes(where, kind, Path(source)))
+    if not isinstance(source, str):
+        raise InputError("-", kind, f"is {_shown(source)}", "give a name, a path to a .toml file or a dict")
+    names = catalogue(kind)
+    if source not in names or not re.fullmatch("[a-z0-9-]+", source):
+        raise InputError("-", kind, f"no {kind} of the catalogue is named {_shown(source)}", suggest(source, names))
+    where = f"{kind}/{source}.toml"
+    return where, _toml(where, (resources.files("stepsmith.derive") / "specs" / where).read_bytes())
+
+
+def _bytes(where: str, kind: Kind, path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            mend = f"give a .toml file, or one of: {', '.join(catalogue(kind))}"
+            raise InputError(where, kind, "there is no such file", mend)
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise InputError(where, kind, f"cannot be read ({error.strerror})", "give a file that can") from None
+    if len(data) > MAX_FILE:
+        raise InputError(where, kind, f"the file is larger than {MAX_FILE // 1024} KiB", "a spec is a page of text")
+    return data
+
+
+def _toml(where: str, data: bytes) -> dict[str, Any]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(where, f"line {line}", "is not UTF-8", "save the file as UTF-8") from None
+    _refuse_nests(where, text)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(where, "TOML", "is nested too deeply for this stack", "write it flatter") from None
+    except ValueError as error:  # TOMLDecodeError, and the longest integers
+        what, _, place = " ".join(str(error).split()).partition(" (at ")
+        found = re.match(r"line \d+", place)
+        key = found[0] if found else "last line" if place else "TOML"
+        raise InputError(where, key, f"is not TOML: {what[:100].lower()}", "mend the line") from None
+
+
+# Strings and comments of TOML, also those that are never closed, so that the scan is linear whatever the file holds.
+_QUOTED = re.compile(
+    r"'''(?s:.*?)(?:'''|\Z)|'[^'\n]*+'?|#[^\n]*+"
+    r"|\"\"\"(?:[^\"\\]|\\(?s:.)|\"(?!\"\"))*+(?:\"\"\"|\Z|\\)|\"(?:[^\"\\\n]|\\[^\n])*+\"?"
+)
+_DOTTED = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NEST}}}")
+
+
+def _refuse_nests(where: str, text: str) -> None:
+    """Refuse what tomllib takes very long for: it is recursive in brackets and cubic in the parts of a dotted key."""
+    bare = _QUOTED.sub(lambda match: " " if match[0][0] == "#" else "s", text)
+    levels = accumulate(1 if sign in "[{" else -1 for sign in re.findall(r"[][{}]", bare))
+    if max(levels, default=0) > MAX_NEST or _DOTTED.search(bare):
+        raise InputError(where, "TOML", f"is nested more than {MAX_NEST} deep", "a spec needs a few levels")
+
+
+class _Copy:
+    """Copies what TOML can say into plain values, within limits that no spec comes near."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.entries = where, 0
+
+    def of(self, value: Any, key: str, depth: int) -> Any:
+        self.entries += 1
+        if depth > MAX_NEST or self.entries > MAX_ENTRIES:
+            limit = f"{MAX_NEST} levels" if depth > MAX_NEST else f"{MAX_ENTRIES} entries"
+            raise InputError(self.where, key, f"the spec has more than {limit}", "a spec is a page of text")
+        if isinstance(value, Mapping):
+            return {self.key(k, key): self.of(v, f"{key}.{k}", depth + 1) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.of(v, f"{key}[{i}]", depth + 1) for i, v in enumerate(value)]
+        if isinstance(value, float):
+            return float(value)
+        if isinstance(value, str | int) and not (isinstance(value, int) and value.bit_length() > 1024):
+            return value
+        raise InputError(self.where, key, f"is {_shown(value)}", "write text, a number, a list or a table")
+
+    def key(self, key: Any, parent: str) -> str:
+        if not isinstance(key, str) or not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}", key):
+            what = f"{_shown(key)} cannot be a key"
+            raise InputError(self.where, parent, what, f"use up to {MAX_NAME} letters, digits, _ and -")
+        return key
+
+
+# --- entries ---------------------------------------------------------------------------------------------------------
+
+
+def check_keys(where: str, key: str, table: Any, allowed: Collection[str], required: Collection[str]) -> None:
+    """Refuse what is no table, a key that is not allowed (naming the closest), and the lack of a required one."""
+    if not isinstance(table, Mapping):
+        raise InputError(where, key, f"is {_shown(table)}, not a table", "write key = value under it")
+    for name in table:
+        if name not in allowed:
+            raise InputError(where, key, f"unknown key {_shown(name)}", suggest(str(name), allowed))
+    for name in required:
+        if name not in table:
+            raise InputError(where, key, f"the key {name!r} is missing", "add it")
+
+
+def check_names(where: str, key: str, names: Iterable[Any]) -> None:
+    """Refuse names that are no identifiers of at most 40 ASCII characters, that are reserved, or that occur twice.
+
+    Reserved are t, pi, the functions of the grammar and Python's keywords.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
+            raise InputError(where, key, f"{_shown(name)} is no name", "start with a letter; use letters, digits and _")
+        if len(name) > MAX_NAME:
+            raise InputError(where, key, f"{_shown(name)} has more than {MAX_NAME} characters", "shorten it")
+        if name in RESERVED:
+            raise InputError(where, key, f"{name!r} is reserved", f"rename it, to {name}_ for example")
+        if name in seen:
+            raise InputError(where, key, f"{name!r} is defined twice", "rename one")
+        seen.add(name)
+
+
+def name_of(where: str, key: str, value: Any) -> str:
+    """The name of a spec, which is part of file names: a-z, 0-9 and dashes, at most 40 characters."""
+    if not isinstance(value, str) or not re.fullmatch(rf"[a-z0-9-]{{1,{MAX_NAME}}}", value):
+        raise InputError(where, key, f"{_shown(value)} is no name of a spec", f"use up to {MAX_NAME} of a-z, 0-9 and -")
+    return value
+
+
+def table_of_numbers(where: str, key: str, table: Any) -> dict[str, float]:
+    """A table of parameters, each a number that float64 holds (an integer exactly)."""
+    check_keys(where, key, table, allowed=table, required=())
+    check_names(where, key, table)
+    for name, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(where, f"{key}.{name}", f"is {_shown(value)}, not a number", "write one, such as 4.01")
+        if not (abs(value) <= 1e308 and math.isfinite(value) and float(value) == value):
+            raise InputError(where, f"{key}.{name}", "is not a number that float64 holds", "write a finite one")
+    return {name: float(value) for name, value in table.items()}
+
+
+def entry(where: str, key: str, value: Any, names: Mapping[str, sympy.Expr]) -> sympy.Expr:
+    """One expression; see ``expression.parse``."""
+    return parse(value, names, where=where, key=key)
+
+
+def matrix(
+    where: str, key: str, rows: Any, shape: tuple[int, int | None], names: Mapping[str, sympy.Expr]
+) -> sympy.Matrix:
+    """A matrix of expressions, a list of rows; a width of None is that of its first row, at least 1."""
+    height, width = shape
+    if not isinstance(rows, list | tuple):
+        raise InputError(where, key, f"is {_shown(rows)}, not a list of rows", 'write [["a", "b"], ["c", "d"]]')
+    for i, row in enumerate(rows):
+        if not isinstance(row, list | tuple):
+            raise InputError(where, key, f"row [{i}] is {_shown(row)}, not a list", "put its entries in [ ]")
+        width = max(1, len(row)) if width is None else width
+        if len(row) != width:
+            fault = "is missing" if len(row) < width else "is one too many"
+            fault = f"entry [{i}][{min(width, len(row))}] {fault}"
+            raise InputError(where, key, fault, f"a row has {width} entries, here it has {len(row)}")
+    if len(rows) != height:
+        fault = "is missing" if len(rows) < height else "is one too many"
+        raise InputError(
+            where, key, f"row [{min(height, len(rows))}] {fault}", f"it has {height} rows, here {len(rows)}"
+        )
+    entries = [entry(where, f"{key}[{i}][{j}]", e, names) for i, row in enumerate(rows) for j, e in enumerate(row)]
+    return sympy.Matrix(height, width or 0, entries)
+
+
+def _check_note(where: str, key: str, value: Any) -> None:
+    """Refuse a note that could end, or run on past, the docstring it will stand in."""
+    if not isinstance(value, str) or not value.isprintable() or set(value) & {'"', "\\"} or len(value) > MAX_NOTE:
+        mend = f"write one line of up to {MAX_NOTE} characters, without double quotes and backslashes"
+        raise InputError(where, key, f"is {_shown(value)}", mend)
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: short, on one line, and never its own repr unless it is text."""
+    words = {dict: "a table", list: "a list", bool: "a truth value", int: "an integer", float: "a number"}
+    if isinstance(value, str):
+        return repr(str(value[:MAX_NAME])) + ("..." if len(value) > MAX_NAME else "")
+    return words.get(type(value), f"a {type(value).__name__}")

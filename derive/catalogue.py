@@ -1,0 +1,60 @@
+"""The catalogue: which sampler on which diffusion, for which network and frame, is emitted into ``generated/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stepsmith.errors import InputError
+
+from . import spec
+from .expression import suggest
+from .method import Method, derive
+
+CONJUGATE = ("conjugate", "conjugate-identity", "conjugate-ones")
+STEPPERS = ("euler", "euler-maruyama")
+SPLITTINGS = ("nse", "rse", "nvv", "rvv", "noba", "roba", "robab", "obab", "baoab", "sscs")
+CONJUGATE_SPLITTINGS = ("conjugate-se", "conjugate-vv", "conjugate-oba")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One emitted module: names of the catalogue, and the frame where it is not the network's own."""
+
+    sde: str
+    sampler: str
+    network: str = "denoiser"
+    frame: str | None = None
+
+    @property
+    def name(self) -> str:
+        parts = [self.sde, self.sampler, *([self.network] if self.network != "denoiser" else []), *([f"in_{self.frame}"] if self.frame else [])]
+        return "_".join(parts).replace("-", "_").lower()
+
+    def derive(self) -> Method:
+        return derive(self.sde, self.sampler, self.network, self.frame)
+
+
+def rows() -> tuple[Row, ...]:
+    """The whole catalogue, in the order in which it is listed."""
+    found = [Row(sde, sampler) for sde in ("psld", "cld") for sampler in (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS)]
+    found += [Row(sde, sampler, "eps-L") for sde in ("psld", "cld") for sampler in (*CONJUGATE, *CONJUGATE_SPLITTINGS)]
+    found += [Row(sde, "conjugate", "eps-L", "eps-R") for sde in ("psld", "cld")]
+    found += [Row("psld", "conjugate", network) for network in ("eps-U", "eps-R", "score", "edm")]
+    found += [Row("psld-damped", sampler) for sampler in (*CONJUGATE, "euler", "euler-maruyama", "rvv", "roba")]
+    found += [Row(sde, sampler) for sde in ("vp", "vp-cosine", "ve") for sampler in (*STEPPERS, *CONJUGATE)]
+    found += [Row(sde, "conjugate", network) for sde in ("vp", "ve") for network in ("eps-L", "v", "edm")]
+    found += [Row(sde, "sscs") for sde in ("vp", "vp-cosine")]
+    return tuple(found)
+
+
+def find(name: str) -> Row:
+    """The row of a module's name; InputError with the closest known name."""
+    table = {row.name: row for row in rows()}
+    key = name.replace("-", "_").lower()
+    if key not in table:
+        near = suggest(key, table)
+        raise InputError("-", "name", f"no module {name!r} in the catalogue", near if isinstance(near, str) else "see `stepsmith list`")
+    return table[key]
+
+
+__all__ = ["Row", "find", "rows", "spec"]

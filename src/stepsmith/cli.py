@@ -1,0 +1,228 @@
+"""The command line: ``stepsmith list | derive | build | show | sample``.
+
+Exit status 0 done; 1 a check failed; 2 bad input, told in one line on stderr: ``<file or ->: <key>: <what>; <mend>``.
+Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from stepsmith import __version__
+from stepsmith.errors import InputError, Unsupported
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="stepsmith")
+def cli() -> None:
+    """A compiler from a linear diffusion to a proven sampler."""
+
+
+def main() -> NoReturn:
+    """Run the command line; bad input is one line and exit status 2, a closed pipe is no error."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("-: interrupted: stopped by the user; run it again", 130)
+    except click.ClickException as error:
+        option = getattr(getattr(error, "param", None), "name", None) or getattr(error, "option_name", None) or "arguments"
+        _fail(f"-: {option}: {_one_line(error.format_message())}; see stepsmith --help", 2)
+    except InputError as error:
+        _fail(_one_line(str(error)), 2)
+    except Unsupported as error:
+        _fail(f"-: unsupported: {_one_line(str(error))}", 2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    click.echo(line, err=True)
+    sys.exit(status)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+@cli.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_(as_json: bool) -> None:
+    """The catalogue: diffusions, samplers and emitted modules."""
+    from stepsmith.derive import catalogue, list_samplers, list_sdes, load_sampler, load_sde
+
+    sdes = {name: load_sde(name).doc for name in list_sdes()}
+    samplers = {name: load_sampler(name) for name in list_samplers()}
+    modules = [row.name for row in catalogue.rows()]
+    if as_json:
+        told = {name: {"doc": s.doc, "family": s.family, "composition": s.text, "nfe": s.nfe} for name, s in samplers.items()}
+        _print_json({"sdes": sdes, "samplers": told, "modules": modules})
+        return
+    click.echo("diffusions")
+    for name, doc in sdes.items():
+        click.echo(f"  {name:20} {doc}")
+    click.echo("\nsamplers                                  calls  order")
+    for name, sampler in samplers.items():
+        click.echo(f"  {name:20} {sampler.text or 'conjugate step':18} {sampler.nfe:5}      -  {sampler.doc}")
+    click.echo(f"\nmodules ({len(modules)})")
+    for name in modules:
+        click.echo(f"  {name}")
+
+
+@cli.command()
+@click.argument("sde")
+@click.option("--latex", is_flag=True, help="Print LaTeX.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def derive(sde: str, latex: bool, as_json: bool) -> None:
+    """Transition, covariance, stationary law and reverse dynamics of SDE (a name or a .toml file)."""
+    from stepsmith.derive import load_sde
+    from stepsmith.derive.report import report
+
+    sections = report(load_sde(sde))
+    if as_json:
+        _print_json({"sde": sde, **{s.key: s.text for s in sections}})
+        return
+    for section in sections:
+        click.echo(f"{section.title}\n" + "\n".join(f"    {line}" for line in (section.latex if latex else section.text).splitlines()) + "\n")
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--check", is_flag=True, help="Compare with the files; exit 1 with a diff where one differs or is an orphan.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the emitted modules; ./generated of a checkout by default.")
+@click.option("--sde", help="A diffusion of your own: a name or a .toml file, with --sampler.")
+@click.option("--sampler", help="A name, a .toml file or a composition string, with --sde.")
+@click.option("--network", default="denoiser", show_default=True, help="What the network gives, with --sde.")
+@click.option("--frame", help="The frozen quantity of a conjugate sampler, with --sde.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def build(names: tuple[str, ...], check: bool, out: Path | None, sde: str | None, sampler: str | None, network: str, frame: str | None, as_json: bool) -> None:
+    """Emit step modules: NAMES of the catalogue, or all of it."""
+    from stepsmith import derive as derived
+    from stepsmith.derive import catalogue
+    from stepsmith.templates import emit
+    from stepsmith.templates.files import compare, folder, write
+
+    place = folder(out)
+    if (sde is None) != (sampler is None):
+        raise InputError("-", "sampler" if sampler is None else "sde", "--sde and --sampler go together", "give both")
+    begun = time.perf_counter()
+    texts: dict[str, str] = {}
+    if sde is not None:
+        method = derived(sde, sampler, network, frame)
+        texts[method.name] = emit(method)
+    chosen = [catalogue.find(name) for name in names] or ([] if sde is not None else list(catalogue.rows()))
+    with click.progressbar(chosen, label="building", file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
+        for row in bar:
+            texts[row.name] = emit(row.derive())
+    whole = not names and sde is None
+    differences = compare(place, texts, orphans=whole)
+    if check:
+        for difference in differences:
+            click.echo(difference.diff)
+    else:
+        write(place, texts, remove=[d.name for d in differences if d.orphan])
+    seconds = round(time.perf_counter() - begun, 2)
+    if as_json:
+        _print_json({"modules": list(texts), "changed": [d.name for d in differences], "seconds": seconds, "checked": check})
+    else:
+        click.echo(f"{len(texts)} modules {'checked' if check else 'built'} in {seconds} s, {len(differences)} {'differ' if check else 'changed'}")
+    if check and differences:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """The step program of a module of the catalogue, as text."""
+    from stepsmith.derive import catalogue, dump
+
+    click.echo(dump(catalogue.find(name).derive().program), nl=False)
+
+
+GRIDS = ("quadratic", "uniform", "logsnr", "edm")
+
+
+@cli.command()
+@click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
+@click.option("--sampler", default="rvv", show_default=True, help="A name, a .toml file or a composition string.")
+@click.option("--network", default="digits", show_default=True, help="digits, galaxies or a checkpoint (.safetensors).")
+@click.option("--steps", type=int, help="Steps of the grid (50 by default).")
+@click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
+@click.option("--grid", type=click.Choice(GRIDS), default="quadratic", show_default=True)
+@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
+@click.option("--last", type=click.Choice(("none", "denoise")), default="none", show_default=True, help="denoise adds one call: the mean of the data.")
+@click.option("--seeds", default="0-15", show_default=True, help="One sample a seed: 0-63 or 0,3,7-9.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/samples.png"), show_default=True, help=".png, .npz or .safetensors.")
+@click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def sample(
+    sde: str, sampler: str, network: str, steps: int | None, nfe: int | None, grid: str, end: float, last: str, seeds: str,
+    out: Path, params: tuple[str, ...], device: str, dtype: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Draw samples with a derived sampler and a real network."""
+    import stepsmith as ss
+    from stepsmith.runtime import budget_steps, check_output, parse_seeds, record, write
+
+    check_output(out)
+    chosen = parse_seeds(seeds)
+    values = _numbers(params)
+    diffusion = ss.load_sde(sde)
+    method = ss.derive(diffusion, sampler)
+    if steps is not None and nfe is not None:
+        raise InputError("-", "nfe", "--steps and --nfe exclude each other", "give one of them")
+    left = 0
+    if nfe is not None:
+        steps, left = budget_steps(nfe, method.nfe, last)
+    # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
+    own = {name: value for name, value in values.items() if name in diffusion.params}
+    times = getattr(ss.TimeGrid, grid)(diffusion if not own else _Viewed(diffusion, own), 50 if steps is None else steps, end=end)
+    import torch
+
+    net = ss.networks.load(network, device=device)
+    module = ss.load(ss.emit(method))
+    begun = time.perf_counter()
+    drawn = ss.sample(module, net, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), progress=not as_json and sys.stderr.isatty())
+    seconds = time.perf_counter() - begun
+    told = record(module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=network)
+    write(out, drawn, told)
+    calls = method.nfe * times.steps + (last == "denoise")
+    if as_json:
+        _print_json({"out": str(out), "samples": len(chosen), "steps": times.steps, "nfe": calls, "left": left, "seconds": seconds, "record": told})
+        return
+    spare = f", {left} calls left over" if left else ""
+    click.echo(f"{out}: {len(chosen)} samples, {times.steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
+
+
+class _Viewed:
+    """A diffusion whose numeric view has these parameters: what a grid needs of it."""
+
+    def __init__(self, sde: Any, params: dict[str, float]) -> None:
+        self.name, self.time, self._sde, self._params = sde.name, sde.time, sde, params
+
+    def at(self, **params: float) -> Any:
+        return self._sde.at(**{**self._params, **params})
+
+
+def _numbers(pairs: tuple[str, ...]) -> dict[str, float]:
+    values = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            values[name.strip()] = float(text)
+        except ValueError:
+            raise InputError("-", "param", f"{pair!r} is no NAME=VALUE", "write such as --param Gamma=0.02") from None
+    return values
+

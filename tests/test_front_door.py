@@ -1,0 +1,256 @@
+"""The front door: every text and every file becomes a correct table or expression, or an InputError, and nothing else."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stepsmith.derive import expression, spec
+from stepsmith.errors import InputError
+
+X, Y, T = (sympy.Symbol(name, real=True) for name in "xyt")
+NAMES = {"x": X, "y": Y, "t": T, "positive": sympy.Symbol("positive", positive=True), "free": sympy.Symbol("free")}
+
+
+def parse(text: Any, names: Any = NAMES) -> sympy.Expr:
+    return expression.parse(text, names, where="a.toml", key="sde.F[0][1]")
+
+
+def refused(text: Any, words: str = "", names: Any = NAMES) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text, names)
+    assert words in str(caught.value), str(caught.value)
+    assert (caught.value.where, caught.value.key) == ("a.toml", "sde.F[0][1]")
+    assert str(caught.value).isprintable()
+
+
+def fuzzed(examples: int) -> Any:
+    return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+
+
+# --- what is accepted ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.01", Fraction(1, 100)), ("1e-3", Fraction(1, 1000)), ("1.5E+2", 150), (".5", Fraction(1, 2)), ("2.", 2),
+        (0.1, Fraction(1, 10)), (3, 3), (-2.5e-7, Fraction(-25, 10**8)), (1e22, 10**22), ("9" * 40, 10**40 - 1),
+        ("2^3^2", 512), ("2**3**2", 512), ("-2^2", -4), ("2^-2", Fraction(1, 4)), ("2^-2^2", Fraction(1, 16)),
+        ("(-2)^2", 4), ("1-2-3", -4), ("8/2/2", 2), ("8/2*2", 8), ("2--3", 5), ("-2*-3", 6), ("1/3+1/6", Fraction(1, 2)),
+        ("0^0", 1), ("abs(-3)", 3), ("sqrt(4)", 2), ("4^0.5", 2), ("8^(1/3)", 2), ("x-x", 0), (" 1\t+\n1 ", 2),
+        ("(" * 63 + "7" + ")" * 63, 7), ("cos(pi)", -1), ("exp(0)", 1), ("log(1)", 0), ("1e308", 10**308),
+    ],
+)  # fmt: skip
+def test_constants_are_exact(text: Any, value: Any) -> None:
+    assert parse(text) == sympy.Rational(value.numerator, value.denominator)
+    assert not parse(text).atoms(sympy.Float)
+
+
+@pytest.mark.parametrize("name", [name for name in expression.FUNCTIONS if name not in ("sqrt", "abs")])
+def test_functions_are_sympys_own(name: str) -> None:
+    assert parse(f"{name}(x)") == getattr(sympy, name)(X)
+
+
+def test_expressions_of_the_design_are_read() -> None:
+    names = {name: sympy.Symbol(name, real=True) for name in ("Gamma", "nu", "beta_min", "beta_max", "Minv")} | {"t": T}
+    Gamma, nu, low, high, Minv = (names[name] for name in ("Gamma", "nu", "beta_min", "beta_max", "Minv"))
+    assert parse("beta_min + t*(beta_max - beta_min)", names) == low + T * (high - low)
+    assert parse("(Gamma - nu)**2/4", names) == (Gamma - nu) ** 2 / 4
+    assert parse("sqrt(low*nu/Minv)", {**names, "low": low}) == sympy.sqrt(low * nu / Minv)
+    assert parse("0.01*(50/0.01)^t") == sympy.Rational(1, 100) * 5000**T
+    assert parse("sqrt(x)") == sympy.sqrt(X) and parse("abs(x)") == sympy.Abs(X) and parse("pi*e", {"e": X}) == sympy.pi * X
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("__import__('os').system('true')", "column 1: '_'"), ("().__class__", "column 2"), ("t.__class__", "column 2: '.'"),
+        ("lambda x: x", "':'"), ("lambda", "unknown name 'lambda'"), ("'a'", "column 1"), ('"a"', "column 1"), ("x[0]", "'['"),
+        ("x\0", "'\\x00'"), ("\0", "'\\x00'"), ("x=1", "'='"), ("x,y", "','"), ("x;y", "';'"), ("#", "'#'"), ("x if y", "'if'"),
+        ("\u0661", "'\\u0661'"), ("\uff58+1", "'\\uff58'"), ("x\uff0by", "'\\uff0b'"), ("x\u00b2", "'\\xb2'"), ("\u03c0", "'\\u03c0'"),
+        ("x\u00a0+y", "'\\xa0'"), ("\ud800", "'\\ud800'"), ("1_000", "'_'"), ("_x", "'_'"), ("0x10", "'x10' follows"),
+        ("", "the end"), (" ", "the end"), ("()", "')'"), ("sin()", "')'"), ("1+", "the end"), ("*x", "'*'"), ("+x", "'+'"),
+        ("1 2", "'2' follows"), ("2x", "'x' follows"), ("x y", "'y' follows"), ("x(1)", "not a function"), ("2(3)", "'(' follows"),
+        ("1.2.3", "'.3' follows"), ("1..2", "'.2' follows"), (".", "'.'"), ("2e", "'e' follows"), ("1e+", "'e' follows"), ("x***y", "'*'"),
+        ("(x", "column 1: '(' is never closed"), ("x)", "column 2: ')' closes nothing"), ("sin", "no argument"), ("sin x", "sin(...)"),
+        ("eval(1)", "unknown function 'eval'"), ("sgrt(x)", "did you mean 'sqrt'"), ("postive", "did you mean 'positive'"),
+        ("z", "known: free, pi, positive, t, x, y"), ("x" * 41, "more than 40 characters"),
+    ],
+)  # fmt: skip
+def test_what_is_not_in_the_grammar_is_refused_with_its_column(text: str, words: str) -> None:
+    refused(text, words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1/0", "x/0", "0^-1", "0/0", "1/(x-x)", "1/(1-1)", "1/cos(pi/2)", "tan(pi/2)", "log(0)", "log(x-x)", "exp(1000)", "x*exp(exp(7))",
+        "1e308*10", "1e308+1e308", "1e-308/10", "exp(-1000)", "cosh(711)", "exp(exp(exp(100)))", "asin(sin(exp(exp(exp(9)))))",
+        "sqrt(-1)", "x*sqrt(-2)", "(-8)^(1/3)", "log(-2)", "acos(2)", "asin(-1.5)", "sqrt(-positive^2)", "sqrt(1-sqrt(2))",
+        "1/(sin(1)^2+cos(1)^2-1)", "x*(sin(1)^2+cos(1)^2-1)", "sqrt((sqrt(2)+1)^2-3-2*sqrt(2))", "x+(sqrt(2)+1)^2-3-2*sqrt(2)-x",
+    ],
+)  # fmt: skip
+def test_constants_without_a_real_finite_value_are_refused(text: str) -> None:
+    refused(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10**10**10", "9**9**9**9", "9^65", "x^65", "x^-65", "x^1e300", "2^(1/1001)", "((10^9)^9)^9", "((x^64)^64)^64", "((2*x)^64)^64",
+        "1e400", "1e-400", "1e309", "1e" + "9" * 4000, "9" * 41, "0." + "1" * 41, 10**400, -(10**60), 5e-324,
+        "(" * 100_000, "(" * 4096, "-" * 4096, "x" + "^x" * 2000, "sin(" * 1000, "(" * 65 + "x" + ")" * 65, "x+" * 1500 + "x", "x" * 4096,
+        "2^(1e9*x)", "(2^x)^(1e9/x)", "(x^y)^t", "exp(x+1e9*log(2))", "exp(1e9*x*log(2))^(1/x)", "exp(1e9*(1-x))^log(2)*exp(x*1e9)^log(2)",
+        "(1.000000000000000000001)^64", "sqrt(1e-200)", "(1e-200)^x", "*".join(f"(1+sqrt({i}))" for i in range(2, 300)),
+    ],
+)  # fmt: skip
+def test_what_would_not_come_back_is_refused(text: Any) -> None:
+    refused(text)
+
+
+@pytest.mark.parametrize("value", [True, False, None, float("nan"), float("inf"), -float("inf"), b"x", ["x"], {"x": 1}, X, 1j])
+def test_only_texts_and_finite_numbers_are_expressions(value: Any) -> None:
+    refused(value)
+
+
+def test_a_name_weighs_as_much_as_what_it_stands_for() -> None:
+    doubled: dict[str, Any] = dict(NAMES)
+    for i in range(7):
+        doubled["x"] = parse("x*y+sin(x)", doubled)
+    refused("+".join(["x*y"] * 10), "2000 nodes", doubled)
+    with pytest.raises(InputError, match="64 deep"):
+        for _ in range(70):
+            doubled["y"] = parse("sin(y)", doubled)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "abs(1+sqrt(x)*(x+y+t+free+positive+1)^64)", "sqrt(" * 60 + "x" + ")" * 60, "sin(1-" * 30 + "x" + ")" * 30, "1+y*(" * 30 + "x" + ")" * 30,
+        "abs(free-" * 20 + "x" + ")" * 20, "1/(1+x*" * 15 + "y" + ")" * 15, "acos(cos(" * 31 + "x" + "))" * 31, "tanh(x-" * 30 + "y" + ")" * 30,
+        "+".join(f"sqrt({10**39 + i})" for i in range(80)), "*".join(f"sin({i}+x)" for i in range(200)), "+".join(f"{i}.5*x^{i % 60}" for i in range(300)),
+        "abs(" + "*".join(f"(x-{i})" for i in range(100)) + ")", "2^(x+60)*2^(60-x)" + "*2^(x+60)*2^(60-x)" * 100, "(exp(x)*y)^64",
+    ],
+)  # fmt: skip
+def test_the_largest_things_within_the_limits_come_back(text: str) -> None:
+    try:
+        parse(text)
+    except InputError as error:
+        assert "64 deep" in error.what or "range of float64" in error.what or "more than 1280 bits" in error.what
+
+
+# --- random texts ----------------------------------------------------------------------------------------------------
+
+WORDS = (*expression.FUNCTIONS, *NAMES, *"+-*/^()0123456789.eE ", "**", "pi", "1e-3", "(", ")", "0.5", "64", "1/2", "log(2)", "1e9", "e", "_", "\0")
+
+
+def read_or_refused(text: str) -> None:
+    try:
+        result = parse(text)
+    except InputError as error:
+        assert str(error).isprintable() and len(str(error)) < 400
+    else:
+        assert isinstance(result, sympy.Expr) and not result.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I, sympy.Float)
+
+
+@fuzzed(2500)
+@given(st.lists(st.sampled_from(WORDS), max_size=25).map("".join))
+def test_texts_of_the_grammars_words_are_read_or_refused(text: str) -> None:
+    read_or_refused(text)
+
+
+@fuzzed(1500)
+@given(st.text(max_size=60) | st.text("0123456789.eE+-*/^()xy \n", max_size=60) | st.characters().map("x+{}".format))
+def test_any_unicode_is_read_or_refused(text: str) -> None:
+    read_or_refused(text)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A text with its value at x, y, computed beside it; ``rank`` tells where it needs brackets, ``powers`` how many are nested."""
+
+    text: str
+    rank: int
+    value: Any
+    powers: int = 0
+
+    def within(self, rank: int) -> str:
+        return self.text if self.rank >= rank else f"( {self.text})"
+
+
+class Arithmetic:
+    """Random trees of the grammar over numbers of one kind: Fraction for the rational ones, mpf for those with functions."""
+
+    def __init__(self, number: Any, x: Any, y: Any, functions: tuple[str, ...] = (), division: bool = False) -> None:
+        self.leaves = st.integers(0, 9999).map(lambda n: Tree(f"{n / 100:.2f}", 9, number(n) / 100)) | st.sampled_from([Tree("x", 9, x), Tree("y", 9, y)])
+        self.signs = {"+": (1, operator.add), "-": (1, operator.sub), "*": (2, operator.mul)} | ({"/": (2, operator.truediv)} if division else {})
+        self.functions = functions
+
+    def trees(self) -> Any:
+        return st.recursive(self.leaves, self._grown, max_leaves=14)
+
+    def _grown(self, parts: Any) -> Any:
+        choices = [st.builds(self.binary, st.sampled_from(sorted(self.signs)), parts, parts), parts.map(self.negative)]
+        choices.append(st.builds(self.power, parts, st.sampled_from(["^", "**", " ** "]), st.integers(0, 3)))
+        return st.one_of(*choices, *([st.builds(self.call, st.sampled_from(self.functions), parts)] if self.functions else []))
+
+    def binary(self, sign: str, left: Tree, right: Tree) -> Tree:
+        rank, value = self.signs[sign]
+        text = f"{left.within(rank)}{sign} {right.within(rank + 1)}"
+        return Tree(text, rank, self.defined(value, left.value, right.value), max(left.powers, right.powers))
+
+    def negative(self, part: Tree) -> Tree:
+        return Tree(f"-{part.within(3)}", 3, self.defined(operator.neg, part.value), part.powers)
+
+    def power(self, base: Tree, sign: str, exponent: int) -> Tree:
+        return Tree(f"{base.within(5)}{sign}{exponent}", 4, self.defined(operator.pow, base.value, exponent), base.powers + 1)
+
+    def call(self, name: str, part: Tree) -> Tree:
+        return Tree(f"{name}({part.text})", 9, self.defined(getattr(MP, "fabs" if name == "abs" else name), part.value), part.powers)
+
+    @staticmethod
+    def defined(function: Any, *values: Any) -> Any:
+        try:
+            value = None if None in values else function(*values)
+        except (ZeroDivisionError, ValueError, OverflowError):
+            return None
+        return None if isinstance(value, mpmath.mpc) or (value and abs(value) > 1e30) else value
+
+
+MP: Any = mpmath.MPContext()
+MP.dps = 80
+RATIONAL = Arithmetic(Fraction, Fraction(-7, 3), Fraction(11, 5))
+REAL = Arithmetic(MP.mpf, MP.mpf(-7) / 3, MP.mpf(11) / 5, expression.FUNCTIONS, division=True)
+POINT = {X: sympy.Rational(-7, 3), Y: sympy.Rational(11, 5)}
+
+
+@fuzzed(1000)
+@given(RATIONAL.trees().filter(lambda tree: tree.powers <= 3 and tree.value is not None))
+def test_polynomials_have_exactly_the_value_of_their_tree(tree: Tree) -> None:
+    value = parse(tree.text).subs(POINT)
+    assert Fraction(int(value.p), int(value.q)) == tree.value
+
+
+@fuzzed(700)
+@given(REAL.trees().filter(lambda tree: tree.powers <= 2 and tree.value is not None))
+def test_expressions_have_the_value_of_their_tree(tree: Tree) -> None:
+    try:
+        result = parse(tree.text)
+    except InputError as error:
+        allowed = ("divides by zero", "cancels", "range of float64", "not a real", "finite", "too large or too fine", "digits", "bits", "exponent")
+        assert any(words in error.what for words in allowed)
+        return
+    value = sympy.lambdify(list(POINT), result, modules=[{"Abs": MP.fabs}, MP])(*(MP.mpf(v.p) / v.q for v in POINT.values()))
+    assert abs(MP.mpc(value) - tree.value) <= MP.mpf("1e-25") * (1 + abs(tree.value)), (tree.text, result)
