@@ -197,6 +197,10 @@ class Library:
         """(skip, out, inp, sigma) of the bridge."""
         return self.add("denoiser", "denoiser", (), (self.whitening(),))
 
+    def edm(self) -> str:
+        """(skip, out, inp, told) of an EDM-preconditioned network behind the bridge."""
+        return self.add("edm", "edm", (sp.Symbol("sigma_data", real=True),), (self.denoiser(),))
+
     def cholesky(self, kind: str) -> str:
         """(out, inverse): out = -L^-T for the lower (or upper) Cholesky factor of Sigma, and its inverse -L^T."""
         return self.add(f"eps_{kind}", f"eps_{kind}", (), (self.whitening(), self.static("lower")), n=self.sde.n)

@@ -173,18 +173,11 @@ class Lowering:
     def _bridge(self, network: str, key: str) -> Score:
         n, time = self.sde.n, self.moment(key)
         tables = (f"skip_{key}", f"out_{key}", f"inp_{key}", f"sigma_{key}")
-        self.call(tables, self.library.denoiser(), time)
+        self.call(tables, self.library.edm() if network == "edm" else self.library.denoiser(), time)
         skip, out, inp, sigma = entries(tables[0], n, n), entries(tables[1], n, 1), entries(tables[2], 1, n), symbol(tables[3])
         if network == "x0":
             return Score(skip, out, sp.eye(n), time, None)
-        if network == "denoiser":
-            return Score(skip, out, inp, sigma, None)
-        d = symbol("sigma_data")
-        width = self.define(f"width_{key}", sp.sqrt(sigma**2 + d**2))
-        return Score(
-            skip + out * inp * d**2 / width**2, out * sigma * d / width, inp / width,
-            self.define(f"told_{key}", sp.log(sigma) / 4), None,
-        )  # fmt: skip
+        return Score(skip, out, inp, sigma, None)
 
     def alpha_sigma(self, key: str) -> tuple[sp.Expr, sp.Expr]:
         """alpha and sigma of one block at a time of the step."""
@@ -470,11 +463,13 @@ class Lowering:
             return "skip", "skip, out", ("frame",)
         if frame in ("denoiser", "x0"):
             return "skip", "skip, out, _, _", (self._single_bridge() if self.sde.n == 1 else lib.denoiser(),)
+        if frame == "edm":
+            return "skip", "skip, out, _, _", (lib.edm(),)
         if frame in ("eps-L", "eps-U"):
             return None, "out, _", (lib.cholesky("lower" if frame == "eps-L" else "upper"),)
         if frame == "score":
             return None, "", ()
-        raise Unsupported(f"conjugate parts in the frame {frame} of {self.sde.n} blocks are not derived", "use denoiser, x0, eps-L, eps-U or score")
+        raise Unsupported(f"conjugate parts in the frame {frame} of {self.sde.n} blocks are not derived", "use denoiser, x0, edm, eps-L, eps-U or score")
 
     def _single_bridge(self) -> str:
         lib = self.library

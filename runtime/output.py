@@ -27,17 +27,16 @@ _BORDER = 2
 
 def check_output(path: str | os.PathLike[str]) -> Path:
     """``path`` if a file can be written there, with a suffix that is known; else :class:`InputError` (key ``out``).
-    Writes nothing."""
+    Writes nothing; folders that do not exist yet are made by ``write``."""
     target = Path(path)
     if target.suffix.lower() not in _ENCODERS:
         known = ", ".join(_ENCODERS)
         raise InputError(str(target), "out", f"the suffix {target.suffix!r} is not known", f"use one of {known}")
     if target.is_dir():
         raise InputError(str(target), "out", "it is a folder", "give the path of a file")
-    if not target.parent.is_dir():
-        raise InputError(str(target), "out", f"there is no folder {target.parent}", "make the folder first")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise InputError(str(target), "out", f"the folder {target.parent} cannot be written to", "choose another place")
+    folder = next(place for place in (target.parent, *target.absolute().parents) if place.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(str(target), "out", f"the folder {folder} cannot be written to", "choose another place")
     return target
 
 
@@ -53,6 +52,7 @@ def write(path: str | os.PathLike[str], samples: torch.Tensor, record: Mapping[s
     """
     target = check_output(path)
     data = _ENCODERS[target.suffix.lower()](samples.detach().to("cpu"), json.dumps(dict(record)), str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
     _replace(target, data)
     return target
 

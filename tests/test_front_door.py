@@ -76,7 +76,7 @@ def test_expressions_of_the_design_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("__import__('os').system('true')", "column 1: '_'"), ("().__class__", "column 2"), ("t.__class__", "column 2: '.'"),
+        ("__import__('os').system('true')", "column 1: '_'"), ("().__class__", "column 3"), ("t.__class__", "column 2: '.'"),
         ("lambda x: x", "':'"), ("lambda", "unknown name 'lambda'"), ("'a'", "column 1"), ('"a"', "column 1"), ("x[0]", "'['"),
         ("x\0", "'\\x00'"), ("\0", "'\\x00'"), ("x=1", "'='"), ("x,y", "','"), ("x;y", "';'"), ("#", "'#'"), ("x if y", "'if'"),
         ("\u0661", "'\\u0661'"), ("\uff58+1", "'\\uff58'"), ("x\uff0by", "'\\uff0b'"), ("x\u00b2", "'\\xb2'"), ("\u03c0", "'\\u03c0'"),
