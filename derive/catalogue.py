@@ -27,7 +27,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        parts = [self.sde, self.sampler, *([self.network] if self.network != "denoiser" else []), *([f"in_{self.frame}"] if self.frame else [])]
+        parts = [
+            self.sde,
+            self.sampler,
+            *([self.network] if self.network != "denoiser" else []),
+            *([f"in_{self.frame}"] if self.frame else []),
+        ]
         return "_".join(parts).replace("-", "_").lower()
 
     def derive(self) -> Method:
@@ -36,7 +41,11 @@ class Row:
 
 def rows() -> tuple[Row, ...]:
     """The whole catalogue, in the order in which it is listed."""
-    found = [Row(sde, sampler) for sde in ("psld", "cld") for sampler in (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS)]
+    found = [
+        Row(sde, sampler)
+        for sde in ("psld", "cld")
+        for sampler in (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS)
+    ]
     found += [Row(sde, sampler, "eps-L") for sde in ("psld", "cld") for sampler in (*CONJUGATE, *CONJUGATE_SPLITTINGS)]
     found += [Row(sde, "conjugate", "eps-L", "eps-R") for sde in ("psld", "cld")]
     found += [Row("psld", "conjugate", network) for network in ("eps-U", "eps-R", "score", "edm")]
@@ -53,7 +62,12 @@ def find(name: str) -> Row:
     key = name.replace("-", "_").lower()
     if key not in table:
         near = suggest(key, table)
-        raise InputError("-", "name", f"no module {name!r} in the catalogue", near if isinstance(near, str) else "see `stepsmith list`")
+        raise InputError(
+            "-",
+            "name",
+            f"no module {name!r} in the catalogue",
+            near if isinstance(near, str) else "see `stepsmith list`",
+        )
     return table[key]
 
 

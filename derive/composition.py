@@ -62,7 +62,10 @@ def parse_composition(text: str, where: str = "-", key: str = "composition") -> 
         match = _TOKEN.match(text, position)
         if match is None:
             column = position + len(text[position:]) - len(text[position:].lstrip()) + 1
-            raise refuse(f"{text[column - 1]!r} at column {column} starts no token", "a token is a letter, then !, ^, @fraction, (share)")
+            raise refuse(
+                f"{text[column - 1]!r} at column {column} starts no token",
+                "a token is a letter, then !, ^, @fraction, (share)",
+            )
         raw.append(match.groups())
         position = match.end()
         if len(raw) > LIMIT:
@@ -97,6 +100,8 @@ def _shared(tokens: tuple[Token, ...], refuse: Refuse) -> tuple[Token, ...]:
         if any(shares) and sum(shares) != 1:
             raise refuse(f"the shares of {letter} sum to {sum(shares)}", f"the {number} shares must sum to 1")
     return tuple(
-        token if token.share else Token(token.letter, token.fresh, token.predict, token.at, sp.Rational(1, count[token.letter]))
+        token
+        if token.share
+        else Token(token.letter, token.fresh, token.predict, token.at, sp.Rational(1, count[token.letter]))
         for token in tokens
     )

@@ -7,7 +7,7 @@ from typing import Any
 import sympy as sp
 from sympy.printing.str import StrPrinter
 
-from .lower import conjugation
+from .conjugate import conjugation
 from .split import bind
 
 PARAMETERIZATIONS = {
@@ -24,8 +24,9 @@ PARAMETERIZATIONS = {
 
 def title(method: Any) -> str:
     """One line: what the module is."""
-    return f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[0].upper() + (
-        f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[1:]
+    return (
+        f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[0].upper()
+        + (f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[1:])
     )
 
 
@@ -39,7 +40,9 @@ def about(method: Any) -> list[str]:
     lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
     lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
     dash = lambda value: "-" if value is None else value  # noqa: E731
-    lines.append(f"Calls a step {method.nfe}, draws a step {method.draws}; proven order {dash(method.order)}, weak {dash(method.weak_order)}, strong {dash(method.strong_order)}; leading error -.")
+    lines.append(
+        f"Calls a step {method.nfe}, draws a step {method.draws}; proven order {dash(method.order)}, weak {dash(method.weak_order)}, strong {dash(method.strong_order)}; leading error -."
+    )
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")
     return lines

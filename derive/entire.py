@@ -81,7 +81,10 @@ def reduced(expr: sp.Expr) -> sp.Expr:
             x = cosh.args[1]
             poly = sp.Poly(sp.expand(numerator), cosh)
             numerator = sum(
-                (coef * (1 + x * C(1, x) ** 2) ** (power // 2) * cosh ** (power % 2) for (power,), coef in poly.terms()),
+                (
+                    coef * (1 + x * C(1, x) ** 2) ** (power // 2) * cosh ** (power % 2)
+                    for (power,), coef in poly.terms()
+                ),
                 sp.S.Zero,
             )
     return sp.expand(numerator)

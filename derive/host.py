@@ -54,7 +54,9 @@ class Library:
         self.params = tuple(params)
         self.functions: dict[str, Function] = {}
 
-    def add(self, name: str, template: str, expressions: Iterable[sp.Expr] = (), uses: Iterable[str] = (), **data: Any) -> str:
+    def add(
+        self, name: str, template: str, expressions: Iterable[sp.Expr] = (), uses: Iterable[str] = (), **data: Any
+    ) -> str:
         """Register a function; its parameters are those of its expressions and of what it calls."""
         uses = tuple(dict.fromkeys(uses))
         written = [self.sde.written_out(sp.sympify(e)) for e in expressions]
@@ -80,7 +82,9 @@ class Library:
 
     def matrix(self, name: str, entries: sp.Matrix, doc: str) -> str:
         """A matrix-valued function of t."""
-        return self.add(name, "matrix", entries, (self.static("matrix"),), entries=entries, lets=self.lets(entries), doc=doc)
+        return self.add(
+            name, "matrix", entries, (self.static("matrix"),), entries=entries, lets=self.lets(entries), doc=doc
+        )
 
     def integral(self, name: str) -> str:
         """The integral of a let over (s, t), in closed form where the table has a row for each of its terms."""
@@ -110,8 +114,14 @@ class Library:
 
     def _by_quadrature(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]]:
         """The integral of an expression that no row of the table holds, spelled like that of a let."""
-        same = [f.name for f in self.functions.values() if f.template == "integral_by_quadrature" and f.data["expr"] == expr]
-        name = same[0] if same else f"integral_f{sum(f.template == 'integral_by_quadrature' for f in self.functions.values()) + 1}"
+        same = [
+            f.name for f in self.functions.values() if f.template == "integral_by_quadrature" and f.data["expr"] == expr
+        ]
+        name = (
+            same[0]
+            if same
+            else f"integral_f{sum(f.template == 'integral_by_quadrature' for f in self.functions.values()) + 1}"
+        )
         self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=expr)
         return sp.Symbol(f"{name.removeprefix('integral_')}_st", real=True), (name,)
 
@@ -156,7 +166,9 @@ class Library:
                 integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
             )  # fmt: skip
         if f == 0 and (growth := increment(g2, t, s)) is not None:
-            variance = self._collected(sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start))
+            variance = self._collected(
+                sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start)
+            )
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
         noise = self.matrix("diffusion", sde.G_let, "G(t), (..., 1, r)")
         return self.add(
@@ -214,7 +226,9 @@ class Library:
 
     def transport(self) -> str:
         """(Psi(t1, t0), U = R(t1) R(t0)^-1, Psi(t1, 0)): all that the step of order one in the frame eps-R needs."""
-        return self.add("transport", "transport", (), (self.psi(), self.whitening(), self.rotation()), start=self.sde.time[0])
+        return self.add(
+            "transport", "transport", (), (self.psi(), self.whitening(), self.rotation()), start=self.sde.time[0]
+        )
 
     def gddim(self) -> str:
         """(out, inverse) at t0 and at t1 for R_t anchored at the data end of the grid, O = I there."""

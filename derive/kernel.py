@@ -55,7 +55,9 @@ def generator(F: sp.Matrix, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Matrix
 def transition(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
     """Psi(upper, lower) in closed form for one or two blocks whose F commutes with itself."""
     if not sde.commutes():
-        raise Unsupported(f"F of {sde.name} does not commute with itself at two times, so exp of its integral is wrong", NUMERIC)
+        raise Unsupported(
+            f"F of {sde.name} does not commute with itself at two times, so exp of its integral is wrong", NUMERIC
+        )
     if sde.n > 2:
         raise Unsupported(f"no closed exponential for {sde.n} blocks", NUMERIC)
     integral = generator(sde.F, upper, lower)
@@ -76,7 +78,9 @@ def stationary(sde: LinearSDE) -> sp.Matrix:
         raise Unsupported(f"{sde.name} has no stationary law", "F must be stable and G G^T in proportion to it")
     law = unknown.subs(dict(zip(symbols, map(sp.cancel, solutions[0]), strict=True)))
     if law.free_symbols & {t, *symbols}:
-        raise Unsupported(f"the law that F and G of {sde.name} would keep changes with t", "F and G G^T must share one clock")
+        raise Unsupported(
+            f"the law that F and G of {sde.name} would keep changes with t", "F and G G^T must share one clock"
+        )
     return law
 
 

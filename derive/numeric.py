@@ -65,7 +65,10 @@ def jet(expr: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Series) -> Series
         return _power(args[0], expr.exp, args[1])
     if expr.func in _FUNCTIONS:
         return _FUNCTIONS[expr.func](args[0])
-    raise Unsupported(f"no Taylor series for {expr.func.__name__}", "write the entry with exp, log, sqrt and the trigonometric functions")
+    raise Unsupported(
+        f"no Taylor series for {expr.func.__name__}",
+        "write the entry with exp, log, sqrt and the trigonometric functions",
+    )
 
 
 def _power(base: Series, exponent: sp.Expr, power: Series) -> Series:
@@ -162,7 +165,9 @@ class Flow:
                 bound = (scale / size) ** (1 / k) * 2 ** (-ACCURACY / k)
                 width = bound if width is None else min(width, bound)
         if width is not None and not width > 0:
-            raise Unsupported(f"the coefficients are not analytic near t = {float(centre.mid()):.6g}", "shorten the time span")
+            raise Unsupported(
+                f"the coefficients are not analytic near t = {float(centre.mid()):.6g}", "shorten the time span"
+            )
         self.panels.append(Panel(centre, flint.arb(sign * min(width or 1e6, 1e6)), coefficients))
 
 
@@ -215,7 +220,10 @@ class NumericSDE:
             half = _summed(_mul(Fk[j], series[k - j]) for j in _nonzero(Fk, k))
             right = self._coefficients(V, k)
             if half is not None:
-                right = [[a + b + c for a, b, c in zip(*rows, strict=True)] for rows in zip(right, half, _transpose(half), strict=True)]
+                right = [
+                    [a + b + c for a, b, c in zip(*rows, strict=True)]
+                    for rows in zip(right, half, _transpose(half), strict=True)
+                ]
             series.append(_scaled(right, k + 1, value))
         return series
 
@@ -231,7 +239,9 @@ class NumericSDE:
     def _checked(self, time: float) -> float:
         low, high = self.sde.time
         if not low <= time <= high:
-            raise InputError(self.sde.name, "t", f"{time!r} lies outside the span [{low}, {high}]", "choose a time in the span")
+            raise InputError(
+                self.sde.name, "t", f"{time!r} lies outside the span [{low}, {high}]", "choose a time in the span"
+            )
         return float(time)
 
     def exact_transition(self, upper: float, lower: float) -> Matrix:
@@ -284,7 +294,12 @@ class NumericSDE:
         Fk, Vk = ([self._coefficients(j, k) for k in range(self.terms)] for j in (F, V))
         R, Q = [value], [_transpose(_inverse(value))]
         for k in range(self.terms - 1):
-            right = _summed([*(_mul(Fk[j], R[k - j]) for j in _nonzero(Fk, k)), *(_halved(_mul(Vk[j], Q[k - j])) for j in _nonzero(Vk, k))])
+            right = _summed(
+                [
+                    *(_mul(Fk[j], R[k - j]) for j in _nonzero(Fk, k)),
+                    *(_halved(_mul(Vk[j], Q[k - j])) for j in _nonzero(Vk, k)),
+                ]
+            )
             R.append(_scaled(right, k + 1, value))
             rest = _summed(_mul(_transpose(R[j]), Q[k + 1 - j]) for j in range(1, k + 2))
             Q.append([[-e for e in row] for row in _mul(Q[0], rest)])
@@ -296,7 +311,9 @@ class NumericSDE:
         For one block it is sigma / alpha.  Strictly increasing in t; raises Unsupported for more than one data block.
         """
         if len(self.sde.data) != 1:
-            raise Unsupported(f"{self.sde.name} has {len(self.sde.data)} data blocks", "the effective sigma needs exactly one")
+            raise Unsupported(
+                f"{self.sde.name} has {len(self.sde.data)} data blocks", "the effective sigma needs exactly one"
+            )
         times = np.asarray(t, dtype=np.float64)
         return np.array([self._effective(float(v)) for v in times.ravel()]).reshape(times.shape)
 
@@ -314,7 +331,11 @@ def _nonzero(series: list[Matrix], upto: int) -> list[int]:
 def _summed(terms: Any) -> Matrix | None:
     total: Matrix | None = None
     for term in terms:
-        total = term if total is None else [[a + b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(total, term, strict=True)]
+        total = (
+            term
+            if total is None
+            else [[a + b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(total, term, strict=True)]
+        )
     return total
 
 

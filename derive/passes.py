@@ -43,7 +43,13 @@ def reuse(program: StepProgram) -> StepProgram:
     ops: list[Op] = []
     for op in program.ops:
         op = _renamed(op, lambda value: same.get(value, value))
-        key = None if isinstance(op, Normal) else (op.inputs, op.time) if isinstance(op, Evaluate) else frozenset(op.terms)
+        key = (
+            None
+            if isinstance(op, Normal)
+            else (op.inputs, op.time)
+            if isinstance(op, Evaluate)
+            else frozenset(op.terms)
+        )
         if key is not None and key in seen:
             same.update(zip(outputs(op), seen[key], strict=True))
             continue
@@ -89,7 +95,9 @@ def merge_noise(program: StepProgram) -> StepProgram:
         if isinstance(op, Evaluate):
             segments.append([])
     for position, segment in enumerate(segments):
-        later = {value for rest in segments[position + 1 :] for op in rest for value in sources(op)} | set(program.result)
+        later = {value for rest in segments[position + 1 :] for op in rest for value in sources(op)} | set(
+            program.result
+        )
         ops += _merged(segment, later, f"merged_{position}", host)
     return replace(program, ops=tuple(ops), host=tuple(host))
 
@@ -141,7 +149,9 @@ def fuse(program: StepProgram) -> StepProgram:
         if last_result not in {value for op in last for value in outputs(op)}:
             last = [*last, _written("mean", "mean", forms[last_result], host, taken)]
             last_result = "mean"
-    return replace(program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=tuple(last), last_result=last_result)
+    return replace(
+        program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=tuple(last), last_result=last_result
+    )
 
 
 def _drawn(ops: tuple[Op, ...], draws: dict[str, str]) -> list[Op]:
@@ -214,7 +224,13 @@ def defined_by(statement: Host) -> tuple[str, ...]:
 
 def reads(statement: Host) -> set[str]:
     """The tables and scalars that a host statement reads."""
-    exprs = statement.times if isinstance(statement, Call) else tuple(statement.rows) if isinstance(statement, Factor) else (statement.expr,)
+    exprs = (
+        statement.times
+        if isinstance(statement, Call)
+        else tuple(statement.rows)
+        if isinstance(statement, Factor)
+        else (statement.expr,)
+    )
     return {table_of(symbol) for expr in exprs for symbol in expr.free_symbols}
 
 
@@ -235,7 +251,12 @@ def prune(program: StepProgram) -> StepProgram:
             functions.append(function)
             calls |= set(function.uses)
     used = wanted | {name for function in functions for name in function.params}
-    return replace(program, host=tuple(kept[::-1]), functions=tuple(functions[::-1]), params={k: v for k, v in program.params.items() if k in used})
+    return replace(
+        program,
+        host=tuple(kept[::-1]),
+        functions=tuple(functions[::-1]),
+        params={k: v for k, v in program.params.items() if k in used},
+    )
 
 
 def _scalars(op: Op) -> tuple[sp.Expr, ...]:

@@ -178,8 +178,12 @@ def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str
     used: set[str] = set()
     for op in ops:
         outputs = op.outputs if isinstance(op, Evaluate) else (op.output,)
-        sources = op.inputs if isinstance(op, Evaluate) else tuple(v for _, v in op.terms) if isinstance(op, Update) else ()
-        scalars = (op.time,) if isinstance(op, Evaluate) else tuple(c for c, _ in op.terms) if isinstance(op, Update) else ()
+        sources = (
+            op.inputs if isinstance(op, Evaluate) else tuple(v for _, v in op.terms) if isinstance(op, Update) else ()
+        )
+        scalars = (
+            (op.time,) if isinstance(op, Evaluate) else tuple(c for c, _ in op.terms) if isinstance(op, Update) else ()
+        )
         missing = set(sources) - values
         if missing:
             raise ProgramError(f"{outputs[0]} uses {', '.join(sorted(missing))} before it is defined")
@@ -230,4 +234,3 @@ def _dump_ops(ops: tuple[Op, ...]) -> list[str]:
 
 def _plain(value: Any) -> str:
     return re.sub(r"\s+", " ", str(value))
-

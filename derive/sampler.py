@@ -53,7 +53,9 @@ class Sampler:
     @property
     def text(self) -> str:
         """The composition as a string."""
-        return " ".join(re.sub(r"\(1/\d+\)$", "", str(token)) if self._even(token) else str(token) for token in self.composition)
+        return " ".join(
+            re.sub(r"\(1/\d+\)$", "", str(token)) if self._even(token) else str(token) for token in self.composition
+        )
 
     def _even(self, token: Token) -> bool:
         return token.share * sum(other.letter == token.letter for other in self.composition) == 1
@@ -97,10 +99,17 @@ def load_sampler(source: Any) -> Sampler:
     composition: tuple[Token, ...] = ()
     if family != "conjugate":
         if "composition" not in table or "parts" not in table:
-            raise InputError(where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both")
+            raise InputError(
+                where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both"
+            )
         composition = parse_composition(table["composition"], where, "sampler.composition")
     elif target != "ode" or "composition" in table or "parts" in table:
-        raise InputError(where, "sampler.family", "a conjugate sampler is one step of the probability flow", "leave out target, composition and parts, or change the family")
+        raise InputError(
+            where,
+            "sampler.family",
+            "a conjugate sampler is one step of the probability flow",
+            "leave out target, composition and parts, or change the family",
+        )
     parts = {letter: _part(where, letter, part) for letter, part in table.get("parts", {}).items()}
     params = spec.table_of_numbers(where, "sampler.params", table.get("params", {}))
     spec.check_names(where, "sampler.params", tuple(params))
@@ -132,15 +141,30 @@ def _checked(sampler: Sampler) -> Sampler:
     for token in sampler.composition:
         if token.letter not in sampler.parts:
             known = ", ".join(sampler.parts) or "none"
-            raise InputError(sampler.where, "sampler.composition", f"no part defines the letter {token.letter}", f"defined are {known}")
+            raise InputError(
+                sampler.where,
+                "sampler.composition",
+                f"no part defines the letter {token.letter}",
+                f"defined are {known}",
+            )
         fresh = fresh or token.fresh
         if sampler.parts[token.letter].score != "none" and not fresh:
-            raise InputError(sampler.where, "sampler.composition", f"{token.letter} uses a score before the first !", f"write {token.letter}!")
+            raise InputError(
+                sampler.where,
+                "sampler.composition",
+                f"{token.letter} uses a score before the first !",
+                f"write {token.letter}!",
+            )
     if sampler.composition and not fresh:
         raise InputError(sampler.where, "sampler.composition", "no token evaluates the network", "mark one with !")
     unused = set(sampler.parts) - {token.letter for token in sampler.composition}
     if unused and sampler.composition:
-        raise InputError(sampler.where, "sampler.composition", f"the part {sorted(unused)[0]} is never applied", "use its letter or remove the part")
+        raise InputError(
+            sampler.where,
+            "sampler.composition",
+            f"the part {sorted(unused)[0]} is never applied",
+            "use its letter or remove the part",
+        )
     return sampler
 
 
@@ -153,4 +177,13 @@ def _from_string(text: str) -> Sampler:
         raise InputError("-", "sampler", what, "use A B, O A B, A S or E, or write a .toml with parts")
     target, parts = _STANDARD[letters]
     name = re.sub(r"[^A-Za-z0-9]+", "-", text.replace("!", "f")).strip("-").lower()
-    return _checked(Sampler(name, "splitting", target, tokens, {k: _part("-", k, v) for k, v in parts.items()}, doc=f"the composition {text}"))
+    return _checked(
+        Sampler(
+            name,
+            "splitting",
+            target,
+            tokens,
+            {k: _part("-", k, v) for k, v in parts.items()},
+            doc=f"the composition {text}",
+        )
+    )

@@ -64,12 +64,22 @@ def checked(network: str | ScoreParameterization, sde: LinearSDE) -> str | Score
     if isinstance(network, ScoreParameterization):
         n = sde.n
         if network.skip.shape != (n, n) or network.out.shape[0] != n or network.inp.shape[1] != n:
-            raise InputError("-", f"network {network.name}", f"its matrices do not fit the {n} blocks of {sde.name}", f"skip {n} x {n}, out {n} x k, inp j x {n}")
+            raise InputError(
+                "-",
+                f"network {network.name}",
+                f"its matrices do not fit the {n} blocks of {sde.name}",
+                f"skip {n} x {n}, out {n} x k, inp j x {n}",
+            )
         return network
     if network not in NETWORKS:
         raise InputError("-", "network", f"no parameterisation {network!r}", f"choose from {', '.join(NETWORKS)}")
     if network in (*BRIDGES, "x0") and len(sde.data) != 1:
-        raise InputError(sde.name, "data", f"the bridge needs one data block, and {sde.name} has {len(sde.data)}", "give the other blocks an initial variance")
+        raise InputError(
+            sde.name,
+            "data",
+            f"the bridge needs one data block, and {sde.name} has {len(sde.data)}",
+            "give the other blocks an initial variance",
+        )
     if network == "v" and sde.n > 1:
         raise Unsupported(f"v is defined for one block, {sde.name} has {sde.n}", "use denoiser, x0 or eps-R")
     return network

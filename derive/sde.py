@@ -194,7 +194,9 @@ def _initial(where: str, table: Mapping[str, Any], state: tuple[str, ...], names
     """Variances at time[0] and the data blocks: named by ``data``, else those without a variance, else the first."""
     given = table.get("initial", {})
     spec.check_keys(where, "sde.initial", given, allowed=state, required=())
-    variances = [parse(given[b], names, where=where, key=f"sde.initial.{b}") if b in given else sp.S.Zero for b in state]
+    variances = [
+        parse(given[b], names, where=where, key=f"sde.initial.{b}") if b in given else sp.S.Zero for b in state
+    ]
     data = table.get("data", [b for b in state if b not in given] or [state[0]])
     unknown = [b for b in data if b not in state]
     if unknown or not data:

@@ -56,7 +56,9 @@ def names_of(sde: LinearSDE, sampler: Sampler) -> dict[str, sp.Expr]:
     """What an expression of a sampler's spec may use: t, the SDE's parameters and lets, the sampler's own parameters."""
     clash = set(sampler.params) & ({*sde.params, *sde.let, *sde.state})
     if clash:
-        raise InputError(sampler.where, "sampler.params", f"{sorted(clash)[0]} is a name of {sde.name} already", "rename it")
+        raise InputError(
+            sampler.where, "sampler.params", f"{sorted(clash)[0]} is a name of {sde.name} already", "rename it"
+        )
     return {"t": t, **{name: sp.Symbol(name, real=True) for name in (*sde.params, *sde.let, *sampler.params)}}
 
 
@@ -82,7 +84,12 @@ def _blocks(sampler: Sampler, key: str, value: Any, sde: LinearSDE) -> tuple[int
     if isinstance(value, str) and value in words:
         return words[value]
     if not isinstance(value, list | tuple) or not all(block in sde.state for block in value):
-        raise InputError(sampler.where, key, f"{value!r} names no blocks of {sde.name}", f"use all, data, auxiliary or a list of {', '.join(sde.state)}")
+        raise InputError(
+            sampler.where,
+            key,
+            f"{value!r} names no blocks of {sde.name}",
+            f"use all, data, auxiliary or a list of {', '.join(sde.state)}",
+        )
     return tuple(sorted(sde.state.index(block) for block in value))
 
 
@@ -90,7 +97,12 @@ def _rows(sampler: Sampler, part: PartSpec, sde: LinearSDE) -> tuple[int, ...]:
     key = f"sampler.parts.{part.letter}.rows"
     rows = _blocks(sampler, key, part.rows, sde)
     if not rows:
-        raise InputError(sampler.where, key, f"{sde.name} has no {part.rows} block, so {part.letter} moves nothing", "choose an SDE with auxiliary blocks, or another sampler")
+        raise InputError(
+            sampler.where,
+            key,
+            f"{sde.name} has no {part.rows} block, so {part.letter} moves nothing",
+            "choose an SDE with auxiliary blocks, or another sampler",
+        )
     return rows
 
 
@@ -98,13 +110,20 @@ def _masked(matrix: sp.Matrix, rows: tuple[int, ...]) -> sp.Matrix:
     return sp.Matrix(*matrix.shape, lambda i, j: matrix[i, j] if i in rows else 0)
 
 
-def _matrix(sampler: Sampler, part: PartSpec, key: str, value: Any, sde: LinearSDE, names: dict[str, sp.Expr]) -> sp.Matrix:
+def _matrix(
+    sampler: Sampler, part: PartSpec, key: str, value: Any, sde: LinearSDE, names: dict[str, sp.Expr]
+) -> sp.Matrix:
     where = f"sampler.parts.{part.letter}.{key}"
     matrix = spec.matrix(sampler.where, where, value, (sde.n, sde.n), names)
     rows = _rows(sampler, part, sde)
     for i in range(sde.n):
         if i not in rows and any(e != 0 for e in matrix.row(i)):
-            raise InputError(sampler.where, where, f"row {sde.state[i]} is not among the rows of {part.letter}", "add the row or empty it")
+            raise InputError(
+                sampler.where,
+                where,
+                f"row {sde.state[i]} is not among the rows of {part.letter}",
+                "add the row or empty it",
+            )
     return matrix
 
 
@@ -123,7 +142,13 @@ def _linear(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, s
 
 
 def _part(
-    sampler: Sampler, part: PartSpec, sde: LinearSDE, rows: tuple[int, ...], linear: sp.Matrix, whole: sp.Matrix, names: dict[str, sp.Expr]
+    sampler: Sampler,
+    part: PartSpec,
+    sde: LinearSDE,
+    rows: tuple[int, ...],
+    linear: sp.Matrix,
+    whole: sp.Matrix,
+    names: dict[str, sp.Expr],
 ) -> Part:
     key = f"sampler.parts.{part.letter}"
     score = sp.zeros(sde.n)
@@ -133,26 +158,41 @@ def _part(
         score = _matrix(sampler, part, "score", part.score, sde, names)
     noise_rows = tuple(i for i in _blocks(sampler, f"{key}.noise", part.noise, sde) if part.noise != "all" or i in rows)
     if part.solve == "exact" and not score.is_zero_matrix:
-        raise InputError(sampler.where, f"{key}.solve", "a part with a score has no exact flow", "use euler or conjugate")
+        raise InputError(
+            sampler.where, f"{key}.solve", "a part with a score has no exact flow", "use euler or conjugate"
+        )
     if part.solve == "conjugate" and noise_rows:
-        raise InputError(sampler.where, f"{key}.solve", "a conjugate part carries no noise", "give the noise to an exact part")
-    clock = tuple(spec.entry(sampler.where, f"{key}.noise_clock.{b}", part.noise_clock.get(b, "1"), names) for b in sde.state)
+        raise InputError(
+            sampler.where, f"{key}.solve", "a conjugate part carries no noise", "give the noise to an exact part"
+        )
+    clock = tuple(
+        spec.entry(sampler.where, f"{key}.noise_clock.{b}", part.noise_clock.get(b, "1"), names) for b in sde.state
+    )
     if set(part.noise_clock) - set(sde.state) and not set(part.noise_clock) <= {"data", "auxiliary"}:
-        raise InputError(sampler.where, f"{key}.noise_clock", "names no block", f"use {', '.join(sde.state)}, data or auxiliary")
+        raise InputError(
+            sampler.where, f"{key}.noise_clock", "names no block", f"use {', '.join(sde.state)}, data or auxiliary"
+        )
     for word in ("data", "auxiliary"):
         if word in part.noise_clock:
             value = spec.entry(sampler.where, f"{key}.noise_clock.{word}", part.noise_clock[word], names)
             clock = tuple(value if i in _blocks(sampler, key, word, sde) else c for i, c in enumerate(clock))
     defaults = {sp.Symbol(k, real=True): sp.nsimplify(repr(v), rational=True) for k, v in sampler.params.items()}
     if any(c.subs(defaults) != 1 for c in clock):
-        raise InputError(sampler.where, f"{key}.noise_clock", "the clock of the noise is not 1 at the defaults", "only 1 samples the SDE; make it a parameter with default 1")
+        raise InputError(
+            sampler.where,
+            f"{key}.noise_clock",
+            "the clock of the noise is not 1 at the defaults",
+            "only 1 samples the SDE; make it a parameter with default 1",
+        )
     return Part(
         part.letter, rows, sp.ImmutableMatrix(linear), sp.ImmutableMatrix(score), noise_rows, clock, part.solve,
         sp.ImmutableMatrix(_conjugation(sampler, part, sde, rows, names)),
     )  # fmt: skip
 
 
-def _conjugation(sampler: Sampler, part: PartSpec, sde: LinearSDE, rows: tuple[int, ...], names: dict[str, sp.Expr]) -> sp.Matrix:
+def _conjugation(
+    sampler: Sampler, part: PartSpec, sde: LinearSDE, rows: tuple[int, ...], names: dict[str, sp.Expr]
+) -> sp.Matrix:
     if isinstance(part.B, list):
         return _matrix(sampler, part, "B", part.B, sde, names)
     return _masked(sp.eye(sde.n) * spec.entry(sampler.where, f"sampler.parts.{part.letter}.B", part.B, names), rows)
@@ -164,7 +204,9 @@ def _prove_sum(split: Split, sampler: Sampler, whole: sp.Matrix) -> None:
     n = sde.n
     noise = sp.zeros(n)
     for part in split.parts.values():
-        noise += sp.Matrix(n, n, lambda i, j, part=part: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0)
+        noise += sp.Matrix(
+            n, n, lambda i, j, part=part: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0
+        )
     sums = {
         "linear": (sum((p.linear for p in split.parts.values()), sp.zeros(n)), -sde.F_let),
         "score": (sum((p.score for p in split.parts.values()), sp.zeros(n)), whole),
@@ -176,7 +218,11 @@ def _prove_sum(split: Split, sampler: Sampler, whole: sp.Matrix) -> None:
                 gap = wanted[i, j] - total[i, j]
                 if not is_zero(sde.written_out(gap)):
                     column = f"{'the score of ' if kind == 'score' else ''}{sde.state[j]}"
-                    word, term = ("missing", gap) if total[i, j] == 0 or not is_zero(sde.written_out(wanted[i, j])) else ("extra", -gap)
+                    word, term = (
+                        ("missing", gap)
+                        if total[i, j] == 0 or not is_zero(sde.written_out(wanted[i, j]))
+                        else ("extra", -gap)
+                    )
                     raise InputError(
                         sampler.where, "sampler.parts",
                         f"the parts do not sum to the {'reverse SDE' if split.target == 'sde' else 'probability flow'} of {sde.name}: "

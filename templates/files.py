@@ -41,7 +41,9 @@ def compare(place: Path, texts: Mapping[str, str], orphans: bool) -> list[Differ
         path = place / f"{name}.py"
         old = path.read_text(encoding="utf-8") if path.is_file() else ""
         if old != text:
-            lines = difflib.unified_diff(old.splitlines(True), text.splitlines(True), f"{path} (file)", f"{path} (derived)")
+            lines = difflib.unified_diff(
+                old.splitlines(True), text.splitlines(True), f"{path} (file)", f"{path} (derived)"
+            )
             found.append(Difference(name, "".join(lines)))
     if orphans and place.is_dir():
         for path in sorted(place.iterdir()):

@@ -58,7 +58,9 @@ class HostPrinter(StrPrinter):
 
     def _print_Add(self, expr: Any, order: Any = None) -> str:
         terms = self._as_ordered_terms(expr, order=order)
-        terms = [e for e in terms if not e.could_extract_minus_sign()] + [e for e in terms if e.could_extract_minus_sign()]
+        terms = [e for e in terms if not e.could_extract_minus_sign()] + [
+            e for e in terms if e.could_extract_minus_sign()
+        ]
         text = ""
         for term in terms:
             negative = self._print(term).startswith("-")
@@ -66,7 +68,15 @@ class HostPrinter(StrPrinter):
             if term.is_Add or precedence(term) < PRECEDENCE["Add"]:
                 piece = f"({self._print(term)})"
                 negative = False
-            text += piece if not text and not negative else f"-{piece}" if not text else f" - {piece}" if negative else f" + {piece}"
+            text += (
+                piece
+                if not text and not negative
+                else f"-{piece}"
+                if not text
+                else f" - {piece}"
+                if negative
+                else f" + {piece}"
+            )
         return text
 
 
@@ -92,7 +102,7 @@ def _split(text: str) -> list[str]:
     for level in range(3):
         depth, start, pieces = 0, 0, []
         for i, ch in enumerate(text):
-            depth += ch in "([" 
+            depth += ch in "(["
             depth -= ch in ")]"
             if ch in "+-" and depth <= level and i > 1 and text[i - 1] == " " and text[i + 1] == " ":
                 pieces.append(text[start:i].strip())

@@ -57,7 +57,13 @@ def legendre(n: int) -> tuple[list[str], list[str]]:
         x = sp.Symbol("x")
         polynomial = sp.legendre(n, x)
         slope = sp.lambdify(x, sp.diff(polynomial, x), "mpmath")
-        roots = sorted(mpmath.polyroots([mpmath.mpf(int(c.p)) / int(c.q) for c in sp.Poly(polynomial, x).all_coeffs()], maxsteps=400, extraprec=400))
+        roots = sorted(
+            mpmath.polyroots(
+                [mpmath.mpf(int(c.p)) / int(c.q) for c in sp.Poly(polynomial, x).all_coeffs()],
+                maxsteps=400,
+                extraprec=400,
+            )
+        )
         nodes = [repr(float((1 + r) / 2)) for r in roots]
         weights = [repr(float(1 / ((1 - r**2) * slope(r) ** 2))) for r in roots]
     return nodes, weights
@@ -158,7 +164,12 @@ def _constraints(printer: HostPrinter, sde: Any, params: set[str]) -> list[dict[
     for constraint in sde.constraints:
         left, right = (sde.written_out(side) for side in (constraint.left, constraint.right))
         if {s.name for s in left.free_symbols | right.free_symbols} <= params:
-            found.append({"test": f"{printer.doprint(left)} {constraint.relation} {printer.doprint(right)}", "text": constraint.text})
+            found.append(
+                {
+                    "test": f"{printer.doprint(left)} {constraint.relation} {printer.doprint(right)}",
+                    "text": constraint.text,
+                }
+            )
     return found
 
 

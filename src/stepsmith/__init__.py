@@ -29,7 +29,7 @@ _HOME = {
 }
 _MODULES = {"derive": ".derive", "networks": ".runtime.networks", "problems": ".runtime.problems"}
 
-__all__ = ["__version__", *sorted(_HOME), *sorted(_MODULES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME), *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:

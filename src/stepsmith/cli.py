@@ -31,7 +31,9 @@ def main() -> NoReturn:
     except click.exceptions.Abort:
         _fail("-: interrupted: stopped by the user; run it again", 130)
     except click.ClickException as error:
-        option = getattr(getattr(error, "param", None), "name", None) or getattr(error, "option_name", None) or "arguments"
+        option = (
+            getattr(getattr(error, "param", None), "name", None) or getattr(error, "option_name", None) or "arguments"
+        )
         _fail(f"-: {option}: {_one_line(error.format_message())}; see stepsmith --help", 2)
     except InputError as error:
         _fail(_one_line(str(error)), 2)
@@ -66,7 +68,10 @@ def list_(as_json: bool) -> None:
     samplers = {name: load_sampler(name) for name in list_samplers()}
     modules = [row.name for row in catalogue.rows()]
     if as_json:
-        told = {name: {"doc": s.doc, "family": s.family, "composition": s.text, "nfe": s.nfe} for name, s in samplers.items()}
+        told = {
+            name: {"doc": s.doc, "family": s.family, "composition": s.text, "nfe": s.nfe}
+            for name, s in samplers.items()
+        }
         _print_json({"sdes": sdes, "samplers": told, "modules": modules})
         return
     click.echo("diffusions")
@@ -94,19 +99,38 @@ def derive(sde: str, latex: bool, as_json: bool) -> None:
         _print_json({"sde": sde, **{s.key: s.text for s in sections}})
         return
     for section in sections:
-        click.echo(f"{section.title}\n" + "\n".join(f"    {line}" for line in (section.latex if latex else section.text).splitlines()) + "\n")
+        click.echo(
+            f"{section.title}\n"
+            + "\n".join(f"    {line}" for line in (section.latex if latex else section.text).splitlines())
+            + "\n"
+        )
 
 
 @cli.command()
 @click.argument("names", nargs=-1)
-@click.option("--check", is_flag=True, help="Compare with the files; exit 1 with a diff where one differs or is an orphan.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the emitted modules; ./generated of a checkout by default.")
+@click.option(
+    "--check", is_flag=True, help="Compare with the files; exit 1 with a diff where one differs or is an orphan."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the emitted modules; ./generated of a checkout by default.",
+)
 @click.option("--sde", help="A diffusion of your own: a name or a .toml file, with --sampler.")
 @click.option("--sampler", help="A name, a .toml file or a composition string, with --sde.")
 @click.option("--network", default="denoiser", show_default=True, help="What the network gives, with --sde.")
 @click.option("--frame", help="The frozen quantity of a conjugate sampler, with --sde.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def build(names: tuple[str, ...], check: bool, out: Path | None, sde: str | None, sampler: str | None, network: str, frame: str | None, as_json: bool) -> None:
+def build(
+    names: tuple[str, ...],
+    check: bool,
+    out: Path | None,
+    sde: str | None,
+    sampler: str | None,
+    network: str,
+    frame: str | None,
+    as_json: bool,
+) -> None:
     """Emit step modules: NAMES of the catalogue, or all of it."""
     from stepsmith import derive as derived
     from stepsmith.derive import catalogue
@@ -134,9 +158,13 @@ def build(names: tuple[str, ...], check: bool, out: Path | None, sde: str | None
         write(place, texts, remove=[d.name for d in differences if d.orphan])
     seconds = round(time.perf_counter() - begun, 2)
     if as_json:
-        _print_json({"modules": list(texts), "changed": [d.name for d in differences], "seconds": seconds, "checked": check})
+        _print_json(
+            {"modules": list(texts), "changed": [d.name for d in differences], "seconds": seconds, "checked": check}
+        )
     else:
-        click.echo(f"{len(texts)} modules {'checked' if check else 'built'} in {seconds} s, {len(differences)} {'differ' if check else 'changed'}")
+        click.echo(
+            f"{len(texts)} modules {'checked' if check else 'built'} in {seconds} s, {len(differences)} {'differ' if check else 'changed'}"
+        )
     if check and differences:
         sys.exit(1)
 
@@ -161,12 +189,26 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
 @click.option("--grid", type=click.Choice(GRIDS), default="quadratic", show_default=True)
 @click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
-@click.option("--last", type=click.Choice(("none", "denoise")), default="none", show_default=True, help="denoise adds one call: the mean of the data.")
+@click.option(
+    "--last",
+    type=click.Choice(("none", "denoise")),
+    default="none",
+    show_default=True,
+    help="denoise adds one call: the mean of the data.",
+)
 @click.option("--seeds", default="0-15", show_default=True, help="One sample a seed: 0-63 or 0,3,7-9.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out/samples.png"), show_default=True, help=".png, .npz or .safetensors.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out/samples.png"),
+    show_default=True,
+    help=".png, .npz or .safetensors.",
+)
 @click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sample(
     sde: str, sampler: str, network: str, steps: int | None, nfe: int | None, grid: str, end: float, last: str, seeds: str,
@@ -188,19 +230,43 @@ def sample(
         steps, left = budget_steps(nfe, method.nfe, last)
     # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
     own = {name: value for name, value in values.items() if name in diffusion.params}
-    times = getattr(ss.TimeGrid, grid)(diffusion if not own else _Viewed(diffusion, own), 50 if steps is None else steps, end=end)
+    times = getattr(ss.TimeGrid, grid)(
+        diffusion if not own else _Viewed(diffusion, own), 50 if steps is None else steps, end=end
+    )
     import torch
 
     net = ss.networks.load(network, device=device)
     module = ss.load(ss.emit(method))
     begun = time.perf_counter()
-    drawn = ss.sample(module, net, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), progress=not as_json and sys.stderr.isatty())
+    drawn = ss.sample(
+        module,
+        net,
+        times,
+        chosen,
+        params=values,
+        last=last,
+        device=device,
+        dtype=getattr(torch, dtype),
+        progress=not as_json and sys.stderr.isatty(),
+    )
     seconds = time.perf_counter() - begun
-    told = record(module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=network)
+    told = record(
+        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=network
+    )
     write(out, drawn, told)
     calls = method.nfe * times.steps + (last == "denoise")
     if as_json:
-        _print_json({"out": str(out), "samples": len(chosen), "steps": times.steps, "nfe": calls, "left": left, "seconds": seconds, "record": told})
+        _print_json(
+            {
+                "out": str(out),
+                "samples": len(chosen),
+                "steps": times.steps,
+                "nfe": calls,
+                "left": left,
+                "seconds": seconds,
+                "record": told,
+            }
+        )
         return
     spare = f", {left} calls left over" if left else ""
     click.echo(f"{out}: {len(chosen)} samples, {times.steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
@@ -225,4 +291,3 @@ def _numbers(pairs: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             raise InputError("-", "param", f"{pair!r} is no NAME=VALUE", "write such as --param Gamma=0.02") from None
     return values
-

@@ -1,0 +1,187 @@
+"""A splitting step: the parts of a composition applied in order.
+
+An Euler part adds share * h * (linear z + score s), with F and G frozen at its network time; an exact part integrates its
+linear flow and its noise over its own sub-interval, each letter with its own clock; a conjugate part is a conjugate Euler
+step of its rows (psld-and-splitting.md, section 5), the other rows and the network's output frozen.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1
+
+from stepsmith.errors import InputError
+
+from .builder import Lowering, State
+from .calculus import is_zero, t
+from .composition import Token
+from .conjugate import conjugate_function
+from .program import ONE, Normal, entries, entry
+from .split import Part, Split
+
+
+def split_step(low: Lowering, split: Split) -> State:
+    state: State = dict(enumerate(low.sde.state))
+    done = dict.fromkeys(split.parts, sp.Integer(0))
+    for position, token in enumerate(low.sampler.composition, start=1):
+        part = split.parts[token.letter]
+        upper, lower = low.time(done[token.letter])[0], low.time(done[token.letter] + token.share)[0]
+        done[token.letter] += token.share
+        if token.fresh:
+            ahead = (
+                apply(low, part, token, position, f"{position}p", state, upper, lower)
+                if token.predict and low.output
+                else state
+            )
+            low.evaluate(ahead, token.at)
+        state = apply(low, part, token, position, str(position), state, upper, lower)
+    return state
+
+
+def apply(
+    low: Lowering, part: Part, token: Token, position: int, mark: str, state: State, upper: str, lower: str
+) -> State:
+    name = f"{part.letter}{mark}"
+    if part.solve == "exact":
+        return _exact(low, part, name, state, upper, lower)
+    if part.solve == "conjugate":
+        return _conjugate_part(low, part, name, state, upper, lower)
+    return _euler(low, part, name, state, token, upper)
+
+
+def _euler(low: Lowering, part: Part, name: str, state: State, token: Token, upper: str) -> State:
+    """z + share h (linear z + score s) + sqrt(share h) G xi, F and G at the network time."""
+    uses_score = not part.score.is_zero_matrix
+    key = low.clock if uses_score else upper
+    step = token.share * low.h
+    noise = _euler_noise(low, part, name, key, step)
+    new: State = {}
+    for i in range(low.sde.n):
+        terms = [
+            (
+                f"{name}_{low.block(i)}{low.block(j)}",
+                (ONE if i == j else 0) + step * low.at(part.linear[i, j], key),
+                state[j],
+            )
+            for j in range(low.sde.n)
+        ]
+        if uses_score:
+            terms += [
+                (f"{name}_{low.block(i)}s{low.block(j)}", step * low.at(part.score[i, j], key), s)
+                for j, s in enumerate(low.score)
+            ]
+        terms += noise.get(i, [])
+        new[i] = low.update(f"{low.block(i)}_{name}", terms) if i in part.rows else state[i]
+    return new
+
+
+def _euler_noise(
+    low: Lowering, part: Part, name: str, key: str, step: sp.Expr
+) -> dict[int, list[tuple[str, sp.Expr, str]]]:
+    """sqrt(step) G xi on the rows of the part's noise, one draw a column of G that reaches them."""
+    if not part.noise_rows:
+        return {}
+    if any(clock != 1 for clock in part.noise_clock):
+        raise InputError(
+            low.sampler.where,
+            f"sampler.parts.{part.letter}.noise_clock",
+            "an Euler part has no clock of its own",
+            "solve the part exactly",
+        )
+    G = low.sde.G_let
+    columns = [k for k in range(G.shape[1]) if any(G[i, k] != 0 for i in part.noise_rows)]
+    draws = {k: f"xi_{name}_{k}" for k in columns}
+    low.ops += [Normal(draw) for draw in draws.values()]
+    root = low.define(f"sqrt_h_{name}", sp.sqrt(step))
+    return {
+        i: [(f"{name}_{low.block(i)}w{k}", root * low.at(G[i, k], key), draws[k]) for k in columns]
+        for i in part.noise_rows
+    }
+
+
+def _exact(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:
+    """The exact flow of dz = linear z dtau + noise^(1/2) dw over the part's own sub-interval."""
+    flow = _exact_rows(low, part, name, upper, lower) or _exact_matrix(low, part, name, upper, lower)
+    decay, factor = flow
+    rows = [i for i in range(low.sde.n) if any(e != 0 for e in factor.row(i))]
+    draws = {j: f"xi_{name}_{low.block(j)}" for j in range(low.sde.n) if any(factor[i, j] != 0 for i in rows)}
+    low.ops += [Normal(draw) for draw in draws.values()]
+    new: State = {}
+    for i in range(low.sde.n):
+        terms = [(f"{name}_{low.block(i)}{low.block(j)}", decay[i, j], state[j]) for j in range(low.sde.n)]
+        terms += [(f"{name}_{low.block(i)}w{low.block(j)}", factor[i, j], draw) for j, draw in draws.items()]
+        new[i] = low.update(f"{low.block(i)}_{name}", terms)
+    return new
+
+
+def _exact_rows(low: Lowering, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, sp.Matrix] | None:
+    """Closed form where every row is by itself: decay exp(k), k = int linear, noise sqrt(v (1 - exp(2k)))."""
+    sde, n = low.sde, low.sde.n
+    noise = sp.Matrix(n, n, lambda i, j: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0)
+    if not (part.linear.is_diagonal() and noise.is_diagonal()):
+        return None
+    decay, factor = sp.eye(n), sp.zeros(n)
+    for i in range(n):
+        rate, power, clock = part.linear[i, i], noise[i, i], low.at(part.noise_clock[i], upper)
+        law = sp.cancel(-power / (2 * rate)) if not is_zero(sde.written_out(rate)) else None
+        if law is not None and t in sde.written_out(law).free_symbols:
+            return None
+        exponent = low.define(f"{name}_{low.block(i)}_rate", low.increment(rate, upper, lower))
+        decay[i, i] = sp.exp(exponent)
+        if law is None:
+            factor[i, i] = sp.sqrt(clock * low.increment(power, upper, lower))
+        else:
+            factor[i, i] = sp.sqrt(low.at(law, upper)) * sp.sqrt(-expm1(2 * clock * exponent))
+    return decay, factor
+
+
+def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, sp.Matrix]:
+    """(decay, lower factor of the noise covariance) by quadrature of the noise columns."""
+    if any(clock != 1 for clock in part.noise_clock):
+        raise InputError(
+            low.sampler.where,
+            f"sampler.parts.{part.letter}.noise_clock",
+            "only a part of independent rows has a clock a row",
+            "leave it out",
+        )
+    lib, n = low.library, low.sde.n
+    letter = part.letter.lower()
+    flow = lib.transition(f"flow_{letter}", -part.linear, f"the exact linear flow of part {part.letter} from s to t")
+    noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
+    rows = lib.matrix(f"noise_{letter}", noise, f"the noise of part {part.letter}")
+    lib.add(
+        f"exact_{letter}",
+        "exact",
+        (),
+        (lib.quadrature(), flow, rows, lib.static("lower")),
+        flow=flow,
+        noise=rows,
+        letter=part.letter,
+    )
+    low.call((f"decay_{name}", f"factor_{name}"), f"exact_{letter}", low.moment(lower), low.moment(upper))
+    factor = entries(f"factor_{name}", n, n)
+    return entries(f"decay_{name}", n, n), sp.Matrix(
+        n, n, lambda i, j: factor[i, j] if j <= i and i in part.noise_rows and j in part.noise_rows else 0
+    )
+
+
+def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:
+    """z_R' = P (I - a h B) z_R + C z_other + Phi n, one conjugate Euler step of the rows R of the part."""
+    function = conjugate_function(low, f"conjugate_{part.letter.lower()}", part.rows, part.linear, part.score, part.B)
+    rows, others = part.rows, [j for j in range(low.sde.n) if j not in part.rows]
+    tables = tuple(f"{stem}_{name}" for stem in ("P", "C", "Phi"))
+    low.call(tables, function, low.moment(lower), low.moment(upper))
+    width = low.moment(upper) - low.moment(lower)
+    kept = entries(tables[0], len(rows), len(rows)) * (
+        sp.eye(len(rows))
+        - low.define(f"h_{name}", width) * part.B.extract(rows, rows).applyfunc(lambda e: low.at(e, upper))
+    )
+    new = dict(state)
+    for a, i in enumerate(rows):
+        terms = [(f"{name}_{low.block(i)}{low.block(j)}", kept[a, b], state[j]) for b, j in enumerate(rows)]
+        terms += [
+            (f"{name}_{low.block(i)}{low.block(j)}", entry(tables[1], a, b), state[j]) for b, j in enumerate(others)
+        ]
+        terms += [(f"{name}_{low.block(i)}n{k}", entry(tables[2], a, k), value) for k, value in enumerate(low.output)]
+        new[i] = low.update(f"{low.block(i)}_{name}", terms)
+    return new
