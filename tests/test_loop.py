@@ -12,12 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from stepsmith.errors import InputError
-from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, noise, plan, problems, record, sample, sampler
+from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, plan, problems, record, sample, sampler
 from stepsmith.runtime.probe import affine_map, moments
 
 torch.set_num_threads(1)
@@ -322,37 +320,10 @@ def test_the_record_is_json_and_tells_what_was_run():
 # devices, without one
 
 
-class NoCopyToHost(TorchDispatchMode):
-    """Refuse any operation that takes a tensor of a device and gives one on the CPU."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        sources = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        if any(s.device.type != "cpu" for s in sources) and any(r.device.type == "cpu" for r in results):
-            raise AssertionError(f"{func} copies to the host")
-        return result
-
-
-def run_on_fake_cuda(monkeypatch, module, network, dtype=torch.float32, last="denoise"):
-    """The loop with fake tensors on "cuda"; the one upload is replaced by a fake tensor of its shape."""
-    uploads = []
-
-    def upload(tensor, device):
-        uploads.append(tuple(tensor.shape))
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-
-    monkeypatch.setattr(noise, "upload", upload)
-    monkeypatch.setattr(sampler, "upload", upload)
-    ready = plan.make_plan(module, network, GRID, range(3), shape=(2, 3), device="cuda", dtype=dtype, last=last)
-    with FakeTensorMode(), NoCopyToHost(), torch.no_grad():
-        return sampler.run_plan(ready, network), uploads
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("module", [DDIM, TOY], ids=["ddim", "toy"])
-def test_the_loop_reads_nothing_back_from_a_device_and_uploads_once(monkeypatch, module, dtype):
-    found, uploads = run_on_fake_cuda(monkeypatch, module, lambda inputs, time: (inputs[0] / (1 + time * time),), dtype)
+def test_the_loop_reads_nothing_back_from_a_device_and_uploads_once(fake_cuda, module, dtype):
+    found, uploads = fake_cuda.run(module, lambda inputs, time: (inputs[0] / (1 + time * time),), GRID, dtype)
     assert found.device.type == "cuda" and found.dtype == dtype and found.shape == (3, 2, 3)
     assert uploads == [(2, 3), (GRID.steps, len(module.COEFFICIENTS))]  # the seeds' keys, the table
 
@@ -367,9 +338,9 @@ def test_the_loop_reads_nothing_back_from_a_device_and_uploads_once(monkeypatch,
     ],
     ids=["item", "bool", "cpu", "mixed"],
 )
-def test_that_check_sees_a_network_that_waits_or_mixes_devices(monkeypatch, network, refusal):
+def test_that_check_sees_a_network_that_waits_or_mixes_devices(fake_cuda, network, refusal):
     with pytest.raises(refusal):
-        run_on_fake_cuda(monkeypatch, DDIM, network)
+        fake_cuda.run(DDIM, network, GRID)
 
 
 # the affine probe

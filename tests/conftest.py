@@ -1,0 +1,66 @@
+"""What several test files share: one thread, the catalogue emitted once, and a device that is not there."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+torch.set_num_threads(1)
+
+
+class NoCopyToHost(TorchDispatchMode):
+    """Refuse any operation that takes a tensor of a device and gives one on the CPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sources = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if any(s.device.type != "cpu" for s in sources) and any(r.device.type == "cpu" for r in results):
+            raise AssertionError(f"{func} copies to the host")
+        return result
+
+
+@contextlib.contextmanager
+def guard():
+    """Tensors made in here on "cuda" are fake; reading one on the host, mixing devices and copies to the CPU raise."""
+    with FakeTensorMode(), NoCopyToHost(), torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """``guard()``, and ``run(module, network, grid, ...)``: the loop with fake tensors on "cuda", its uploads replaced by
+    fake tensors of their shapes; the samples and the shapes that were uploaded."""
+    from stepsmith.runtime import noise, plan, sampler
+
+    def run(module, network, grid, dtype=torch.float32, last="denoise", shape=(2, 3)):
+        uploads = []
+
+        def upload(tensor, device):
+            uploads.append(tuple(tensor.shape))
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+        monkeypatch.setattr(noise, "upload", upload)
+        monkeypatch.setattr(sampler, "upload", upload)
+        ready = plan.make_plan(module, network, grid, range(3), shape=shape, device="cuda", dtype=dtype, last=last)
+        with guard():
+            return sampler.run_plan(ready, network), uploads
+
+    return SimpleNamespace(guard=guard, run=run)
+
+
+@pytest.fixture(scope="session")
+def emitted():
+    """The catalogue derived and emitted in this process: name -> SimpleNamespace(row, method, text)."""
+    from stepsmith.derive import catalogue
+    from stepsmith.templates import emit
+
+    found = {}
+    for row in catalogue.rows():
+        method = row.derive()
+        found[row.name] = SimpleNamespace(row=row, method=method, text=emit(method))
+    return found
