@@ -1,0 +1,496 @@
+"""The emitted modules: current, alone on torch and math, true to the contract, and quiet on a device."""
+
+import ast
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+import stepsmith.generated
+from stepsmith.derive import catalogue, dump
+from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, networks, sample
+
+NAMES = [row.name for row in catalogue.rows()]
+FOLDER = Path(stepsmith.generated.__path__[0])
+EVERY = pytest.mark.parametrize("name", NAMES)
+STEPS = 4
+
+# Two diffusions that are in no catalogue: F(t) does not commute with itself; three blocks in a chain.
+TURNING = {
+    "name": "turning",
+    "state": ["x", "m"],
+    "F": [["-a*t", "1"], ["-b", "-2*t*t - 1"]],
+    "G": [["sqrt(a*t + 1)", "0"], ["0", "2"]],
+    "params": {"a": 1.5, "b": 2.0},
+    "initial": {"m": "0.25"},
+}
+CHAIN = {
+    "name": "chain",
+    "state": ["x", "p", "s"],
+    "F": [["0", "beta", "0"], ["-beta", "0", "c*beta"], ["0", "-c*beta", "-xi*beta"]],
+    "G": [["0"], ["0"], ["sqrt(2*xi*beta)"]],
+    "params": {"beta": 3.0, "c": 1.4, "xi": 2.5},
+    "initial": {"p": "0.04", "s": "1"},
+}
+
+
+def grid_of(module: ModuleType, steps: int = STEPS, end: float = 1e-3, power: int = 1) -> torch.Tensor:
+    """From the end of the span: uniform (power 1) or quadratic (power 2)."""
+    left = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** power
+    times = end + (module.END - end) * left
+    times[0], times[-1] = module.END, end
+    return times
+
+
+def network_of(module: ModuleType, seen: list | None = None):
+    """A network of the module's number of inputs and outputs that mixes all of them, in the dtype it is given."""
+
+    def network(inputs, time):
+        assert isinstance(inputs, tuple) and len(inputs) == module.INPUTS
+        assert time.dtype == torch.float64 and time.dim() == 0
+        if seen is not None:
+            seen.append(time)
+        mixed = sum((j + 1) * y for j, y in enumerate(inputs))
+        return tuple(torch.tanh(mixed / (k + 2)) / (1 + time * time) for k in range(module.OUTPUTS))
+
+    return network
+
+
+def tensors(count: int, dtype=torch.float64, seed: int = 0, shape=(3, 2, 5)) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(count))
+
+
+def run(module: ModuleType, times: torch.Tensor, network, dtype=torch.float64, seed: int = 0):
+    """All steps by hand, without the runtime: the states, the start first."""
+    states = [tensors(len(module.COMPONENTS), dtype, seed)]
+    for k, row in enumerate(module.coefficients(times).unbind(0)):
+        state, history = module.step(states[-1], row.unbind(0), network, tensors(module.DRAWS, dtype, seed + k + 1), ())
+        assert history == ()
+        states.append(state)
+    return states
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def test_the_files_are_what_the_catalogue_emits_byte_for_byte(emitted):
+    stale = [n for n, e in emitted.items() if (FOLDER / f"{n}.py").read_bytes() != e.text.encode()]
+    assert not stale, f"run `stepsmith build`: {stale}"
+
+
+def test_no_file_is_an_orphan_and_none_is_missing():
+    found = {path.name for path in FOLDER.iterdir() if path.name != "__pycache__"}
+    assert found == {"__init__.py", *(f"{name}.py" for name in NAMES)}
+
+
+def test_the_catalogue_names_each_module_once_and_holds_every_scheme():
+    assert len(set(NAMES)) == len(NAMES)
+    for sde, sampler in itertools.product(("psld", "cld"), catalogue.SPLITTINGS + catalogue.CONJUGATE_SPLITTINGS):
+        assert f"{sde}_{sampler}".replace("-", "_") in NAMES
+    for sde, sampler in itertools.product(("psld", "cld", "vp", "ve"), catalogue.CONJUGATE + catalogue.STEPPERS):
+        assert f"{sde}_{sampler}".replace("-", "_") in NAMES
+
+
+# --- the text --------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_a_module_imports_torch_and_math_alone_and_runs_no_text(name):
+    tree = ast.parse((FOLDER / f"{name}.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert all(isinstance(node, ast.Import) for node in imports)
+    assert sorted(alias.name for node in imports for alias in node.names) == ["math", "torch"]
+    assert all(alias.asname is None for node in imports for alias in node.names)
+    called = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert not called & {"__import__", "eval", "exec", "open", "compile", "globals", "getattr", "setattr", "print"}
+
+
+@EVERY
+def test_a_module_tells_no_path_date_or_machine(name):
+    text = (FOLDER / f"{name}.py").read_text()
+    for secret in (socket.gethostname(), os.getcwd(), str(Path.home()), str(FOLDER.parent), sys.prefix):
+        assert len(secret) < 3 or secret not in text
+    assert not re.search(r"(?<![\w.*)])/(home|work|tmp|usr|var|root)\b|[A-Z]:\\|\.\./|file:", text)
+    assert not re.search(r"\b(19|20)\d\d-\d\d?-\d\d?\b|\b\d\d:\d\d\b|\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ", text)
+    assert text.isascii() and text.endswith("\n") and "\t" not in text and "\r" not in text
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+@EVERY
+def test_the_constants_are_those_of_the_contract(name, emitted):
+    module, row, method = load(name), emitted[name].row, emitted[name].method
+    kinds = {
+        "API": int, "SDE": str, "SAMPLER": str, "NETWORK": str, "NFE": int, "DRAWS": int, "HISTORY": int, "DATA": int,
+        "INPUTS": int, "OUTPUTS": int, "COMPONENTS": tuple, "COEFFICIENTS": tuple, "PARAMS": dict, "DIGEST": str,
+    }  # fmt: skip
+    assert {key: type(getattr(module, key)) for key in kinds} == kinds
+    assert type(module.ORDER) in (int, type(None))
+    assert {type(module.WEAK_ORDER), type(module.STRONG_ORDER)} <= {int, float, type(None)}
+    assert (1, row.sde, row.sampler, row.network) == (module.API, module.SDE, module.SAMPLER, module.NETWORK)
+    assert all(isinstance(word, str) and word.isidentifier() for word in (*module.COMPONENTS, *module.COEFFICIENTS))
+    assert len(set(module.COEFFICIENTS)) == len(module.COEFFICIENTS)
+    assert all(type(key) is str and type(value) is float for key, value in module.PARAMS.items())
+    assert method.sde.state == module.COMPONENTS and method.sde.data[0] == module.DATA
+    assert method.sde.time == (module.START, module.END)
+    assert (method.nfe, method.draws) == (module.NFE, module.DRAWS) and module.HISTORY >= 0
+    assert hashlib.sha256(dump(method.program).encode()).hexdigest() == module.DIGEST
+    assert module.DRAWS > 0 if method.sampler.target == "sde" else module.DRAWS == 0
+    assert (module.WEAK_ORDER, module.STRONG_ORDER) == (None, None) or module.DRAWS > 0
+    assert module.ORDER is None or module.DRAWS == 0
+
+
+@EVERY
+def test_the_docstring_tells_scheme_cost_and_order(name):
+    text = load(name).__doc__
+    module = load(name)
+    assert f"Calls a step {module.NFE}, draws a step {module.DRAWS}" in text and "order" in text
+    assert f"the specs of {module.SDE} and {module.SAMPLER}" in text
+    if module.ORDER is None:
+        assert "order -" in text or module.DRAWS
+
+
+# --- coefficients ----------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_coefficients_are_finite_float64_on_the_host_down_to_1e_5(name):
+    module = load(name)
+    for steps, end, power in ((1, 1e-3, 1), (50, 1e-3, 1), (50, 1e-3, 2), (50, 1e-5, 1), (50, 1e-5, 2)):
+        table = module.coefficients(grid_of(module, steps, end, power))
+        assert table.shape == (steps, len(module.COEFFICIENTS))
+        assert table.dtype == torch.float64 and table.device.type == "cpu" and not table.requires_grad
+        assert torch.isfinite(table).all()
+    factor = module.start(module.END)
+    n = len(module.COMPONENTS)
+    assert factor.shape == (n, n) and factor.dtype == torch.float64 and torch.equal(factor, factor.tril())
+    assert torch.isfinite(factor).all() and (factor.diagonal() > 0).all()
+
+
+@EVERY
+def test_a_row_is_that_of_its_two_times(name):
+    """No row reads a neighbour (HISTORY 0): a grid of one step gives the same row; lists and float32 are taken too."""
+    module = load(name)
+    times = grid_of(module, 3, 0.05)
+    table = module.coefficients(times)
+    assert torch.equal(module.coefficients(times.tolist()), table)
+    if "eps_r" not in name:  # anchored at the end of its grid
+        for k in range(3):
+            alone = module.coefficients(times[k : k + 2])[0]
+            assert torch.allclose(alone, table[k], rtol=1e-12, atol=1e-14)
+    assert torch.equal(module.coefficients(times, **module.PARAMS), table)
+
+
+@EVERY
+def test_every_parameter_is_taken_by_keyword_and_matters(name):
+    module = load(name)
+    times = grid_of(module, 3, 0.05)
+    table, factor = module.coefficients(times), module.start(times[0].item())
+    for key, value in module.PARAMS.items():
+        other = {key: value * 1.25 + 0.01 if key != "lambda_s" else 1.25}
+        changed = module.coefficients(times, **other)
+        same_start = torch.equal(module.start(times[0].item(), **other), factor)
+        assert not torch.equal(changed, table) or not same_start, key
+        assert torch.isfinite(changed).all()
+    with pytest.raises(TypeError):
+        module.coefficients(times, *module.PARAMS.values())
+
+
+BREAKS = {
+    "psld": {"Gamma": 4.01}, "cld": {"kappa": 0.0}, "psld-damped": {"Minv": -1.0}, "vp": {"beta_min": -0.1},
+    "vp-cosine": {"shift": 0.0}, "ve": {"sigma_max": 0.001},
+}  # fmt: skip
+
+
+@EVERY
+def test_coefficients_refuse_what_is_not_theirs(name):
+    module = load(name)
+    good = grid_of(module)
+    with pytest.raises(TypeError, match="gamma_0"):
+        module.coefficients(good, gamma_0=1.0)
+    with pytest.raises(ValueError, match="must fulfil"):
+        module.coefficients(good, **BREAKS[module.SDE])
+    end, start = module.END, module.START
+    nan = float("nan")
+    for times, words in (
+        (good.flip(0), "decreasing"), ([end, 0.3, 0.3, 0.1], "decreasing"), ([0.5, nan, 0.1], "decreasing"),
+        ([nan, 0.1], "decreasing"), ([0.5, nan], "decreasing"), ([0.5], "at least two"), ([], "at least two"), (0.5, "one"),
+        ([[0.5, 0.1], [0.4, 0.2]], "one"), ([end + 1e-3, 0.1], "span"), ([float("inf"), 0.1], "span"),
+        ([0.5, start], "span"), ([0.5, start - 0.1], "span"), ([0.5, -float("inf")], "span"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            module.coefficients(times)
+
+
+@EVERY
+def test_a_parameter_that_is_nan_breaks_a_constraint(name):
+    module = load(name)
+    key = next(iter(BREAKS[module.SDE]))
+    if module.SDE == "psld":
+        key = "beta_min"
+    with pytest.raises(ValueError, match="must fulfil"):
+        module.coefficients(grid_of(module), **{key: float("nan")})
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_the_network_is_called_as_often_as_is_declared(name):
+    module = load(name)
+    grid = TimeGrid.explicit(grid_of(module))
+    seen = []
+    row = module.coefficients(grid.times)[0].unbind(0)
+    state = tensors(len(module.COMPONENTS))
+    module.step(state, row, network_of(module, seen), tensors(module.DRAWS, seed=1))
+    assert len(seen) == module.NFE
+    for last in ("none", "denoise"):
+        seen.clear()
+        sample(module, network_of(module, seen), grid, [0, 1], shape=(3,), last=last)
+        assert len(seen) == module.nfe(STEPS) + (last == "denoise") == count_nfe(module, STEPS, last)
+    assert [module.nfe(k) for k in (1, 7)] == [module.NFE, 7 * module.NFE]
+
+
+@EVERY
+def test_the_network_is_told_times_or_noise_levels_of_the_step(name):
+    module = load(name)
+    seen = []
+    times = grid_of(module, 3, 0.05)
+    run(module, times, network_of(module, seen))
+    told = torch.stack(seen).reshape(3, module.NFE)
+    if module.NETWORK in ("denoiser", "edm"):  # rises with the time, whatever it is
+        assert (told.diff(dim=0) < 0).all() and (module.NETWORK == "edm" or (told > 0).all())
+    else:
+        assert ((told >= times[1:, None]) & (told <= times[:-1, None])).all()
+    assert (told.diff(dim=1) <= 0).all()
+
+
+@EVERY
+def test_every_draw_is_taken_and_moves_the_state(name):
+    module = load(name)
+    row = module.coefficients(grid_of(module))[1].unbind(0)
+    state, network = tensors(len(module.COMPONENTS)), network_of(module)
+    noise = tensors(module.DRAWS, seed=1)
+    before, _ = module.step(state, row, network, noise)
+    for i in range(module.DRAWS):
+        other = (*noise[:i], noise[i] + 1, *noise[i + 1 :])
+        after, _ = module.step(state, row, network, other)
+        assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    if module.DRAWS:
+        for count in (module.DRAWS - 1, module.DRAWS + 1):
+            with pytest.raises(ValueError, match="unpack"):
+                module.step(state, row, network, tensors(count, seed=1))
+    else:
+        plain, _ = module.step(state, row, network)
+        assert all(torch.equal(a, b) for a, b in zip(before, plain, strict=True))
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_state_keeps_its_dtype_while_coefficients_stay_float64(name, dtype):
+    module = load(name)
+    times = grid_of(module, 3, 0.1)
+    rows = module.coefficients(times)
+    assert all(c.dtype == torch.float64 and c.dim() == 0 for c in rows[0].unbind(0))
+    states = run(module, times, network_of(module), dtype)
+    exact = run(module, times, network_of(module))
+    size = max(value.abs().max() for state in exact for value in state)
+    for state, true in zip(states, exact, strict=True):
+        assert isinstance(state, tuple) and len(state) == len(module.COMPONENTS)
+        for value, reference in zip(state, true, strict=True):
+            assert value.dtype == dtype and value.shape == reference.shape
+            assert (value - reference).abs().max() < (1e-4 if dtype == torch.float32 else 0.5) * size
+    mean = module.denoise(states[-1], rows[-1].unbind(0), network_of(module))
+    assert isinstance(mean, tuple) and len(mean) == len(module.COMPONENTS)
+    assert all(value.dtype == dtype and value.shape == states[0][0].shape for value in mean)
+
+
+@EVERY
+def test_a_step_changes_nothing_that_it_was_given_and_repeats_itself(name):
+    module = load(name)
+    table = module.coefficients(grid_of(module))
+    row = table[1].unbind(0)
+    given = (tensors(len(module.COMPONENTS)), tensors(module.DRAWS, seed=1))
+    kept = [[value.clone() for value in values] for values in given]
+    rows = table.clone()
+    first, _ = module.step(given[0], row, network_of(module), given[1])
+    copies = [value.clone() for value in first]
+    second, _ = module.step(given[0], row, network_of(module), given[1])
+    module.denoise(given[0], row, network_of(module))
+    assert torch.equal(rows, table)
+    for values, before in zip(given, kept, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(values, before, strict=True))
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(first, second, copies, strict=True))
+
+
+@EVERY
+def test_step_and_loop_never_wait_for_a_device_mix_devices_or_copy_back(name, fake_cuda):
+    module = load(name)
+    times = grid_of(module, 2)
+    table = module.coefficients(times)
+    seen = []
+    network = network_of(module, seen)
+    for dtype in (torch.float32, torch.bfloat16):
+        with fake_cuda.guard():
+            row = torch.empty(table.shape[1:], dtype=torch.float64, device="cuda").unbind(0)
+            state, noise = (
+                tuple(torch.empty(3, 2, 5, dtype=dtype, device="cuda") for _ in range(count))
+                for count in (len(module.COMPONENTS), module.DRAWS)
+            )
+            after, _ = module.step(state, row, network, noise)
+            for value in (*after, *module.denoise(state, row, network)):
+                assert value.device.type == "cuda" and value.dtype == dtype and value.shape == (3, 2, 5)
+        assert all(time.device.type == "cuda" for time in seen)
+    dtype = (torch.float32, torch.bfloat16)[NAMES.index(name) % 2]
+    found, uploads = fake_cuda.run(module, network, TimeGrid.explicit(times), dtype)
+    assert found.device.type == "cuda" and found.dtype == dtype and found.shape == (3, 2, 3)
+    assert uploads == [(2, 3), tuple(table.shape)]  # the seeds' keys and the table, once
+
+
+def test_the_guard_sees_a_step_that_reads_back(fake_cuda):
+    """The test above can fail: a step with each fault in turn."""
+    text = (FOLDER / "vp_conjugate.py").read_text()
+    line = "    return (x_new,), ()\n"
+    assert line in text
+    faults = {
+        "x.sum().item()": DataDependentOutputException,
+        "bool((x > 0).all())": DataDependentOutputException,
+        "x.cpu()": AssertionError,
+        "x + torch.zeros(3)": RuntimeError,
+    }
+    for fault, refusal in faults.items():
+        module = load(text.replace(line, f"    {fault}\n{line}"))
+        with pytest.raises(refusal):
+            fake_cuda.run(module, network_of(module), TimeGrid.explicit(grid_of(module)), last="none")
+
+
+# --- anywhere --------------------------------------------------------------------------------------------------------
+
+ALONE = """
+import hashlib, importlib.util, json, pathlib, sys
+sys.path.append(sys.argv[1])
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("stepsmith", "jinja2", "flint", "click"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+import torch
+torch.set_num_threads(1)
+told = {}
+for path in sorted(pathlib.Path(".").glob("*.py")):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table = module.coefficients(torch.linspace(module.END, 1e-3, 5, dtype=torch.float64))
+    calls = []
+    def network(inputs, time):
+        calls.append(1)
+        return (sum(inputs) / (1 + time * time),) * module.OUTPUTS
+    x = torch.arange(6, dtype=torch.float64).reshape(2, 3) / 7
+    state = tuple(x + i for i in range(len(module.COMPONENTS)))
+    for row in table.unbind(0):
+        state, history = module.step(state, row.unbind(0), network, tuple(x - i for i in range(module.DRAWS)))
+    state = module.denoise(state, table[-1].unbind(0), network)
+    factor = module.start(module.END)
+    digest = hashlib.sha256(b"".join(v.contiguous().numpy().tobytes() for v in (*state, factor))).hexdigest()
+    told[path.stem] = [digest, len(calls), bool(all(v.isfinite().all() for v in state))]
+names = {name.split(".")[0] for name in sys.modules}
+print(json.dumps([told, sorted(names & {"stepsmith", "jinja2", "flint", "click", "safetensors", "PIL"})]))
+"""
+
+
+def test_modules_run_in_a_folder_with_torch_and_nothing_of_ours(tmp_path):
+    for name in NAMES:
+        shutil.copy(FOLDER / f"{name}.py", tmp_path)
+    command = [sys.executable, "-I", "-S", "-B", "-c", ALONE, sysconfig.get_path("purelib")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told, ours = json.loads(done.stdout)
+    assert ours == [] and list(told) == sorted(NAMES)
+    assert {name: calls for name, (_, calls, _) in told.items()} == {n: 4 * load(n).NFE + 1 for n in NAMES}
+    assert all(finite for _, _, finite in told.values())
+    assert len({digest for digest, _, _ in told.values()}) > 0.8 * len(NAMES)  # they are not one and the same thing
+
+
+EMIT = """
+import hashlib, json, sys
+import stepsmith.derive as derive
+from stepsmith.derive import dump
+from stepsmith.templates import emit
+told = []
+for sde, sampler, network in json.load(sys.stdin):
+    method = derive(sde, sampler, network)
+    told.append([hashlib.sha256(emit(method).encode()).hexdigest(), method.program.digest])
+print(json.dumps([told, hash("stepsmith")]))
+"""
+
+
+def test_the_bytes_do_not_depend_on_the_hash_seed(emitted):
+    wanted = [
+        ("psld", "roba", "denoiser"),
+        ("psld", "conjugate-ones", "eps-L"),
+        (TURNING, "conjugate-vv", "denoiser"),
+        (CHAIN, "O B! A B!@1", "denoiser"),
+    ]
+    running = []
+    for seed in ("0", "1", "7", "123"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        process = subprocess.Popen(
+            [sys.executable, "-c", EMIT], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        process.stdin.write(json.dumps(wanted))
+        process.stdin.close()
+        running.append(process)
+    told = []
+    for process in running:
+        told.append(json.loads(process.stdout.read()))
+        process.stdout.close()
+        assert process.wait() == 0
+    hashes, digests = {seed for _, seed in told}, {json.dumps(found) for found, _ in told}
+    assert len(hashes) == 4 and len(digests) == 1
+    here = [[hashlib.sha256(emitted[n].text.encode()).hexdigest(), emitted[n].method.program.digest]
+            for n in ("psld_roba", "psld_conjugate_ones_eps_l")]  # fmt: skip
+    assert told[0][0][:2] == here
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["psld_roba", "psld_rvv"])
+def test_a_seed_decides_noise_and_sample_whatever_the_batch(name):
+    module, network = load(name), networks.load("digits")
+    grid = TimeGrid.explicit(grid_of(module, 8, power=2))
+    noise: list[tuple[torch.Tensor, ...]] = []
+
+    def step(state, c, net, draws=(), history=()):
+        noise.append(draws)
+        return module.step(state, c, net, draws, history)
+
+    listening = SimpleNamespace(**{**vars(module), "step": step})
+    found, heard = {}, {}
+    for seeds in (range(16), [0], [11], [11, 3]):
+        noise.clear()
+        found[tuple(seeds)] = sample(listening, network, grid, seeds)
+        heard[tuple(seeds)] = list(noise)
+    full, all_noise = found[tuple(range(16))], heard[tuple(range(16))]
+    assert full.shape == (16, 1, 8, 8) and len(all_noise) == 8 and all(len(d) == module.DRAWS for d in all_noise)
+    for seeds, samples in found.items():
+        assert (samples - full[list(seeds)]).abs().max() < 1e-5
+        for k, draws in enumerate(heard[seeds]):
+            assert all(torch.equal(a, b[list(seeds)]) for a, b in zip(draws, all_noise[k], strict=True))
+    for k, draws in enumerate(all_noise):
+        for i, xi in enumerate(draws):
+            assert torch.equal(xi, NoiseSource(range(16)).normal((1, 8, 8), "step", k, i))
+    assert (full[0] - full[1]).abs().max() > 0.1
