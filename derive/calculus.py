@@ -48,7 +48,7 @@ def _row(f: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr | None:
     if isinstance(f, sp.Pow):
         u = f.exp if f.base.free_symbols.isdisjoint({t}) else f.base
     a = sp.expand(u).coeff(t, 1) if u is not None else sp.S.Zero
-    if a == 0 or not (u - a * t).expand().free_symbols.isdisjoint({t}):
+    if u is None or a == 0 or not (u - a * t).expand().free_symbols.isdisjoint({t}):
         return None
     high, low = u.subs(t, upper), u.subs(t, lower)
     half, mean = a * (upper - lower) / 2, a * (upper + lower) / 2 + u.subs(t, 0)

@@ -10,6 +10,7 @@ a = tr M / 2 and x = a^2 - det M (Cayley-Hamilton):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mpmath
@@ -50,10 +51,11 @@ class C(sp.Function):
         return rf"C_{{{k}}}{power}\left({printer._print(x)}\right)"
 
 
-def exponential(M: sp.Matrix) -> sp.Matrix:
+def exponential(M: sp.Matrix, meaning: Callable[[sp.Expr], sp.Expr] = lambda e: e) -> sp.Matrix:
     """exp(M) of a 1 x 1 or 2 x 2 matrix, exact for every parameter value.
 
-    Raises ValueError for larger matrices: they take the numeric route.
+    ``meaning`` writes out the words that M is spelled in, so that x = 0 is seen where it holds identically (critical
+    damping): the exponential is then nilpotent.  Raises ValueError for larger matrices: they take the numeric route.
     """
     if M.shape == (1, 1):
         return sp.Matrix([[sp.exp(M[0, 0])]])
@@ -61,7 +63,8 @@ def exponential(M: sp.Matrix) -> sp.Matrix:
         raise ValueError(f"no closed exponential for a {M.shape[0]} x {M.shape[1]} matrix")
     a = (M[0, 0] + M[1, 1]) / 2
     half = (M[0, 0] - M[1, 1]) / 2
-    x = sp.factor_terms(half**2 + M[0, 1] * M[1, 0])
+    x = half**2 + M[0, 1] * M[1, 0]
+    x = sp.S.Zero if sp.expand(meaning(x)) == 0 else sp.factor_terms(x)
     deviator = sp.Matrix([[half, M[0, 1]], [M[1, 0], -half]])
     return sp.exp(a) * (C(0, x) * sp.eye(2) + C(1, x) * deviator)
 

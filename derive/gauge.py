@@ -10,7 +10,12 @@ So before two expressions are combined, their measures must allow it:
   number in it is above 64 (``exp`` is free of this, unless a logarithm stands in it) and its base holds no such
   power;
 - numerators and denominators have at most 1280 bits, those under a root or below a named exponent at most 320;
-- the expression is at most 64 levels high, its names written out.
+- over one denominator, as SymPy likes to write it, an expression holds numbers of at most 65,536 bits: sums and products
+  add their bits, a power of n multiplies them by n;
+- its questions of sign, and of real and imaginary parts, take a time exponential in the nest of powers (divisions too)
+  and functions: these are nested at most 8 deep, and 3 deep where SymPy cannot tell that their argument is real, as
+  the square root of a real name need not be;
+- the expression has at most 10,000 nodes and 64 levels, its names written out.
 """
 
 from __future__ import annotations
@@ -26,6 +31,11 @@ from sympy import S
 MAX_HEIGHT = 64  # levels of an expression, those of its names included
 MAX_POWER = 64  # magnitude of a constant exponent, and of every number in an exponent with names
 MAX_ROOT = 1000  # denominator of a rational exponent
+MAX_WEIGHT = 65_536  # bits of the numbers of an expression, were it written over one denominator
+MAX_STACK = 8  # nested powers and functions
+MAX_DOUBT = 3  # those of what SymPy does not know to be real
+MAX_WHOLE = 8  # magnitude of an integer exponent above such a function
+MAX_SIZE = 10_000  # nodes of an expression, those of its names included
 MAX_BITS = 1280  # of the numerator and denominator of any number: 40 digits times 1e-308, and some air
 
 _MP: Any = mpmath.MPContext()
@@ -76,10 +86,17 @@ class Measure:
 
     value: Any = None  # of a constant, to 60 digits; None where it holds a name
     bits: int = 0  # the longest numerator or denominator in it
+    weight: Any = 1  # the bits of its numbers, were it written over one denominator
     peak: Any = 0  # the largest magnitude of a rational number in it
     nodes: int = 1
     height: int = 1
+    stack: int = 0  # levels of powers and functions in it
+    doubt: int = 0  # those of what is not known to be real
     tower: bool = False  # it holds a power with a name in its exponent
+
+
+def _unknown(expr: sympy.Basic) -> bool:
+    return expr.is_extended_real is None
 
 
 class Gauge:
@@ -104,29 +121,46 @@ class Gauge:
         if bits > MAX_BITS:
             raise Refusal(f"holds a number of more than {MAX_BITS} bits", "use fewer digits or smaller powers")
         value = _value(lambda: _MP.mpf(expr.p) / expr.q, ())
-        return Measure(value, bits, abs(value))
+        return Measure(value, bits, max(1, bits), abs(value))
 
     def _node(self, expr: Any) -> Measure:
         parts = [self(part) for part in expr.args]
         constant = all(part.value is not None for part in parts) and expr.func in _HEADS
-        rises = isinstance(expr, sympy.Pow | sympy.exp)
+        flat = isinstance(expr, sympy.Add | sympy.Mul)
         if expr.is_Pow and parts[1].peak > (MAX_POWER if parts[1].value is None else MAX_POWER**2):
             raise Refusal("multiplies exponents beyond the limit", f"keep the numbers in exponents below {MAX_POWER}")
-        height = 1 + max(part.height for part in parts)
-        if height > MAX_HEIGHT:
-            raise Refusal(f"is nested more than {MAX_HEIGHT} deep", "name a part of it, or write it flatter")
-        return Measure(
+        power = max(1, abs(parts[1].value or 1)) if expr.is_Pow else 1
+        measure = Measure(
             _value(_HEADS[expr.func], [part.value for part in parts]) if constant else None,
             max(part.bits for part in parts),
+            parts[0].weight * power if expr.is_Pow else sum(part.weight for part in parts),
             max(part.peak for part in parts),
             1 + sum(part.nodes for part in parts),
-            height,
-            any(part.tower for part in parts) or (rises and parts[-1].value is None),
+            1 + max(part.height for part in parts),
+            max(part.stack for part in parts) + (not flat),
+            max(part.doubt for part in parts) + (not flat and any(_unknown(part) for part in expr.args)),
+            any(part.tower for part in parts) or (isinstance(expr, sympy.Pow | sympy.exp) and parts[-1].value is None),
         )
+        if measure.weight > MAX_WEIGHT:
+            raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
+        if measure.height > MAX_HEIGHT or measure.nodes > MAX_SIZE:
+            raise Refusal(
+                f"is more than {MAX_HEIGHT} deep or {MAX_SIZE} nodes large", "name parts of it, or write less"
+            )
+        return measure
+
+    def _stacked(self, *arguments: sympy.Expr) -> None:
+        """Refuse one power or function more on top of these, where SymPy would ponder too long about them."""
+        if any(
+            self(part).stack >= MAX_STACK or (_unknown(part) and self(part).doubt >= MAX_DOUBT) for part in arguments
+        ):
+            limits = f"{MAX_STACK} deep at most, {MAX_DOUBT} where they may not be real"
+            raise Refusal("nests too many powers, divisions and functions", f"write it flatter: {limits}")
 
     def power(self, base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         """``base**exponent``, once it is known to be small, real and finite."""
         low, high = self(base), self(exponent)
+        self._stacked(base, exponent)
         if high.value is None:
             if low.tower:
                 raise Refusal("raises a power with names in its exponent to another", "multiply the two exponents")
@@ -138,6 +172,10 @@ class Gauge:
         elif low.value is not None:
             _value(_MP.power, [low.value, high.value])
         growth = abs(int(exponent)) if exponent.is_Integer else 4  # roots make SymPy look for factors
+        if growth > MAX_WHOLE and low.doubt and _unknown(base):
+            raise Refusal(f"raises what may not be real to a power above {MAX_WHOLE}", "use smaller powers")
+        if low.weight * growth > MAX_WEIGHT:
+            raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if low.bits * growth > MAX_BITS:
             raise Refusal("raises a number with too many digits to a power", "use fewer digits or a smaller power")
         return sympy.Pow(base, exponent)
@@ -151,6 +189,7 @@ class Gauge:
             return self.power(self.power(argument, sympy.Integer(2)), S.Half)
         if name == "abs":
             return argument if value >= 0 else -argument
+        self._stacked(argument)
         head = getattr(sympy, name)
         if value is not None:
             _value(_HEADS[head], [value])

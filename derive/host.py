@@ -22,7 +22,7 @@ from typing import Any
 import sympy as sp
 
 from .calculus import increment, is_zero, plain, s, t
-from .kernel import commutes
+from .kernel import commutes, in_lets
 from .program import Function
 from .sde import LinearSDE
 
@@ -99,15 +99,11 @@ class Library:
 
         The integral of the let ``beta`` is spelled ``beta_st``.
         """
-        timed = [name for name in lets_in(self.sde, (expr,)) if depends_on_time(self.sde, name)]
-        symbols = [sp.Symbol(name, real=True) for name in timed]
-        if not timed and t not in expr.free_symbols:
-            return expr * (t - s), ()
-        poly = sp.Poly(expr, *symbols) if symbols and expr.is_polynomial(*symbols) else None
-        if poly is not None and poly.total_degree() <= 1 and not any(c.has(t) for c in poly.coeffs()):
-            constant = poly.coeff_monomial(1)
-            total = constant * (t - s) + sum(poly.coeff_monomial(x) * sp.Symbol(f"{x}_st", real=True) for x in symbols)
-            return total, tuple(self.integral(name) for name in timed)
+        parts = in_lets(self.sde, expr)
+        if parts is not None:
+            uses = tuple(self.integral(name) for name in parts if name)
+            terms = (c * sp.Symbol(f"{k}_st", real=True) if k else c * (t - s) for k, c in parts.items())
+            return sum(terms, sp.S.Zero), uses
         written = self.sde.written_out(expr)
         closed = increment(written, t, s)
         return (closed, ()) if closed is not None else self._by_quadrature(written)

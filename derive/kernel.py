@@ -46,55 +46,109 @@ def commutes(F: sp.Matrix) -> bool:
     return F.shape == (1, 1) or is_zero_matrix(F * other - other * F)
 
 
-def generator(F: sp.Matrix, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Matrix | None:
-    """The integral of F over (lower, upper), entry by entry, or None where an entry has no row in the table."""
-    entries = [increment(entry, upper, lower) for entry in F]
-    return None if any(entry is None for entry in entries) else sp.Matrix(*F.shape, entries)
+@dataclass(frozen=True)
+class Words:
+    """A matrix spelled with the SDE's lets and with the symbols of their integrals; ``integrals`` says what those are."""
+
+    entries: sp.Matrix
+    integrals: dict[sp.Symbol, sp.Expr]
+
+    def written_out(self, sde: LinearSDE) -> sp.Matrix:
+        return sde.written_out(self.entries.subs({name: plain(value) for name, value in self.integrals.items()}))
 
 
-def transition(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
-    """Psi(upper, lower) in closed form for one or two blocks whose F commutes with itself."""
+def in_lets(sde: LinearSDE, expr: sp.Expr) -> dict[str, sp.Expr] | None:
+    """An expression as c_0 + sum_k c_k let_k with c free of t, {let or "": c}; None where it is none."""
+    timed = [name for name, value in sde.let.items() if value.has(t) and expr.has(sp.Symbol(name, real=True))]
+    symbols = [sp.Symbol(name, real=True) for name in timed]
+    if not timed:
+        return None if expr.has(t) else {"": expr}
+    poly = sp.Poly(expr, *symbols) if expr.is_polynomial(*symbols) else None
+    if poly is None or poly.total_degree() > 1 or any(c.has(t) for c in poly.coeffs()):
+        return None
+    parts = {name: poly.coeff_monomial(x) for name, x in zip(timed, symbols, strict=True)}
+    return {"": poly.coeff_monomial(1), **parts}
+
+
+def generator(sde: LinearSDE, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> Words:
+    """The integral of F (in the words of let) over (lower, upper), the integral of ``beta`` spelled ``int_beta``.
+
+    Raises Unsupported where an entry has no row in the table of integrals.
+    """
+    integrals: dict[sp.Symbol, sp.Expr] = {}
+
+    def integral(entry: sp.Expr) -> sp.Expr:
+        parts = in_lets(sde, entry)
+        closed = {name: increment(sde.let[name], upper, lower) for name in parts or () if name}
+        if parts is None or any(value is None for value in closed.values()):
+            whole = increment(sde.written_out(entry), upper, lower)
+            if whole is None:
+                raise Unsupported(f"an entry of {sde.name} has no closed integral here", NUMERIC)
+            return whole
+        integrals.update({sp.Symbol(f"int_{name}", real=True): value for name, value in closed.items()})
+        return sum(
+            (c * sp.Symbol(f"int_{k}", real=True) if k else c * (upper - lower) for k, c in parts.items()), sp.S.Zero
+        )
+
+    return Words(sp.Matrix(F.applyfunc(integral)), integrals)
+
+
+def transition_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> Words:
+    """Psi(upper, lower) in closed form for one or two blocks whose F commutes with itself, in words."""
     if not sde.commutes():
         raise Unsupported(
             f"F of {sde.name} does not commute with itself at two times, so exp of its integral is wrong", NUMERIC
         )
     if sde.n > 2:
         raise Unsupported(f"no closed exponential for {sde.n} blocks", NUMERIC)
-    integral = generator(sde.F, upper, lower)
-    if integral is None:
-        raise Unsupported(f"an entry of F of {sde.name} has no closed integral here", NUMERIC)
-    return exponential(plain(integral).applyfunc(sp.factor_terms))
+    integral = generator(sde, sde.F_let, upper, lower)
+    return Words(
+        exponential(integral.entries, lambda e: Words(sp.Matrix([[e]]), integral.integrals).written_out(sde)[0]),
+        integral.integrals,
+    )
 
 
-def stationary(sde: LinearSDE) -> sp.Matrix:
-    """The constant S with F S + S F^T + G G^T = 0."""
+def stationary_words(sde: LinearSDE) -> sp.Matrix:
+    """The constant S with F S + S F^T + G G^T = 0, in the words of let."""
     n = sde.n
     unknown = sp.Matrix(n, n, lambda i, j: sp.Symbol(f"S{min(i, j)}{max(i, j)}"))
-    equations = sde.F * unknown + unknown * sde.F.T + sde.GG
-    rows = [equations[i, j] for i in range(n) for j in range(i, n)]
+    equations = sde.F_let * unknown + unknown * sde.F_let.T + sde.GG_let
     symbols = [unknown[i, j] for i in range(n) for j in range(i, n)]
-    solutions = list(sp.linsolve(rows, symbols))
+    solutions = list(sp.linsolve([equations[i, j] for i in range(n) for j in range(i, n)], symbols))
     if not solutions:
         raise Unsupported(f"{sde.name} has no stationary law", "F must be stable and G G^T in proportion to it")
     law = unknown.subs(dict(zip(symbols, map(sp.cancel, solutions[0]), strict=True)))
-    if law.free_symbols & {t, *symbols}:
+    timed = sp.cancel(sde.written_out(law)[0, 0]).has(t) or any(sp.cancel(e).has(t) for e in sde.written_out(law))
+    if timed or law.free_symbols & set(symbols):
         raise Unsupported(
             f"the law that F and G of {sde.name} would keep changes with t", "F and G G^T must share one clock"
         )
     return law
 
 
-def covariance(sde: LinearSDE, time: sp.Expr) -> sp.Matrix:
-    """Sigma at ``time``, from Sigma at the start of the span = diag(initial)."""
+def covariance_words(sde: LinearSDE, time: sp.Expr) -> Words:
+    """Sigma at ``time``, from Sigma at the start of the span = diag(initial), in words."""
     start = sp.nsimplify(repr(sde.time[0]), rational=True)
-    psi = transition(sde, time, start)
     if sde.F.is_zero_matrix:
-        growth = generator(sde.GG, time, start)
-        if growth is None:
-            raise Unsupported(f"an entry of G G^T of {sde.name} has no closed integral here", NUMERIC)
-        return sde.initial + plain(growth)
-    law = stationary(sde)
-    return law + psi * (sde.initial - law) * psi.T
+        growth = generator(sde, sde.GG_let, time, start)
+        return Words(sde.initial_let + growth.entries, growth.integrals)
+    psi, law = transition_words(sde, time, start), stationary_words(sde)
+    return Words(law + psi.entries * (sde.initial_let - law) * psi.entries.T, psi.integrals)
+
+
+def transition(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
+    """Psi(upper, lower), written out in t and the parameters."""
+    return transition_words(sde, upper, lower).written_out(sde)
+
+
+def stationary(sde: LinearSDE) -> sp.Matrix:
+    """The constant S with F S + S F^T + G G^T = 0, written out."""
+    return sde.written_out(stationary_words(sde)).applyfunc(sp.cancel)
+
+
+def covariance(sde: LinearSDE, time: sp.Expr) -> sp.Matrix:
+    """Sigma at ``time``, written out in t and the parameters."""
+    return covariance_words(sde, time).written_out(sde)
 
 
 def reverse(sde: LinearSDE, eta: sp.Expr) -> Reverse:

@@ -328,7 +328,7 @@ def _nonzero(series: list[Matrix], upto: int) -> list[int]:
     return [j for j in range(upto + 1) if any(e != 0 for row in series[j] for e in row)]
 
 
-def _summed(terms: Any) -> Matrix | None:
+def _summed(terms: Any) -> Any:
     total: Matrix | None = None
     for term in terms:
         total = (

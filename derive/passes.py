@@ -143,11 +143,11 @@ def fuse(program: StepProgram) -> StepProgram:
             continue
         ops.append(_written(f"{component}_new", component, form, host, taken))
         result.append(f"{component}_new")
-    last, last_result = program.last, program.last_result
+    last, last_result = list(program.last), program.last_result
     if last:
-        last, forms = _fused(last, program.components, host, taken, ())
+        last, forms = _fused(program.last, program.components, host, taken, ())
         if last_result not in {value for op in last for value in outputs(op)}:
-            last = [*last, _written("mean", "mean", forms[last_result], host, taken)]
+            last.append(_written("mean", "mean", forms[last_result], host, taken))
             last_result = "mean"
     return replace(
         program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=tuple(last), last_result=last_result
@@ -155,7 +155,9 @@ def fuse(program: StepProgram) -> StepProgram:
 
 
 def _drawn(ops: tuple[Op, ...], draws: dict[str, str]) -> list[Op]:
-    name = lambda value: draws.get(value, value)  # noqa: E731
+    def name(value: str) -> str:
+        return draws.get(value, value)
+
     return [Normal(name(op.output)) if isinstance(op, Normal) else _renamed(op, name) for op in ops]
 
 

@@ -9,6 +9,7 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from . import kernel
 from .calculus import t
 from .describe import equations
 from .sde import LinearSDE
@@ -26,33 +27,34 @@ def report(sde: LinearSDE) -> list[Section]:
     """F, G, transition, covariance, stationary law, reverse SDE and probability flow."""
     start = sp.nsimplify(repr(sde.time[0]), rational=True)
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
-    flow, reverse = sde.reverse(0), sde.reverse(1)
+    heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
+    where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
     return [
-        Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join(equations(sde)), _matrices(sde)),
-        _section("transition", f"transition Psi(t, {start})", lambda: sde.transition(t, start)),
-        _section("covariance", "covariance Sigma(t) given the data", lambda: sde.covariance(t)),
-        _section("stationary", "stationary law", sde.stationary),
-        _pair("probability_flow", "probability flow dz = (F z + b - A s) dt, A =", flow.score),
-        _pair("reverse_sde", "reverse SDE dz = (F z + b - A s) dt + G dw, dt < 0, A =", reverse.score),
+        Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
+        _section("transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
+        _section("covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
+        _section("stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
+        _section(
+            "probability_flow",
+            "probability flow dz = (F z + b - A s) dt, A =",
+            lambda: kernel.Words(sde.GG_let / 2, {}),
+        ),
+        _section(
+            "reverse_sde",
+            "reverse SDE dz = (F z + b - A s) dt + G dw, dt < 0, A =",
+            lambda: kernel.Words(sde.GG_let, {}),
+        ),
     ]
 
 
-def _matrices(sde: LinearSDE) -> str:
-    return f"F = {sp.latex(sde.F_let)}\nG = {sp.latex(sde.G_let)}"
-
-
-def _pair(key: str, title: str, matrix: sp.Matrix) -> Section:
-    return Section(key, title, _entries(matrix), sp.latex(matrix))
-
-
-def _section(key: str, title: str, make: Callable[[], sp.Matrix]) -> Section:
+def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
     try:
-        matrix = make()
+        words = make()
     except Unsupported as error:
         return Section(key, title, f"not in closed form: {error}", rf"\text{{not in closed form: {error}}}")
-    return Section(key, title, _entries(matrix), sp.latex(matrix))
-
-
-def _entries(matrix: sp.Matrix) -> str:
-    rows, columns = matrix.shape
-    return "\n".join(f"[{i}][{j}]  {matrix[i, j]}" for i in range(rows) for j in range(columns))
+    entries = words.entries.applyfunc(sp.factor_terms)
+    rows, columns = entries.shape
+    lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]
+    lines += [f"{name} = {value}" for name, value in words.integrals.items()]
+    maths = [sp.latex(entries), *(f"{sp.latex(name)} = {sp.latex(value)}" for name, value in words.integrals.items())]
+    return Section(key, title, "\n".join(lines), "\n".join(maths))

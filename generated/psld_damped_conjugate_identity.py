@@ -191,10 +191,10 @@ def collocation():
     """The integrals over (0, x_j) of the Lagrange polynomials of the nodes: the Gauss collocation matrix."""
     x, w = gauss_legendre()
     u, n = 2 * x - 1, len(x)
-    P = [torch.ones_like(u), u]
+    rows = [torch.ones_like(u), u]
     for k in range(1, n):
-        P.append(((2 * k + 1) * u * P[k] - k * P[k - 1]) / (k + 1))
-    P = torch.stack(P, dim=-1)
+        rows.append(((2 * k + 1) * u * rows[k] - k * rows[k - 1]) / (k + 1))
+    P = torch.stack(rows, dim=-1)
     odd = 2 * torch.arange(n, dtype=torch.float64) + 1
     integrals = torch.cat([(u + 1)[:, None], (P[:, 2:] - P[:, :-2]) / odd[1:]], dim=-1)
     return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)

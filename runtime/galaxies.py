@@ -27,6 +27,7 @@ from .networks import Network, from_score
 WHEEL = "galaxygrad==0.1.5"
 MEMBER = "galaxygrad/eqx_hsc_ScoreNet32.eqx"
 SHA256 = "cb926562fcdfcbd33952fea8b2394074e75cb652fb7824c4c809a5f89a0a6532"
+SOFT = 0.5  # the flux below which the stretch of a picture is linear
 SHAPE = (1, 32, 32)
 TIMES = (2.5e-3, 10.0)  # below, the score is weaker than that of the images: it cannot follow 1/sigma
 SIGMA_DATA = 0.85
@@ -84,8 +85,14 @@ def load(device: torch.device | str | None = None, dtype: torch.dtype = torch.fl
     """The galaxies as a denoiser."""
     module = build(read(fetch())).to(device=device, dtype=dtype)
     lo, hi = (float(np.sqrt(np.expm1(t))) for t in TIMES)
-    known = {"module": module, "name": "galaxies", "digest": SHA256}
+    known = {"module": module, "name": "galaxies", "digest": SHA256, "picture": picture}
     return from_score(module, alpha, sigma, time_of, SHAPE, (lo, hi), sigma_data=SIGMA_DATA, dtype=dtype, **known)
+
+
+def picture(samples: Tensor) -> Tensor:
+    """Fluxes in [-1, 1]: the inverse hyperbolic sine that astronomers stretch with, each image to its own peak."""
+    peak = samples.amax(dim=(-3, -2, -1), keepdim=True).clamp_min(1.0)
+    return (2 * torch.asinh(samples.clamp_min(0) / SOFT) / torch.asinh(peak / SOFT) - 1).to(samples.dtype)
 
 
 def build(arrays: list[np.ndarray]) -> GalaxyScore:

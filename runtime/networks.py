@@ -29,7 +29,8 @@ SHIPPED = ("digits", "galaxies")
 class Network:
     """A callable with what a sampling loop must know of it.
 
-    ``module`` holds the weights, if there are any; ``name`` and ``digest`` (of the file of weights) go into records.
+    ``module`` holds the weights, if there are any; ``name`` and ``digest`` (of the file of weights) go into records;
+    ``picture`` maps samples to [-1, 1] for a person to look at, where the data are not in that range themselves.
     """
 
     fn: Callable[[Tensors, Tensor], Tensors]
@@ -41,6 +42,7 @@ class Network:
     module: nn.Module | None = None
     name: str = "custom"
     digest: str | None = None
+    picture: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
         if len(inputs) != self.inputs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import mpmath
@@ -13,7 +12,8 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stepsmith.derive import expression, spec
+
+from stepsmith.derive import expression
 from stepsmith.errors import InputError
 
 X, Y, T = (sympy.Symbol(name, real=True) for name in "xyt")

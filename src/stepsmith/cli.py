@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,8 +133,8 @@ def build(
     as_json: bool,
 ) -> None:
     """Emit step modules: NAMES of the catalogue, or all of it."""
-    from stepsmith import derive as derived
     from stepsmith.derive import catalogue
+    from stepsmith.derive.method import derive as derived
     from stepsmith.templates import emit
     from stepsmith.templates.files import compare, folder, write
 
@@ -209,20 +210,22 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
 @click.option(
     "--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True
 )
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of torch; more pay on idle cores only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sample(
     sde: str, sampler: str, network: str, steps: int | None, nfe: int | None, grid: str, end: float, last: str, seeds: str,
-    out: Path, params: tuple[str, ...], device: str, dtype: str, as_json: bool,
+    out: Path, params: tuple[str, ...], device: str, dtype: str, threads: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw samples with a derived sampler and a real network."""
     import stepsmith as ss
+    from stepsmith.derive.method import derive as derived
     from stepsmith.runtime import budget_steps, check_output, parse_seeds, record, write
 
     check_output(out)
     chosen = parse_seeds(seeds)
     values = _numbers(params)
     diffusion = ss.load_sde(sde)
-    method = ss.derive(diffusion, sampler)
+    method = derived(diffusion, sampler)
     if steps is not None and nfe is not None:
         raise InputError("-", "nfe", "--steps and --nfe exclude each other", "give one of them")
     left = 0
@@ -235,25 +238,23 @@ def sample(
     )
     import torch
 
+    torch.set_num_threads(threads)
     net = ss.networks.load(network, device=device)
     module = ss.load(ss.emit(method))
     begun = time.perf_counter()
-    drawn = ss.sample(
-        module,
-        net,
-        times,
-        chosen,
-        params=values,
-        last=last,
-        device=device,
-        dtype=getattr(torch, dtype),
-        progress=not as_json and sys.stderr.isatty(),
-    )
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        drawn = ss.sample(
+            module, net, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype),
+            progress=not as_json and sys.stderr.isatty(),
+        )  # fmt: skip
     seconds = time.perf_counter() - begun
     told = record(
         module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=network
     )
-    write(out, drawn, told)
+    write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
+    for note in notes:
+        click.echo(f"note: {_one_line(str(note.message))}", err=True)
     calls = method.nfe * times.steps + (last == "denoise")
     if as_json:
         _print_json(
