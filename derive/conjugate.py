@@ -21,7 +21,7 @@ from .calculus import t, t0, t1
 from .kernel import commutes
 from .program import ONE, entries
 from .sampler import Sampler
-from .score import NETWORKS, ScoreParameterization, gaussian_variance, scalar
+from .score import NETWORKS, ScoreParameterization, scalar, spread
 from .sde import LinearSDE
 from .split import names_of
 
@@ -77,21 +77,21 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     b = B[0, 0]
     (a0, s0), (a1, s1) = low.alpha_sigma("0"), low.alpha_sigma("1")
     d = symbol("sigma_data")
-    S0, S1 = (gaussian_variance(str(frame), a, s, d) for a, s in ((a0, s0), (a1, s1)))
+    S0, S1 = (spread(str(frame), a, s, d) for a, s in ((a0, s0), (a1, s1)))
     if b == 0 and frame in ("x0", "denoiser"):
         ratio = low.define("ratio", s1 / s0)
         return sp.Matrix([[ratio]]), sp.Matrix([[a1 - ratio * a0]])
     if b == 0 and str(frame).startswith("eps"):
         ratio = low.define("ratio", a1 / a0)
         return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
-    growth = a1 / a0 if S0 is None else sp.sqrt(S1 / S0)
+    growth = a1 / a0 if S0 is None else S1 / S0
     exponent = low.increment(b, "0", "1") if b != 0 else sp.S.Zero
     P = low.define("P", growth * sp.exp(exponent))
     alpha, sigma, a_1, s_1 = (symbol(name) for name in ("alpha_s", "sigma_s", "alpha_1", "sigma_1"))
     flat = low.sde.F.is_zero_matrix
     alpha, a_1 = (ONE, ONE) if flat else (alpha, a_1)
-    S, S_1 = (gaussian_variance(str(frame), a, s, d) for a, s in ((alpha, sigma), (a_1, s_1)))
-    weight = a_1 / alpha if S is None else sp.sqrt(S_1 / S)
+    S, S_1 = (spread(str(frame), a, s, d) for a, s in ((alpha, sigma), (a_1, s_1)))
+    weight = a_1 / alpha if S is None else S_1 / S
     _, out, _, _ = scalar(str(frame), alpha, sigma, t, d)
     lib = low.library
     integrals: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     half = low.sde.GG_let[0, 0] / 2
     lib.add(
         "phi", "phi_scalar", (b, half, d if frame == "edm" else ONE), uses, weight=weight, out=out,
-        power=half.subs(t, symbol("s")), start=low.sde.time[0], flat=flat,
+        power=half.subs(t, symbol("s")), start=low.sde.time[0], flat=flat, b=b, parameterization=str(frame),
         lets=tuple((name, expr.subs(t, symbol("s"))) for name, expr in lib.lets((half, b))),
         integrals=tuple((use.removeprefix("integral_"), use) for use in integrals),
     )  # fmt: skip
@@ -158,8 +158,9 @@ def conjugate_function(
     generator = sp.Matrix(-linear.extract(rows, rows) - B.extract(rows, rows))
     closed = flat and commutes(sde.written_out(generator))
     common = dict(
-        start=sde.time[0], rows=rows, others=others, n=n, unpack=unpack, skip=skip, frame=uses[0] if uses else None
-    )
+        start=sde.time[0], rows=rows, others=others, n=n, unpack=unpack, skip=skip, frame=uses[0] if uses else None,
+        linear_entries=linear.extract(rows, range(n)), score_entries=score.extract(rows, range(n)), B_entries=B.extract(rows, rows),
+    )  # fmt: skip
     half = lib.matrix(f"{name}_score", score.extract(rows, range(n)), "the rows that multiply the score")
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "the rows of the linear part, reverse time")
     nodes = lib.static("log_nodes", lib.quadrature())

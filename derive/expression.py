@@ -65,7 +65,7 @@ class _Parser:
         self.at = 0
 
     def refuse(self, column: int, what: str, mend: str) -> NoReturn:
-        raise InputError(self.where, self.key, f"column {column}: {what}", mend)
+        raise InputError(self.where, self.key, f"column {column}: {what}", mend) from None
 
     def _tokens(self, text: str) -> list[_Token]:
         tokens, at = [], 0

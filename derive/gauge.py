@@ -10,11 +10,11 @@ So before two expressions are combined, their measures must allow it:
   number in it is above 64 (``exp`` is free of this, unless a logarithm stands in it) and its base holds no such
   power;
 - numerators and denominators have at most 1280 bits, those under a root or below a named exponent at most 320;
-- over one denominator, as SymPy likes to write it, an expression holds numbers of at most 65,536 bits: sums and products
-  add their bits, a power of n multiplies them by n;
+- multiplied out, an expression has a degree of at most 100 and, over one denominator, numbers of at most 65,536 bits: a
+  power of n multiplies both by n, products add the degrees, sums and products the bits;
 - its questions of sign, and of real and imaginary parts, take a time exponential in the nest of powers (divisions too)
   and functions: these are nested at most 8 deep, and 3 deep where SymPy cannot tell that their argument is real, as
-  the square root of a real name need not be;
+  the square root of a real name need not be (names are best declared real: else all of this is in doubt);
 - the expression has at most 10,000 nodes and 64 levels, its names written out.
 """
 
@@ -32,9 +32,10 @@ MAX_HEIGHT = 64  # levels of an expression, those of its names included
 MAX_POWER = 64  # magnitude of a constant exponent, and of every number in an exponent with names
 MAX_ROOT = 1000  # denominator of a rational exponent
 MAX_WEIGHT = 65_536  # bits of the numbers of an expression, were it written over one denominator
+MAX_DEGREE = 100  # of an expression, were it multiplied out
 MAX_STACK = 8  # nested powers and functions
 MAX_DOUBT = 3  # those of what SymPy does not know to be real
-MAX_WHOLE = 8  # magnitude of an integer exponent above such a function
+MAX_WHOLE = 8  # magnitude of an integer exponent of such a thing, if it is no name
 MAX_SIZE = 10_000  # nodes of an expression, those of its names included
 MAX_BITS = 1280  # of the numerator and denominator of any number: 40 digits times 1e-308, and some air
 
@@ -87,6 +88,7 @@ class Measure:
     value: Any = None  # of a constant, to 60 digits; None where it holds a name
     bits: int = 0  # the longest numerator or denominator in it
     weight: Any = 1  # the bits of its numbers, were it written over one denominator
+    degree: Any = 0  # in its names and functions, were it multiplied out
     peak: Any = 0  # the largest magnitude of a rational number in it
     nodes: int = 1
     height: int = 1
@@ -97,6 +99,12 @@ class Measure:
 
 def _unknown(expr: sympy.Basic) -> bool:
     return expr.is_extended_real is None
+
+
+def _degree(expr: sympy.Basic, degrees: list[Any], power: Any) -> Any:
+    if isinstance(expr, sympy.Mul):
+        return sum(degrees)
+    return max(degrees) * power if isinstance(expr, sympy.Add | sympy.Pow) else 1
 
 
 class Gauge:
@@ -116,12 +124,12 @@ class Gauge:
         if expr in (S.NaN, S.ComplexInfinity, S.Infinity, S.NegativeInfinity):
             raise Refusal("has no finite value", "mend the constant")
         if not expr.is_Rational:
-            return Measure()
+            return Measure(degree=1)
         bits = max(abs(expr.p).bit_length(), expr.q.bit_length())
         if bits > MAX_BITS:
             raise Refusal(f"holds a number of more than {MAX_BITS} bits", "use fewer digits or smaller powers")
         value = _value(lambda: _MP.mpf(expr.p) / expr.q, ())
-        return Measure(value, bits, max(1, bits), abs(value))
+        return Measure(value, bits, max(1, bits), 0, abs(value))
 
     def _node(self, expr: Any) -> Measure:
         parts = [self(part) for part in expr.args]
@@ -134,6 +142,7 @@ class Gauge:
             _value(_HEADS[expr.func], [part.value for part in parts]) if constant else None,
             max(part.bits for part in parts),
             parts[0].weight * power if expr.is_Pow else sum(part.weight for part in parts),
+            _degree(expr, [part.degree for part in parts], power),
             max(part.peak for part in parts),
             1 + sum(part.nodes for part in parts),
             1 + max(part.height for part in parts),
@@ -141,7 +150,7 @@ class Gauge:
             max(part.doubt for part in parts) + (not flat and any(_unknown(part) for part in expr.args)),
             any(part.tower for part in parts) or (isinstance(expr, sympy.Pow | sympy.exp) and parts[-1].value is None),
         )
-        if measure.weight > MAX_WEIGHT:
+        if measure.weight > MAX_WEIGHT or measure.degree > MAX_DEGREE:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if measure.height > MAX_HEIGHT or measure.nodes > MAX_SIZE:
             raise Refusal(
@@ -172,9 +181,9 @@ class Gauge:
         elif low.value is not None:
             _value(_MP.power, [low.value, high.value])
         growth = abs(int(exponent)) if exponent.is_Integer else 4  # roots make SymPy look for factors
-        if growth > MAX_WHOLE and low.doubt and _unknown(base):
+        if growth > MAX_WHOLE and _unknown(base) and not base.is_Symbol:
             raise Refusal(f"raises what may not be real to a power above {MAX_WHOLE}", "use smaller powers")
-        if low.weight * growth > MAX_WEIGHT:
+        if low.weight * growth > MAX_WEIGHT or low.degree * growth > MAX_DEGREE:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if low.bits * growth > MAX_BITS:
             raise Refusal("raises a number with too many digits to a power", "use fewer digits or a smaller power")

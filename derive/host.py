@@ -130,14 +130,14 @@ class Library:
         if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"minus the generator of {name}")
             uses = (self.quadrature(), self.static("ordered", self.quadrature()), rate)
-            return self.add(name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc)
+            return self.add(name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc, generator=generator)
         integrals = [self.integrated(e) for e in generator]
         entries = sp.Matrix(n, n, [value for value, _ in integrals])
         used = tuple(dict.fromkeys(use for _, uses in integrals for use in uses))
         helper = (self.static("exponential"),) if n == 2 else ()
         template = {1: "transition_scalar", 2: "transition_pair"}.get(n, "transition_matrix_exp")
         return self.add(
-            name, template, generator, (*used, self.static("matrix"), *helper), doc=doc, n=n, entries=entries,
+            name, template, generator, (*used, self.static("matrix"), *helper), doc=doc, n=n, generator=generator, entries=entries,
             integrals=tuple((use.removeprefix("integral_"), use) for use in used),
             lets=tuple(pair for pair in self.lets(entries) if not depends_on_time(self.sde, pair[0])),
         )  # fmt: skip

@@ -48,7 +48,8 @@ def jet(expr: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Series) -> Series
     if expr.is_Rational:
         return flint.arb_series([flint.fmpq(int(expr.p), int(expr.q))])
     if expr.is_Symbol:
-        return flint.arb_series([values[expr]])
+        value = values[expr]
+        return value if isinstance(value, flint.arb_series) else flint.arb_series([value])
     if expr == sp.pi:
         return flint.arb_series([flint.arb.pi()])
     if expr == sp.E:
@@ -81,8 +82,9 @@ def _power(base: Series, exponent: sp.Expr, power: Series) -> Series:
     return (power * base.log()).exp()
 
 
-def _arb(value: float) -> Any:
-    return flint.arb(float(value))  # the float64 itself, exactly: parameters and times are taken as given
+def _arb(value: Any) -> Any:
+    """The float64 itself, exactly: parameters and times are taken as given.  A ball stays what it is."""
+    return value if isinstance(value, flint.arb) else flint.arb(float(value))
 
 
 def _float(entries: Matrix) -> np.ndarray:

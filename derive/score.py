@@ -105,11 +105,14 @@ def scalar(network: str, alpha: sp.Expr, sigma: sp.Expr, time: sp.Expr, sigma_da
     return tuple(sp.sympify(e) for e in table.get(network, eps))
 
 
-def gaussian_variance(network: str, alpha: sp.Expr, sigma: sp.Expr, sigma_data: sp.Expr) -> sp.Expr | None:
-    """S with C_skip = -1/S of one block (then the propagator of F + G^2/(2S) is sqrt(S_1/S_0)); None where C_skip = 0."""
+def spread(network: str, alpha: sp.Expr, sigma: sp.Expr, sigma_data: sp.Expr) -> sp.Expr | None:
+    """sqrt(S) with C_skip = -1/S of one block, or None where C_skip = 0.
+
+    The propagator of F + G^2/(2S) is then sqrt(S_1/S_0), for S = sigma^2 + c alpha^2 with any constant c.
+    """
     return {
-        "x0": sigma**2,
-        "denoiser": sigma**2,
-        "v": alpha**2 + sigma**2,
-        "edm": sigma**2 + alpha**2 * sigma_data**2,
+        "x0": sigma,
+        "denoiser": sigma,
+        "v": sp.sqrt(alpha**2 + sigma**2),
+        "edm": sp.sqrt(sigma**2 + alpha**2 * sigma_data**2),
     }.get(network)

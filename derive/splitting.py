@@ -148,6 +148,7 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     letter = part.letter.lower()
     flow = lib.transition(f"flow_{letter}", -part.linear, f"the exact linear flow of part {part.letter} from s to t")
     noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
+    reached = _reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})
     rows = lib.matrix(f"noise_{letter}", noise, f"the noise of part {part.letter}")
     lib.add(
         f"exact_{letter}",
@@ -157,12 +158,20 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
         flow=flow,
         noise=rows,
         letter=part.letter,
+        reached=reached,
     )
     low.call((f"decay_{name}", f"factor_{name}"), f"exact_{letter}", low.moment(lower), low.moment(upper))
     factor = entries(f"factor_{name}", n, n)
     return entries(f"decay_{name}", n, n), sp.Matrix(
-        n, n, lambda i, j: factor[i, j] if j <= i and i in part.noise_rows and j in part.noise_rows else 0
+        n, n, lambda i, j: factor[i, j] if j <= i and i in reached and j in reached else 0
     )
+
+
+def _reached(linear: sp.Matrix, rows: set[int]) -> tuple[int, ...]:
+    """The rows that noise on ``rows`` reaches through the couplings of a linear flow."""
+    while grown := {i for i in range(linear.shape[0]) if any(linear[i, j] != 0 for j in rows)} - rows:
+        rows = rows | grown
+    return tuple(sorted(rows))
 
 
 def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:

@@ -72,7 +72,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "df368e8c87143becbee433095e823bf93dfe7fc6aa49fb9e32cba7eb4c221ca4"
+DIGEST = "5ece2e3eda512fba34fff5c9371a83e528cb724470627a8bc6e95c051ba3ddfa"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -57,7 +57,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "4cd87d57e654fefab5e0a3f2a6fdc4b866bffa981bcbbecf1b44f29871270fa1"
+DIGEST = "5230cda8602b5ab65ea9bdebd679c079171e11d2b8223f2196ae9f38bac0fa18"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -59,7 +59,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "41d01ef190dd5b8b664832aad0abc8b4b9704ebfc6ea1e35eeb92c22cc9d08a7"
+DIGEST = "b947fc4fb87c62f1919ffecb12e8ca2e80b44732427a1a3db7a66e4775018baf"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -59,7 +59,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "dea9fc13d9fb5a676b634dd97fffaa1e36a5781c771f3f0d96aeed2a5d807650"
+DIGEST = "c4e41c72344aed21948c2a55558d0f816a208dcd2b553fb98408e4b39a6a955a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

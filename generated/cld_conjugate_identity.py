@@ -58,7 +58,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "9f2202313ade5f04986a53937a1b4b49053e114d9157b120934f0611667fa7c1"
+DIGEST = "0e5885f2aa65c5734bb1ae349b505be00b3d12a4c0de364a3f03db39131af1ed"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "586eab1c2322373d420a5cfe229f8c76de82756c2d144e3daa04a2c061acbb4e"
+DIGEST = "0281c38a9c5a0f53990a025cf4a4994942907113b7d9c0f37ab1202e013c834d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -63,7 +63,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "55f862c79933abc0a691b22e982a736a3a765627fe6a3fa732b8c63012b3e331"
+DIGEST = "67e0119e78951dbf7487599884e57a6cefcc9ccfac5d9cc000a3602bc5cbdb4c"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -66,7 +66,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "76dc06474e27faab44fa64cd4f13925a6cd33a967d84c052bafb028ed82b7465"
+DIGEST = "4d720eb50c18c1c5c29f45dfc44b82ca2dbbaa041e65a0b32bf57e3d11d1f49c"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

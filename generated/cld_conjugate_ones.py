@@ -58,7 +58,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "4b19105aadfacc04906d6ab58ab9d218ef1b44779be1a0d0b8b873d5baf31fd7"
+DIGEST = "1202c4e97922bbc0789bc58c5e5464310565171c5b01489fd96e650b08554d8e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

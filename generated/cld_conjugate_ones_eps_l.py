@@ -60,7 +60,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "cb0d4d247d7563b3b696a64fd07ac8f6d14121bbfa81b4a1dde03cc0cc06f49b"
+DIGEST = "b405818e15849f51f3aa4784623acd992182b3b7361a5b5bc7a40c818a660ee4"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -58,7 +58,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "cadc1c6f4d1e909a34078e451072787efb904860d68b1a580f9e47ec75f9c66e"
+DIGEST = "55b1df53278f2e2aca09a4d8c9a96e3b69c38a1163924883f420bfad0ff97d1a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "de9d4e71e33ac1ca6d2aa290bc6ded75cee78ab46614854d860c8fe5ba45bca4"
+DIGEST = "ba7d8f1fc30bdd14786fa1f5b3df1443e71442ce98260f707524d78aa5cea7a1"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

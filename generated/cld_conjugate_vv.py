@@ -62,7 +62,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "ed02e35bca64f8ea4c00fbb6bccce240903e833bbbf3007ba2a1f13417e26a1b"
+DIGEST = "9ba891f4b5c048483d3189422b3a9a789ddc743c2c4532eedef20afb91ed64bd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

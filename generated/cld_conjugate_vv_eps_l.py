@@ -70,7 +70,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "6da16220c4b45005b31bd5be424efbb7ad291cfab81acaf7fe53c90c5e9640a9"
+DIGEST = "c871266e0d53e8233425aa3090d028270fbf4356a32828bf58ee3c575e1bf598"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

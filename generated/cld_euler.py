@@ -53,7 +53,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "fe121666dc88a1ee9081f82ad2661cb3cd587aaed16cdec58582283451346b22"
+DIGEST = "951b236cd8c98ee04c92f338d248aebcf5f672a90aa9805b21ad64ab77144874"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -54,7 +54,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "190b6b7c8f4c9696c74778f7fdffad8ac214cc84f1cd459634650b888d1209d0"
+DIGEST = "657c22f565ebc7006d7e78d0ba8f2f94e73079bdc3c59fce494a189255de9139"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

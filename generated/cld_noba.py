@@ -65,7 +65,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "c14e00749aad680dc0bd727ffa57a3e125d14a4cbf01a4f4b217751d2a7f5d08"
+DIGEST = "407ad6a33bb47a0052c96a89dcf17b887eee4260a3e5a3d47805209640a58f9a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

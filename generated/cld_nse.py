@@ -59,7 +59,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "56209a3c6303e9a802691e88455608007d61d31f87553093b5ec50298bc430f8"
+DIGEST = "1e519be90616eef23a0501d39041938096a0ddc144acaa13d457291e77b7b9f7"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

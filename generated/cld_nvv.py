@@ -63,7 +63,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "d455cb4349bbb104d9761dcf714f73787facc5b2b3c43d5c7f3996bd1b0d8439"
+DIGEST = "e89873f80b7f290c8a5f286a6300d93250fd0455b9e051b76669485e0f05c437"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -70,7 +70,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "1d32c47b87ae2f5c048555d05dbeb90ab8d1ee227de05f2e396332b79ad7f50d"
+DIGEST = "e7ac7e5af0cd6f0e47cb35997d2521ae16e57a3a3ef47a69e59fd028f70cbf15"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -61,7 +61,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "44b0a46d793355f76adae3638a8386f3c407332a72d8a4e67741044e2e5acd23"
+DIGEST = "5c5b1b162f9282697d384e740a5c168389dfc6d4b0a86186b4a7dd6db526ade2"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

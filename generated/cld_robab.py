@@ -66,7 +66,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "c34781fefb85652b922a00ae1fa075f9a9b9956a4010dad697477dc3781b8672"
+DIGEST = "b241097d29eec7c48661bd082176faf3c4d1247d82a7d69d64ac472680bc6c44"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -56,7 +56,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "6ee9eecc7bdae5b9552c5a7bc09ec0ad1c286ce1a32a542c708a409be75aa8af"
+DIGEST = "e5b679ae32127a0b525f4a9205bf19799706da9acf21e2ec1841436e26eea82f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "c2eab3b39118b30640e319df817db40810144a0dd607e164d7f5cb72e748254b"
+DIGEST = "299e6355a50c55709716b1f625fcaba346ba4677bb5e59b22bf787eba60c68a1"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

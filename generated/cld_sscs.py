@@ -67,7 +67,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "796acaad9f0d15dfb4aa3b5c5f3efb7853a35a2ed674a7e8e44bc371baa3297c"
+DIGEST = "b8829e3b9c8fdfe6d1c7e77f050586198a67fd5358470accb120a74647fdcce0"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

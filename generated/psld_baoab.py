@@ -87,7 +87,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "6868013b2126c622f1f189fd13d8149f09d142968820cbf9ed301d74d785cc99"
+DIGEST = "c5214b4d6dc7a160e76f4cc1b8c016404d76225ef98e438a0ef26aa994873cf3"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "21aa0bae739c9d53ed0196f02439ce666dd53e74c1a468deeca603a3d13ab1d8"
+DIGEST = "2a0bd0871d00423eeb59fbbd86d42659a06e7122e0738a4885c911ca4158dc3b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

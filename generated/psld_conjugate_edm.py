@@ -64,7 +64,7 @@ PARAMS = {
     "beta_max": 8.0,
     "sigma_data": 0.5,
 }
-DIGEST = "fef8b61aa6962c87cfb7d1a2b0857a4bb740d1d32657cf6e4ed1dfa876d70cc6"
+DIGEST = "28d11cae4768186933e12e109dd4dd604de5087dce81ec7f21b4d006b9b324ed"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

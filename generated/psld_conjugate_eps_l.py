@@ -62,7 +62,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "3004d6c9378562ef7ff92c6a02de84da741a820021f2a67d22341954ff73c438"
+DIGEST = "b58472a4ccf5dd31fea3c487a902bdf39f899838424637dbe985000b3866c3b4"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

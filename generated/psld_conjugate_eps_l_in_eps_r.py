@@ -62,7 +62,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "063c6cfbbec675d7ca93ce774c6aaef69119f550336fd36233d6f65bd2742588"
+DIGEST = "ff92107eb0f182c137640a2a8d30779a6d9ae4c87f7e97ee62a668bda7f3074d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

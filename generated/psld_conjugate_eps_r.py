@@ -62,7 +62,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "d658c9cc7e4fd4402d920645acd6b5c6a26fc18a3c01e76b794407470ad5e8f4"
+DIGEST = "8f939c132178a6b45175fd7b8a5220c04a7dd33247daedb1e21ce5061d37d87a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

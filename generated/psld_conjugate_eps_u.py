@@ -62,7 +62,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "a3cbe9fc5998984cfea86363f1002ad618ebb25dca612529a4c4818e38278c29"
+DIGEST = "883fee62cdd99ecc6964b4cecd31d76d58903186b8f73a3da56bfd88d308dffa"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -61,7 +61,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "9eb8e911d9c451e076f4dd506254804089e2dbda18e99a0fd2e8f860bd3b2fe1"
+DIGEST = "3c7913b65da9245dacea231660d64430b539ad56c8f80ea665a7e1c40e6e2f8d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

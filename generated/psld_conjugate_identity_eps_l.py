@@ -63,7 +63,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "a30c4d81be86060c05f1d74f6dd70cb67005f0d539cdf28ebf799e8d751a8211"
+DIGEST = "1fcae40b4536ae26ea06c5b8c8fb912bcbfd57bfab2de14f94ed7403878a15b5"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -69,7 +69,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "62b650cf79ee06b9edcb5af76448b5fff133c15dabe3868dcea1930b4f77c8ef"
+DIGEST = "774e9061c69619883a15839924046594a829498519f301af6ff8aa1a1b588483"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

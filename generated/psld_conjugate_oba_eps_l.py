@@ -73,7 +73,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "72dcc2afad6ae63adda65b81db9547f0f2fa1f71e526ac6ad2f6d931f0f885a3"
+DIGEST = "0126e5db10abc79af010fb1c1611bccc7f4ce7cef862b11ecbdf26856d39ddb7"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -61,7 +61,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "b4971681d63a07704c50d9b2f2ed2e37a44d22bed6548e11b6d14e02e493783c"
+DIGEST = "a3b909eb55e95c281377335141632fc71370e63af04483ab2ce4f3560fcee6de"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

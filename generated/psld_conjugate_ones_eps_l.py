@@ -63,7 +63,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "52ba07dd6029616dffed624dd33a7fa7b2be08bfd05d76919938d36df0dbcd03"
+DIGEST = "1a4c8fe7ca7e5f7d9bb64428152cbf312a2b02a63c8984c46124baa6b748be40"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

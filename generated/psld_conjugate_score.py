@@ -62,7 +62,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "244264718fefe4b43f459b2ffa07a20a08cc3abf5e5fd4c4be7bbbe8992f858f"
+DIGEST = "466cbf79ca9492199125965a7395ac8ba089f3051c691b43a36b2e59c4fa03cd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

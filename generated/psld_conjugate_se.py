@@ -61,7 +61,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "601179af38d9add895bafe35822edc752f348593113460802fcf082022d6d2af"
+DIGEST = "8c9a5a534d113796e8869000af407443fe75686fbeb89bc21e6a365f88be9318"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

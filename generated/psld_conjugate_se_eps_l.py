@@ -63,7 +63,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "bb8cf49909b4682c88ae4348ebbcca8cffb7f332b6bba2c3f2f47af4b1a5eb59"
+DIGEST = "e3b72db77da7cad268a7c83bc57fc061531a670b7c682874d96a493504e76157"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

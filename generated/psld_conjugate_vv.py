@@ -65,7 +65,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "85d84128e3d8c62bb51c585bc088872cd21a6153c8853cbc0510ddd6bd853146"
+DIGEST = "a09f9d964f50190987674da4b47ea3d9b6a26de752895440e1ac913e46223f5b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

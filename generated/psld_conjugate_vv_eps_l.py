@@ -73,7 +73,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "0fcfd89a2355d682930fe3a7083703576ef5cec9c69f97c82ad7cdc03213b862"
+DIGEST = "be6273c7ec48b08cf8bac650d50ef322025c64da4e502cb9301737aa5ba83269"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "1b5142939959042a8a0a7533a6c8382f14337d7ab5f44a1c0f4c24b8eea1c0b1"
+DIGEST = "e192a72d5fa05ce5cc6b7432a65522b7200c293286f37681bcd17261a13ef42a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

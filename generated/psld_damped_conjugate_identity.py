@@ -61,7 +61,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "26903e697a99d49e9d2be37614339e3a9492404a575b7ead57fb3f0f3366cb7c"
+DIGEST = "9f28527f7580603acb2f7093cc3876789507199a06219e136e8c25114d78c0dd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -61,7 +61,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "fa5f5b4a98909529e5f08d264b0d0baa739420e85699d46faea660c7c6a0e44e"
+DIGEST = "41c27953f03858f0139a426b969504a869853f9239d3239b69e4cc2244f0a701"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -58,7 +58,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "fbf6eceb3ebe46da634e036ff0b198e1020f738c0a3cfa0ee3eb84441228aa4c"
+DIGEST = "ccc6d5a3f857625bb22910ec237e3fb91e93e47081852de5e5ebde9b44992493"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "cf5fb491a3cf849eef8e6430865512919a400c31e161e05e8066c3adefeee287"
+DIGEST = "6073166c5304bfed035dc18e1d872a3180039b5c2815816b1312b18b512e7bea"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -68,7 +68,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "386cd22b1c71e2492ec6ac9b9aff7fcd52b8861bdb24f43b1a3f29896100b7fe"
+DIGEST = "c11e513c9a429579abf8d7ba5f4fe97171124ca56120a3b22101976ec625ceae"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

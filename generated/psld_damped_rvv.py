@@ -63,7 +63,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "7e3b55638b17b31e813388ef275dd0082a234fbbf71c92f15bd4ea5782fce0c8"
+DIGEST = "a4d38d002deadbfc0b7a24d6e6ca967cacbdb33b937db56bd25aa3082c17e601"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

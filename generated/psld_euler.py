@@ -58,7 +58,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "d51450e0571764a8a327d4ce9c73bd0dffb16e5dc5910afbb44ccafa7c77864d"
+DIGEST = "f26ca1b8983e4cc7bde88bc08f5e453d187895d3d5cb02c19693ed88492b3a24"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "c1e0cf3ee892661c05742d7f7fcac8fc042a305fd418107a352317784702ff9c"
+DIGEST = "6b24b7624f7f49b87bc860007c40b3f2473c063fc2d52f93d3db9843794200db"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -74,7 +74,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "286aecca291e74325b4b8663c72f20fed528cad7f1d019e711495ab7e9d8d975"
+DIGEST = "4065ac6e8a7634c2ec74e560cb0a5c5378582e476bc294fa09a851e7d06b72de"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -63,7 +63,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "0148fb3edb5d3d0fc028221bd16da90f744251c12bb3a7e1087828c4fc361e5c"
+DIGEST = "22a53c38ebdb9d3408d73a51cffc700de735e8ffa767eae0182f10b2e940b260"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

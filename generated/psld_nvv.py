@@ -69,7 +69,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "530d6468826f7dc552f9ec09dbef780ee4b26003748ecf5238ec89c860e831ef"
+DIGEST = "ad1d319c518dff92d5d00d0b215899295073f049692df603233dcbecce891b3b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

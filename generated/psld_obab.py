@@ -82,7 +82,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "840742e7f13f8df7043c4fb90680b02b565393731ae334bc60db79e892a464d8"
+DIGEST = "39f7951bc458e81c340ded825699c48344574d156c7db86e3e5f1a7345405fa0"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

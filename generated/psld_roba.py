@@ -68,7 +68,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "7d43396fdf7573aa9cff59658a0ff299defcfeacf2f4e0befd1ca4c54ce9a8e3"
+DIGEST = "7a75059e76900fcacb6cadb2f5564f5758a5212075fe0ad5be9d35064d95d516"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -74,7 +74,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "bf6d66661292f778edfbe60739d540ce3041a0495b64729281f1a30e5e7c0a54"
+DIGEST = "7ad2a59127abd3b9cfda30943dacf5f9003416b0af795a2fabc0dc06a9be4791"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

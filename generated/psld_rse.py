@@ -59,7 +59,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "3cf663c292e85bc3d35e46536e28450b32205107b26f8d3f874b505c93d79be7"
+DIGEST = "98727553067aa14c0c14d2e3d8af9fe484b09c81b744e5bc284490b6bcfa2c23"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -63,7 +63,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "77cceeb0faab2c7dce383d4489409431c4589a02334cf084966de47c250ebc49"
+DIGEST = "9345317ea7f75420bef7368ab4d2ed100c4733dfa6f74bea81591d65e5754e81"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -70,7 +70,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "0fac27b3751b88ba2a4bbc330efcc16bd34910b472f6ac633fb87c1ca1d1b4f5"
+DIGEST = "1505ead98f3679bf9c959e6e934b7b047b50de665d3ad9495d5454c0fbd3ee99"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -52,7 +52,7 @@ PARAMS = {
     "sigma_max": 50.0,
     "sigma_data": 0.5,
 }
-DIGEST = "503748adaafb19966fd6a9bf9dac1e3cd2304e80e5cefbd534b4014c3644f74e"
+DIGEST = "0c2c533be643fd0f4b9920354d55a8a5737c8a784d0229644122ac55775f0dc0"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -48,7 +48,7 @@ PARAMS = {
     "sigma_max": 50.0,
     "lam": 0.0,
 }
-DIGEST = "015c1331ed6dbce1fb1a7e9bbd56cc0c5bda110a3eb823d2847eef03c0610897"
+DIGEST = "1e38349d7a02e4c4b5bc84af9fce14a01024faa24c2b085dde7d306403847650"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -94,7 +94,7 @@ def phi(t1, t0, sigma_min, sigma_max, lam):
     t1 = t1[..., None]
     ratio = sigma_max/sigma_min
     sigma_s, sigma_1 = sigma(s, sigma_min, sigma_max), sigma(t1, sigma_min, sigma_max)
-    P = torch.exp(lam*(s - t1))*abs(sigma_1)/abs(sigma_s)
+    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
     return (ds * P * (ratio**(2*s)*sigma_min**2*math.log(ratio)/sigma_s**2)).sum(-1)
 
 
@@ -126,7 +126,7 @@ def coefficients(times, *, sigma_min=0.01, sigma_max=50.0, lam=0.0):
     t0, t1 = times[:-1], times[1:]
     sigma_0 = sigma(t0, sigma_min, sigma_max)
     sigma_1 = sigma(t1, sigma_min, sigma_max)
-    P = torch.exp(lam*(t0 - t1))*abs(sigma_1)/abs(sigma_0)
+    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
     Phi = phi(t1, t0, sigma_min, sigma_max, lam)
     h = t0 - t1
     x_x = P*(1 - h*lam)

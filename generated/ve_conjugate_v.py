@@ -49,7 +49,7 @@ PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
 }
-DIGEST = "3d357493e7ac49842c7b8989182e625c386e841d32caf3ab0556847a4c97fbb8"
+DIGEST = "246700b0a084910afcf5d64c92679ddd510514488fc6ee5796a83de03aa6c65b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -49,7 +49,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "c430a1df619ffa58a0a54cce9979fd9355d6b0efb678f08d6ffe41a61b4bf82f"
+DIGEST = "20acad1367234b39c877b2e231d2499a5d5d5b3cd282f37a08d6d87621fb1f45"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

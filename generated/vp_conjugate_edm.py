@@ -52,7 +52,7 @@ PARAMS = {
     "beta_max": 20.0,
     "sigma_data": 0.5,
 }
-DIGEST = "948b70457f239a9046740441ba2c4ff4940c1454a14bdb04eadfbde1fdc4a734"
+DIGEST = "109c275c289b8a3eda502f49c1fc5b1b92e136b4ae3c656a4c97302e2162ee17"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

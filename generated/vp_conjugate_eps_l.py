@@ -49,7 +49,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "4af961408ba09dec212fdd8c382385890843325175b20dd0ae1ca2fc094e0b25"
+DIGEST = "1e7ae641881b58574466040bab7ebc14a2d7f313416c35fdb4a6ff65a01b6c58"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -50,7 +50,7 @@ PARAMS = {
     "beta_max": 20.0,
     "lam": 0.0,
 }
-DIGEST = "2f36766909bc7418818322b7b726bd28bea870b70a0975741fea59af5e1f11c5"
+DIGEST = "ad8edd7a6205889f60fbca8fd81b2163f3bf53e4c56848b5fcb781f0ad2d93eb"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -122,7 +122,7 @@ def phi(t1, t0, beta_min, beta_max, lam):
     beta = beta_min + s*(beta_max - beta_min)
     sigma_s, sigma_1 = sigma(s, beta_min, beta_max), sigma(t1, beta_min, beta_max)
     alpha_s, alpha_1 = alpha(s, beta_min, beta_max), alpha(t1, beta_min, beta_max)
-    P = torch.exp(lam*(s - t1))*abs(sigma_1)/abs(sigma_s)
+    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
     return (ds * P * (alpha_s*beta/(2*sigma_s**2))).sum(-1)
 
 
@@ -158,7 +158,7 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, lam=0.0):
     y_x = 1/alpha_0
     sigma_1 = sigma(t1, beta_min, beta_max)
     alpha_1 = alpha(t1, beta_min, beta_max)
-    P = torch.exp(lam*(t0 - t1))*abs(sigma_1)/abs(sigma_0)
+    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
     Phi = phi(t1, t0, beta_min, beta_max, lam)
     h = t0 - t1
     x_x = P*(1 - h*lam)

@@ -49,7 +49,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "ad633eeec5e2f2e9956c6be8fbb714bab8987f86aba4ef73c391b0e668e5eddc"
+DIGEST = "0b62f25e8fda1453c72ab2a49638fdee2f7ba4becd8cad5384ca4b2a1222f1b0"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

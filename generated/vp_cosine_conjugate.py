@@ -48,7 +48,7 @@ SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "b8feabf8e6b5a36488d6111b8031f9e51ce680ae89cba4348e9f611c056b254e"
+DIGEST = "e73f810fa7ec03545e3764322929d09c09f0405c1f61d21442e905e69063240a"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 

@@ -49,7 +49,7 @@ PARAMS = {
     "shift": 0.008,
     "lam": 0.0,
 }
-DIGEST = "180049d18cbd444ffb7b198e4898cf1b72c559b3d9551cad9ece7e2099a55e68"
+DIGEST = "f90959cdc80dcb475fa0c83b4c1c65e87331f93f93faf0114dba0b068c06847c"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 
@@ -121,7 +121,7 @@ def phi(t1, t0, shift, lam):
     beta = math.pi*torch.tan(math.pi*(s + shift)/(2*(shift + 1)))/(shift + 1)
     sigma_s, sigma_1 = sigma(s, shift), sigma(t1, shift)
     alpha_s, alpha_1 = alpha(s, shift), alpha(t1, shift)
-    P = torch.exp(lam*(s - t1))*abs(sigma_1)/abs(sigma_s)
+    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
     return (ds * P * (alpha_s*beta/(2*sigma_s**2))).sum(-1)
 
 
@@ -155,7 +155,7 @@ def coefficients(times, *, shift=0.008, lam=0.0):
     y_x = 1/alpha_0
     sigma_1 = sigma(t1, shift)
     alpha_1 = alpha(t1, shift)
-    P = torch.exp(lam*(t0 - t1))*abs(sigma_1)/abs(sigma_0)
+    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
     Phi = phi(t1, t0, shift, lam)
     h = t0 - t1
     x_x = P*(1 - h*lam)

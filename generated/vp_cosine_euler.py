@@ -45,7 +45,7 @@ SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "eb821c1ac64b40db5f13940bd31085ff2c004f40555643801863325532206b44"
+DIGEST = "b6cfd7750ff1612bee367564c2bfc9498a361706867b2bdda4fad932760105e1"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 

@@ -46,7 +46,7 @@ SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "a8192e3c23c684fe93cc76e6719b77581aa520a0c99791b35d092198e2c17de0"
+DIGEST = "9a4b2048dedf9445691c96e25f26c036240b2940b74b5b6a19fd1549e3f7160d"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 

@@ -50,7 +50,7 @@ SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "984e0c44a816677f4be8be89366c2b4b7e4cd79ac6a0bce15a1e6f5390002fae"
+DIGEST = "b80926cc0bdbdd29aacff3ccfaf924d4323b28708940eb7535acd3f9f347d449"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 

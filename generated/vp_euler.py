@@ -46,7 +46,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "c0758aefc7b6fcf425e687842c0050ce4b6f679603fdc435dfc6790931b2904a"
+DIGEST = "052b8ccdd1295790c6a024f673c03432265443fd64f046705ee27d7cd1e49cb7"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -47,7 +47,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "5001c4282e9700c4015495438d09377bc83e195ff58017db54a6484168312893"
+DIGEST = "44de1d54149db0182d08b2b1936ab6f7d6324ef5987e47a0c19b52698896817f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

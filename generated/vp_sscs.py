@@ -51,7 +51,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "60c53a9285a716f3e2006414ba55382b88e60a4442a78c5c085b1813388a2730"
+DIGEST = "1b8fde69a96ff9bdc0db23a67283028bf0c59b5998907bc7622dffb6634a9ef7"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
