@@ -161,16 +161,16 @@ def test_factors_have_their_shape_and_give_the_covariance(name: str, time: float
 
 
 @pytest.mark.parametrize(
-    ("name", "last"), [("psld", 0.9), ("cld", 0.4), ("vp", 0.9), ("hold", 0.1), ("twisted", 0.05), ("vp-cosine", 0.5)]
+    ("name", "last"), [("psld", 0.3), ("cld", 0.1), ("vp", 0.5), ("hold", 0.05), ("twisted", 0.03)]
 )
 def test_gddims_factor_solves_its_equation_and_is_lower_at_the_data_end(name: str, last: float) -> None:
     """R' = F R + G G^T R^-T / 2, by a central difference of 10^-24 in balls; other ends differ by a rotation."""
     sde, view, n = sde_of(name), view_of(name), sde_of(name).n
-    end, step = 1e-3, mpmath.mpf(2) ** -80
+    end, step = 1e-2, mpmath.mpf(2) ** -80
     with mpmath.workdps(90), flint.ctx.workprec(numeric.PRECISION):
         view.factor(last, kind="gddim", end=end)
         flow = view.__dict__["_gddim_flows"][end, True]
-        for time in (0.004, last):
+        for time in (0.013, last):
             near = [high(flow.value(flint.arb(time) + k * flint.arb(2) ** -80)) for k in (-1, 0, 1)]
             values = {**exact_symbols(sde), t: sp.Rational(*float(time).as_integer_ratio())}
             F, V = numbers(sde.F, values), numbers(sde.GG, values)
@@ -179,11 +179,11 @@ def test_gddims_factor_solves_its_equation_and_is_lower_at_the_data_end(name: st
             assert max(abs(e) for e in slope - right) < mpmath.mpf("1e-35") * max(abs(e) for e in right)
             assert distance(near[1] * near[1].T, high(view.exact_covariance(time))) < mpmath.mpf("1e-45")
     assert view.factor(end, kind="gddim", end=end) == pytest.approx(view.factor(end, kind="lower"), rel=1e-14)
-    one, other = view.factor(last, kind="gddim", end=1e-3), view.factor(last, kind="gddim", end=last / 2)
+    one, other = view.factor(last, kind="gddim", end=end), view.factor(last, kind="gddim", end=last / 2)
     rotation = np.linalg.solve(one, other)
     assert rotation @ rotation.T == pytest.approx(np.eye(n), abs=1e-11)
     if n > 1:
-        assert abs(rotation - np.eye(n)).max() > 1e-2
+        assert abs(rotation - np.eye(n)).max() > 1e-3
 
 
 @pytest.mark.xfail(strict=True, reason="the balls of R grow until R has no inverse: 4 blocks, or back below the anchor")
