@@ -1,6 +1,7 @@
 """What several test files share: one thread, the catalogue emitted once, and a device that is not there."""
 
 import contextlib
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -54,7 +55,17 @@ def fake_cuda(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def emitted():
+def nodes_once():
+    """Every emission finds the same quadrature nodes; here once."""
+    from stepsmith.templates import render
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "legendre", functools.cache(render.legendre))
+        yield
+
+
+@pytest.fixture(scope="session")
+def emitted(nodes_once):
     """The catalogue derived and emitted in this process: name -> SimpleNamespace(row, method, text)."""
     from stepsmith.derive import catalogue
     from stepsmith.templates import emit
