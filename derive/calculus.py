@@ -68,6 +68,19 @@ def _row(f: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr | None:
     return (high ** (f.exp + 1) - low ** (f.exp + 1)) / (a * (f.exp + 1))
 
 
+def careful(expr: sp.Expr) -> sp.Expr:
+    """The same expression with every 1 - exp(x) written as -expm1(x), so that small x keep their digits."""
+
+    def rewritten(e: sp.Expr) -> sp.Expr:
+        for term in e.args:
+            c, rest = term.as_coeff_Mul()
+            if isinstance(rest, sp.exp) and c in (1, -1) and -c in e.args:
+                return e - term + c + c * expm1(rest.args[0])
+        return e
+
+    return expr.replace(lambda e: e.is_Add, rewritten)
+
+
 def plain(expr: sp.Expr) -> sp.Expr:
     """The same expression without expm1 and log1p, for algebra and evaluation to many digits."""
     return expr.replace(expm1, lambda x: sp.exp(x) - 1).replace(log1p, lambda x: sp.log(1 + x))

@@ -21,7 +21,7 @@ from typing import Any
 
 import sympy as sp
 
-from .calculus import increment, is_zero, plain, s, t
+from .calculus import careful, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets
 from .program import Function
 from .sde import LinearSDE
@@ -143,14 +143,22 @@ class Library:
         )  # fmt: skip
 
     def psi(self) -> str:
+        """Psi of the diffusion."""
+        if self.sde.schedule is not None:
+            F = self.sde.F_let
+            return self.add("transition", "transition_ratio", (), (self.alpha(), self.static("matrix")), generator=F)
         return self.transition("transition", self.sde.F_let, "Psi(t, s): z_t = Psi z_s + noise")
 
     def alpha(self) -> str:
         """One block: the transition from the start of the span, a tensor like t."""
+        if self.sde.schedule is not None:
+            return self._given("alpha", self.sde.schedule[0], "The factor of the data in z_t.")
         return self.add("alpha", "alpha", (), (self.psi(),), start=self.sde.time[0])
 
     def sigma(self) -> str:
         """One block: the standard deviation of z_t given the data point, a tensor like t."""
+        if self.sde.schedule is not None:
+            return self._given("sigma", self.sde.schedule[1], "The standard deviation of z_t given the data.")
         sde, f, g2 = self.sde, self.sde.F[0, 0], self.sde.GG[0, 0]
         start = sp.nsimplify(repr(sde.time[0]), rational=True)
         law = sp.simplify(-g2 / (2 * f)) if f != 0 else None
@@ -171,6 +179,10 @@ class Library:
             "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), (self.quadrature(), self.psi(), noise), start=sde.time[0],
             variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=PANELS,
         )  # fmt: skip
+
+    def _given(self, name: str, expr: sp.Expr, doc: str) -> str:
+        """alpha or sigma as the user wrote it, cancellations against 1 mended."""
+        return self.add(name, f"{name}_given", (expr,), expr=careful(expr), lets=self.lets((expr,)), doc=doc)
 
     @staticmethod
     def _collected(simple: sp.Expr, careful: sp.Expr) -> sp.Expr:

@@ -95,6 +95,9 @@ def generator(sde: LinearSDE, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> W
 
 def transition_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> Words:
     """Psi(upper, lower) in closed form for one or two blocks whose F commutes with itself, in words."""
+    if sde.schedule is not None:
+        alpha = sde.written_out(sde.schedule[0])
+        return Words(sp.Matrix([[alpha.subs(t, upper) / alpha.subs(t, lower)]]), {})
     if not sde.commutes():
         raise Unsupported(
             f"F of {sde.name} does not commute with itself at two times, so exp of its integral is wrong", NUMERIC
@@ -128,6 +131,8 @@ def stationary_words(sde: LinearSDE) -> sp.Matrix:
 
 def covariance_words(sde: LinearSDE, time: sp.Expr) -> Words:
     """Sigma at ``time``, from Sigma at the start of the span = diag(initial), in words."""
+    if sde.schedule is not None:
+        return Words(sp.Matrix([[sde.schedule[1].subs(t, time) ** 2]]), {})
     start = sp.nsimplify(repr(sde.time[0]), rational=True)
     if sde.F.is_zero_matrix:
         growth = generator(sde, sde.GG_let, time, start)

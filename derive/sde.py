@@ -17,13 +17,15 @@ import sympy as sp
 from stepsmith.errors import InputError
 
 from . import kernel, spec
-from .calculus import t
+from .calculus import is_zero, t
 from .expression import parse
 
 if TYPE_CHECKING:
     from .numeric import NumericSDE
 
-KEYS = ("name", "doc", "state", "data", "time", "F", "G", "offset", "params", "let", "initial", "constraints")
+KEYS = (
+    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "params", "let", "initial", "constraints",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class LinearSDE:
     let: Mapping[str, sp.Expr]
     constraints: tuple[Constraint, ...]
     doc: str = ""
+    schedule: tuple[sp.Expr, sp.Expr] | None = None  # (alpha, sigma) as the user gave them, one block
 
     @property
     def n(self) -> int:
@@ -153,7 +156,8 @@ def load_sde(source: Any) -> LinearSDE:
     if isinstance(source, LinearSDE):
         return source
     where, table = spec.read(source, kind="sde")
-    spec.check_keys(where, "sde", table, allowed=KEYS, required=("name", "state", "F", "G"))
+    paired = "alpha" in table or "sigma" in table
+    spec.check_keys(where, "sde", table, allowed=KEYS, required=("name", "state", *(("alpha", "sigma") if paired else ("F", "G"))))
     state = tuple(table["state"]) if isinstance(table["state"], list | tuple) else (table["state"],)
     spec.check_names(where, "sde.state", state)
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
@@ -166,21 +170,54 @@ def load_sde(source: Any) -> LinearSDE:
         written[name] = expr.subs({sp.Symbol(k, real=True): v for k, v in written.items()})
         names[name] = sp.Symbol(name, real=True)
     n = len(state)
-    F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
-    G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
+    schedule = _schedule(where, table, n, names, written) if paired else None
+    if schedule is not None:
+        F, G = _of_schedule(schedule, written)
+    else:
+        F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
+        G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
     offset = spec.matrix(where, "sde.offset", [[e] for e in table.get("offset", [0] * n)], (n, 1), names)
     initial, data = _initial(where, table, state, {k: v for k, v in names.items() if k != "t"})
     constraints = tuple(_constraint(where, text, names) for text in table.get("constraints", ()))
     sde = LinearSDE(
         spec.name_of(where, "sde.name", table["name"]), state, _span(where, table.get("time", [0.0, 1.0])),
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), sp.ImmutableMatrix(offset), initial, data,
-        params, written, constraints, str(table.get("doc", "")),
+        params, written, constraints, str(table.get("doc", "")), schedule,
     )  # fmt: skip
     try:
         sde.values({})
     except InputError as error:
         raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
     return sde
+
+
+def _schedule(where: str, table: Mapping[str, Any], n: int, names: Any, lets: Mapping[str, sp.Expr]) -> tuple[sp.Expr, sp.Expr]:
+    """(alpha, sigma) of z_t = alpha x_0 + sigma eps, one block; they take the place of F and G."""
+    if n != 1 or "F" in table or "G" in table or "initial" in table:
+        raise InputError(where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out")
+    pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
+    start = sp.nsimplify(repr(_span(where, table.get("time", [0.0, 1.0]))[0]), rational=True)
+    for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
+        if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
+            raise InputError(where, f"sde.{key}", f"{key} at the start of the span is not {wanted}", f"write one with {key} = {wanted} there")
+    return pair[0], pair[1]
+
+
+def written_out(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
+    """An expression with every let replaced by what it stands for."""
+    return expr.subs({sp.Symbol(name, real=True): value for name, value in lets.items()})
+
+
+def _of_schedule(schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr]) -> tuple[sp.Matrix, sp.Matrix]:
+    """F = alpha'/alpha and G^2 = (sigma^2)' - 2 F sigma^2, so that z_t has these alpha and sigma; in the words of let."""
+    alpha, sigma = schedule
+
+    def slope(expr: sp.Expr) -> sp.Expr:
+        inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
+        return expr.diff(t) + inner
+
+    F = sp.simplify(slope(alpha) / alpha)
+    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(2 * sigma * (slope(sigma) - F * sigma)))]])
 
 
 def _span(where: str, time: Any) -> tuple[float, float]:

@@ -9,6 +9,8 @@ import sympy as sp
 from sympy.printing.precedence import PRECEDENCE, precedence
 from sympy.printing.str import StrPrinter
 
+from stepsmith.derive.calculus import careful
+
 _FUNCTIONS = {
     "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs",
 }  # fmt: skip
@@ -21,6 +23,10 @@ class HostPrinter(StrPrinter):
     def __init__(self, numbers: Iterable[str]) -> None:
         super().__init__({"order": None})
         self.numbers = set(numbers)
+
+    def doprint(self, expr: Any) -> str:
+        """The text of an expression, 1 - exp(x) printed as -expm1(x)."""
+        return super().doprint(careful(sp.sympify(expr)))
 
     def module(self, *exprs: sp.Expr) -> str:
         """math if every symbol is a Python number, torch otherwise."""

@@ -1,4 +1,4 @@
-"""The front door: every text and every file becomes a correct table or expression, or an InputError, and nothing else."""
+"""The front door: every text becomes the expression it writes, or an InputError, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from stepsmith.derive import expression
 from stepsmith.errors import InputError
 
@@ -67,7 +66,11 @@ def test_expressions_of_the_design_are_read() -> None:
     assert parse("(Gamma - nu)**2/4", names) == (Gamma - nu) ** 2 / 4
     assert parse("sqrt(low*nu/Minv)", {**names, "low": low}) == sympy.sqrt(low * nu / Minv)
     assert parse("0.01*(50/0.01)^t") == sympy.Rational(1, 100) * 5000**T
-    assert parse("sqrt(x)") == sympy.sqrt(X) and parse("abs(x)") == sympy.Abs(X) and parse("pi*e", {"e": X}) == sympy.pi * X
+    assert (
+        parse("sqrt(x)") == sympy.sqrt(X)
+        and parse("abs(x)") == sympy.Abs(X)
+        and parse("pi*e", {"e": X}) == sympy.pi * X
+    )
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -112,7 +115,9 @@ def test_constants_without_a_real_finite_value_are_refused(text: str) -> None:
         "10**10**10", "9**9**9**9", "9^65", "x^65", "x^-65", "x^1e300", "2^(1/1001)", "((10^9)^9)^9", "((x^64)^64)^64", "((2*x)^64)^64",
         "1e400", "1e-400", "1e309", "1e" + "9" * 4000, "9" * 41, "0." + "1" * 41, 10**400, -(10**60), 5e-324,
         "(" * 100_000, "(" * 4096, "-" * 4096, "x" + "^x" * 2000, "sin(" * 1000, "(" * 65 + "x" + ")" * 65, "x+" * 1500 + "x", "x" * 4096,
-        "2^(1e9*x)", "(2^x)^(1e9/x)", "(x^y)^t", "exp(x+1e9*log(2))", "exp(1e9*x*log(2))^(1/x)", "exp(1e9*(1-x))^log(2)*exp(x*1e9)^log(2)",
+        "2^(1e9*x)", "(2^x)^(1e9/x)", "(x^y)^t", "exp(x+1e9*log(2))", "exp(1e9*x*log(2))^(1/x)",
+        "0.5^(" * 20 + "x" + ")" * 20, "(2+" * 28 + "x" + ")^3" * 28, "(0.5-" * 8 + "x" + ")^64" * 8, "sqrt(tanh(" * 11 + "x" + "))" * 11,
+        "sinh(" * 30 + "free" + ")" * 30, "abs(free-" * 20 + "x" + ")" * 20, "sin(atan(1-" * 20 + "x" + "))" * 20,
         "(1.000000000000000000001)^64", "sqrt(1e-200)", "(1e-200)^x", "*".join(f"(1+sqrt({i}))" for i in range(2, 300)),
     ],
 )  # fmt: skip
@@ -120,40 +125,59 @@ def test_what_would_not_come_back_is_refused(text: Any) -> None:
     refused(text)
 
 
-@pytest.mark.parametrize("value", [True, False, None, float("nan"), float("inf"), -float("inf"), b"x", ["x"], {"x": 1}, X, 1j])
+@pytest.mark.parametrize(
+    "value", [True, False, None, float("nan"), float("inf"), -float("inf"), b"x", ["x"], {"x": 1}, X, 1j]
+)
 def test_only_texts_and_finite_numbers_are_expressions(value: Any) -> None:
     refused(value)
 
 
 def test_a_name_weighs_as_much_as_what_it_stands_for() -> None:
     doubled: dict[str, Any] = dict(NAMES)
-    for i in range(7):
+    for _ in range(7):
         doubled["x"] = parse("x*y+sin(x)", doubled)
     refused("+".join(["x*y"] * 10), "2000 nodes", doubled)
-    with pytest.raises(InputError, match="64 deep"):
-        for _ in range(70):
+    with pytest.raises(InputError, match="nests too many"):
+        for _ in range(9):
             doubled["y"] = parse("sin(y)", doubled)
+    with pytest.raises(InputError, match="64 deep"):
+        for _ in range(33):
+            doubled["t"] = parse("1+x*t", {**doubled, "x": X})
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "abs(1+sqrt(x)*(x+y+t+free+positive+1)^64)", "sqrt(" * 60 + "x" + ")" * 60, "sin(1-" * 30 + "x" + ")" * 30, "1+y*(" * 30 + "x" + ")" * 30,
-        "abs(free-" * 20 + "x" + ")" * 20, "1/(1+x*" * 15 + "y" + ")" * 15, "acos(cos(" * 31 + "x" + "))" * 31, "tanh(x-" * 30 + "y" + ")" * 30,
-        "+".join(f"sqrt({10**39 + i})" for i in range(80)), "*".join(f"sin({i}+x)" for i in range(200)), "+".join(f"{i}.5*x^{i % 60}" for i in range(300)),
-        "abs(" + "*".join(f"(x-{i})" for i in range(100)) + ")", "2^(x+60)*2^(60-x)" + "*2^(x+60)*2^(60-x)" * 100, "(exp(x)*y)^64",
+        "abs(1+sqrt(x)*(x+y+t+free+positive+1)^64)", "1+y*(" * 30 + "x" + ")" * 30, "acos(cos(" * 31 + "x" + "))" * 31, "exp(" * 8 + "x" + ")" * 8,
+        "+".join(f"sqrt({10**39 + i})" for i in range(80)), "*".join(f"sin({i}+x)" for i in range(99)), "(exp(x)*y)^50",
+        "+".join(f"{i}.5*x^{i % 60}" for i in range(300)), "abs(" + "*".join(f"(x-{i})" for i in range(50)) + ")", "sqrt(1-exp(-2*sqrt(x)*y))",
+        "exp(1e9*(1-x))^log(2)*exp(x*1e9)^log(2)", "2^(x+60)*2^(60-x)", "exp(-1e6*x)", "1/(1+x*" * 8 + "y" + ")" * 8,
     ],
 )  # fmt: skip
 def test_the_largest_things_within_the_limits_come_back(text: str) -> None:
-    try:
-        parse(text)
-    except InputError as error:
-        assert "64 deep" in error.what or "range of float64" in error.what or "more than 1280 bits" in error.what
+    assert isinstance(parse(text), sympy.Expr)
 
 
 # --- random texts ----------------------------------------------------------------------------------------------------
 
-WORDS = (*expression.FUNCTIONS, *NAMES, *"+-*/^()0123456789.eE ", "**", "pi", "1e-3", "(", ")", "0.5", "64", "1/2", "log(2)", "1e9", "e", "_", "\0")
+WORDS = (
+    *expression.FUNCTIONS,
+    *NAMES,
+    *"+-*/^()0123456789.eE ",
+    "**",
+    "pi",
+    "1e-3",
+    "(",
+    ")",
+    "0.5",
+    "64",
+    "1/2",
+    "log(2)",
+    "1e9",
+    "e",
+    "_",
+    "\0",
+)
 
 
 def read_or_refused(text: str) -> None:
@@ -162,7 +186,9 @@ def read_or_refused(text: str) -> None:
     except InputError as error:
         assert str(error).isprintable() and len(str(error)) < 400
     else:
-        assert isinstance(result, sympy.Expr) and not result.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I, sympy.Float)
+        assert isinstance(result, sympy.Expr) and not result.has(
+            sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I, sympy.Float
+        )
 
 
 @fuzzed(2500)
@@ -194,8 +220,12 @@ class Arithmetic:
     """Random trees of the grammar over numbers of one kind: Fraction for the rational ones, mpf for those with functions."""
 
     def __init__(self, number: Any, x: Any, y: Any, functions: tuple[str, ...] = (), division: bool = False) -> None:
-        self.leaves = st.integers(0, 9999).map(lambda n: Tree(f"{n / 100:.2f}", 9, number(n) / 100)) | st.sampled_from([Tree("x", 9, x), Tree("y", 9, y)])
-        self.signs = {"+": (1, operator.add), "-": (1, operator.sub), "*": (2, operator.mul)} | ({"/": (2, operator.truediv)} if division else {})
+        self.leaves = st.integers(0, 9999).map(lambda n: Tree(f"{n / 100:.2f}", 9, number(n) / 100)) | st.sampled_from(
+            [Tree("x", 9, x), Tree("y", 9, y)]
+        )
+        self.signs = {"+": (1, operator.add), "-": (1, operator.sub), "*": (2, operator.mul)} | (
+            {"/": (2, operator.truediv)} if division else {}
+        )
         self.functions = functions
 
     def trees(self) -> Any:
@@ -204,7 +234,9 @@ class Arithmetic:
     def _grown(self, parts: Any) -> Any:
         choices = [st.builds(self.binary, st.sampled_from(sorted(self.signs)), parts, parts), parts.map(self.negative)]
         choices.append(st.builds(self.power, parts, st.sampled_from(["^", "**", " ** "]), st.integers(0, 3)))
-        return st.one_of(*choices, *([st.builds(self.call, st.sampled_from(self.functions), parts)] if self.functions else []))
+        return st.one_of(
+            *choices, *([st.builds(self.call, st.sampled_from(self.functions), parts)] if self.functions else [])
+        )
 
     def binary(self, sign: str, left: Tree, right: Tree) -> Tree:
         rank, value = self.signs[sign]
@@ -215,10 +247,17 @@ class Arithmetic:
         return Tree(f"-{part.within(3)}", 3, self.defined(operator.neg, part.value), part.powers)
 
     def power(self, base: Tree, sign: str, exponent: int) -> Tree:
-        return Tree(f"{base.within(5)}{sign}{exponent}", 4, self.defined(operator.pow, base.value, exponent), base.powers + 1)
+        return Tree(
+            f"{base.within(5)}{sign}{exponent}", 4, self.defined(operator.pow, base.value, exponent), base.powers + 1
+        )
 
     def call(self, name: str, part: Tree) -> Tree:
-        return Tree(f"{name}({part.text})", 9, self.defined(getattr(MP, "fabs" if name == "abs" else name), part.value), part.powers)
+        return Tree(
+            f"{name}({part.text})",
+            9,
+            self.defined(getattr(MP, "fabs" if name == "abs" else name), part.value),
+            part.powers,
+        )
 
     @staticmethod
     def defined(function: Any, *values: Any) -> Any:
@@ -249,8 +288,18 @@ def test_expressions_have_the_value_of_their_tree(tree: Tree) -> None:
     try:
         result = parse(tree.text)
     except InputError as error:
-        allowed = ("divides by zero", "cancels", "range of float64", "not a real", "finite", "too large or too fine", "digits", "bits", "exponent")
+        allowed = (
+            "divides by zero",
+            "cancels",
+            "range of float64",
+            "not a real",
+            "finite",
+            "nests",
+            "raises",
+            "has an exponent",
+        )
         assert any(words in error.what for words in allowed)
         return
-    value = sympy.lambdify(list(POINT), result, modules=[{"Abs": MP.fabs}, MP])(*(MP.mpf(v.p) / v.q for v in POINT.values()))
-    assert abs(MP.mpc(value) - tree.value) <= MP.mpf("1e-25") * (1 + abs(tree.value)), (tree.text, result)
+    with mpmath.workdps(60):
+        value = sympy.lambdify(list(POINT), result, "mpmath")(mpmath.mpf(-7) / 3, mpmath.mpf(11) / 5)
+    assert abs(MP.mpmathify(value) - tree.value) <= MP.mpf("1e-25") * (1 + abs(tree.value)), (tree.text, result)
