@@ -19,7 +19,7 @@ from stepsmith import __version__
 from stepsmith.errors import InputError, Unsupported
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(__version__, prog_name="stepsmith")
 def cli() -> None:
     """A compiler from a linear diffusion to a proven sampler."""
@@ -35,7 +35,7 @@ def main() -> NoReturn:
         option = (
             getattr(getattr(error, "param", None), "name", None) or getattr(error, "option_name", None) or "arguments"
         )
-        _fail(f"-: {option}: {_one_line(error.format_message())}; see stepsmith --help", 2)
+        _fail(f"-: {option}: {_one_line(error.format_message()).rstrip('.')}; see stepsmith --help", 2)
     except InputError as error:
         _fail(_one_line(str(error)), 2)
     except Unsupported as error:
@@ -43,6 +43,8 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # what no check sees beforehand: a full disk, a folder that is not one
+        _fail(f"{error.filename or '-'}: file: {error.strerror or _one_line(str(error))}; choose another place", 2)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -163,9 +165,8 @@ def build(
             {"modules": list(texts), "changed": [d.name for d in differences], "seconds": seconds, "checked": check}
         )
     else:
-        click.echo(
-            f"{len(texts)} modules {'checked' if check else 'built'} in {seconds} s, {len(differences)} {'differ' if check else 'changed'}"
-        )
+        done, found = ("checked", "differ") if check else ("built", "changed")
+        click.echo(f"{len(texts)} modules {done} in {seconds} s, {len(differences)} {found}")
     if check and differences:
         sys.exit(1)
 
@@ -210,7 +211,13 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
 @click.option(
     "--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of torch; more pay on idle cores only.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads of torch; more pay on idle cores only.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sample(
     sde: str, sampler: str, network: str, steps: int | None, nfe: int | None, grid: str, end: float, last: str, seeds: str,
@@ -239,6 +246,7 @@ def sample(
     import torch
 
     torch.set_num_threads(threads)
+    _check_device(device)
     net = ss.networks.load(network, device=device)
     module = ss.load(ss.emit(method))
     begun = time.perf_counter()
@@ -250,7 +258,7 @@ def sample(
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     told = record(
-        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=network
+        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net
     )
     write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
     for note in notes:
@@ -271,6 +279,19 @@ def sample(
         return
     spare = f", {left} calls left over" if left else ""
     click.echo(f"{out}: {len(chosen)} samples, {times.steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that torch does not know, or that is not there."""
+    import torch
+
+    from stepsmith.runtime.plan import find_device
+
+    try:
+        torch.zeros(1, device=find_device(name)).cpu()
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        what = f"{name!r} cannot be used ({str(error).splitlines()[0]})"
+        raise InputError("-", "device", what, "give cpu, or a device that this build of torch sees") from None
 
 
 class _Viewed:
