@@ -14,7 +14,8 @@ So before two expressions are combined, their measures must allow it:
   power of n multiplies both by n, products add the degrees, sums and products the bits;
 - its questions of sign, and of real and imaginary parts, take a time exponential in the nest of powers (divisions too)
   and functions: these are nested at most 8 deep, and 3 deep where SymPy cannot tell that their argument is real, as
-  the square root of a real name need not be (names are best declared real: else all of this is in doubt);
+  the square root of a real name need not be (names are best declared real: else all of this is in doubt); their
+  powers are at most 4, and hyperbolic functions of them count twice;
 - the expression has at most 10,000 nodes and 64 levels, its names written out.
 """
 
@@ -35,7 +36,7 @@ MAX_WEIGHT = 65_536  # bits of the numbers of an expression, were it written ove
 MAX_DEGREE = 100  # of an expression, were it multiplied out
 MAX_STACK = 8  # nested powers and functions
 MAX_DOUBT = 3  # those of what SymPy does not know to be real
-MAX_WHOLE = 8  # magnitude of an integer exponent of such a thing, if it is no name
+MAX_WHOLE = 4  # magnitude of an integer exponent of such a thing, if it is no name
 MAX_SIZE = 10_000  # nodes of an expression, those of its names included
 MAX_BITS = 1280  # of the numerator and denominator of any number: 40 digits times 1e-308, and some air
 
@@ -101,6 +102,11 @@ def _unknown(expr: sympy.Basic) -> bool:
     return expr.is_extended_real is None
 
 
+def _levels(head: Any) -> int:
+    """What a function of a doubtful argument adds to the doubt: the hyperbolic ones look at its imaginary part modulo pi."""
+    return 2 if head in (sympy.sinh, sympy.cosh, sympy.tanh, sympy.coth) else 1
+
+
 def _degree(expr: sympy.Basic, degrees: list[Any], power: Any) -> Any:
     if isinstance(expr, sympy.Mul):
         return sum(degrees)
@@ -147,9 +153,11 @@ class Gauge:
             1 + sum(part.nodes for part in parts),
             1 + max(part.height for part in parts),
             max(part.stack for part in parts) + (not flat),
-            max(part.doubt for part in parts) + (not flat and any(_unknown(part) for part in expr.args)),
+            max(part.doubt for part in parts) + _levels(expr.func) * (not flat and any(map(_unknown, expr.args))),
             any(part.tower for part in parts) or (isinstance(expr, sympy.Pow | sympy.exp) and parts[-1].value is None),
         )
+        if power > MAX_WHOLE and _unknown(expr.args[0]) and not expr.args[0].is_Symbol:
+            raise Refusal(f"raises what may not be real to a power above {MAX_WHOLE}", "use smaller powers")
         if measure.weight > MAX_WEIGHT or measure.degree > MAX_DEGREE:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if measure.height > MAX_HEIGHT or measure.nodes > MAX_SIZE:
@@ -158,13 +166,14 @@ class Gauge:
             )
         return measure
 
-    def _stacked(self, *arguments: sympy.Expr) -> None:
+    def _stacked(self, *arguments: sympy.Expr, levels: int = 1) -> None:
         """Refuse one power or function more on top of these, where SymPy would ponder too long about them."""
-        if any(
-            self(part).stack >= MAX_STACK or (_unknown(part) and self(part).doubt >= MAX_DOUBT) for part in arguments
-        ):
-            limits = f"{MAX_STACK} deep at most, {MAX_DOUBT} where they may not be real"
-            raise Refusal("nests too many powers, divisions and functions", f"write it flatter: {limits}")
+        for part in arguments:
+            measure = self(part)
+            if measure.stack >= MAX_STACK or (measure.doubt + levels > MAX_DOUBT and _unknown(part)):
+                raise Refusal(
+                    "nests too many powers, divisions and functions", "name a part of it, or write it flatter"
+                )
 
     def power(self, base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         """``base**exponent``, once it is known to be small, real and finite."""
@@ -180,10 +189,9 @@ class Gauge:
             raise Refusal("has an exponent that is too large or too fine", limit)
         elif low.value is not None:
             _value(_MP.power, [low.value, high.value])
+        whole = 1 if high.value is None else abs(high.value)
         growth = abs(int(exponent)) if exponent.is_Integer else 4  # roots make SymPy look for factors
-        if growth > MAX_WHOLE and _unknown(base) and not base.is_Symbol:
-            raise Refusal(f"raises what may not be real to a power above {MAX_WHOLE}", "use smaller powers")
-        if low.weight * growth > MAX_WEIGHT or low.degree * growth > MAX_DEGREE:
+        if low.weight * whole > MAX_WEIGHT or low.degree * whole > MAX_DEGREE:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if low.bits * growth > MAX_BITS:
             raise Refusal("raises a number with too many digits to a power", "use fewer digits or a smaller power")
@@ -198,8 +206,8 @@ class Gauge:
             return self.power(self.power(argument, sympy.Integer(2)), S.Half)
         if name == "abs":
             return argument if value >= 0 else -argument
-        self._stacked(argument)
         head = getattr(sympy, name)
+        self._stacked(argument, levels=_levels(head))
         if value is not None:
             _value(_HEADS[head], [value])
         elif name == "exp" and peak > MAX_POWER and argument.has(sympy.log):  # exp(n log a) becomes a**n

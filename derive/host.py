@@ -7,9 +7,11 @@ z_0 the state pulled back to the start of the span,
     Psi(0, t) z_t = z_0 + noise,   N_t = Cov(noise) = Sigma_0 + int_0^t Psi(0, s) G G^T Psi(0, s)^T ds = W W^T,
 
 ``W`` is upper triangular with the data block first, and is the R factor of a QR decomposition of the quadrature columns
-of N: nothing is squared, nothing is subtracted.  ``Z = W^-1 Psi(0, t)`` whitens, and for one data block e
+of N: nothing is squared, nothing is subtracted.  ``Z = W^-1 Psi(0, t)`` whitens.  The same holds with any time tau in the
+place of the start: tau = 0 keeps all digits near the data, where Sigma_t is nearly singular, tau = t far from it, where
+Psi(0, t) is.  With e the data block and p = Z Psi(t, 0) e,
 
-    Sigma^-1 = Z^T Z,   sigma = W[0, 0],   y = sigma Z[0] z,   s = -Z^T Z z + Z[0]^T D(y, sigma) / sigma
+    Sigma^-1 = Z^T Z,   sigma = 1/|p|,   y = sigma^2 p^T Z z,   s = -Z^T Z z + Z^T p D(y, sigma)
 
 is the denoiser bridge: y is x_0 plus noise of standard deviation sigma (methods.md F3).
 """
@@ -200,7 +202,6 @@ class Library:
         sde = self.sde
         psi, noise = self.psi(), self.matrix("diffusion", sde.G_let, f"G(t), (..., {sde.n}, {sde.G_let.shape[1]})")
         ordered = self.functions[psi].template == "transition_ordered"
-        order = (*sde.data, *(i for i in range(sde.n) if i not in sde.data))
         initial = sde.initial_let.applyfunc(sp.sqrt)
         columns = [j for j in range(sde.n) if initial[j, j] != 0]
         start = initial[:, columns] if columns else sp.zeros(sde.n, 0)
@@ -209,13 +210,23 @@ class Library:
             uses += [self.static("ordered", self.quadrature()), f"{psi}_rate"]
         return self.add(
             "whitening", "whitening_ordered" if ordered else "whitening", initial, uses, n=sde.n, psi=psi,
-            start=sde.time[0], initial=start, lets=self.timeless_lets(initial), panels=PANELS,
-            order=None if order == tuple(range(sde.n)) else order,
+            start=sde.time[0], initial=start, ordered=ordered, lets=self.timeless_lets(initial), panels=PANELS,
+            order=self.order,
         )  # fmt: skip
+
+    @property
+    def order(self) -> list[int] | None:
+        """The blocks with the data first, or None where they stand so already."""
+        order = [*self.sde.data, *(i for i in range(self.sde.n) if i not in self.sde.data)]
+        return None if order == list(range(self.sde.n)) else order
+
+    def anchor(self) -> str:
+        """The time to which the state is pulled back: the start near the data, t where Sigma_t is well conditioned."""
+        return self.add("anchor", "anchor", (), (self.whitening(),))
 
     def denoiser(self) -> str:
         """(skip, out, inp, sigma) of the bridge."""
-        return self.add("denoiser", "denoiser", (), (self.whitening(),))
+        return self.add("denoiser", "denoiser", (), (self.whitening(), self.anchor(), self.psi()), order=self.order)
 
     def edm(self) -> str:
         """(skip, out, inp, told) of an EDM-preconditioned network behind the bridge."""
@@ -223,7 +234,8 @@ class Library:
 
     def cholesky(self, kind: str) -> str:
         """(out, inverse): out = -L^-T for the lower (or upper) Cholesky factor of Sigma, and its inverse -L^T."""
-        return self.add(f"eps_{kind}", f"eps_{kind}", (), (self.whitening(), self.static("lower")), n=self.sde.n)
+        uses = (self.whitening(), self.anchor(), self.static("lower"))
+        return self.add(f"eps_{kind}", f"eps_{kind}", (), uses, n=self.sde.n)
 
     def rotation(self) -> str:
         """O(t0, t1) at nodes and ends, in the frame of W: R_t = Psi W O solves R' = (F + G G^T Sigma^-1 / 2) R."""
@@ -240,11 +252,11 @@ class Library:
 
     def gddim(self) -> str:
         """(out, inverse) at t0 and at t1 for R_t anchored at the data end of the grid, O = I there."""
-        uses = (self.whitening(), self.rotation(), self.static("lower"))
+        uses = (self.whitening(), self.anchor(), self.rotation(), self.static("lower"))
         return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
 
     def start(self) -> str:
         """The lower factor of the covariance at a time: what the start of a run is drawn with."""
         if self.sde.n == 1:
             return self.add("start_factor", "start_scalar", (), (self.sigma(),))
-        return self.add("start_factor", "start", (), (self.whitening(), self.static("lower")))
+        return self.add("start_factor", "start", (), (self.whitening(), self.anchor(), self.static("lower")))

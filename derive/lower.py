@@ -72,7 +72,9 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
         alpha, sigma = low.alpha_sigma("1")
         terms = [("mean_x", 1 / alpha, sde.state[0]), ("mean_s", sigma**2 / alpha, low.score[0])]
     else:
-        low.library.add("tweedie", "tweedie", (), (low.library.whitening(),), data=sde.data[0])
+        lib = low.library
+        uses = (lib.whitening(), lib.anchor(), lib.psi())
+        lib.add("tweedie", "tweedie", (), uses, data=sde.data[0], order=lib.order)
         low.call(("pull", "lift"), "tweedie", t1)
         terms = [(f"mean_{b}", entry("pull", 0, j), b) for j, b in enumerate(sde.state)]
         terms += [(f"mean_s{b}", entry("lift", 0, j), low.score[j]) for j, b in enumerate(sde.state)]

@@ -74,7 +74,7 @@ def _found(source: Any, kind: Kind) -> tuple[str, Any]:
     if isinstance(source, Mapping):
         return "-", source
     if isinstance(source, Path) or (isinstance(source, str) and re.search(r"[/\\]|\.toml$", source)):
-        where = " ".join(str(source).split())
+        where = "".join(sign if sign.isprintable() else "?" for sign in str(source)[:1000])
         return where, _toml(where, _bytes(where, kind, Path(source)))
     if not isinstance(source, str):
         raise InputError("-", kind, f"is {_shown(source)}", "give a name, a path to a .toml file or a dict")

@@ -57,7 +57,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "5230cda8602b5ab65ea9bdebd679c079171e11d2b8223f2196ae9f38bac0fa18"
+DIGEST = "c38a5eb5c264b104175643acf93871b34efe6370a2673f6084d80c645106c69d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -129,28 +129,37 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, beta, Minv, kappa):
-    """(Z, W, K): W W^T is the covariance of Psi(0, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, 0) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def whitening(t, tau, beta, Minv, kappa):
+    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
+    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     x, w = gauss_legendre(3)
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(torch.full_like(s, START), s, beta, Minv) @ diffusion(s, beta, Minv)
+    noise = transition(tau[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
     origin = torch.full_like(t, START)
-    pull, push = transition(origin, t, beta, Minv), transition(t, origin, beta, Minv)
-    initial = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    columns = torch.cat((initial, columns), dim=-1)
+    pull, push = transition(tau, t, beta, Minv), transition(t, tau, beta, Minv)
+    columns = torch.cat((transition(tau, origin, beta, Minv) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
     W = lower(columns.flip(-2)).flip(-1, -2)
     return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
 
 
+def anchor(t, beta, Minv, kappa):
+    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
+    _, W, _ = whitening(t, t, beta, Minv, kappa)
+    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
+    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+
+
 def denoiser(t, beta, Minv, kappa):
     """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    Z, W, _ = whitening(t, beta, Minv, kappa)
-    sigma, row = W[..., 0, 0], Z[..., :1, :]
-    return -Z.mT @ Z, row.mT / sigma[..., None, None], row * sigma[..., None, None], sigma
+    tau = anchor(t, beta, Minv, kappa)
+    Z, W, _ = whitening(t, tau, beta, Minv, kappa)
+    data = transition(tau, torch.full_like(t, START), beta, Minv)[..., :, DATA : DATA + 1]
+    lead = torch.linalg.solve_triangular(W, data, upper=True)
+    sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
+    return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
 def log_nodes(a, b):
@@ -161,10 +170,10 @@ def log_nodes(a, b):
     return START + u, length * w * u
 
 
-def rotation(t1, t0, beta, Minv, kappa):
-    """O(t1, t0): with K = Psi(t, 0) W, the frame R = K O solves R' = (F + G G^T Sigma^-1 / 2) R.  One angle for two blocks."""
+def rotation(t1, t0, tau, beta, Minv, kappa):
+    """O(t1, t0): with K = Psi(t, tau) W, the frame R = K O solves R' = (F + G G^T Sigma^-1 / 2) R.  One angle for two blocks."""
     s, ds = log_nodes(t1, t0)
-    Z, _, _ = whitening(s, beta, Minv, kappa)
+    Z, _, _ = whitening(s, tau[..., None].expand(s.shape), beta, Minv, kappa)
     g = Z @ diffusion(s, beta, Minv)
     angle = -(ds * (g[..., 0, :] * g[..., 1, :]).sum(-1)).sum(-1) / 2
     return matrix(((torch.cos(angle), -torch.sin(angle)), (torch.sin(angle), torch.cos(angle))), angle)
@@ -172,16 +181,17 @@ def rotation(t1, t0, beta, Minv, kappa):
 
 def transport(t1, t0, beta, Minv, kappa):
     """(Psi, U, mean, spread): U = R(t1) R(t0)^-1, mean = (Psi(t1, 0) - U Psi(t0, 0)) e, spread = Sigma at t0."""
-    Z, _, K0 = whitening(t0, beta, Minv, kappa)
-    _, _, K1 = whitening(t1, beta, Minv, kappa)
-    U = K1 @ rotation(t1, t0, beta, Minv, kappa) @ Z
-    push0, push1 = transition(t0, torch.full_like(t0, START), beta, Minv), transition(t1, torch.full_like(t1, START), beta, Minv)
+    tau, origin = anchor(t1, beta, Minv, kappa), torch.full_like(t1, START)
+    Z, _, K0 = whitening(t0, tau, beta, Minv, kappa)
+    _, _, K1 = whitening(t1, tau, beta, Minv, kappa)
+    U = K1 @ rotation(t1, t0, tau, beta, Minv, kappa) @ Z
+    push0, push1 = transition(t0, origin, beta, Minv), transition(t1, origin, beta, Minv)
     return transition(t1, t0, beta, Minv), U, (push1 - U @ push0)[..., :, DATA : DATA + 1], K0 @ K0.mT
 
 
 def start_factor(t, beta, Minv, kappa):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, beta, Minv, kappa)
+    _, _, K = whitening(t, anchor(t, beta, Minv, kappa), beta, Minv, kappa)
     return lower(K)
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "ba7d8f1fc30bdd14786fa1f5b3df1443e71442ce98260f707524d78aa5cea7a1"
+DIGEST = "d3fe7a4bb96161178dd34dbd0f60bff9a29f2de43b9613c76679688bbe9b22e1"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -132,26 +132,32 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, beta, Minv, kappa):
-    """(Z, W, K): W W^T is the covariance of Psi(0, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, 0) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def whitening(t, tau, beta, Minv, kappa):
+    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
+    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     x, w = gauss_legendre(3)
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(torch.full_like(s, START), s, beta, Minv) @ diffusion(s, beta, Minv)
+    noise = transition(tau[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
     origin = torch.full_like(t, START)
-    pull, push = transition(origin, t, beta, Minv), transition(t, origin, beta, Minv)
-    initial = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    columns = torch.cat((initial, columns), dim=-1)
+    pull, push = transition(tau, t, beta, Minv), transition(t, tau, beta, Minv)
+    columns = torch.cat((transition(tau, origin, beta, Minv) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
     W = lower(columns.flip(-2)).flip(-1, -2)
     return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
 
 
+def anchor(t, beta, Minv, kappa):
+    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
+    _, W, _ = whitening(t, t, beta, Minv, kappa)
+    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
+    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+
+
 def eps_lower(t, beta, Minv, kappa):
     """(out, inverse): -L^-T and -L^T for the lower Cholesky factor L of Sigma_t; s = out eps, eps = inverse s."""
-    _, _, K = whitening(t, beta, Minv, kappa)
+    _, _, K = whitening(t, anchor(t, beta, Minv, kappa), beta, Minv, kappa)
     L = lower(K)
     eye = torch.eye(2, dtype=torch.float64).expand(L.shape)
     return -torch.linalg.solve_triangular(L, eye, upper=False).mT, -L.mT
@@ -230,13 +236,15 @@ def conjugate_a(t1, t0, beta, Minv, kappa, lambda_a):
 
 def tweedie(t, beta, Minv, kappa):
     """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
-    Z, W, K = whitening(t, beta, Minv, kappa)
-    return W[..., :1, :] @ Z, W[..., :1, :] @ K.mT
+    tau = anchor(t, beta, Minv, kappa)
+    Z, W, K = whitening(t, tau, beta, Minv, kappa)
+    back = transition(torch.full_like(t, START), tau, beta, Minv)[..., DATA : DATA + 1, :] @ W
+    return back @ Z, back @ K.mT
 
 
 def start_factor(t, beta, Minv, kappa):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, beta, Minv, kappa)
+    _, _, K = whitening(t, anchor(t, beta, Minv, kappa), beta, Minv, kappa)
     return lower(K)
 
 

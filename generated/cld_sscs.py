@@ -67,7 +67,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "b8829e3b9c8fdfe6d1c7e77f050586198a67fd5358470accb120a74647fdcce0"
+DIGEST = "4b747a8f5135a26cbbd1e491b79fe8563f9e57f030b478bb2b9a7b321c01d785"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -161,33 +161,42 @@ def diffusion(t, beta, Minv):
     return matrix(((0,), (math.sqrt(2)*math.sqrt(beta*f),)), t)
 
 
-def whitening(t, beta, Minv, kappa):
-    """(Z, W, K): W W^T is the covariance of Psi(0, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, 0) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def whitening(t, tau, beta, Minv, kappa):
+    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
+    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     x, w = gauss_legendre(3)
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(torch.full_like(s, START), s, beta, Minv) @ diffusion(s, beta, Minv)
+    noise = transition(tau[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
     origin = torch.full_like(t, START)
-    pull, push = transition(origin, t, beta, Minv), transition(t, origin, beta, Minv)
-    initial = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    columns = torch.cat((initial, columns), dim=-1)
+    pull, push = transition(tau, t, beta, Minv), transition(t, tau, beta, Minv)
+    columns = torch.cat((transition(tau, origin, beta, Minv) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
     W = lower(columns.flip(-2)).flip(-1, -2)
     return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
 
 
+def anchor(t, beta, Minv, kappa):
+    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
+    _, W, _ = whitening(t, t, beta, Minv, kappa)
+    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
+    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+
+
 def denoiser(t, beta, Minv, kappa):
     """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    Z, W, _ = whitening(t, beta, Minv, kappa)
-    sigma, row = W[..., 0, 0], Z[..., :1, :]
-    return -Z.mT @ Z, row.mT / sigma[..., None, None], row * sigma[..., None, None], sigma
+    tau = anchor(t, beta, Minv, kappa)
+    Z, W, _ = whitening(t, tau, beta, Minv, kappa)
+    data = transition(tau, torch.full_like(t, START), beta, Minv)[..., :, DATA : DATA + 1]
+    lead = torch.linalg.solve_triangular(W, data, upper=True)
+    sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
+    return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
 def start_factor(t, beta, Minv, kappa):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, beta, Minv, kappa)
+    _, _, K = whitening(t, anchor(t, beta, Minv, kappa), beta, Minv, kappa)
     return lower(K)
 
 

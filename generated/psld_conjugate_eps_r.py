@@ -62,7 +62,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "8f939c132178a6b45175fd7b8a5220c04a7dd33247daedb1e21ce5061d37d87a"
+DIGEST = "6e2912a08b9de5020a6f6bfe6c9db60ac779e3f3f6acb2c4af3365984adcf483"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -141,22 +141,28 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(Z, W, K): W W^T is the covariance of Psi(0, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, 0) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
+    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
     x, w = gauss_legendre(3)
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
+    noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
     origin = torch.full_like(t, START)
-    pull, push = transition(origin, t, Gamma, nu, beta_min, beta_max), transition(t, origin, Gamma, nu, beta_min, beta_max)
-    initial = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    columns = torch.cat((initial, columns), dim=-1)
+    pull, push = transition(tau, t, Gamma, nu, beta_min, beta_max), transition(t, tau, Gamma, nu, beta_min, beta_max)
+    columns = torch.cat((transition(tau, origin, Gamma, nu, beta_min, beta_max) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
     W = lower(columns.flip(-2)).flip(-1, -2)
     return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
+
+
+def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
+    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
+    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
 
 def log_nodes(a, b):
@@ -167,10 +173,10 @@ def log_nodes(a, b):
     return START + u, length * w * u
 
 
-def rotation(t1, t0, Gamma, nu, kappa, beta_min, beta_max):
-    """O(t1, t0): with K = Psi(t, 0) W, the frame R = K O solves R' = (F + G G^T Sigma^-1 / 2) R.  One angle for two blocks."""
+def rotation(t1, t0, tau, Gamma, nu, kappa, beta_min, beta_max):
+    """O(t1, t0): with K = Psi(t, tau) W, the frame R = K O solves R' = (F + G G^T Sigma^-1 / 2) R.  One angle for two blocks."""
     s, ds = log_nodes(t1, t0)
-    Z, _, _ = whitening(s, Gamma, nu, kappa, beta_min, beta_max)
+    Z, _, _ = whitening(s, tau[..., None].expand(s.shape), Gamma, nu, kappa, beta_min, beta_max)
     g = Z @ diffusion(s, Gamma, nu, beta_min, beta_max)
     angle = -(ds * (g[..., 0, :] * g[..., 1, :]).sum(-1)).sum(-1) / 2
     return matrix(((torch.cos(angle), -torch.sin(angle)), (torch.sin(angle), torch.cos(angle))), angle)
@@ -179,30 +185,32 @@ def rotation(t1, t0, Gamma, nu, kappa, beta_min, beta_max):
 def eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max):
     """(out, inverse) at t0, then at t1: -R^-T and -R^T for gDDIM's R, whose O is I at the data end of the grid.
 
-    t0 and t1 are the two ends of the steps of one grid; R is carried from its last time to its first.
+    t0 and t1 are the two ends of the steps of one grid; R = K O is carried from its last time to its first.
     """
-    Z0, _, K0 = whitening(t0, Gamma, nu, kappa, beta_min, beta_max)
-    Z1, _, K1 = whitening(t1, Gamma, nu, kappa, beta_min, beta_max)
-    back = rotation(t1, t0, Gamma, nu, kappa, beta_min, beta_max).mT
-    O = Z1[-1] @ lower(K1[-1])
-    at0, at1 = [], []
+    tau = anchor(t1, Gamma, nu, kappa, beta_min, beta_max)
+    Z0, _, K0 = whitening(t0, tau, Gamma, nu, kappa, beta_min, beta_max)
+    Z1, _, K1 = whitening(t1, tau, Gamma, nu, kappa, beta_min, beta_max)
+    back = rotation(t1, t0, tau, Gamma, nu, kappa, beta_min, beta_max).mT
+    R, at0, at1 = lower(K1[-1]), [], []
     for i in range(len(t0) - 1, -1, -1):
-        at1.append(O)
-        O = back[i] @ O
-        at0.append(O)
+        at1.append(Z1[i] @ R)
+        at0.append(back[i] @ at1[-1])
+        R = K0[i] @ at0[-1]
     O0, O1 = torch.stack(at0[::-1]), torch.stack(at1[::-1])
     return -Z0.mT @ O0, -(K0 @ O0).mT, -Z1.mT @ O1, -(K1 @ O1).mT
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
     """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
-    Z, W, K = whitening(t, Gamma, nu, kappa, beta_min, beta_max)
-    return W[..., :1, :] @ Z, W[..., :1, :] @ K.mT
+    tau = anchor(t, Gamma, nu, kappa, beta_min, beta_max)
+    Z, W, K = whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max)
+    back = transition(torch.full_like(t, START), tau, Gamma, nu, beta_min, beta_max)[..., DATA : DATA + 1, :] @ W
+    return back @ Z, back @ K.mT
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, Gamma, nu, kappa, beta_min, beta_max)
+    _, _, K = whitening(t, anchor(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
     return lower(K)
 
 

@@ -69,7 +69,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "774e9061c69619883a15839924046594a829498519f301af6ff8aa1a1b588483"
+DIGEST = "fd24849177603af47193188becb040798063ea895a13eeab1d69cbfb7d83853d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -148,29 +148,38 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(Z, W, K): W W^T is the covariance of Psi(0, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, 0) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
+    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
     x, w = gauss_legendre(3)
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
+    noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
     origin = torch.full_like(t, START)
-    pull, push = transition(origin, t, Gamma, nu, beta_min, beta_max), transition(t, origin, Gamma, nu, beta_min, beta_max)
-    initial = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    columns = torch.cat((initial, columns), dim=-1)
+    pull, push = transition(tau, t, Gamma, nu, beta_min, beta_max), transition(t, tau, Gamma, nu, beta_min, beta_max)
+    columns = torch.cat((transition(tau, origin, Gamma, nu, beta_min, beta_max) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
     W = lower(columns.flip(-2)).flip(-1, -2)
     return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
 
 
+def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
+    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
+    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+
+
 def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
     """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    Z, W, _ = whitening(t, Gamma, nu, kappa, beta_min, beta_max)
-    sigma, row = W[..., 0, 0], Z[..., :1, :]
-    return -Z.mT @ Z, row.mT / sigma[..., None, None], row * sigma[..., None, None], sigma
+    tau = anchor(t, Gamma, nu, kappa, beta_min, beta_max)
+    Z, W, _ = whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max)
+    data = transition(tau, torch.full_like(t, START), Gamma, nu, beta_min, beta_max)[..., :, DATA : DATA + 1]
+    lead = torch.linalg.solve_triangular(W, data, upper=True)
+    sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
+    return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
 def conjugate_b_score(t, Gamma, nu, beta_min, beta_max):
@@ -285,7 +294,7 @@ def conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a):
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, Gamma, nu, kappa, beta_min, beta_max)
+    _, _, K = whitening(t, anchor(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
     return lower(K)
 
 

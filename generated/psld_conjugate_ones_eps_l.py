@@ -63,7 +63,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "1a4c8fe7ca7e5f7d9bb64428152cbf312a2b02a63c8984c46124baa6b748be40"
+DIGEST = "1c14d96e304fbf5139df1905d087d0f6cd3833512db110521db34e7e6ec0d195"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -142,27 +142,33 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(Z, W, K): W W^T is the covariance of Psi(0, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, 0) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
+    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
     x, w = gauss_legendre(3)
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
+    noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
     origin = torch.full_like(t, START)
-    pull, push = transition(origin, t, Gamma, nu, beta_min, beta_max), transition(t, origin, Gamma, nu, beta_min, beta_max)
-    initial = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    columns = torch.cat((initial, columns), dim=-1)
+    pull, push = transition(tau, t, Gamma, nu, beta_min, beta_max), transition(t, tau, Gamma, nu, beta_min, beta_max)
+    columns = torch.cat((transition(tau, origin, Gamma, nu, beta_min, beta_max) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
     W = lower(columns.flip(-2)).flip(-1, -2)
     return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
 
 
+def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
+    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
+    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+
+
 def eps_lower(t, Gamma, nu, kappa, beta_min, beta_max):
     """(out, inverse): -L^-T and -L^T for the lower Cholesky factor L of Sigma_t; s = out eps, eps = inverse s."""
-    _, _, K = whitening(t, Gamma, nu, kappa, beta_min, beta_max)
+    _, _, K = whitening(t, anchor(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
     L = lower(K)
     eye = torch.eye(2, dtype=torch.float64).expand(L.shape)
     return -torch.linalg.solve_triangular(L, eye, upper=False).mT, -L.mT
@@ -247,13 +253,15 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
     """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
-    Z, W, K = whitening(t, Gamma, nu, kappa, beta_min, beta_max)
-    return W[..., :1, :] @ Z, W[..., :1, :] @ K.mT
+    tau = anchor(t, Gamma, nu, kappa, beta_min, beta_max)
+    Z, W, K = whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max)
+    back = transition(torch.full_like(t, START), tau, Gamma, nu, beta_min, beta_max)[..., DATA : DATA + 1, :] @ W
+    return back @ Z, back @ K.mT
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, Gamma, nu, kappa, beta_min, beta_max)
+    _, _, K = whitening(t, anchor(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
     return lower(K)
 
 

@@ -132,7 +132,8 @@ def budget_steps(nfe: int, nfe_per_step: int, last: str = "none") -> tuple[int, 
 def _checked(times: Any) -> torch.Tensor:
     """A private float64 copy on the CPU of ``times``, or the refusal."""
     try:
-        values = torch.as_tensor(times).detach().to("cpu", torch.float64, copy=True)
+        values = times if isinstance(times, torch.Tensor) else torch.as_tensor(times, dtype=torch.float64)
+        values = values.detach().to("cpu", torch.float64, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _refuse("grid", f"these are not times ({error})", "give a sequence of numbers") from None
     if values.dim() != 1 or values.shape[0] < 2:

@@ -9,6 +9,7 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from stepsmith.derive import spec
 from stepsmith.errors import InputError
 
@@ -79,14 +80,23 @@ def test_what_is_no_source_is_refused(source: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[sde]\nname = 'a'\nF = [\n", "is not TOML"), ("[sde]\nname = a\n", "line 2"), ("[sde]\na = 1\na = 2\n", "line 3"), ("", "holds no [sde], nothing"),
-        ("[sampler]\nname = 'a'\n", "holds no [sde], only [sampler]"), ("name = 'a'\n", "unknown key 'name'"), ("sde = 3", "not a table"),
-        ("[sde]\n[sdee]\n", "did you mean 'sde'"), (b"[sde]\nname = '\xff'\n", "line 2: is not UTF-8"), ("#" * (256 * 1024), "holds no"), ("#" * (256 * 1024 + 1), "larger than 256 KiB"),
-        ("[sde]\nparams = 3\n", "sde.params: is an integer, not a table"), ("[sde]\nday = 2020-01-01\n", "sde.day: is a date"), ("[sde]\n'a b' = 1\n", "cannot be a key"),
-        ("[sde]\na = " + "9" * 5000, "TOML"), ("[sde]\na = 0x" + "f" * 5000, "sde.a"), ("[sde]\na = " + "[" * 100_000, "16 deep"), ("a = " + "{a=" * 50_000, "16 deep"),
-        ("[sde]\n" + ".".join("a" * 100_000) + " = 1", "16 deep"), ("[" + " . ".join("a" * 50_000) + "]", "16 deep"), ("[sde]\n" + '"+".' * 40_000 + "a = 1", "16 deep"),
-        ("[sde]\na = [" + "1," * 50_000 + "]", "20000 entries"), ("[sde]\na = " + '"\\""' * 9 + "\n" + '\\"""\n' * 50_000, "not TOML"), ("\0", "line 1"), ("[sde]\na = '\0'", "line 2"),
-        ('[sde]\ndoc = "a\\n\\"\\"\\" + boom"\n', "sde.doc"), ("[sde]\ndoc = 'a\\'\n", "sde.doc"), ("[sde]\nreference = 3\n", "sde.reference"),
+        ("[sde]\nname = 'a'\nF = [\n", "is not TOML"), ("[sde]\nname = a\n", "line 2"),
+        ("[sde]\na = 1\na = 2\n", "line 3"), ("", "holds no [sde], nothing"),
+        ("[sampler]\nname = 'a'\n", "holds no [sde], only [sampler]"), ("name = 'a'\n", "unknown key 'name'"),
+        ("sde = 3", "not a table"),
+        ("[sde]\n[sdee]\n", "did you mean 'sde'"), (b"[sde]\nname = '\xff'\n", "line 2: is not UTF-8"),
+        ("#" * (256 * 1024), "holds no"), ("#" * (256 * 1024 + 1), "larger than 256 KiB"),
+        ("[sde]\nparams = 3\n", "sde.params: is an integer, not a table"),
+        ("[sde]\nday = 2020-01-01\n", "sde.day: is a date"), ("[sde]\n'a b' = 1\n", "cannot be a key"),
+        ("[sde]\na = " + "9" * 5000, "TOML"), ("[sde]\na = 0x" + "f" * 5000, "sde.a"),
+        ("[sde]\na = " + "[" * 100_000, "16 deep"), ("a = " + "{a=" * 50_000, "16 deep"),
+        ("[sde]\n" + ".".join("a" * 100_000) + " = 1", "16 deep"), ("[" + " . ".join("a" * 50_000) + "]", "16 deep"),
+        ("[sde]\n" + '"+".' * 40_000 + "a = 1", "16 deep"),
+        ("[sde]\na = [" + "1," * 50_000 + "]", "20000 entries"),
+        ("[sde]\na = " + '"\\""' * 9 + "\n" + '\\"""\n' * 50_000, "not TOML"), ("\0", "line 1"),
+        ("[sde]\na = '\0'", "line 2"),
+        ('[sde]\ndoc = "a\\n\\"\\"\\" + boom"\n', "sde.doc"), ("[sde]\ndoc = 'a\\'\n", "sde.doc"),
+        ("[sde]\nreference = 3\n", "sde.reference"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_refused_with_its_place(tmp_path: Path, text: str | bytes, words: str) -> None:
@@ -220,9 +230,12 @@ def test_matrices_have_their_shape() -> None:
 @pytest.mark.parametrize(
     ("rows", "shape", "words"),
     [
-        ("x", (2, 2), "sde.F: is 'x', not a list of rows"), (["x"], (1, 1), "row [0] is 'x', not a list"), ([["x", "y"]], (2, 2), "row [1] is missing"),
-        ([["x"], ["y"]], (1, 1), "row [1] is one too many"), ([["x", "y"], ["x"]], (2, 2), "entry [1][1] is missing"), ([[]], (1, None), "entry [0][0] is missing"),
-        ([["x", "y"], ["x", "y", "t"]], (2, None), "entry [1][2] is one too many"), ([["x", "z"]], (1, 2), "sde.F[0][1]: column 1: unknown name 'z'"), ([[True]], (1, 1), "sde.F[0][0]"),
+        ("x", (2, 2), "sde.F: is 'x', not a list of rows"), (["x"], (1, 1), "row [0] is 'x', not a list"),
+        ([["x", "y"]], (2, 2), "row [1] is missing"),
+        ([["x"], ["y"]], (1, 1), "row [1] is one too many"), ([["x", "y"], ["x"]], (2, 2), "entry [1][1] is missing"),
+        ([[]], (1, None), "entry [0][0] is missing"),
+        ([["x", "y"], ["x", "y", "t"]], (2, None), "entry [1][2] is one too many"),
+        ([["x", "z"]], (1, 2), "sde.F[0][1]: column 1: unknown name 'z'"), ([[True]], (1, 1), "sde.F[0][0]"),
     ],
 )  # fmt: skip
 def test_the_fault_of_a_matrix_is_named_by_row_and_column(rows: Any, shape: Any, words: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from stepsmith import __version__
 from stepsmith.errors import InputError, Unsupported
@@ -40,9 +41,8 @@ def main() -> NoReturn:
         _fail(_one_line(str(error)), 2)
     except Unsupported as error:
         _fail(f"-: unsupported: {_one_line(str(error))}", 2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as end:  # click answers a closed pipe with 1
+        sys.exit(0 if isinstance(sys.stdout, PacifyFlushWrapper) else end.code)
     except OSError as error:  # what no check sees beforehand: a full disk, a folder that is not one
         _fail(f"{error.filename or '-'}: file: {error.strerror or _one_line(str(error))}; choose another place", 2)
     sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,340 @@
+"""Conjugate integrators: the residual is zero, and the emitted step is the definition integrated by another method."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+from scipy.integrate import solve_ivp
+
+import stepsmith as ss
+from stepsmith.derive import calculus
+from stepsmith.derive.calculus import t
+from stepsmith.derive.score import scalar
+from stepsmith.errors import Unsupported
+
+torch.set_num_threads(1)
+TWISTED = {
+    "name": "twisted", "state": ["x", "m"], "F": [["0", "2*b"], ["-b/2", "-b*(4 + 3*sin(5*t))/2"]],
+    "G": [["0"], ["sqrt(b*(4 + 3*sin(5*t))/4)"]], "params": {"low": 4.0, "high": 12.0},
+    "let": {"b": "low + t*(high - low)"}, "initial": {"m": "0.01"},
+}  # fmt: skip
+HOLD = {
+    "name": "hold", "state": ["x", "v", "w"], "F": [["0", "b", "0"], ["-b", "0", "b*g"], ["0", "-b*g", "-b*xi"]],
+    "G": [["0"], ["0"], ["sqrt(2*b*xi)"]], "params": {"b": 4.0, "g": 2.0, "xi": 3.0}, "initial": {"v": "0.1", "w": "0.2"},
+}  # fmt: skip
+WAVY = {"name": "wavy", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)"]], "params": {"a": 1.5},
+        "let": {"beta": "a + 6*t + sin(7*t)"}}  # fmt: skip
+ROUGH = {"name": "rough", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)"]], "params": {"a": 2.0},
+         "let": {"beta": "exp(a*t)*sqrt(1 + t**2)"}}  # fmt: skip  # no row of the table of integrals
+TABLES = {"twisted": TWISTED, "hold": HOLD, "wavy": WAVY, "rough": ROUGH}
+
+B_TEXT: dict[str, Any] = {
+    "zero": "0", "identity": "lam", "ones": {"ones": "lam"},
+    "full": [["lam*(1 + t)", "lam - t"], ["-1/3", "sin(3*t)"]], "line": "lam*(1 + t**2)",
+}  # fmt: skip
+LAM = 0.7
+
+
+@cache
+def sde_of(name: str) -> Any:
+    return ss.load_sde(TABLES.get(name, name))
+
+
+@cache
+def view_of(name: str, params: tuple[tuple[str, float], ...] = ()) -> Any:
+    return sde_of(name).at(**dict(params))
+
+
+@cache
+def module_of(sde: str, B: str, network: str, frame: str | None = None) -> Any:
+    sampler: dict[str, Any] = {"name": f"by-{B}", "family": "conjugate", "B": B_TEXT[B]}
+    if B != "zero":
+        sampler["params"] = {"lam": LAM}
+    return ss.load(ss.emit(ss.derive(sde_of(sde), sampler, network=network, frame=frame)))
+
+
+def B_at(B: str, n: int, s: float, lam: float = LAM) -> np.ndarray:
+    full = np.array([[lam * (1 + s), lam - s], [-1 / 3, np.sin(3 * s)]])
+    table = {"zero": np.zeros((n, n)), "identity": lam * np.eye(n), "ones": lam * np.ones((n, n)),
+             "line": lam * (1 + s**2) * np.eye(n)}  # fmt: skip
+    return full if B == "full" else table[B]
+
+
+def numbers(entries: Any) -> mpmath.matrix:
+    return mpmath.matrix([[mpmath.mpf(e.mid().str(60, radius=False, more=True)) for e in row] for row in entries])
+
+
+def floats(M: mpmath.matrix) -> np.ndarray:
+    return np.array([[float(e) for e in row] for row in M.tolist()])
+
+
+def frame_at(view: Any, frame: str, s: float, d: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """(C_skip, C_out) from the tables of psld-and-splitting.md and EDM, in 40 digits."""
+    with mpmath.workdps(40):
+        S, psi = numbers(view.exact_covariance(s)), numbers(view.exact_transition(s, view.sde.time[0]))
+        n, e = S.rows, psi[:, view.sde.data[0]]
+        zero, inverse = mpmath.zeros(n, n), S**-1
+        if frame == "score":
+            return floats(zero), np.eye(n)
+        if frame in ("eps-L", "eps-U"):
+            flip = mpmath.matrix(n, n)
+            for i in range(n):
+                flip[i, n - 1 - i if frame == "eps-U" else i] = 1
+            L = flip * mpmath.cholesky(flip * S * flip) * flip
+            return floats(zero), floats(-(L.T**-1))
+        u = inverse * e
+        if frame in ("denoiser", "x0"):
+            return floats(-inverse), floats(u)
+        if frame == "v":  # n = alpha eps - sigma x0, of one block: x0 = alpha z - sigma n where alpha^2 + sigma^2 = 1
+            alpha, sigma = psi[0, 0], mpmath.sqrt(S[0, 0])
+            total = alpha**2 + sigma**2  # eps = (sigma z + alpha n) / total
+            return floats(mpmath.matrix([[-1 / total]])), floats(mpmath.matrix([[-alpha / (sigma * total)]]))
+        q = (e.T * u)[0, 0]
+        w2 = 1 / q + mpmath.mpf(d) ** 2
+        return floats(-inverse + u * u.T / q * mpmath.mpf(d) ** 2 / w2), floats(u * mpmath.mpf(d) / mpmath.sqrt(q * w2))
+
+
+def defined(name: str, view: Any, B: str, frame: str, t0: float, t1: float) -> tuple[np.ndarray, np.ndarray]:
+    """A(t1) = I, A' = A K, Phi' = -A G G^T C_out / 2 from t1 up to t0: z' = A(t0) (I - h B) z + (Phi(t1) - Phi(t0)) n."""
+    sde, n = view.sde, view.sde.n
+    values = {sde.symbols[k]: v for k, v in view.params.items()}
+    F, V = (sp.lambdify(t, M.subs(values), "numpy") for M in (sp.Matrix(sde.F), sp.Matrix(sde.GG)))
+    k = frame_at(view, frame, t0)[1].shape[1]
+
+    def right(s: float, y: np.ndarray) -> np.ndarray:
+        A = y[: n * n].reshape(n, n)
+        skip, out = frame_at(view, frame, s)
+        K = B_at(B, n, s) - np.array(F(s), dtype=float) + np.array(V(s), dtype=float) @ skip / 2
+        return np.concatenate([(A @ K).ravel(), (-A @ np.array(V(s), dtype=float) @ out / 2).ravel()])
+
+    start = np.concatenate([np.eye(n).ravel(), np.zeros(n * k)])
+    end = solve_ivp(right, (t1, t0), start, method="DOP853", rtol=3e-14, atol=1e-15).y[:, -1]
+    A, Phi = end[: n * n].reshape(n, n), end[n * n :].reshape(n, k)
+    return A @ (np.eye(n) - (t0 - t1) * B_at(B, n, t0)), -Phi
+
+
+def emitted(module: Any, times: Any, row: int = 0, **params: float) -> tuple[np.ndarray, np.ndarray]:
+    """The emitted step as (matrix on the state, matrix on the network's output): its network gives what we say."""
+    n, k = len(module.COMPONENTS), module.OUTPUTS
+    c = module.coefficients(times, **params)[row].unbind()
+    columns = torch.eye(n + k, dtype=torch.float64).unbind(1)
+    state, _ = module.step(columns[:n], c, lambda inputs, time: columns[n:])
+    table = torch.stack(state).numpy()
+    return table[:, :n], table[:, n:]
+
+
+def same(got: tuple[np.ndarray, np.ndarray], wanted: tuple[np.ndarray, np.ndarray], digits: float) -> None:
+    """Each of the two matrices against the size of its row."""
+    for one, other in zip(got, wanted, strict=True):
+        assert one.shape == other.shape
+        assert (np.abs(one - other) <= digits * np.abs(other).max(axis=1, keepdims=True)).all(), (one, other)
+
+
+# --- the identity -----------------------------------------------------------------------------------------------------
+
+
+def functions(name: str, rows: int, columns: int) -> sp.Matrix:
+    return sp.Matrix(rows, columns, lambda i, j: sp.Function(f"{name}{i}{j}")(t))
+
+
+def test_the_conjugate_residual_is_zero_for_every_matrix_B() -> None:
+    """zbar = A z, A' = A K turns z' = F z - G G^T (C_skip z + C_out n) / 2 into zbar' = A B A^-1 zbar + Phi' n."""
+    A, B, F, V, skip, out = (functions(name, 2, 2) for name in ("A", "B", "F", "V", "S", "O"))
+    z, n = (functions(name, 2, 1) for name in ("z", "n"))
+    K = B - F + V * skip / 2
+    flow = F * z - V * (skip * z + out * n) / 2
+
+    def residual(slope: sp.Matrix) -> sp.Matrix:
+        rules = dict(zip([*A.diff(t), *z.diff(t)], [*slope, *flow], strict=True))
+        zbar = A * z
+        moved = zbar.diff(t).subs(rules)
+        return (moved - A * B * A.inv() * zbar + A * V * out * n / 2).applyfunc(sp.cancel)
+
+    assert residual(A * K) == sp.zeros(2, 1)
+    assert residual(K * A) != sp.zeros(2, 1)  # the other order is wrong
+
+
+def test_the_relative_propagator_solves_the_equation_in_z() -> None:
+    """X = A^-1 solves X' = (F - G G^T C_skip / 2 - B) X, so that P = X(t1) X(t0)^-1 is all that is needed."""
+    A, K = functions("A", 2, 2), functions("K", 2, 2)
+    X = A.inv()
+    slope = X.diff(t).subs(dict(zip(A.diff(t), A * K, strict=True)))
+    assert (slope + K * X).applyfunc(sp.cancel) == sp.zeros(2)
+
+
+def test_variance_preserving_without_B_is_ddim_for_any_schedule() -> None:
+    """alpha(t) a free function, beta = -2 alpha'/alpha: A, Phi = 1/alpha, sigma/alpha (eps) or 1/sigma, alpha/sigma (x0)."""
+    alpha = sp.Function("alpha", positive=True)(t)
+    sigma = sp.sqrt(1 - alpha**2)
+    beta = -2 * alpha.diff(t) / alpha
+    for network, A, Phi in (("eps-L", 1 / alpha, sigma / alpha), ("x0", 1 / sigma, alpha / sigma),
+                            ("denoiser", 1 / sigma, alpha / sigma)):  # fmt: skip
+        skip, out, _, _ = scalar(network, alpha, sigma, t, sp.Symbol("sigma_data"))
+        K = beta / 2 + beta * skip / 2
+        assert sp.simplify(A.diff(t) - A * K) == 0, network
+        assert sp.simplify(Phi.diff(t) + A * beta * out / 2) == 0, network
+
+
+@pytest.mark.parametrize("network", ["denoiser", "x0", "eps-L", "eps-U", "eps-R"])
+@pytest.mark.parametrize("sde", ["vp", "vp-cosine", "wavy", "rough"])
+def test_the_emitted_step_of_variance_preserving_is_ddim(sde: str, network: str) -> None:
+    module, last = module_of(sde, "zero", network), sde_of(sde).time[1]
+    table = sde_of(sde)
+    exact = {table.symbols[k]: sp.Rational(*float(v).as_integer_ratio()) for k, v in table.params.items()}
+    beta = sp.lambdify(t, (-2 * table.F[0]).subs(exact), "mpmath")
+    for t0, t1 in ((last, 0.5), (0.5, 0.4), (0.01, 0.001), (2e-5, 1e-5)):
+        with mpmath.workdps(40):
+            B = [mpmath.quad(beta, [0, time]) for time in (t0, t1)]
+            (a0, a1), (s0, s1) = [[mpmath.exp(-b / 2) for b in B], [mpmath.sqrt(-mpmath.expm1(-b)) for b in B]]
+            # alpha' D + (sigma'/sigma) (z - alpha D), or (alpha'/alpha) (z - sigma e) + sigma' e
+            predicts_data = network in ("denoiser", "x0")
+            wanted = (s1 / s0, a1 - s1 / s0 * a0) if predicts_data else (a1 / a0, s1 - a1 / a0 * s0)
+        got = emitted(module, [t0, t1])
+        assert got[0][0, 0] == pytest.approx(float(wanted[0]), rel=2e-14)
+        assert got[1][0, 0] == pytest.approx(float(wanted[1]), rel=1e-13, abs=1e-15 * float(s1))
+
+
+# --- the emitted step is the definition -------------------------------------------------------------------------------
+
+CONSTANT: tuple[tuple[str, float], ...] = ()
+LINEAR = (("beta_min", 0.3), ("beta_max", 16.0))
+
+
+@pytest.mark.parametrize("frame", ["eps-L", "eps-U", "score", "denoiser", "x0", "edm"])
+@pytest.mark.parametrize("B", ["zero", "identity", "ones", "full"])
+def test_the_step_on_psld_is_the_definition_integrated_elsewhere(B: str, frame: str) -> None:
+    module = module_of("psld", B, frame)
+    cases = [(LINEAR, 0.5, 0.42), (CONSTANT, 0.02, 0.001)]
+    if frame in ("eps-L", "denoiser"):
+        cases += [(CONSTANT, 0.9, 0.8), (LINEAR, 0.02, 0.001)]
+    for params, t0, t1 in cases:
+        wanted = defined("psld", view_of("psld", params), B, frame, t0, t1)
+        same(emitted(module, [t0, t1], **dict(params)), wanted, 2e-12)
+
+
+@pytest.mark.parametrize("sde", ["twisted", "hold"])
+@pytest.mark.parametrize(
+    ("B", "frame"), [("zero", "eps-L"), ("zero", "denoiser"), ("ones", "eps-L"), ("identity", "denoiser")]
+)
+def test_the_step_on_other_diffusions_is_the_definition(sde: str, B: str, frame: str) -> None:
+    """F that does not commute with itself, and three blocks."""
+    for t0, t1 in ((0.3, 0.25), (0.02, 0.015)):
+        wanted = defined(sde, view_of(sde), B, frame, t0, t1)
+        same(emitted(module_of(sde, B, frame), [t0, t1]), wanted, 1e-11)
+
+
+@pytest.mark.parametrize("frame", ["eps-L", "v", "edm", "denoiser", "x0", "score"])
+@pytest.mark.parametrize("B", ["zero", "identity", "line"])
+@pytest.mark.parametrize("sde", ["vp", "ve", "rough"])
+def test_the_step_of_one_block_is_the_definition(sde: str, B: str, frame: str) -> None:
+    for t0, t1 in ((0.9, 0.8), (0.01, 0.001)):
+        wanted = defined(sde, view_of(sde), B, frame, t0, t1)
+        same(emitted(module_of(sde, B, frame), [t0, t1]), wanted, 2e-12)
+
+
+@pytest.mark.parametrize(
+    ("sde", "network", "frame"),
+    [("psld", "denoiser", "eps-L"), ("psld", "eps-L", "eps-U"), ("psld", "score", "eps-L"), ("psld", "eps-L", "score"),
+     ("vp", "denoiser", "v"), ("vp", "eps-L", "x0"), ("vp", "v", "edm"), ("vp", "edm", "eps-L"), ("ve", "denoiser", "score")],
+)  # fmt: skip
+@pytest.mark.parametrize("B", ["zero", "identity"])
+def test_a_frame_other_than_the_networks_freezes_that_frame(sde: str, network: str, frame: str, B: str) -> None:
+    """n_frame = C_out,f^-1 (s - C_skip,f z), s = C_skip z + C_out n, all at t0."""
+    t0, t1 = 0.6, 0.55
+    view = view_of(sde)
+    linear, Phi = defined(sde, view, B, frame, t0, t1)
+    (skip, out), (skip_f, out_f) = frame_at(view, network, t0), frame_at(view, frame, t0)
+    back = Phi @ np.linalg.inv(out_f)
+    wanted = linear + back @ (skip - skip_f), back @ out
+    same(emitted(module_of(sde, B, network, frame), [t0, t1]), wanted, 1e-11)
+
+
+def test_a_scalar_denoiser_gives_no_frame_that_cannot_be_inverted() -> None:
+    with pytest.raises(Unsupported):
+        module_of("psld", "zero", "eps-L", "denoiser")
+    with pytest.raises(Unsupported):
+        module_of("psld", "identity", "eps-L", "eps-R")
+
+
+# --- lambda = 0 and the frame of gDDIM ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["denoiser", "eps-L"])
+@pytest.mark.parametrize("sde", ["psld", "cld", "vp", "ve", "vp-cosine"])
+def test_lambda_zero_is_B_zero(sde: str, network: str) -> None:
+    times = torch.linspace(sde_of(sde).time[1], 0.01, 20, dtype=torch.float64)
+    plain = module_of(sde, "zero", network).coefficients(times)
+    names = module_of(sde, "zero", network).COEFFICIENTS
+    for B in ("identity", "ones"):
+        module = module_of(sde, B, network)
+        table = module.coefficients(times, lam=0.0)
+        column = {name: k for k, name in enumerate(module.COEFFICIENTS)}
+        assert set(column) == set(names)
+        for k, name in enumerate(names):
+            scale = plain[:, k].abs().clamp_min(1e-3 * float(plain[:, k].abs().max()))
+            assert ((table[:, column[name]] - plain[:, k]).abs() <= 1e-11 * scale).all(), (B, name)
+        assert (module.coefficients(times) - table).abs().max() > 1e-4  # and lambda is seen
+
+
+@pytest.mark.parametrize("network", ["eps-L", "score", "denoiser"])
+@pytest.mark.parametrize("sde", ["psld", "cld", "hold"])
+def test_the_frame_of_gddim_from_another_network(sde: str, network: str) -> None:
+    """z' = Psi z + (R_1 - Psi R_0) n_R with n_R = -R_0^T s: R from the numeric view's own Taylor series."""
+    module, view, end = module_of(sde, "zero", network, "eps-R"), view_of(sde), 0.02
+    for t0, t1 in ((0.06, 0.05), (0.03, end)):
+        R0, R1 = (view.factor(time, kind="gddim", end=end) for time in (t0, t1))
+        psi = view.transition(t1, t0)
+        skip, out = frame_at(view, network, t0)
+        on_score = -(R1 - psi @ R0) @ R0.T
+        same(emitted(module, [t0, t1]), (psi + on_score @ skip, on_score @ out), 1e-11)
+
+
+@pytest.mark.parametrize("sde", ["psld", "cld", "hold"])
+def test_a_network_of_gddims_own_is_anchored_at_the_end_of_the_grid(sde: str) -> None:
+    module, view = module_of(sde, "zero", "eps-R"), view_of(sde)
+    times = [0.08, 0.05, 0.03, 0.02]
+    for row in range(3):
+        R0, R1 = (view.factor(time, kind="gddim", end=times[-1]) for time in times[row : row + 2])
+        psi = view.transition(times[row + 1], times[row])
+        same(emitted(module, times, row), (psi, R1 - psi @ R0), 1e-11)
+
+
+@pytest.mark.parametrize("sde", ["psld", "cld", "hold", "twisted"])
+def test_the_denoisers_frame_and_gddims_are_one_step(sde: str) -> None:
+    """methods.md 1.1: R and x0 coincide at order one."""
+    one = emitted(module_of(sde, "zero", "denoiser"), [0.3, 0.2])
+    same(emitted(module_of(sde, "zero", "denoiser", "eps-R"), [0.3, 0.2]), one, 1e-11)
+
+
+def test_points_are_reached_in_one_step_of_gddim() -> None:
+    """For Dirac data eps_R is constant along the flow, so one step of any size lands on it."""
+    module, view, x0 = module_of("psld", "zero", "denoiser"), view_of("psld"), 1.7
+    z = view.transition(0.9, 0.0)[:, 0] * x0 + view.factor(0.9, kind="lower") @ [0.3, -1.1]
+    many, times = z, np.geomspace(0.9, 0.05, 400)
+    for row in range(399):
+        linear, Phi = emitted_row(module, times, row)
+        many = linear @ many + Phi[:, 0] * x0
+    linear, Phi = emitted(module, [0.9, 0.05])
+    assert linear @ z + Phi[:, 0] * x0 == pytest.approx(many, rel=1e-9)
+
+
+@cache
+def _table(module: Any, times: tuple[float, ...]) -> torch.Tensor:
+    return module.coefficients(list(times))
+
+
+def emitted_row(module: Any, times: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+    c = dict(zip(module.COEFFICIENTS, _table(module, tuple(times.tolist()))[row].tolist(), strict=True))
+    return np.array([[c["x_x"], c["x_m"]], [c["m_x"], c["m_m"]]]), np.array([[c["x_d"]], [c["m_d"]]])
+
+
+def test_an_expression_that_vanishes_is_told_from_one_that_does_not() -> None:
+    a = sp.Symbol("a", real=True)
+    assert calculus.is_zero(sp.exp(a) * sp.exp(-a) - sp.cos(a) ** 2 - sp.sin(a) ** 2)
+    assert not calculus.is_zero(sp.exp(a) - 1 - a - a**2 / 2 - a**3 / 6)
