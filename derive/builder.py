@@ -37,7 +37,7 @@ class Lowering:
         self.library = Library(sde, self.params)
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        self.known: dict[str, object] = {}
+        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.state))
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0
         self.output: tuple[str, ...] = ()

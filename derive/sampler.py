@@ -11,6 +11,7 @@ from stepsmith.errors import InputError
 
 from . import spec
 from .composition import Token, parse_composition
+from .sde import HOST_NAMES
 
 FAMILIES = ("conjugate", "splitting", "conjugate-splitting")
 KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B")
@@ -113,6 +114,8 @@ def load_sampler(source: Any) -> Sampler:
     parts = {letter: _part(where, letter, part) for letter, part in table.get("parts", {}).items()}
     params = spec.table_of_numbers(where, "sampler.params", table.get("params", {}))
     spec.check_names(where, "sampler.params", tuple(params))
+    for name in HOST_NAMES & set(params):
+        raise InputError(where, f"sampler.params.{name}", "the emitted module uses this name itself", f"rename it, to {name}_")
     return _checked(Sampler(
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,

@@ -7,7 +7,7 @@ the others at independent centred Gaussians of known variance.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 KEYS = (
     "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "params", "let", "initial", "constraints",
 )  # fmt: skip
+
+
+# Names that the emitted modules use themselves (tests/test_generated.py holds the list against what is emitted).
+HOST_NAMES = frozenset(
+    """C C0 C1 END K K0 K1 L M NODES O O0 O1 Om P Phi Psi Q R START U W WEIGHTS X Z Z0 Z1 _ a alpha alpha_0 alpha_1 alpha_s
+    anchor angle at0 at1 b back below columns coupling data deviator diffusion ds end ends entry exponent exponential eye
+    first function g growth h half i inp integrals j k lead length like linear log_nodes lower math matrix mean n noise odd
+    ones order ordered origin out panels pull push push0 push1 r rate ratio reach reached root rotation row rows s scale
+    score sd share sigma sigma_0 sigma_1 sigma_s size skip spread start step steps t t0 t1 table tau time times torch
+    transition transport u unit w weight whitening width x zero""".split()
+)
+STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
 
 @dataclass(frozen=True)
@@ -163,6 +175,7 @@ def load_sde(source: Any) -> LinearSDE:
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
     lets = table.get("let", {})
     spec.check_names(where, "sde.params", (*params, *lets, *state))
+    _check_unused(where, params, lets, state)
     names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in params}}
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
@@ -189,6 +202,17 @@ def load_sde(source: Any) -> LinearSDE:
     except InputError as error:
         raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
     return sde
+
+
+def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state: Iterable[str]) -> None:
+    """Names become arguments and variables of the emitted module: refuse those that it needs itself."""
+    for key, names in (("sde.params", params), ("sde.let", lets)):
+        for name in names:
+            if name in HOST_NAMES:
+                raise InputError(where, f"{key}.{name}", "the emitted module uses this name itself", f"rename it, to {name}_ for example")
+    for name in state:
+        if STEP_NAMES.fullmatch(name):
+            raise InputError(where, "sde.state", f"the emitted step uses the name {name!r} itself", "rename the block")
 
 
 def _schedule(where: str, table: Mapping[str, Any], n: int, names: Any, lets: Mapping[str, sp.Expr]) -> tuple[sp.Expr, sp.Expr]:

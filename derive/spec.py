@@ -126,7 +126,7 @@ _DOTTED = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NEST}}}")
 
 
 def _refuse_nests(where: str, text: str) -> None:
-    """Refuse what tomllib takes very long for: it is recursive in brackets and cubic in the parts of a dotted key."""
+    """Refuse what tomllib takes very long for: it is recursive in brackets, quadratic in the parts of a dotted key."""
     bare = _QUOTED.sub(lambda match: " " if match[0][0] == "#" else "s", text)
     levels = accumulate(1 if sign in "[{" else -1 for sign in re.findall(r"[][{}]", bare))
     if max(levels, default=0) > MAX_NEST or _DOTTED.search(bare):

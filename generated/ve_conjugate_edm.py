@@ -1,9 +1,9 @@
 """Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*ratio^t*sigma_min*sqrt(log(ratio)) dw_1
+    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
 
-with ratio = sigma_max/sigma_min
+with quotient = sigma_max/sigma_min
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame edm,
@@ -52,7 +52,7 @@ PARAMS = {
     "sigma_max": 50.0,
     "sigma_data": 0.5,
 }
-DIGEST = "0c2c533be643fd0f4b9920354d55a8a5737c8a784d0229644122ac55775f0dc0"
+DIGEST = "1df8e03b12d8e040ca7e0fd8c5e9188ea8bc0bfa38851e25403b49d68e4602a2"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -96,10 +96,10 @@ def phi(t1, t0, sigma_min, sigma_max, sigma_data):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0)
     t1 = t1[..., None]
-    ratio = sigma_max/sigma_min
+    quotient = sigma_max/sigma_min
     sigma_s, sigma_1 = sigma(s, sigma_min, sigma_max), sigma(t1, sigma_min, sigma_max)
     P = torch.sqrt(sigma_1**2 + sigma_data**2)/torch.sqrt(sigma_data**2 + sigma_s**2)
-    return (ds * P * (ratio**(2*s)*sigma_data*sigma_min**2*math.log(ratio)/(sigma_s*torch.sqrt(sigma_data**2 + sigma_s**2)))).sum(-1)
+    return (ds * P * (quotient**(2*s)*sigma_data*sigma_min**2*math.log(quotient)/(sigma_s*torch.sqrt(sigma_data**2 + sigma_s**2)))).sum(-1)
 
 
 def start_factor(t, sigma_min, sigma_max):

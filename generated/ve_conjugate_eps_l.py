@@ -1,9 +1,9 @@
 """Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*ratio^t*sigma_min*sqrt(log(ratio)) dw_1
+    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
 
-with ratio = sigma_max/sigma_min
+with quotient = sigma_max/sigma_min
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame eps-L,

@@ -1,9 +1,9 @@
 """Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II): a sampler for variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*ratio^t*sigma_min*sqrt(log(ratio)) dw_1
+    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
 
-with ratio = sigma_max/sigma_min
+with quotient = sigma_max/sigma_min
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
@@ -48,7 +48,7 @@ PARAMS = {
     "sigma_max": 50.0,
     "lam": 0.0,
 }
-DIGEST = "1e38349d7a02e4c4b5bc84af9fce14a01024faa24c2b085dde7d306403847650"
+DIGEST = "48c6abe1b768102874941b382eb43cdd4f17c334ee433754ea12eb63ac93513d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -92,10 +92,10 @@ def phi(t1, t0, sigma_min, sigma_max, lam):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0)
     t1 = t1[..., None]
-    ratio = sigma_max/sigma_min
+    quotient = sigma_max/sigma_min
     sigma_s, sigma_1 = sigma(s, sigma_min, sigma_max), sigma(t1, sigma_min, sigma_max)
     P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
-    return (ds * P * (ratio**(2*s)*sigma_min**2*math.log(ratio)/sigma_s**2)).sum(-1)
+    return (ds * P * (quotient**(2*s)*sigma_min**2*math.log(quotient)/sigma_s**2)).sum(-1)
 
 
 def start_factor(t, sigma_min, sigma_max):

@@ -1,9 +1,9 @@
 """Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*ratio^t*sigma_min*sqrt(log(ratio)) dw_1
+    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
 
-with ratio = sigma_max/sigma_min
+with quotient = sigma_max/sigma_min
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame v,
@@ -49,7 +49,7 @@ PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
 }
-DIGEST = "246700b0a084910afcf5d64c92679ddd510514488fc6ee5796a83de03aa6c65b"
+DIGEST = "e399fb32af8df93c3241ebee759543b994e9a33f1ed31ce79cffa029c2bc4da4"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -93,10 +93,10 @@ def phi(t1, t0, sigma_min, sigma_max):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0)
     t1 = t1[..., None]
-    ratio = sigma_max/sigma_min
+    quotient = sigma_max/sigma_min
     sigma_s, sigma_1 = sigma(s, sigma_min, sigma_max), sigma(t1, sigma_min, sigma_max)
     P = torch.sqrt(sigma_1**2 + 1)/torch.sqrt(sigma_s**2 + 1)
-    return (ds * P * (-ratio**(2*s)*sigma_min**2*math.log(ratio)/(sigma_s*(sigma_s**2 + 1)))).sum(-1)
+    return (ds * P * (-quotient**(2*s)*sigma_min**2*math.log(quotient)/(sigma_s*(sigma_s**2 + 1)))).sum(-1)
 
 
 def start_factor(t, sigma_min, sigma_max):

@@ -1,13 +1,13 @@
 """Euler's method on the probability flow: a sampler for variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*ratio^t*sigma_min*sqrt(log(ratio)) dw_1
+    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
 
-with ratio = sigma_max/sigma_min
+with quotient = sigma_max/sigma_min
 
 The step t0 -> t1 = t0 - h:
     E!   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
-    E: dx = (ratio^(2*t)*s_x*sigma_min^2*log(ratio)) dtau, euler
+    E: dx = (quotient^(2*t)*s_x*sigma_min^2*log(quotient)) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Calls a step 1, draws a step 0; proven order -, weak -, strong -; leading error -.
@@ -44,7 +44,7 @@ PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
 }
-DIGEST = "66ea8eaffcdc4277d56bc323babcd38f0e9cc404c83513bf620bae1f06f72bb1"
+DIGEST = "6a5f19073fcf66b635db84964fb9eab89adee9303cd9a3ea0ae7d37658ad803d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -83,8 +83,8 @@ def coefficients(times, *, sigma_min=0.01, sigma_max=50.0):
     skip_xx = -1/sigma_0**2
     out_x0 = sigma_0**(-2)
     h = t0 - t1
-    ratio = sigma_max/sigma_min
-    E1_xsx = h*ratio**(2*t0)*sigma_min**2*math.log(ratio)
+    quotient = sigma_max/sigma_min
+    E1_xsx = h*quotient**(2*t0)*sigma_min**2*math.log(quotient)
     sigma_1 = sigma(t1, sigma_min, sigma_max)
     x_x = E1_xsx*skip_xx + 1
     x_d = E1_xsx*out_x0

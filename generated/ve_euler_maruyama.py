@@ -1,13 +1,13 @@
 """Euler-Maruyama on the reverse SDE: a sampler for variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*ratio^t*sigma_min*sqrt(log(ratio)) dw_1
+    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
 
-with ratio = sigma_max/sigma_min
+with quotient = sigma_max/sigma_min
 
 The step t0 -> t1 = t0 - h:
     E!   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
-    E: dx = (2*ratio^(2*t)*s_x*sigma_min^2*log(ratio)) dtau + noise of the diffusion, euler
+    E: dx = (2*quotient^(2*t)*s_x*sigma_min^2*log(quotient)) dtau + noise of the diffusion, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Calls a step 1, draws a step 1; proven order -, weak -, strong -; leading error -.
@@ -45,7 +45,7 @@ PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
 }
-DIGEST = "d10dc647946893b2616a4f95f2ee3240a9d820fd58f14790c161c498e9755cb0"
+DIGEST = "517d4247b75360ce11d4b2f1c0c3284ff182235e86fc35e75e5d67cd774f22aa"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -85,9 +85,9 @@ def coefficients(times, *, sigma_min=0.01, sigma_max=50.0):
     out_x0 = sigma_0**(-2)
     h = t0 - t1
     sqrt_h_E1 = torch.sqrt(h)
-    ratio = sigma_max/sigma_min
-    E1_xsx = 2*h*ratio**(2*t0)*sigma_min**2*math.log(ratio)
-    E1_xw0 = math.sqrt(2)*ratio**t0*sigma_min*sqrt_h_E1*math.sqrt(math.log(ratio))
+    quotient = sigma_max/sigma_min
+    E1_xsx = 2*h*quotient**(2*t0)*sigma_min**2*math.log(quotient)
+    E1_xw0 = math.sqrt(2)*quotient**t0*sigma_min*sqrt_h_E1*math.sqrt(math.log(quotient))
     sigma_1 = sigma(t1, sigma_min, sigma_max)
     x_x = E1_xsx*skip_xx + 1
     x_d = E1_xsx*out_x0

@@ -48,12 +48,12 @@ def run(monkeypatch, capfd):
 def refused(run):
     """``refused(words, where, key, what, mend)``: exit 2, nothing on stdout, one line on stderr that says just that."""
 
-    def refused(words, where, key, what, mend="") -> None:
+    def refused(words, where, key, what, mend="", longest=500) -> None:
         found = run(*words)
         assert (found.status, found.out) == (2, ""), found
         assert found.err.count("\n") == 1 and found.err.endswith("\n"), found.err
         line = found.err.rstrip("\n")
-        assert line.isprintable() and len(line) < 500, line
+        assert line.isprintable() and len(line) < longest, line
         start = f"{where}: {key}: "
         assert line.startswith(start), line
         told, _, mended = line.removeprefix(start).rpartition("; ")
@@ -83,8 +83,8 @@ SAMPLER = {
     "family": '"splitting"',
     "target": '"sde"',
     "composition": '"O B! A"',
-    "parts": """{ O = { linear = "diagonal", noise = "all", solve = "exact" }, A = { rows = ["x"], linear = "rest", score = "all" }, \
-B = { rows = ["m"], linear = "rest", score = "all" } }""",
+    "parts": """{ O = { linear = "diagonal", noise = "all", solve = "exact" }, \
+A = { rows = ["x"], linear = "rest", score = "all" }, B = { rows = ["m"], linear = "rest", score = "all" } }""",
 }
 
 
@@ -140,12 +140,17 @@ def test_list_names_every_diffusion_sampler_and_module(run):
 def test_derive_prints_the_mathematics_in_three_ways(run, name):
     text, latex, told = (done(run("derive", name, *more)) for more in ((), ("--latex",), ("--json",)))
     told = json.loads(told)
-    assert told["sde"] == name and {"transition", "covariance", "stationary", "probability_flow", "reverse_sde"} <= set(
-        told
-    )
+    assert told["source"] == name and {
+        "sde",
+        "transition",
+        "covariance",
+        "stationary",
+        "probability_flow",
+        "reverse_sde",
+    } <= set(told)
     for title in ("transition Psi(t, 0)", "covariance Sigma(t)", "stationary law", "probability flow", "reverse SDE"):
         assert re.search(rf"^{re.escape(title)}", text, re.M) and title in latex
-    assert all(line.strip() in text for key, value in told.items() if key != "sde" for line in value.splitlines())
+    assert all(line.strip() in text for key, value in told.items() if key != "source" for line in value.splitlines())
     assert r"\left[\begin{matrix}" in latex and r"\left" not in text
 
 
@@ -195,7 +200,7 @@ def test_build_check_passes_on_what_is_current_and_tells_a_changed_character(run
     assert found.status == 1 and ", 1 differ" in found.out
     assert f"--- {path} (file)" in found.out and "\n-NFE = 3\n+NFE = 2\n" in found.out
     assert path.read_text() != text  # a check mends nothing
-    told = json.loads(run("build", "--out", copied, "--check", "--json").out.partition("\n{")[2].join(["{", ""]))
+    told = json.loads(run("build", "--out", copied, "--check", "--json").out)
     assert told["changed"] == ["psld_rvv"] and told["checked"] is True
     assert done(run("build", "--out", copied)).endswith("1 changed\n") and path.read_text() == text
 
@@ -309,14 +314,18 @@ def test_parameters_dtype_and_seeds_reach_the_samples(run, tmp_path):
 
     base, record = drawn("--seeds", "0,3-4")
     assert record["seeds"] == [0, 3, 4] == list(parse_seeds("0,3-4"))
-    assert np.abs(drawn("--seeds", "3")[0] - base[1:2]).max() < 1e-5
+    assert np.abs(drawn("--seeds", "3")[0] - base[1:2]).max() < 1e-5 * np.abs(base).max()
     other, record = drawn("--seeds", "0,3-4", "--param", "Gamma=0.02", "--param", "lambda_s=1.3")
     assert record["params"]["Gamma"] == 0.02 and record["params"]["lambda_s"] == 1.3 and record["params"]["nu"] == 4.01
     assert np.abs(other - base).max() > 1e-4
     wide, record = drawn("--seeds", "0,3-4", "--dtype", "float64")
-    assert wide.dtype == np.float64 and record["dtype"] == "float64" and np.abs(wide - base).max() < 1e-3
+    assert (
+        wide.dtype == np.float64
+        and record["dtype"] == "float64"
+        and np.abs(wide - base).max() < 1e-4 * np.abs(base).max()
+    )
     half, record = drawn("--seeds", "0,3-4", "--dtype", "bfloat16")
-    assert record["dtype"] == "bfloat16" and 0 < np.abs(half - base).max() < 2
+    assert record["dtype"] == "bfloat16" and 0 < np.abs(half - base).max() < 0.5 * np.abs(base).max()
 
 
 def test_the_diffusion_of_the_docs_that_is_in_no_catalogue_draws_samples(run, tmp_path):
@@ -366,7 +375,7 @@ NESTS = {"entry": '"' + "(" * 100_000 + "t" + ")" * 100_000 + '"', "array": "[" 
         ({"offset": '["0"]'}, "sde.offset", "row [1] is missing", "2 rows"),
         ({"F": None}, "sde", "the key 'F' is missing", "add it"),
         ({"drift": '"0"'}, "sde", "unknown key 'drift'", "known: "),
-        ({"state": '["x", "x"]'}, "sde.params", "'x' is defined twice", "rename"),
+        ({"state": '["x", "x"]'}, "sde.state", "'x' is defined twice", "rename"),
         ({"time": "[1.0, 0.0]"}, "sde.time", "no span", "0 <= start < end"),
         ({"initial": '{ q = "1" }'}, "sde.initial", "unknown key 'q'", "known: m, x"),
         ({"initial": '{ m = "t" }'}, "sde.initial.m", "unknown name 't'", "known: "),
@@ -374,7 +383,7 @@ NESTS = {"entry": '"' + "(" * 100_000 + "t" + ")" * 100_000 + '"', "array": "[" 
         ({"params": "{ beta = nan }"}, "sde.params.beta", "not a number that float64 holds", "finite"),
         ({"doc": '"a \\" b"'}, "sde.doc", "'a \" b'", "without double quotes"),
         ({"name": '"../x"'}, "sde.name", "no name of a spec", "a-z"),
-        ({"F": "[["}, "last line", "is not TOML", "mend the line"),
+        ({"F": "[["}, "line 5", "is not TOML", "mend the line"),
     ],
     ids=range(30),
 )  # fmt: skip
@@ -396,7 +405,7 @@ PARTS = SAMPLER["parts"]
         ({"composition": '"A O B!"'}, "sampler.composition", "A uses a score before the first !", "write A!"),
         ({"composition": '"O A B!^"'}, "sampler.composition", "A uses a score before the first !", "write A!"),
         ({"composition": '"O B!(1/2) A B!(1/3)"'}, "sampler.composition", "the shares of B sum to 5/6", "sum to 1"),
-        ({"composition": '"O B!(1/2) A B!"'}, "sampler.composition", "some tokens of B carry a share", "all of them one, or none"),
+        ({"composition": '"O B!(1/2) A B!"'}, "sampler.composition", "some tokens of B carry a share", "or none"),
         ({"composition": '"O B! A(1/0)"'}, "sampler.composition", "division by zero", "q > 0"),
         ({"composition": '"O B!@2 A"'}, "sampler.composition", "@2 lies outside the step", "from 0"),
         ({"composition": '"O B! A?"'}, "sampler.composition", "'?' at column 7", "a token is"),
@@ -409,15 +418,18 @@ PARTS = SAMPLER["parts"]
         ({"parts": PARTS.replace('rows = ["x"]', 'rows = ["y"]')}, "sampler.parts.A.rows", "names no blocks of mine", "x, m"),
         ({"parts": PARTS.replace('linear = "diagonal"', 'linear = [["a", "0"], ["0", "0"]]')}, "sampler.parts.O.linear[0][0]",
          "unknown name 'a'", "known: "),
-        ({"parts": PARTS.replace('linear = "diagonal"', 'linear = [["0", "0"]]')}, "sampler.parts.O.linear", "row [1] is missing", "2 rows"),
+        ({"parts": PARTS.replace('linear = "diagonal"', 'linear = [["0", "0"]]')}, "sampler.parts.O.linear",
+         "row [1] is missing", "2 rows"),
         # The sum of the parts: a score, a linear term, a noise, missing and twice.
         ({"parts": PARTS.replace('"rest", score = "all" }, B', '"rest", score = "none" }, B')}, "sampler.parts",
          "do not sum to the reverse SDE of mine: score of row x in the score of x, missing", "exactly one part"),
         ({"parts": PARTS.replace('{ rows = ["x"], linear = "rest"', '{ rows = ["x"], linear = "none"')}, "sampler.parts",
          "linear of row x in x, missing Gamma*beta", "exactly one part"),
-        ({"parts": PARTS.replace('noise = "all"', 'noise = ["x"]')}, "sampler.parts", "noise of row m in m, missing", "exactly one part"),
+        ({"parts": PARTS.replace('noise = "all"', 'noise = ["x"]')}, "sampler.parts",
+         "noise of row m in m, missing", "exactly one part"),
         ({"parts": PARTS.replace('rows = ["m"]', 'rows = ["x", "m"]')}, "sampler.parts", "row x in x, ", "exactly one part"),
-        ({"target": '"ode"'}, "sampler.parts", "do not sum to the probability flow of mine: noise of row x in x, extra", "exactly one part"),
+        ({"target": '"ode"'}, "sampler.parts",
+         "do not sum to the probability flow of mine: noise of row x in x, extra", "exactly one part"),
         ({"parts": PARTS.replace('score = "all" } }', 'score = [["0", "0"], ["1", "0"]] } }')}, "sampler.parts",
          "score of row m in the score of x, extra 1", "exactly one part"),
     ],
@@ -433,7 +445,8 @@ def test_a_bad_sampler_is_refused_by_file_key_and_mend(refused, spec, tmp_path, 
     ("text", "what", "mend"),
     [
         ("O B! A C", "no part defines the letter C", "with parts"), ("B A!", "B uses a score before the first !", "write B!"),
-        ("B!(1/2) A B!(1/3)", "the shares of B sum to 5/6", "must sum to 1"), ("O! S", "no standard parts for the letters OS", "with parts"),
+        ("B!(1/2) A B!(1/3)", "the shares of B sum to 5/6", "must sum to 1"), 
+        ("O! S", "no standard parts for the letters OS", "with parts"),
         ("b!", "'b' at column 1", "a token is"),
     ],
 )  # fmt: skip
@@ -446,9 +459,11 @@ def test_a_bad_composition_on_the_command_line_is_refused(refused, tmp_path, tex
 @pytest.mark.parametrize(
     ("times", "what"),
     [
-        ([0.1, 0.5, 0.9], "times 0 and 1 (0.1, 0.5) do not decrease"), ([0.9, 0.5, 0.5], "times 1 and 2 (0.5, 0.5) do not decrease"),
+        ([0.1, 0.5, 0.9], "times 0 and 1 (0.1, 0.5) do not decrease"),
+        ([0.9, 0.5, 0.5], "times 1 and 2 (0.5, 0.5) do not decrease"),
         ([0.9, float("nan"), 0.1], "time 1 is nan"), ([0.9, 0.1, -float("inf")], "time 2 is -inf"), ([0.5], "shape (1,)"),
-        ([1.5, 0.5], "1.5 is outside the time span (0, 1] of vp"), ([0.5, 0.0], "0.0 is outside the time span"), ("abc", "not times"),
+        ([1.5, 0.5], "1.5 is outside the time span (0, 1] of vp"), ([0.5, 0.0], "0.0 is outside the time span"),
+        ("abc", "not times"),
     ],
 )  # fmt: skip
 def test_a_bad_grid_is_refused_in_one_line(times, what):
@@ -533,8 +548,8 @@ def test_an_unknown_parameterisation_module_verb_or_lonely_option_is_refused(ref
     )
     refused(("build", "--sde", "psld", *out), "-", "sampler", "go together", "give both")
     refused(("build", "--sampler", "rvv", *out), "-", "sde", "go together", "give both")
-    refused(("build", "psld_rvw", *out), "-", "name", "no module 'psld_rvw'", "did you mean 'psld_rvv'")
-    refused(("show", "psld_rvw"), "-", "name", "no module 'psld_rvw'", "did you mean 'psld_rvv'")
+    refused(("build", "psld_rvw", *out), "-", "name", "no module 'psld_rvw'", "did you mean 'psld_rvv'", 4000)
+    refused(("show", "psld_rvw"), "-", "name", "no module 'psld_rvw'", "did you mean 'psld_rvv'", 4000)
     refused(("frobnicate",), "-", "arguments", "No such command 'frobnicate'", "--help")
     refused((), "-", "arguments", "Missing command", "--help")
     refused(("derive",), "-", "sde", "Missing argument 'SDE'", "--help")
@@ -546,18 +561,23 @@ def test_an_unknown_parameterisation_module_verb_or_lonely_option_is_refused(ref
 
 
 @pytest.mark.parametrize(
-    ("spoil", "what"),
+    "spoil",
     [
-        (lambda data: data[: len(data) // 2], "not a whole safetensors file"), (lambda data: data[:5], "not a whole safetensors file"),
-        (lambda data: b"", "not a whole safetensors file"), (lambda data: b"\0" * 4096, "not a whole safetensors file"),
-        (lambda data: b"GIF89a" + data, "not a whole safetensors file"),
+        lambda data: data[: len(data) // 2], lambda data: data[:5], lambda data: b"", lambda data: b"\0" * 4096,
+        lambda data: b"GIF89a" + data,
     ],
     ids=["half", "header", "empty", "zeros", "shifted"],
 )  # fmt: skip
-def test_a_spoiled_checkpoint_is_refused_by_its_path(refused, tmp_path, spoil, what):
+def test_a_spoiled_checkpoint_is_refused_by_its_path(refused, tmp_path, spoil):
     path = tmp_path / "net.safetensors"
     path.write_bytes(spoil(WEIGHTS.read_bytes()))
-    refused(("sample", "--network", path, "--out", tmp_path / "a.png"), path, "checkpoint", what, "")
+    refused(
+        ("sample", "--network", path, "--out", tmp_path / "a.png"),
+        path,
+        "checkpoint",
+        "not a whole safetensors file",
+        "",
+    )
     assert not (tmp_path / "a.png").exists()
 
 

@@ -99,7 +99,7 @@ def derive(sde: str, latex: bool, as_json: bool) -> None:
 
     sections = report(load_sde(sde))
     if as_json:
-        _print_json({"sde": sde, **{s.key: s.text for s in sections}})
+        _print_json({"source": sde, **{s.key: s.text for s in sections}})
         return
     for section in sections:
         click.echo(
