@@ -22,18 +22,18 @@ from stepsmith.errors import Unsupported
 
 torch.set_num_threads(1)
 TWISTED = {
-    "name": "twisted", "state": ["x", "m"], "F": [["0", "2*b"], ["-b/2", "-b*(4 + 3*sin(5*t))/2"]],
-    "G": [["0"], ["sqrt(b*(4 + 3*sin(5*t))/4)"]], "params": {"low": 4.0, "high": 12.0},
-    "let": {"b": "low + t*(high - low)"}, "initial": {"m": "0.01"},
+    "name": "twisted", "state": ["x", "m"], "F": [["0", "2*beta"], ["-beta/2", "-beta*(4 + 3*sin(5*t))/2"]],
+    "G": [["0"], ["sqrt(beta*(4 + 3*sin(5*t))/4)"]], "params": {"low": 4.0, "high": 12.0},
+    "let": {"beta": "low + t*(high - low)"}, "initial": {"m": "0.01"},
 }  # fmt: skip
 HOLD = {
-    "name": "hold", "state": ["x", "v", "w"], "F": [["0", "b", "0"], ["-b", "0", "b*g"], ["0", "-b*g", "-b*xi"]],
-    "G": [["0"], ["0"], ["sqrt(2*b*xi)"]], "params": {"b": 4.0, "g": 2.0, "xi": 3.0}, "initial": {"v": "0.1", "w": "0.2"},
+    "name": "hold", "state": ["x", "v", "w"], "F": [["0", "beta", "0"], ["-beta", "0", "beta*chi"], ["0", "-beta*chi", "-beta*xi"]],
+    "G": [["0"], ["0"], ["sqrt(2*beta*xi)"]], "params": {"beta": 4.0, "chi": 2.0, "xi": 3.0}, "initial": {"v": "0.1", "w": "0.2"},
 }  # fmt: skip
-WAVY = {"name": "wavy", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)"]], "params": {"a": 1.5},
-        "let": {"beta": "a + 6*t + sin(7*t)"}}  # fmt: skip
-ROUGH = {"name": "rough", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)"]], "params": {"a": 2.0},
-         "let": {"beta": "exp(a*t)*sqrt(1 + t**2)"}}  # fmt: skip  # no row of the table of integrals
+WAVY = {"name": "wavy", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)"]], "params": {"grow": 1.5},
+        "let": {"beta": "grow + 6*t + sin(7*t)"}}  # fmt: skip
+ROUGH = {"name": "rough", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)"]], "params": {"grow": 2.0},
+         "let": {"beta": "exp(grow*t)*sqrt(1 + t**2)"}}  # fmt: skip  # no row of the table of integrals
 TABLES = {"twisted": TWISTED, "hold": HOLD, "wavy": WAVY, "rough": ROUGH}
 
 B_TEXT: dict[str, Any] = {

@@ -17,19 +17,19 @@ from stepsmith.derive.numeric import NumericSDE
 from stepsmith.errors import InputError, Unsupported
 
 HOLD = {
-    "name": "hold", "state": ["x", "v", "w"], "F": [["0", "b", "0"], ["-b", "0", "b*g"], ["0", "-b*g", "-b*xi"]],
-    "G": [["0"], ["0"], ["sqrt(2*b*xi)"]], "params": {"b": 4.0, "g": 2.0, "xi": 3.0}, "initial": {"v": "0.1", "w": "0.2"},
+    "name": "hold", "state": ["x", "v", "w"], "F": [["0", "beta", "0"], ["-beta", "0", "beta*chi"], ["0", "-beta*chi", "-beta*xi"]],
+    "G": [["0"], ["0"], ["sqrt(2*beta*xi)"]], "params": {"beta": 4.0, "chi": 2.0, "xi": 3.0}, "initial": {"v": "0.1", "w": "0.2"},
 }  # fmt: skip
 CHAIN = {
     "name": "chain", "state": ["x", "v", "w", "q"],
-    "F": [["0", "b", "0", "0"], ["-b", "0", "b", "0"], ["0", "-b", "0", "2*b"], ["0", "0", "-2*b", "-3*b"]],
-    "G": [["0"], ["0"], ["0"], ["sqrt(6*b)"]], "params": {"low": 1.0, "high": 6.0}, "let": {"b": "low + t*(high - low)"},
+    "F": [["0", "beta", "0", "0"], ["-beta", "0", "beta", "0"], ["0", "-beta", "0", "2*beta"], ["0", "0", "-2*beta", "-3*beta"]],
+    "G": [["0"], ["0"], ["0"], ["sqrt(6*beta)"]], "params": {"low": 1.0, "high": 6.0}, "let": {"beta": "low + t*(high - low)"},
     "initial": {"v": "0.1", "w": "0.2", "q": "0.3"},
 }  # fmt: skip
 TWISTED = {
-    "name": "twisted", "state": ["x", "m"], "F": [["0", "2*b"], ["-b/2", "-b*(4 + 3*sin(5*t))/2"]],
-    "G": [["0"], ["sqrt(b*(4 + 3*sin(5*t))/4)"]], "params": {"low": 4.0, "high": 12.0},
-    "let": {"b": "low + t*(high - low)"}, "initial": {"m": "0.01"},
+    "name": "twisted", "state": ["x", "m"], "F": [["0", "2*beta"], ["-beta/2", "-beta*(4 + 3*sin(5*t))/2"]],
+    "G": [["0"], ["sqrt(beta*(4 + 3*sin(5*t))/4)"]], "params": {"low": 4.0, "high": 12.0},
+    "let": {"beta": "low + t*(high - low)"}, "initial": {"m": "0.01"},
 }  # fmt: skip
 TABLES = {"hold": HOLD, "chain": CHAIN, "twisted": TWISTED}
 
