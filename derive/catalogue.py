@@ -53,6 +53,14 @@ def rows() -> tuple[Row, ...]:
     found += [Row(sde, sampler) for sde in ("vp", "vp-cosine", "ve") for sampler in (*STEPPERS, *CONJUGATE)]
     found += [Row(sde, "conjugate", network) for sde in ("vp", "ve") for network in ("eps-L", "v", "edm")]
     found += [Row(sde, "sscs") for sde in ("vp", "vp-cosine")]
+    found += [
+        Row(sde, sampler) for sde in ("sub-vp", "edm", "rectified-flow") for sampler in (*STEPPERS, *CONJUGATE[:2])
+    ]
+    found += [
+        Row(sde, sampler)
+        for sde in ("hold", "swinging-damping")
+        for sampler in (*STEPPERS, *CONJUGATE[:2], "rvv", "roba", "sscs")
+    ]
     return tuple(found)
 
 

@@ -39,9 +39,11 @@ def about(method: Any) -> list[str]:
         lines.append("")
     lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
     lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
-    dash = lambda value: "-" if value is None else value  # noqa: E731
+    orders = ("-" if order is None else str(order) for order in (method.order, method.weak_order, method.strong_order))
     lines.append(
-        f"Calls a step {method.nfe}, draws a step {method.draws}; proven order {dash(method.order)}, weak {dash(method.weak_order)}, strong {dash(method.strong_order)}; leading error -."
+        "Calls a step {}, draws a step {}; proven order {}, weak {}, strong {}.".format(
+            method.nfe, method.draws, *orders
+        )
     )
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")

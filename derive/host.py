@@ -132,7 +132,9 @@ class Library:
         if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"minus the generator of {name}")
             uses = (self.quadrature(), self.static("ordered", self.quadrature()), rate)
-            return self.add(name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc, generator=generator)
+            return self.add(
+                name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc, generator=generator
+            )
         integrals = [self.integrated(e) for e in generator]
         entries = sp.Matrix(n, n, [value for value, _ in integrals])
         used = tuple(dict.fromkeys(use for _, uses in integrals for use in uses))
@@ -240,8 +242,11 @@ class Library:
     def rotation(self) -> str:
         """O(t0, t1) at nodes and ends, in the frame of W: R_t = Psi W O solves R' = (F + G G^T Sigma^-1 / 2) R."""
         n = self.sde.n
-        uses = (self.quadrature(), self.static("log_nodes", self.quadrature()), self.whitening(), "diffusion",
-                *((self.static("ordered", self.quadrature()), self.static("log_reach", "log_nodes", "ordered")) if n > 2 else ()))  # fmt: skip
+        nodes, diffusion = self.static("log_nodes", self.quadrature()), "diffusion"
+        uses = [self.quadrature(), nodes, self.whitening(), diffusion]
+        if n > 2:
+            ordered = self.static("ordered", self.quadrature())
+            uses += [ordered, self.static("log_reach", nodes, ordered)]
         return self.add("rotation", "rotation_pair" if n == 2 else "rotation", (), uses, n=n, start=self.sde.time[0])
 
     def transport(self) -> str:

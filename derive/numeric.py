@@ -96,6 +96,15 @@ def _mul(A: Matrix, B: Matrix) -> Matrix:
     return [[sum((a * b for a, b in zip(row, col, strict=True)), zero) for col in zip(*B, strict=True)] for row in A]
 
 
+def _size(A: Matrix) -> Any:
+    """The largest entry by magnitude as a ball; None where all vanish.  (A float would overflow near t = 0.)"""
+    sizes = [abs(e).mid() for row in A for e in row if e != 0]
+    largest = None
+    for size in sizes:
+        largest = size if largest is None or size > largest else largest
+    return largest if largest is not None and largest > 0 else None
+
+
 def _transpose(A: Matrix) -> Matrix:
     return [list(col) for col in zip(*A, strict=True)]
 
@@ -160,11 +169,10 @@ class Flow:
             raise Unsupported("the SDE is too stiff or singular for the Taylor route", "shorten the time span")
         coefficients = self.series(centre, value)
         width = None
+        scale = _size(coefficients[0]) or flint.arb(1)
         for k in (len(coefficients) - 1, len(coefficients) - 2, len(coefficients) - 3):
-            size = max(float(abs(e).mid()) for row in coefficients[k] for e in row)
-            scale = max(float(abs(e).mid()) for row in coefficients[0] for e in row) or 1.0
-            if size > 0:
-                bound = (scale / size) ** (1 / k) * 2 ** (-ACCURACY / k)
+            if size := _size(coefficients[k]):
+                bound = float((((scale / size).log() - ACCURACY * flint.arb(2).log()) / k).exp().mid())
                 width = bound if width is None else min(width, bound)
         if width is not None and not width > 0:
             raise Unsupported(

@@ -115,7 +115,9 @@ def load_sampler(source: Any) -> Sampler:
     params = spec.table_of_numbers(where, "sampler.params", table.get("params", {}))
     spec.check_names(where, "sampler.params", tuple(params))
     for name in HOST_NAMES & set(params):
-        raise InputError(where, f"sampler.params.{name}", "the emitted module uses this name itself", f"rename it, to {name}_")
+        raise InputError(
+            where, f"sampler.params.{name}", "the emitted module uses this name itself", f"rename it, to {name}_"
+        )
     return _checked(Sampler(
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,

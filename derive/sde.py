@@ -35,7 +35,7 @@ HOST_NAMES = frozenset(
     first function g growth h half i inp integrals j k lead length like linear log_nodes lower math matrix mean n noise odd
     ones order ordered origin out panels pull push push0 push1 r rate ratio reach reached root rotation row rows s scale
     score sd share sigma sigma_0 sigma_1 sigma_s size skip spread start step steps t t0 t1 table tau time times torch
-    transition transport u unit w weight whitening width x zero""".split()
+    transition transport u unit w weight whitening width x zero""".split()  # noqa: SIM905
 )
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
@@ -169,7 +169,9 @@ def load_sde(source: Any) -> LinearSDE:
         return source
     where, table = spec.read(source, kind="sde")
     paired = "alpha" in table or "sigma" in table
-    spec.check_keys(where, "sde", table, allowed=KEYS, required=("name", "state", *(("alpha", "sigma") if paired else ("F", "G"))))
+    spec.check_keys(
+        where, "sde", table, allowed=KEYS, required=("name", "state", *(("alpha", "sigma") if paired else ("F", "G")))
+    )
     state = tuple(table["state"]) if isinstance(table["state"], list | tuple) else (table["state"],)
     spec.check_names(where, "sde.state", state)
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
@@ -209,21 +211,35 @@ def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state:
     for key, names in (("sde.params", params), ("sde.let", lets)):
         for name in names:
             if name in HOST_NAMES:
-                raise InputError(where, f"{key}.{name}", "the emitted module uses this name itself", f"rename it, to {name}_ for example")
+                raise InputError(
+                    where,
+                    f"{key}.{name}",
+                    "the emitted module uses this name itself",
+                    f"rename it, to {name}_ for example",
+                )
     for name in state:
         if STEP_NAMES.fullmatch(name):
             raise InputError(where, "sde.state", f"the emitted step uses the name {name!r} itself", "rename the block")
 
 
-def _schedule(where: str, table: Mapping[str, Any], n: int, names: Any, lets: Mapping[str, sp.Expr]) -> tuple[sp.Expr, sp.Expr]:
+def _schedule(
+    where: str, table: Mapping[str, Any], n: int, names: Any, lets: Mapping[str, sp.Expr]
+) -> tuple[sp.Expr, sp.Expr]:
     """(alpha, sigma) of z_t = alpha x_0 + sigma eps, one block; they take the place of F and G."""
     if n != 1 or "F" in table or "G" in table or "initial" in table:
-        raise InputError(where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out")
+        raise InputError(
+            where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out"
+        )
     pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
     start = sp.nsimplify(repr(_span(where, table.get("time", [0.0, 1.0]))[0]), rational=True)
     for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
         if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
-            raise InputError(where, f"sde.{key}", f"{key} at the start of the span is not {wanted}", f"write one with {key} = {wanted} there")
+            raise InputError(
+                where,
+                f"sde.{key}",
+                f"{key} at the start of the span is not {wanted}",
+                f"write one with {key} = {wanted} there",
+            )
     return pair[0], pair[1]
 
 

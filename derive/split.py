@@ -223,9 +223,7 @@ def _prove_sum(split: Split, sampler: Sampler, whole: sp.Matrix) -> None:
                         if total[i, j] == 0 or not is_zero(sde.written_out(wanted[i, j]))
                         else ("extra", -gap)
                     )
-                    raise InputError(
-                        sampler.where, "sampler.parts",
-                        f"the parts do not sum to the {'reverse SDE' if split.target == 'sde' else 'probability flow'} of {sde.name}: "
-                        f"{kind} of row {sde.state[i]} in {column}, {word} {sp.sstr(sp.factor_terms(term))}",
-                        "give the term to exactly one part",
-                    )  # fmt: skip
+                    whole = "reverse SDE" if split.target == "sde" else "probability flow"
+                    place = f"{kind} of row {sde.state[i]} in {column}, {word} {sp.sstr(sp.factor_terms(term))}"
+                    what = f"the parts do not sum to the {whole} of {sde.name}: {place}"
+                    raise InputError(sampler.where, "sampler.parts", what, "give the term to exactly one part")

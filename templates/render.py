@@ -43,9 +43,10 @@ def emit(method: Any, dialect: str = "torch") -> str:
     context = {
         "method": method, "program": program, "host": [_statement(printer, s) for s in program.host],
         "step": [_operation(op) for op in program.ops], "last": [_operation(op) for op in program.last],
-        "columns": [*step, *(c for c in last if c not in step)], "step_columns": step, "last_columns": last,
+        "columns": [name for name, _ in table(program)], "column_texts": [c.name for _, c in table(program)],
+        "step_columns": step, "last_columns": last,
         "draws": [op.output for op in program.ops if isinstance(op, Normal)],
-        "unpack": _unpack, "column_texts": [_host_name(name, program) for name in [*step, *(c for c in last if c not in step)]],
+        "unpack": _unpack,
         "legendre": legendre, "constraints": _constraints(printer, method.sde, set(program.params)), "span": method.sde.time,
     }  # fmt: skip
     return env.get_template("module.py.jinja").render(**context)
@@ -75,6 +76,13 @@ def columns(ops: Any) -> list[str]:
     for op in ops:
         names.update({column_name(c): None for c in _coefficients(op) if c != ONE})
     return list(names)
+
+
+def table(program: StepProgram) -> list[tuple[str, sp.Expr]]:
+    """(name, host expression) of the columns of the emitted table, in its order."""
+    exprs = {column_name(c): c for op in (*program.ops, *program.last) for c in _coefficients(op) if c != ONE}
+    step, last = columns(program.ops), columns(program.last)
+    return [(name, exprs[name]) for name in (*step, *(c for c in last if c not in step))]
 
 
 def _coefficients(op: Any) -> tuple[sp.Expr, ...]:
@@ -107,12 +115,6 @@ def _unpack(used: list[str], all_columns: list[str]) -> str:
         else:
             lines.append(f"{name},")
     return "(\n        " + "\n        ".join(lines) + "\n    )"
-
-
-def _host_name(column: str, program: StepProgram) -> str:
-    """What stands on the host for a column: the scalar or the table's entry."""
-    exprs = {c for op in (*program.ops, *program.last) for c in _coefficients(op) if c != ONE}
-    return next(c.name for c in exprs if column_name(c) == column)
 
 
 def _caller(program: StepProgram) -> Any:

@@ -66,12 +66,14 @@ def nodes_once():
 
 @pytest.fixture(scope="session")
 def emitted(nodes_once):
-    """The catalogue derived and emitted in this process: name -> SimpleNamespace(row, method, text)."""
+    """The catalogue derived and emitted in this process: name -> SimpleNamespace(row, method, text, module)."""
     from stepsmith.derive import catalogue
+    from stepsmith.runtime import load
     from stepsmith.templates import emit
 
     found = {}
     for row in catalogue.rows():
         method = row.derive()
-        found[row.name] = SimpleNamespace(row=row, method=method, text=emit(method))
+        text = emit(method)
+        found[row.name] = SimpleNamespace(row=row, method=method, text=text, module=load(text))
     return found

@@ -134,9 +134,9 @@ TWO_NOISY = split(  # P passes the noise of x on to m, then draws its own; x is 
 TURNING = {
     "name": "turning",
     "state": ["x", "m"],
-    "F": [["-a*t", "1"], ["-b", "-2*t*t - 1"]],
-    "G": [["sqrt(a*t + 1)", "0"], ["0", "2"]],
-    "params": {"a": 1.5, "b": 2.0},
+    "F": [["-p*t", "1"], ["-q", "-2*t*t - 1"]],
+    "G": [["sqrt(p*t + 1)", "0"], ["0", "2"]],
+    "params": {"p": 1.5, "q": 2.0},
     "initial": {"m": "0.25"},
 }
 CHAIN = {

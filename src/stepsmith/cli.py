@@ -186,7 +186,12 @@ def show(name: str) -> None:
 @cli.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="The whole catalogue.")
-@click.option("--coefficients", is_flag=True, required=True, help="Hold each coefficient to a 400-bit evaluation by another route.")
+@click.option(
+    "--coefficients",
+    is_flag=True,
+    required=True,
+    help="Hold each coefficient to a 400-bit evaluation by another route.",
+)
 @click.option("--end", type=float, default=1e-5, show_default=True, help="Where the geometric grid of 24 steps ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: float, as_json: bool) -> None:
@@ -205,7 +210,7 @@ def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: fl
     if not names and not everything:
         raise InputError("-", "names", "nothing to verify", "name modules or say --all")
     torch.set_num_threads(1)
-    results = []
+    results: list[dict[str, Any]] = []
     for row in [catalogue.find(name) for name in names] or catalogue.rows():
         method = row.derive()
         module = ss.load(emit(method))
@@ -213,7 +218,9 @@ def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: fl
         times = [start * (end / start) ** (k / 24) for k in range(25)]
         values = module.coefficients(torch.tensor(times, dtype=torch.float64)).tolist()
         found = reference.worst(method, table(method.program), times, values, (0, 12, 23))
-        results.append({"name": row.name, "error": found.measured, "column": found.column, "t0": found.t0, "t1": found.t1})
+        results.append(
+            {"name": row.name, "error": found.measured, "column": found.column, "t0": found.t0, "t1": found.t1}
+        )
         if not as_json:
             click.echo(f"{row.name:36} {found.measured:8.1e}  {found.column:16} t = {found.t0:.3g} -> {found.t1:.3g}")
     worst = max(results, key=lambda r: r["error"])
