@@ -1,6 +1,7 @@
 """The emitted modules: current, alone on torch and math, true to the contract, and quiet on a device."""
 
 import ast
+import functools
 import hashlib
 import itertools
 import json
@@ -25,7 +26,7 @@ from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, networks, 
 NAMES = [row.name for row in catalogue.rows()]
 FOLDER = Path(stepsmith.generated.__path__[0])
 EVERY = pytest.mark.parametrize("name", NAMES)  # of the texts as they are emitted; that the files hold them is one test
-STEPS = 4
+STEPS = 2
 
 # Two diffusions that are in no catalogue: F(t) does not commute with itself; three blocks in a chain.
 TURNING = {
@@ -55,6 +56,13 @@ def grid_of(module: ModuleType, steps: int = STEPS, end: float = 1e-3, power: in
     return times
 
 
+@functools.cache
+def short(module: ModuleType) -> tuple[torch.Tensor, torch.Tensor]:
+    """A grid of three steps and its table, for the tests of the step."""
+    times = grid_of(module, 3, 0.05)
+    return times, module.coefficients(times)
+
+
 def network_of(module: ModuleType, seen: list | None = None):
     """A network of the module's number of inputs and outputs that mixes all of them, in the dtype it is given."""
 
@@ -74,10 +82,10 @@ def tensors(count: int, dtype=torch.float64, seed: int = 0, shape=(3, 2, 5)) -> 
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(count))
 
 
-def run(module: ModuleType, times: torch.Tensor, network, dtype=torch.float64, seed: int = 0):
+def run(module: ModuleType, network, dtype=torch.float64, seed: int = 0):
     """All steps by hand, without the runtime: the states, the start first."""
     states = [tensors(len(module.COMPONENTS), dtype, seed)]
-    for k, row in enumerate(module.coefficients(times).unbind(0)):
+    for k, row in enumerate(short(module)[1].unbind(0)):
         state, history = module.step(states[-1], row.unbind(0), network, tensors(module.DRAWS, dtype, seed + k + 1), ())
         assert history == ()
         states.append(state)
@@ -185,8 +193,7 @@ def test_coefficients_are_finite_float64_on_the_host_down_to_1e_5(name, emitted)
 def test_a_row_is_that_of_its_two_times(name, emitted):
     """No row reads a neighbour (HISTORY 0): a grid of one step gives the same row; lists and float32 are taken too."""
     module = emitted[name].module
-    times = grid_of(module, 3, 0.05)
-    table = module.coefficients(times)
+    times, table = short(module)
     assert torch.equal(module.coefficients(times.tolist()), table)
     if "eps_r" not in name:  # anchored at the end of its grid
         for k in range(3):
@@ -198,8 +205,8 @@ def test_a_row_is_that_of_its_two_times(name, emitted):
 @EVERY
 def test_every_parameter_is_taken_by_keyword_and_matters(name, emitted):
     module = emitted[name].module
-    times = grid_of(module, 3, 0.05)
-    table, factor = module.coefficients(times), module.start(times[0].item())
+    times, table = short(module)
+    factor = module.start(times[0].item())
     for key, value in module.PARAMS.items():
         other = {key: value * 1.25 + 0.01 if key != "lambda_s" else 1.25}
         changed = module.coefficients(times, **other)
@@ -270,7 +277,7 @@ def test_the_network_is_called_as_often_as_is_declared(name, emitted):
     module = emitted[name].module
     grid = TimeGrid.explicit(grid_of(module))
     seen = []
-    row = module.coefficients(grid.times)[0].unbind(0)
+    row = short(module)[1][0].unbind(0)
     state = tensors(len(module.COMPONENTS))
     module.step(state, row, network_of(module, seen), tensors(module.DRAWS, seed=1))
     assert len(seen) == module.NFE
@@ -285,8 +292,8 @@ def test_the_network_is_called_as_often_as_is_declared(name, emitted):
 def test_the_network_is_told_times_or_noise_levels_of_the_step(name, emitted):
     module = emitted[name].module
     seen = []
-    times = grid_of(module, 3, 0.05)
-    run(module, times, network_of(module, seen))
+    times, _ = short(module)
+    run(module, network_of(module, seen))
     told = torch.stack(seen).reshape(3, module.NFE)
     if module.NETWORK in ("denoiser", "edm"):  # rises with the time, whatever it is
         assert (told.diff(dim=0) < 0).all() and (module.NETWORK == "edm" or (told > 0).all())
@@ -298,7 +305,7 @@ def test_the_network_is_told_times_or_noise_levels_of_the_step(name, emitted):
 @EVERY
 def test_every_draw_is_taken_and_moves_the_state(name, emitted):
     module = emitted[name].module
-    row = module.coefficients(grid_of(module))[1].unbind(0)
+    row = short(module)[1][1].unbind(0)
     state, network = tensors(len(module.COMPONENTS)), network_of(module)
     noise = tensors(module.DRAWS, seed=1)
     before, _ = module.step(state, row, network, noise)
@@ -319,11 +326,10 @@ def test_every_draw_is_taken_and_moves_the_state(name, emitted):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_state_keeps_its_dtype_while_coefficients_stay_float64(name, dtype, emitted):
     module = emitted[name].module
-    times = grid_of(module, 3, 0.1)
-    rows = module.coefficients(times)
+    rows = short(module)[1]
     assert all(c.dtype == torch.float64 and c.dim() == 0 for c in rows[0].unbind(0))
-    states = run(module, times, network_of(module), dtype)
-    exact = run(module, times, network_of(module))
+    states = run(module, network_of(module), dtype)
+    exact = run(module, network_of(module))
     size = max(value.abs().max() for state in exact for value in state)
     for state, true in zip(states, exact, strict=True):
         assert isinstance(state, tuple) and len(state) == len(module.COMPONENTS)
@@ -338,7 +344,7 @@ def test_the_state_keeps_its_dtype_while_coefficients_stay_float64(name, dtype, 
 @EVERY
 def test_a_step_changes_nothing_that_it_was_given_and_repeats_itself(name, emitted):
     module = emitted[name].module
-    table = module.coefficients(grid_of(module))
+    table = short(module)[1]
     row = table[1].unbind(0)
     given = (tensors(len(module.COMPONENTS)), tensors(module.DRAWS, seed=1))
     kept = [[value.clone() for value in values] for values in given]

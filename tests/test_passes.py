@@ -171,8 +171,8 @@ def test_each_pass_keeps_the_exact_law(case):
         assert program.nfe <= method.program.nfe and program.draws <= method.program.draws
         if program != method.program:
             assert_same_law(before, written(method, program), network)
-    alone = verify(passes.fuse(method.program))
-    assert_same_law(before, written(method, alone), network)
+    if method.program.draws:  # fuse must not need merge_noise before it
+        assert_same_law(before, written(method, verify(passes.fuse(method.program))), network)
     assert program == derive(*CASES[case]).program
 
 
@@ -355,7 +355,7 @@ def compositions(draw) -> str:
     return " ".join(tokens)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@settings(max_examples=16, deadline=None, derandomize=True, database=None)
 @given(
     compositions(), st.sampled_from([("psld", "denoiser"), ("cld", "denoiser"), ("psld", "eps-L"), ("psld", "score")])
 )
