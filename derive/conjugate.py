@@ -159,7 +159,8 @@ def conjugate_function(
     closed = flat and commutes(sde.written_out(generator))
     common = dict(
         start=sde.time[0], rows=rows, others=others, n=n, unpack=unpack, skip=skip, frame=uses[0] if uses else None,
-        linear_entries=linear.extract(rows, range(n)), score_entries=score.extract(rows, range(n)), B_entries=B.extract(rows, rows),
+        linear_entries=linear.extract(rows, range(n)), score_entries=score.extract(rows, range(n)),
+        B_entries=B.extract(rows, rows),
     )  # fmt: skip
     half = lib.matrix(f"{name}_score", score.extract(rows, range(n)), "the rows that multiply the score")
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "the rows of the linear part, reverse time")

@@ -141,7 +141,8 @@ class Library:
         helper = (self.static("exponential"),) if n == 2 else ()
         template = {1: "transition_scalar", 2: "transition_pair"}.get(n, "transition_matrix_exp")
         return self.add(
-            name, template, generator, (*used, self.static("matrix"), *helper), doc=doc, n=n, generator=generator, entries=entries,
+            name, template, generator, (*used, self.static("matrix"), *helper), doc=doc, n=n, generator=generator,
+            entries=entries,
             integrals=tuple((use.removeprefix("integral_"), use) for use in used),
             lets=tuple(pair for pair in self.lets(entries) if not depends_on_time(self.sde, pair[0])),
         )  # fmt: skip

@@ -362,7 +362,8 @@ def _phi(ref: Reference, function: Function, args: list[Any], times: Sequence[An
 
 
 RULES: dict[str, Rule] = {
-    "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha, "denoiser": _denoiser, "edm": _edm,
+    "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha,
+    "denoiser": _denoiser, "edm": _edm,
     "denoiser_scalar": _denoiser, "eps_lower": _eps(False), "eps_upper": _eps(True), "eps_gddim": _gddim,
     "transport": _transport, "tweedie": _tweedie, "exact": _exact, "conjugate_closed": _conjugate,
     "conjugate_ordered": _conjugate, "phi_scalar": _phi,
