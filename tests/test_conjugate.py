@@ -27,7 +27,8 @@ TWISTED = {
     "let": {"beta": "low + t*(high - low)"}, "initial": {"m": "0.01"},
 }  # fmt: skip
 HOLD = {
-    "name": "hold", "state": ["x", "v", "w"], "F": [["0", "beta", "0"], ["-beta", "0", "beta*chi"], ["0", "-beta*chi", "-beta*xi"]],
+    "name": "hold", "state": ["x", "v", "w"],
+    "F": [["0", "beta", "0"], ["-beta", "0", "beta*chi"], ["0", "-beta*chi", "-beta*xi"]],
     "G": [["0"], ["0"], ["sqrt(2*beta*xi)"]], "params": {"beta": 4.0, "chi": 2.0, "xi": 3.0}, "initial": {"v": "0.1", "w": "0.2"},
 }  # fmt: skip
 WAVY = {"name": "wavy", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)"]], "params": {"grow": 1.5},
