@@ -181,8 +181,8 @@ def load_sde(source: Any) -> LinearSDE:
     names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in params}}
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
-        expr = parse(text, names, where=where, key=f"sde.let.{name}")
-        written[name] = expr.subs({sp.Symbol(k, real=True): v for k, v in written.items()})
+        # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
+        written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
         names[name] = sp.Symbol(name, real=True)
     n = len(state)
     schedule = _schedule(where, table, n, names, written) if paired else None

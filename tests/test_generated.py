@@ -178,7 +178,7 @@ def test_the_docstring_tells_scheme_cost_and_order(name, emitted):
 @EVERY
 def test_coefficients_are_finite_float64_on_the_host_down_to_1e_5(name, emitted):
     module = emitted[name].module
-    for steps, end, power in ((1, 1e-3, 1), (10, 1e-3, 1), (10, 1e-5, 1), (20, 1e-5, 2)):
+    for steps, end, power in ((1, 1e-3, 1), (10, 1e-5, 1), (20, 1e-3, 2), (20, 1e-5, 2)):
         table = module.coefficients(grid_of(module, steps, end, power))
         assert table.shape == (steps, len(module.COEFFICIENTS))
         assert table.dtype == torch.float64 and table.device.type == "cpu" and not table.requires_grad
@@ -196,10 +196,8 @@ def test_a_row_is_that_of_its_two_times(name, emitted):
     times, table = short(module)
     assert torch.equal(module.coefficients(times.tolist()), table)
     if "eps_r" not in name:  # anchored at the end of its grid
-        for k in range(3):
-            alone = module.coefficients(times[k : k + 2])[0]
-            assert torch.allclose(alone, table[k], rtol=1e-12, atol=1e-14)
-    assert torch.equal(module.coefficients(times, **module.PARAMS), table)
+        alone = module.coefficients(times[1:3], **module.PARAMS)[0]
+        assert torch.allclose(alone, table[1], rtol=1e-12, atol=1e-14)
 
 
 @EVERY
