@@ -162,11 +162,11 @@ def conjugate_function(
         linear_entries=linear.extract(rows, range(n)), score_entries=score.extract(rows, range(n)),
         B_entries=B.extract(rows, rows),
     )  # fmt: skip
-    half = lib.matrix(f"{name}_score", score.extract(rows, range(n)), "the rows that multiply the score")
-    rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "the rows of the linear part, reverse time")
+    half = lib.matrix(f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part.")
+    rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
     nodes = lib.static("log_nodes", lib.quadrature())
     if closed:
-        flow = lib.transition(f"{name}_flow", generator, "the propagator P(t, s)")
+        flow = lib.transition(f"{name}_flow", generator, "The propagator P(t, s).")
         return lib.add(
             name,
             "conjugate_closed",
@@ -177,7 +177,7 @@ def conjugate_function(
             linear=rest,
             **common,
         )
-    rate = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows")
+    rate = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.")
     ordered = lib.static("ordered", lib.quadrature())
     reach = lib.static("log_reach", nodes, ordered)
     return lib.add(
@@ -196,8 +196,8 @@ def _frame_function(low: Lowering, frame: Network) -> tuple[str | None, str, tup
     """(name of skip in the function or None, how the call is unpacked, functions): C_skip and C_out at many times."""
     lib = low.library
     if isinstance(frame, ScoreParameterization):
-        skip = lib.matrix("frame_skip", frame.skip, "C_skip")
-        out = lib.matrix("frame_out", frame.out, "C_out")
+        skip = lib.matrix("frame_skip", frame.skip, "C_skip(t).")
+        out = lib.matrix("frame_out", frame.out, "C_out(t).")
         lib.add("frame", "frame", (), (skip, out))
         return "skip", "skip, out", ("frame",)
     if frame in ("denoiser", "x0"):

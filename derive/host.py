@@ -29,7 +29,7 @@ from .program import Function
 from .sde import LinearSDE
 
 NODES = 20  # Gauss-Legendre nodes a panel
-PANELS = 3  # panels from the start of the span to t
+PANELS = 2  # panels from the start of the span to t: 40 nodes hold exp(-40) to float64
 
 
 def lets_in(sde: LinearSDE, expressions: Iterable[sp.Expr]) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ class Library:
         n = generator.shape[0]
         written = self.sde.written_out(generator)
         if not commutes(written):
-            rate = self.matrix(f"{name}_rate", -generator, f"minus the generator of {name}")
+            rate = self.matrix(f"{name}_rate", -generator, f"Minus the generator of {name}.")
             uses = (self.quadrature(), self.static("ordered", self.quadrature()), rate)
             return self.add(
                 name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc, generator=generator
@@ -152,7 +152,7 @@ class Library:
         if self.sde.schedule is not None:
             F = self.sde.F_let
             return self.add("transition", "transition_ratio", (), (self.alpha(), self.static("matrix")), generator=F)
-        return self.transition("transition", self.sde.F_let, "Psi(t, s): z_t = Psi z_s + noise")
+        return self.transition("transition", self.sde.F_let, "Psi(t, s): z_t = Psi z_s + noise.")
 
     def alpha(self) -> str:
         """One block: the transition from the start of the span, a tensor like t."""

@@ -146,10 +146,10 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
         )
     lib, n = low.library, low.sde.n
     letter = part.letter.lower()
-    flow = lib.transition(f"flow_{letter}", -part.linear, f"the exact linear flow of part {part.letter} from s to t")
+    flow = lib.transition(f"flow_{letter}", -part.linear, f"The exact linear flow of part {part.letter} from s to t.")
     noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
     reached = _reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})
-    rows = lib.matrix(f"noise_{letter}", noise, f"the noise of part {part.letter}")
+    rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
     lib.add(
         f"exact_{letter}",
         "exact",

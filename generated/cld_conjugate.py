@@ -33,7 +33,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "v",)
+COMPONENTS = ("x", "v")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -51,13 +51,13 @@ COEFFICIENTS = (
     "y_end_v",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 4.0,
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "c38a5eb5c264b104175643acf93871b34efe6370a2673f6084d80c645106c69d"
+DIGEST = "a60bc5cc4f65d91322eb04febf2888ef959a561c0d18b5cc009e4504af70c1f7"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -80,7 +80,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta, Minv):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     f = 2/math.sqrt(Minv)
     return exponential(matrix(((0, Minv*beta*(t - s)), (-beta*(t - s), -Minv*beta*f*(t - s))), t - s))
 
@@ -129,11 +129,11 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, Minv, kappa):
+def whitening(t, tau, beta, Minv, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
@@ -147,7 +147,7 @@ def whitening(t, tau, beta, Minv, kappa):
 
 def anchor(t, beta, Minv, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, Minv, kappa)
+    _, W, _ = whitening(t, t, beta, Minv, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -274,4 +274,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, y_end_x, y_end_v, sigma_1 = c
     y_end = y_end_x * x + y_end_v * v
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, v,)
+    return (d_end, v)

@@ -33,7 +33,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "v",)
+COMPONENTS = ("x", "v")
 DATA = 0
 INPUTS = 2
 OUTPUTS = 2
@@ -59,7 +59,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "dd2dc318b4876829e769bcd0d6d74cec8da1c1663589d4bfac9200e275564624"
+DIGEST = "f649251d7786d5e932586112a8130b5366421fd6fb785c309812ba09fdade432"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -82,7 +82,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta, Minv):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     f = 2/math.sqrt(Minv)
     return exponential(matrix(((0, Minv*beta*(t - s)), (-beta*(t - s), -Minv*beta*f*(t - s))), t - s))
 
@@ -131,11 +131,11 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, Minv, kappa):
+def whitening(t, tau, beta, Minv, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
@@ -149,7 +149,7 @@ def whitening(t, tau, beta, Minv, kappa):
 
 def anchor(t, beta, Minv, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, Minv, kappa)
+    _, W, _ = whitening(t, t, beta, Minv, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -298,4 +298,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, time_1, mean_x, mean_v, mean_e_end_x, mean_e_end_v = c
     e_end_x, e_end_v = network((x, v), time_1)
     mean = mean_x * x + mean_v * v + mean_e_end_x * e_end_x + mean_e_end_v * e_end_v
-    return (mean, v,)
+    return (mean, v)

@@ -32,7 +32,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "v",)
+COMPONENTS = ("x", "v")
 DATA = 0
 INPUTS = 2
 OUTPUTS = 2
@@ -60,7 +60,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "d3fe7a4bb96161178dd34dbd0f60bff9a29f2de43b9613c76679688bbe9b22e1"
+DIGEST = "0f7dd3aed1af4e496dda75d6cc8cd84c077b784dd44542c517e7c9d4b8da0c80"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -83,7 +83,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta, Minv):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     f = 2/math.sqrt(Minv)
     return exponential(matrix(((0, Minv*beta*(t - s)), (-beta*(t - s), -Minv*beta*f*(t - s))), t - s))
 
@@ -132,11 +132,11 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, Minv, kappa):
+def whitening(t, tau, beta, Minv, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
@@ -150,7 +150,7 @@ def whitening(t, tau, beta, Minv, kappa):
 
 def anchor(t, beta, Minv, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, Minv, kappa)
+    _, W, _ = whitening(t, t, beta, Minv, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -164,13 +164,13 @@ def eps_lower(t, beta, Minv, kappa):
 
 
 def conjugate_b_score(t, beta, Minv):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     f = 2/math.sqrt(Minv)
     return matrix(((0, beta*f),), t)
 
 
 def conjugate_b_linear(t, beta, Minv):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     f = 2/math.sqrt(Minv)
     return matrix(((beta, Minv*beta*f),), t)
 
@@ -184,7 +184,7 @@ def log_nodes(a, b):
 
 
 def conjugate_b_flow(t, s, beta, Minv, lambda_b):
-    """the propagator P(t, s)"""
+    """The propagator P(t, s)."""
     f = 2/math.sqrt(Minv)
     return torch.exp(matrix((((t - s)*(-Minv*beta*f - lambda_b),),), t - s))
 
@@ -205,17 +205,17 @@ def conjugate_b(t1, t0, beta, Minv, kappa, lambda_b):
 
 
 def conjugate_a_score(t):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     return matrix(((0, 0),), t)
 
 
 def conjugate_a_linear(t, beta, Minv):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     return matrix(((0, -Minv*beta),), t)
 
 
 def conjugate_a_flow(t, s, lambda_a):
-    """the propagator P(t, s)"""
+    """The propagator P(t, s)."""
     return torch.exp(matrix(((-lambda_a*(t - s),),), t - s))
 
 
@@ -335,4 +335,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, time_1, mean_x, mean_v, mean_e_end_x, mean_e_end_v = c
     e_end_x, e_end_v = network((x, v), time_1)
     mean = mean_x * x + mean_v * v + mean_e_end_x * e_end_x + mean_e_end_v * e_end_v
-    return (mean, v,)
+    return (mean, v)

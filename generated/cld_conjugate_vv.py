@@ -32,7 +32,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "v",)
+COMPONENTS = ("x", "v")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -54,7 +54,7 @@ COEFFICIENTS = (
     "y_end_x",
     "y_end_v",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 4.0,
     "Minv": 4.0,
@@ -62,7 +62,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "77bf70c86f3c5140e53cebee514a89f284cbed17fdd291232378b176dd2b07a9"
+DIGEST = "3d20b12b1a0ea3b139b96bdf1b297f5f73fadb7f67eef4d1522abc2081c2652b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -85,7 +85,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta, Minv):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     f = 2/math.sqrt(Minv)
     return exponential(matrix(((0, Minv*beta*(t - s)), (-beta*(t - s), -Minv*beta*f*(t - s))), t - s))
 
@@ -134,11 +134,11 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, Minv, kappa):
+def whitening(t, tau, beta, Minv, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
@@ -152,7 +152,7 @@ def whitening(t, tau, beta, Minv, kappa):
 
 def anchor(t, beta, Minv, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, Minv, kappa)
+    _, W, _ = whitening(t, t, beta, Minv, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -168,13 +168,13 @@ def denoiser(t, beta, Minv, kappa):
 
 
 def conjugate_b_score(t, beta, Minv):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     f = 2/math.sqrt(Minv)
     return matrix(((0, beta*f),), t)
 
 
 def conjugate_b_linear(t, beta, Minv):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     f = 2/math.sqrt(Minv)
     return matrix(((beta, Minv*beta*f),), t)
 
@@ -188,7 +188,7 @@ def log_nodes(a, b):
 
 
 def conjugate_b_rate(t, lambda_b):
-    """B on the rows"""
+    """B on the rows of the part."""
     return matrix(((lambda_b,),), t)
 
 
@@ -243,17 +243,17 @@ def conjugate_b(t1, t0, beta, Minv, kappa, lambda_b):
 
 
 def conjugate_a_score(t):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     return matrix(((0, 0),), t)
 
 
 def conjugate_a_linear(t, beta, Minv):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     return matrix(((0, -Minv*beta),), t)
 
 
 def conjugate_a_rate(t, lambda_a):
-    """B on the rows"""
+    """B on the rows of the part."""
     return matrix(((lambda_a,),), t)
 
 
@@ -378,4 +378,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, sigma_1, _, _, _, _, _, _, _, y_end_x, y_end_v = c
     y_end = y_end_x * x + y_end_v * v
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, v,)
+    return (d_end, v)

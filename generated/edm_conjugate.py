@@ -40,7 +40,7 @@ COEFFICIENTS = (
     "x_d",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
 DIGEST = "817fddcb38400f193823067becebfc32f2385910ab50079978fc8264deb3012f"

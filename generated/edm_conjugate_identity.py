@@ -40,7 +40,7 @@ COEFFICIENTS = (
     "x_d",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "lam": 0.0,
 }

@@ -37,7 +37,7 @@ COEFFICIENTS = (
     "x_d",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
 DIGEST = "1b20e52806c7f7717adb38516f4f43d726ca8e750f7915decfb61be3e0f71534"

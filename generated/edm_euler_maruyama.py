@@ -38,7 +38,7 @@ COEFFICIENTS = (
     "x_w1",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
 DIGEST = "442c549bad82962069698407a2c08dc48c78acf388c3b995dcf4165da235f1d7"

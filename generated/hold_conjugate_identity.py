@@ -32,7 +32,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "v", "w",)
+COMPONENTS = ("x", "v", "w")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -58,7 +58,7 @@ COEFFICIENTS = (
     "y_end_w",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 6.0,
     "gamma": 2.8284271247461903,
@@ -66,7 +66,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "21192cb59a74223f9606bbe178a1beb2ef713caa54d6753ef77b7bc62fe491d2"
+DIGEST = "1623ed55d2219cf3c51f905515ce13e08aa891c3bc05b33d9dd4741462ac0ff9"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -77,7 +77,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta, gamma, xi):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     return torch.linalg.matrix_exp(matrix(((0, beta*(t - s), 0), (-beta*(t - s), 0, beta*gamma*(t - s)), (0, -beta*gamma*(t - s), -beta*xi*(t - s))), t - s))
 
 
@@ -124,11 +124,11 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, gamma, xi, kappa):
+def whitening(t, tau, beta, gamma, xi, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, beta, gamma, xi) @ diffusion(s, beta, xi)
@@ -142,7 +142,7 @@ def whitening(t, tau, beta, gamma, xi, kappa):
 
 def anchor(t, beta, gamma, xi, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, gamma, xi, kappa)
+    _, W, _ = whitening(t, t, beta, gamma, xi, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -158,12 +158,12 @@ def denoiser(t, beta, gamma, xi, kappa):
 
 
 def conjugate_score(t, beta, xi):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     return matrix(((0, 0, 0), (0, 0, 0), (0, 0, beta*xi)), t)
 
 
 def conjugate_linear(t, beta, gamma, xi):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     return matrix(((0, -beta, 0), (beta, 0, -beta*gamma), (0, beta*gamma, beta*xi)), t)
 
 
@@ -176,7 +176,7 @@ def log_nodes(a, b):
 
 
 def conjugate_rate(t, lam):
-    """B on the rows"""
+    """B on the rows of the part."""
     return matrix(((lam, 0, 0), (0, lam, 0), (0, 0, lam)), t)
 
 
@@ -335,4 +335,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, y_end_x, y_end_v, y_end_w, sigma_1 = c
     y_end = y_end_x * x + y_end_v * v + y_end_w * w
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, v, w,)
+    return (d_end, v, w)

@@ -32,7 +32,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "v", "w",)
+COMPONENTS = ("x", "v", "w")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -62,14 +62,14 @@ COEFFICIENTS = (
     "y_end_v",
     "y_end_w",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 6.0,
     "gamma": 2.8284271247461903,
     "xi": 5.196152422706632,
     "kappa": 0.04,
 }
-DIGEST = "a5fef3b2d99fa3ef463376396df9a72eba2b2ebefb08af354744f6857335d4c5"
+DIGEST = "904caf1846e3abb612ba647eb736f5cb5915db207bd071f13f1528bb80edbc3f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -80,7 +80,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta, gamma, xi):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     return torch.linalg.matrix_exp(matrix(((0, beta*(t - s), 0), (-beta*(t - s), 0, beta*gamma*(t - s)), (0, -beta*gamma*(t - s), -beta*xi*(t - s))), t - s))
 
 
@@ -127,11 +127,11 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, gamma, xi, kappa):
+def whitening(t, tau, beta, gamma, xi, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, beta, gamma, xi) @ diffusion(s, beta, xi)
@@ -145,7 +145,7 @@ def whitening(t, tau, beta, gamma, xi, kappa):
 
 def anchor(t, beta, gamma, xi, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, gamma, xi, kappa)
+    _, W, _ = whitening(t, t, beta, gamma, xi, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -296,4 +296,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, sigma_1, _, _, _, _, _, _, _, _, _, _, _, _, y_end_x, y_end_v, y_end_w = c
     y_end = y_end_x * x + y_end_v * v + y_end_w * w
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, v, w,)
+    return (d_end, v, w)

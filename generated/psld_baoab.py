@@ -35,7 +35,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -78,7 +78,7 @@ COEFFICIENTS = (
     "y_end_x",
     "y_end_m",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "Gamma": 0.01,
     "nu": 4.01,
@@ -87,7 +87,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "2a91d5e2e00149d55e35d3984f239c39a06739a647aea824ef09f16f019adc71"
+DIGEST = "df8b0c824bfc29bc170a7f8146ff266e8c20588d3fc98c42ea4794973ee838e4"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -115,7 +115,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     Minv = (Gamma - nu)**2/4
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
@@ -166,12 +166,12 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
@@ -185,7 +185,7 @@ def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
 
 def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -407,4 +407,4 @@ def denoise(state, c, network):
     ) = c
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, m,)
+    return (d_end, m)

@@ -34,7 +34,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -64,7 +64,7 @@ PARAMS = {
     "beta_max": 8.0,
     "sigma_data": 0.5,
 }
-DIGEST = "0790c3a4459124c08076699b1dab4d1353d676ca33bad8e6801e50ba09face18"
+DIGEST = "56253aa1ae734953321602e5deed97475a21a08e91173f7f9e8a4cd8f3ca8b49"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -92,7 +92,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     Minv = (Gamma - nu)**2/4
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
@@ -143,12 +143,12 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
@@ -162,7 +162,7 @@ def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
 
 def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -188,14 +188,14 @@ def edm(t, Gamma, nu, kappa, beta_min, beta_max, sigma_data):
 
 
 def conjugate_score(t, Gamma, nu, beta_min, beta_max):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((Gamma*beta/2, 0), (0, beta*nu/(2*Minv))), t)
 
 
 def conjugate_linear(t, Gamma, nu, beta_min, beta_max):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((Gamma*beta/2, -Minv*beta/2), (beta/2, beta*nu/2)), t)
@@ -210,7 +210,7 @@ def log_nodes(a, b):
 
 
 def conjugate_rate(t):
-    """B on the rows"""
+    """B on the rows of the part."""
     return matrix(((0, 0), (0, 0)), t)
 
 
@@ -371,4 +371,4 @@ def denoise(state, c, network):
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     mean = mean_x * x + mean_m * m + mean_d_end * d_end
-    return (mean, m,)
+    return (mean, m)

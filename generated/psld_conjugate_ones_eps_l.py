@@ -34,7 +34,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 2
 OUTPUTS = 2
@@ -63,7 +63,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "1c14d96e304fbf5139df1905d087d0f6cd3833512db110521db34e7e6ec0d195"
+DIGEST = "ad405f269c47b285282360142020bfe53bc6e158d8f1a5bfa764022e370367dc"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -91,7 +91,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     Minv = (Gamma - nu)**2/4
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
@@ -142,12 +142,12 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
@@ -161,7 +161,7 @@ def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
 
 def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -175,14 +175,14 @@ def eps_lower(t, Gamma, nu, kappa, beta_min, beta_max):
 
 
 def conjugate_score(t, Gamma, nu, beta_min, beta_max):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((Gamma*beta/2, 0), (0, beta*nu/(2*Minv))), t)
 
 
 def conjugate_linear(t, Gamma, nu, beta_min, beta_max):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((Gamma*beta/2, -Minv*beta/2), (beta/2, beta*nu/2)), t)
@@ -197,7 +197,7 @@ def log_nodes(a, b):
 
 
 def conjugate_rate(t, lam):
-    """B on the rows"""
+    """B on the rows of the part."""
     return matrix(((lam, lam), (lam, lam)), t)
 
 
@@ -354,4 +354,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, time_1, mean_x, mean_m, mean_e_end_x, mean_e_end_m = c
     e_end_x, e_end_m = network((x, m), time_1)
     mean = mean_x * x + mean_m * m + mean_e_end_x * e_end_x + mean_e_end_m * e_end_m
-    return (mean, m,)
+    return (mean, m)

@@ -33,7 +33,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -51,7 +51,7 @@ COEFFICIENTS = (
     "y_end_m",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "Gamma": 0.01,
     "nu": 4.01,
@@ -61,7 +61,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "4e60749d4196e5bb8e32577dc2aeb2aacd70c390053be8a5757773d00c036378"
+DIGEST = "d979d26679c10cb7dd4e07336470dbc83c921991e083c50241dc84a6d83897d8"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -89,7 +89,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     Minv = (Gamma - nu)**2/4
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
@@ -140,12 +140,12 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
@@ -159,7 +159,7 @@ def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
 
 def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -175,14 +175,14 @@ def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
 
 
 def conjugate_b_score(t, Gamma, nu, beta_min, beta_max):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((0, beta*nu/(2*Minv)),), t)
 
 
 def conjugate_b_linear(t, nu, beta_min, beta_max):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     beta = beta_min + t*(beta_max - beta_min)
     return matrix(((beta/2, beta*nu/2),), t)
 
@@ -196,7 +196,7 @@ def log_nodes(a, b):
 
 
 def conjugate_b_rate(t, lambda_b):
-    """B on the rows"""
+    """B on the rows of the part."""
     return matrix(((lambda_b,),), t)
 
 
@@ -251,20 +251,20 @@ def conjugate_b(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_b):
 
 
 def conjugate_a_score(t, Gamma, beta_min, beta_max):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     beta = beta_min + t*(beta_max - beta_min)
     return matrix(((Gamma*beta/2, 0),), t)
 
 
 def conjugate_a_linear(t, Gamma, nu, beta_min, beta_max):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((Gamma*beta/2, -Minv*beta/2),), t)
 
 
 def conjugate_a_rate(t, lambda_a):
-    """B on the rows"""
+    """B on the rows of the part."""
     return matrix(((lambda_a,),), t)
 
 
@@ -380,4 +380,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, y_end_x, y_end_m, sigma_1 = c
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, m,)
+    return (d_end, m)

@@ -33,7 +33,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 2
 OUTPUTS = 2
@@ -63,7 +63,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "03d051a7106766c0f376402b174c4c2bff7ea6a274100b3ce6e13878fb0e3a0e"
+DIGEST = "b3f3a53d3a3b6211a285e7f586de2d92bffbff14fad95cb45a0eaa725052a799"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -91,7 +91,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     Minv = (Gamma - nu)**2/4
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
@@ -142,12 +142,12 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
@@ -161,7 +161,7 @@ def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
 
 def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -175,14 +175,14 @@ def eps_lower(t, Gamma, nu, kappa, beta_min, beta_max):
 
 
 def conjugate_b_score(t, Gamma, nu, beta_min, beta_max):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((0, beta*nu/(2*Minv)),), t)
 
 
 def conjugate_b_linear(t, nu, beta_min, beta_max):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     beta = beta_min + t*(beta_max - beta_min)
     return matrix(((beta/2, beta*nu/2),), t)
 
@@ -196,7 +196,7 @@ def log_nodes(a, b):
 
 
 def conjugate_b_flow(t, s, nu, beta_min, beta_max, lambda_b):
-    """the propagator P(t, s)"""
+    """The propagator P(t, s)."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st*nu/2 - lambda_b*(t - s),),), t - s))
 
@@ -217,20 +217,20 @@ def conjugate_b(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_b):
 
 
 def conjugate_a_score(t, Gamma, beta_min, beta_max):
-    """the rows that multiply the score"""
+    """What multiplies the score in the rows of the part."""
     beta = beta_min + t*(beta_max - beta_min)
     return matrix(((Gamma*beta/2, 0),), t)
 
 
 def conjugate_a_linear(t, Gamma, nu, beta_min, beta_max):
-    """the rows of the linear part, reverse time"""
+    """The linear rows of the part, in reverse time."""
     beta = beta_min + t*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
     return matrix(((Gamma*beta/2, -Minv*beta/2),), t)
 
 
 def conjugate_a_flow(t, s, Gamma, beta_min, beta_max, lambda_a):
-    """the propagator P(t, s)"""
+    """The propagator P(t, s)."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-Gamma*beta_st/2 - lambda_a*(t - s),),), t - s))
 
@@ -357,4 +357,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, time_1, mean_x, mean_m, mean_e_end_x, mean_e_end_m = c
     e_end_x, e_end_m = network((x, m), time_1)
     mean = mean_x * x + mean_m * m + mean_e_end_x * e_end_x + mean_e_end_m * e_end_m
-    return (mean, m,)
+    return (mean, m)

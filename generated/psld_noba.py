@@ -35,7 +35,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -65,7 +65,7 @@ COEFFICIENTS = (
     "y_end_m",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "Gamma": 0.01,
     "nu": 4.01,
@@ -74,7 +74,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "609e9a2fc46e0380e0409e808b20909f7dbe1b51c672b0789599bbe7d656b47c"
+DIGEST = "9a2c855cd469177b499c5530059d57133cf97509fe071534d51af8da6c147ca0"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -102,7 +102,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     Minv = (Gamma - nu)**2/4
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
@@ -153,12 +153,12 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
+def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(3)
+    x, w = gauss_legendre(panels)
     width = (t - START)[..., None]
     s = START + width * x
     noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
@@ -172,7 +172,7 @@ def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max):
 
 def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max)
+    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -332,4 +332,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, y_end_x, y_end_m, sigma_1 = c
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, m,)
+    return (d_end, m)

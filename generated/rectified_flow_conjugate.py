@@ -42,7 +42,7 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
 }
 DIGEST = "b0a23750ed54e3c48282ce07a62ab61a4e7cd36735c972342d600a55375cdfc7"

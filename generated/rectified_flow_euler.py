@@ -39,7 +39,7 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
 }
 DIGEST = "83879cca56f2684a59fba2ad24e05e3dcc7693f81feeb43d546f7b0090fc1740"

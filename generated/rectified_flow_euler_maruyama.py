@@ -40,7 +40,7 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
 }
 DIGEST = "e9aacfb0de030caeb69169e145234e836e546f8cf639008f8e9f5ac3e8c4ee4f"

@@ -44,7 +44,7 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,

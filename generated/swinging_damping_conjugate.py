@@ -34,7 +34,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -52,7 +52,7 @@ COEFFICIENTS = (
     "y_end_m",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta_min": 4.0,
     "beta_max": 12.0,
@@ -60,7 +60,7 @@ PARAMS = {
     "tempo": 5.0,
     "kappa": 0.04,
 }
-DIGEST = "da85588cb9d2ea19a246d6e24ec2b015581ccda847ab8571eaf7b17de6e5582e"
+DIGEST = "ee42098fa624de48ceefd1bbb495888624a47df1e1072bb6f2421048b70d9214"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -71,7 +71,7 @@ def matrix(rows, like):
 
 
 def transition_rate(t, beta_min, beta_max, swing, tempo):
-    """minus the generator of transition"""
+    """Minus the generator of transition."""
     beta = beta_min + t*(beta_max - beta_min)
     nu = swing*torch.sin(t*tempo) + 4
     return matrix(((0, -2*beta), (beta/2, beta*nu/2)), t)
@@ -128,11 +128,11 @@ def ordered(rate, ds, reach):
 
 
 def transition(t, s, beta_min, beta_max, swing, tempo):
-    """Psi(t, s): z_t = Psi z_s + noise, the product taken in the order of time"""
+    """Psi(t, s): z_t = Psi z_s + noise.  A product in the order of time."""
     x, w = gauss_legendre()
-    width = (s - t)[..., None] / 3
+    width = (s - t)[..., None] / 2
     X = torch.eye(2, dtype=torch.float64)
-    for k in range(3):
+    for k in range(2):
         rate = transition_rate(t[..., None] + (k + x) * width, beta_min, beta_max, swing, tempo)
         X = X @ ordered(rate, width * w, width[..., None] * collocation())[1]
     return X
@@ -160,7 +160,7 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa):
+def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.  Psi(tau, .) is followed from tau to both ends, in the
     order of time.
@@ -168,9 +168,9 @@ def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa):
     x, w = gauss_legendre()
     ends, noise = [], []
     for end in (torch.full_like(t, START), t):
-        width = (end - tau)[..., None] / 3
+        width = (end - tau)[..., None] / panels
         X = torch.eye(2, dtype=torch.float64)
-        for k in range(3):
+        for k in range(panels):
             s = tau[..., None] + (k + x) * width
             Q, step = ordered(transition_rate(s, beta_min, beta_max, swing, tempo), width * w, width[..., None] * collocation())
             noise.append(torch.sqrt(width.abs() * w)[..., None, None] * (X.unsqueeze(-3) @ Q @ diffusion(s, beta_min, beta_max, swing, tempo)))
@@ -185,7 +185,7 @@ def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa):
 
 def anchor(t, beta_min, beta_max, swing, tempo, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta_min, beta_max, swing, tempo, kappa)
+    _, W, _ = whitening(t, t, beta_min, beta_max, swing, tempo, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -316,4 +316,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, y_end_x, y_end_m, sigma_1 = c
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, m,)
+    return (d_end, m)

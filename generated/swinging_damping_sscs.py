@@ -35,7 +35,7 @@ HISTORY = 0
 ORDER = None
 WEAK_ORDER = None
 STRONG_ORDER = None
-COMPONENTS = ("x", "m",)
+COMPONENTS = ("x", "m")
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
@@ -62,7 +62,7 @@ COEFFICIENTS = (
     "y_end_m",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta_min": 4.0,
     "beta_max": 12.0,
@@ -70,7 +70,7 @@ PARAMS = {
     "tempo": 5.0,
     "kappa": 0.04,
 }
-DIGEST = "cd67b12a70b5a0917d8c002259bd2d2d3e675599828b91405ef114116a2cdab6"
+DIGEST = "e88aa02ccc15f7e69c3d3d3d8ab141eb1ea623c8b72e58042eca5864eafaee75"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -81,7 +81,7 @@ def matrix(rows, like):
 
 
 def flow_a_rate(t, beta_min, beta_max, swing, tempo):
-    """minus the generator of flow_a"""
+    """Minus the generator of flow_a."""
     beta = beta_min + t*(beta_max - beta_min)
     nu = swing*torch.sin(t*tempo) + 4
     return matrix(((0, -2*beta), (beta/2, -beta*nu/2)), t)
@@ -138,18 +138,18 @@ def ordered(rate, ds, reach):
 
 
 def flow_a(t, s, beta_min, beta_max, swing, tempo):
-    """the exact linear flow of part A from s to t, the product taken in the order of time"""
+    """The exact linear flow of part A from s to t.  A product in the order of time."""
     x, w = gauss_legendre()
-    width = (s - t)[..., None] / 3
+    width = (s - t)[..., None] / 2
     X = torch.eye(2, dtype=torch.float64)
-    for k in range(3):
+    for k in range(2):
         rate = flow_a_rate(t[..., None] + (k + x) * width, beta_min, beta_max, swing, tempo)
         X = X @ ordered(rate, width * w, width[..., None] * collocation())[1]
     return X
 
 
 def noise_a(t, beta_min, beta_max, swing, tempo):
-    """the noise of part A"""
+    """The noise of part A."""
     beta = beta_min + t*(beta_max - beta_min)
     nu = swing*torch.sin(t*tempo) + 4
     return matrix(((0,), (torch.sqrt(beta*nu)/2,)), t)
@@ -181,18 +181,18 @@ def exact_a(t, s, beta_min, beta_max, swing, tempo):
 
 
 def transition_rate(t, beta_min, beta_max, swing, tempo):
-    """minus the generator of transition"""
+    """Minus the generator of transition."""
     beta = beta_min + t*(beta_max - beta_min)
     nu = swing*torch.sin(t*tempo) + 4
     return matrix(((0, -2*beta), (beta/2, beta*nu/2)), t)
 
 
 def transition(t, s, beta_min, beta_max, swing, tempo):
-    """Psi(t, s): z_t = Psi z_s + noise, the product taken in the order of time"""
+    """Psi(t, s): z_t = Psi z_s + noise.  A product in the order of time."""
     x, w = gauss_legendre()
-    width = (s - t)[..., None] / 3
+    width = (s - t)[..., None] / 2
     X = torch.eye(2, dtype=torch.float64)
-    for k in range(3):
+    for k in range(2):
         rate = transition_rate(t[..., None] + (k + x) * width, beta_min, beta_max, swing, tempo)
         X = X @ ordered(rate, width * w, width[..., None] * collocation())[1]
     return X
@@ -205,7 +205,7 @@ def diffusion(t, beta_min, beta_max, swing, tempo):
     return matrix(((0,), (torch.sqrt(beta*nu)/2,)), t)
 
 
-def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa):
+def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa, panels=2):
     """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
     K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.  Psi(tau, .) is followed from tau to both ends, in the
     order of time.
@@ -213,9 +213,9 @@ def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa):
     x, w = gauss_legendre()
     ends, noise = [], []
     for end in (torch.full_like(t, START), t):
-        width = (end - tau)[..., None] / 3
+        width = (end - tau)[..., None] / panels
         X = torch.eye(2, dtype=torch.float64)
-        for k in range(3):
+        for k in range(panels):
             s = tau[..., None] + (k + x) * width
             Q, step = ordered(transition_rate(s, beta_min, beta_max, swing, tempo), width * w, width[..., None] * collocation())
             noise.append(torch.sqrt(width.abs() * w)[..., None, None] * (X.unsqueeze(-3) @ Q @ diffusion(s, beta_min, beta_max, swing, tempo)))
@@ -230,7 +230,7 @@ def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa):
 
 def anchor(t, beta_min, beta_max, swing, tempo, kappa):
     """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta_min, beta_max, swing, tempo, kappa)
+    _, W, _ = whitening(t, t, beta_min, beta_max, swing, tempo, kappa, panels=1)
     share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
     return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
 
@@ -372,4 +372,4 @@ def denoise(state, c, network):
     _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, y_end_x, y_end_m, sigma_1 = c
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
-    return (d_end, m,)
+    return (d_end, m)

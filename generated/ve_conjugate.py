@@ -42,7 +42,7 @@ COEFFICIENTS = (
     "x_d",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,

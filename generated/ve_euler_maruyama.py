@@ -40,7 +40,7 @@ COEFFICIENTS = (
     "x_w1",
     "sigma_1",
 )
-SIGMA_COLUMNS = ("sigma_0", "sigma_1",)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,

@@ -44,12 +44,12 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "20acad1367234b39c877b2e231d2499a5d5d5b3cd282f37a08d6d87621fb1f45"
+DIGEST = "50d9c8997b9173c463158e1b41af98669fb582298eb5d097c1f2ae1de2ee3cd6"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -73,7 +73,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

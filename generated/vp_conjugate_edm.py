@@ -52,7 +52,7 @@ PARAMS = {
     "beta_max": 20.0,
     "sigma_data": 0.5,
 }
-DIGEST = "109c275c289b8a3eda502f49c1fc5b1b92e136b4ae3c656a4c97302e2162ee17"
+DIGEST = "88a811db06f61c1e968fcd478a13f45356096ad1b7ff975cf3705dc3a0389032"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -76,7 +76,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

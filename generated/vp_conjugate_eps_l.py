@@ -49,7 +49,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "1e7ae641881b58574466040bab7ebc14a2d7f313416c35fdb4a6ff65a01b6c58"
+DIGEST = "7ad7579f52f91b430839cf80eb0ca68e86d40352b5cb616ad92064f56340004b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -73,7 +73,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

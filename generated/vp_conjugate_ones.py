@@ -44,13 +44,13 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
     "lam": 0.0,
 }
-DIGEST = "ad8edd7a6205889f60fbca8fd81b2163f3bf53e4c56848b5fcb781f0ad2d93eb"
+DIGEST = "6194a4873f1b9a7a0484fe4c7f69e0915027070151f25372ac665167c0c31b8b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -74,7 +74,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

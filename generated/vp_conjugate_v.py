@@ -49,7 +49,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "0b62f25e8fda1453c72ab2a49638fdee2f7ba4becd8cad5384ca4b2a1222f1b0"
+DIGEST = "7d9e95d4c0d7e83b35e2941ef1af083d351b8ba75248b9c39d6926ed49306c9f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -73,7 +73,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

@@ -44,11 +44,11 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "e73f810fa7ec03545e3764322929d09c09f0405c1f61d21442e905e69063240a"
+DIGEST = "cb59eb345163704db95d56a55ad4240caced37de8f563da2fca2fd76e05b19dd"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 
@@ -72,7 +72,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, shift):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, shift)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

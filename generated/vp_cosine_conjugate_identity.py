@@ -44,12 +44,12 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "shift": 0.008,
     "lam": 0.0,
 }
-DIGEST = "f90959cdc80dcb475fa0c83b4c1c65e87331f93f93faf0114dba0b068c06847c"
+DIGEST = "4321fbce3d90210a11b806a1671d574af7d632a8bf88aad4427d85f847e87329"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 
@@ -73,7 +73,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, shift):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, shift)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

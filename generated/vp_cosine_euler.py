@@ -41,11 +41,11 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "b6cfd7750ff1612bee367564c2bfc9498a361706867b2bdda4fad932760105e1"
+DIGEST = "c7b05f4e67aff602d45594639b8dbc445930c168fd666a3168d6c77dcad4dc5a"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 
@@ -69,7 +69,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, shift):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, shift)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

@@ -42,11 +42,11 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "9a4b2048dedf9445691c96e25f26c036240b2940b74b5b6a19fd1549e3f7160d"
+DIGEST = "68fb58f32d14054b52d0eecfb9581205437336364849f27c4174055f0abcffdd"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 
@@ -70,7 +70,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, shift):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, shift)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

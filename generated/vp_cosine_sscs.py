@@ -46,11 +46,11 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "shift": 0.008,
 }
-DIGEST = "b80926cc0bdbdd29aacff3ccfaf924d4323b28708940eb7535acd3f9f347d449"
+DIGEST = "26fe32887284811b7f70ddee92134ac892224953011c69e30d15ea44dca3267b"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 
@@ -74,7 +74,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, shift):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, shift)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

@@ -41,12 +41,12 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "052b8ccdd1295790c6a024f673c03432265443fd64f046705ee27d7cd1e49cb7"
+DIGEST = "d87c39764216cc7cf8f63901c58aae8d8a560d249d2ba580ea129a6b75929c2f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -70,7 +70,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

@@ -42,12 +42,12 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "44de1d54149db0182d08b2b1936ab6f7d6324ef5987e47a0c19b52698896817f"
+DIGEST = "abf32df49a43377f435abd9125eb64968b530acdde82f5ecd4965dd7daab68fb"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -71,7 +71,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 

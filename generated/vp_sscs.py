@@ -46,12 +46,12 @@ COEFFICIENTS = (
     "y_end_x",
     "sigma_hat_1",
 )
-SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1",)
+SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "1b8fde69a96ff9bdc0db23a67283028bf0c59b5998907bc7622dffb6634a9ef7"
+DIGEST = "374a1961c139e83e117fdfaa35706202e9f8589b1b85126ff89110109a06df73"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -75,7 +75,7 @@ def matrix(rows, like):
 
 
 def transition(t, s, beta_min, beta_max):
-    """Psi(t, s): z_t = Psi z_s + noise"""
+    """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     return torch.exp(matrix(((-beta_st/2,),), t - s))
 
