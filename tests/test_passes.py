@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import sympy as sp
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from stepsmith.derive import load_sampler, load_sde, passes
@@ -359,7 +359,7 @@ def compositions(draw) -> str:
     return " ".join(tokens)
 
 
-@settings(max_examples=16, deadline=None, derandomize=True, database=None)
+@settings(max_examples=16, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(
     compositions(), st.sampled_from([("psld", "denoiser"), ("cld", "denoiser"), ("psld", "eps-L"), ("psld", "score")])
 )
@@ -371,7 +371,7 @@ def test_any_composition_keeps_its_law_through_the_passes(text, chosen):
     before = law(module, network)
     merged = passes.merge_noise(passes.reuse(found))
     after = verify(passes.optimised(found))
-    assert module.NFE == text.count("!") >= after.nfe and after.draws <= before.DRAWS
+    assert module.NFE == text.count("!") >= after.nfe and after.draws <= module.DRAWS
     if merged.draws < found.draws:
         assert_same(law(written(method, merged), network), before)
     assert_same(law(written(method, after), network), before)
