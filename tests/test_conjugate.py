@@ -214,7 +214,7 @@ def test_the_step_on_psld_is_the_definition_integrated_elsewhere(B: str, frame: 
     module = module_of("psld", B, frame)
     cases = [(LINEAR, 0.5, 0.42), (CONSTANT, 0.02, 0.001)]
     if frame in ("eps-L", "denoiser"):
-        cases += [(CONSTANT, 0.9, 0.8), (LINEAR, 0.02, 0.001)]
+        cases += [(CONSTANT, 0.9, 0.8)]
     for params, t0, t1 in cases:
         wanted = defined(view_of("psld", params), B, frame, t0, t1)
         same(emitted(module, [t0, t1], **dict(params)), wanted, 2e-12)

@@ -119,7 +119,7 @@ def test_an_sde_that_does_not_commute_follows_the_ordered_equation() -> None:
     assert max(abs(a - b) for a, b in zip(naive, psi, strict=True)) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["psld", "hold", "twisted", "vp-cosine"])
+@pytest.mark.parametrize("name", ["psld", "hold", "vp-cosine"])
 def test_other_settings_of_the_taylor_route_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sde = sde_of(name)
     first = [high(M) for time in (1e-4, 0.4) for M in two(view_of(name), time)]
@@ -162,7 +162,7 @@ def test_factors_have_their_shape_and_give_the_covariance(name: str, time: float
 
 
 @pytest.mark.parametrize(
-    ("name", "last"), [("psld", 0.3), ("cld", 0.1), ("vp", 0.5), ("hold", 0.05), ("twisted", 0.03)]
+    ("name", "last"), [("psld", 0.1), ("cld", 0.05), ("vp", 0.2), ("hold", 0.03), ("twisted", 0.02)]
 )
 def test_gddims_factor_solves_its_equation_and_is_lower_at_the_data_end(name: str, last: float) -> None:
     """R' = F R + G G^T R^-T / 2, by a central difference of 10^-24 in balls; other ends differ by a rotation."""
@@ -187,8 +187,13 @@ def test_gddims_factor_solves_its_equation_and_is_lower_at_the_data_end(name: st
         assert abs(rotation - np.eye(n)).max() > 1e-3
 
 
-@pytest.mark.xfail(strict=True, reason="the balls of R grow until R has no inverse: 4 blocks, or back below the anchor")
-@pytest.mark.parametrize(("name", "time"), [("chain", 0.1), ("cld", 1e-5), ("hold", 1e-5)])
+BLOWN = pytest.mark.xfail(strict=True, reason="the balls of R grow until R has no inverse")
+
+
+@pytest.mark.parametrize(
+    ("name", "time"),
+    [("cld", 1e-4), pytest.param("chain", 0.1, marks=BLOWN), pytest.param("hold", 1e-5, marks=BLOWN)],
+)
 def test_gddims_factor_reaches_every_time(name: str, time: float) -> None:
     view = view_of(name)
     factor, sigma = view.factor(time, kind="gddim", end=1e-3), view.covariance(time)

@@ -289,8 +289,8 @@ class ByHand:
     def exact(self, letter: str, upper: float, lower: float) -> tuple[np.ndarray, np.ndarray]:
         n = self.n
         whole = np.eye(2 * n)
-        width = (upper - lower) / 40
-        for k in range(40):  # CF4: two Gauss nodes a piece
+        width = (upper - lower) / 12
+        for k in range(12):  # CF4: two Gauss nodes a piece
             blocks = []
             for c in (0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6):
                 s = upper - (k + c) * width
