@@ -27,12 +27,14 @@ def symbol(name: str) -> sp.Symbol:
 class Lowering:
     """The growing program: host statements, component operations, and the names already given."""
 
-    def __init__(self, sde: LinearSDE, sampler: Sampler, network: Network, params: Mapping[str, float]) -> None:
+    def __init__(
+        self, sde: LinearSDE, sampler: Sampler, network: Network, frame: Network, params: Mapping[str, float]
+    ) -> None:
         self.sde, self.sampler, self.network = sde, sampler, network
-        self.frame: Network = network
+        self.frame = frame
         self.names = names_of(sde, sampler)
         self.params = {**params, **sampler.params}
-        if network == "edm":
+        if "edm" in (network, frame):
             self.params["sigma_data"] = EDM_SIGMA_DATA
         self.library = Library(sde, self.params)
         self.host: list[Host] = []
@@ -122,6 +124,7 @@ class Lowering:
 
     def _score(self, network: Network, key: str) -> Score:
         n, time = self.sde.n, self.moment(key)
+        own = "" if network == self.network else "frame_"
         if isinstance(network, ScoreParameterization):
             skip, out, inp = (getattr(network, k).applyfunc(lambda e: self.at(e, key)) for k in ("skip", "out", "inp"))
             inverse = out.inv() if out.shape == (n, n) else None
@@ -144,15 +147,22 @@ class Lowering:
                 raise Unsupported(
                     "an eps-R network is anchored on the grid, not at times inside a step", "use @0 or @1"
                 )
-            self.call(("out_0", "inverse_0", "out_1", "inverse_1"), self.library.gddim(), t0, t1)
+            self.call(
+                tuple(f"{own}{name}" for name in ("out_0", "inverse_0", "out_1", "inverse_1")),
+                self.library.gddim(),
+                t0,
+                t1,
+            )
         else:
             kind = {"eps-L": "lower", "eps-U": "upper"}[network]
-            self.call((f"out_{key}", f"inverse_{key}"), self.library.cholesky(kind), time)
-        return Score(sp.zeros(n), entries(f"out_{key}", n, n), sp.eye(n), time, entries(f"inverse_{key}", n, n))
+            self.call((f"{own}out_{key}", f"{own}inverse_{key}"), self.library.cholesky(kind), time)
+        out, inverse = entries(f"{own}out_{key}", n, n), entries(f"{own}inverse_{key}", n, n)
+        return Score(sp.zeros(n), out, sp.eye(n), time, inverse)
 
     def _bridge(self, network: str, key: str) -> Score:
         n, time = self.sde.n, self.moment(key)
-        tables = (f"skip_{key}", f"out_{key}", f"inp_{key}", f"sigma_{key}")
+        own = "" if network == self.network else "frame_"
+        tables = tuple(f"{own}{name}_{key}" for name in ("skip", "out", "inp", "sigma"))
         self.call(tables, self.library.edm() if network == "edm" else self.library.denoiser(), time)
         skip, out, inp, sigma = (
             entries(tables[0], n, n),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 from stepsmith.errors import InputError
 
-from . import spec
-from .expression import suggest
 from .method import Method, derive
 
 CONJUGATE = ("conjugate", "conjugate-identity", "conjugate-ones")
@@ -69,14 +68,7 @@ def find(name: str) -> Row:
     table = {row.name: row for row in rows()}
     key = name.replace("-", "_").lower()
     if key not in table:
-        near = suggest(key, table)
-        raise InputError(
-            "-",
-            "name",
-            f"no module {name!r} in the catalogue",
-            near if isinstance(near, str) else "see `stepsmith list`",
-        )
+        near = difflib.get_close_matches(key, table, 1, 0.6)
+        mend = f"did you mean {near[0]}? `stepsmith list` names them all" if near else "`stepsmith list` names them all"
+        raise InputError("-", "name", f"no module {name!r} in the catalogue", mend)
     return table[key]
-
-
-__all__ = ["Row", "find", "rows", "spec"]

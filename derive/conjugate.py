@@ -162,7 +162,9 @@ def conjugate_function(
         linear_entries=linear.extract(rows, range(n)), score_entries=score.extract(rows, range(n)),
         B_entries=B.extract(rows, rows),
     )  # fmt: skip
-    half = lib.matrix(f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part.")
+    half = lib.matrix(
+        f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part."
+    )
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
     nodes = lib.static("log_nodes", lib.quadrature())
     if closed:

@@ -74,6 +74,7 @@ def reduced(expr: sp.Expr) -> sp.Expr:
 
     The recurrence is x C(k+1, x) = (4k^2 - 1) (C(k-1, x) - C(k, x)).
     """
+    expr = expr.replace(C, lambda k, x: sp.S.One if sp.expand(x) == 0 else C(k, x))
     while high := {c for c in expr.atoms(C) if c.args[0] >= 2}:
         top = max(high, key=lambda c: c.args[0])
         k, x = top.args[0] - 1, top.args[1]

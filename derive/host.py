@@ -138,8 +138,12 @@ class Library:
         integrals = [self.integrated(e) for e in generator]
         entries = sp.Matrix(n, n, [value for value, _ in integrals])
         used = tuple(dict.fromkeys(use for _, uses in integrals for use in uses))
-        helper = (self.static("exponential"),) if n == 2 else ()
-        template = {1: "transition_scalar", 2: "transition_pair"}.get(n, "transition_matrix_exp")
+        helper = (
+            (self.add("exponential", f"helpers/exponential{'' if n == 2 else '_n'}", uses=(self.static("matrix"),)),)
+            if n > 1
+            else ()
+        )
+        template = {1: "transition_scalar", 2: "transition_pair"}.get(n, "transition_n")
         return self.add(
             name, template, generator, (*used, self.static("matrix"), *helper), doc=doc, n=n, generator=generator,
             entries=entries,

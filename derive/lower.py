@@ -41,8 +41,7 @@ def raw(
             "subtract the mean from z",
         )
     network = checked(network, sde)
-    low = Lowering(sde, sampler, network, params)
-    low.frame = checked(frame, sde) if frame is not None else network
+    low = Lowering(sde, sampler, network, checked(frame, sde) if frame is not None else network, params)
     if sampler.family == "conjugate":
         state = conjugate_step(low, conjugation(sampler, sde), low.frame)
     else:

@@ -299,7 +299,11 @@ class NumericSDE:
         return flows[side].value(_arb(self._checked(time)))
 
     def _gddim_series(self, centre: Any, value: Matrix) -> list[Matrix]:
-        """Series of R from R' = F R + (G G^T / 2) Q with Q = R^-T, that is Q^T R = I."""
+        """Series of R from R' = F R + (G G^T / 2) Q with Q = R^-T, that is Q^T R = I.
+
+        A panel starts from the midpoints: carried over many panels the balls would grow until R seemed singular.
+        """
+        value = [[e.mid() for e in row] for row in value]
         F, V = self.jets(self.sde.F, centre), self.jets(self.sde.GG, centre)
         Fk, Vk = ([self._coefficients(j, k) for k in range(self.terms)] for j in (F, V))
         R, Q = [value], [_transpose(_inverse(value))]

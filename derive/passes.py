@@ -114,7 +114,7 @@ def _merged(segment: list[Op], later: set[str], name: str, host: list[Host]) -> 
     forms = linear_forms(head, inputs)
     live = [op.output for op in head if isinstance(op, Update) and op.output in wanted]
     noisy = [value for value in live if set(forms[value]) & set(normals)]
-    if len(normals) <= len(noisy):
+    if len(normals) <= len(noisy) or wanted & set(normals):
         return segment
     matrix = sp.Matrix([[forms[value].get(normal, 0) for normal in normals] for value in noisy])
     host.append(Factor(name, matrix))

@@ -153,11 +153,13 @@ def verify(program: StepProgram) -> StepProgram:
         if known & set(names):
             raise ProgramError(f"{', '.join(names)} is defined twice on the host")
         known |= set(names)
-    _verify_ops(program.ops, program.components, known)
+    values = _verify_ops(program.ops, program.components, known)
     if len(program.result) != len(program.components):
         raise ProgramError("the result does not have one value for each component")
-    if program.last:
-        _verify_ops(program.last, program.components, known)
+    if missing := set(program.result) - values:
+        raise ProgramError(f"the result names {', '.join(sorted(missing))}, which is not defined")
+    if program.last and program.last_result not in _verify_ops(program.last, program.components, known):
+        raise ProgramError(f"the last result names {program.last_result}, which is not defined")
     return program
 
 
@@ -172,7 +174,7 @@ def _require_known(known: set[str], exprs: tuple[sp.Expr, ...], place: str) -> N
                 raise ProgramError(f"{place} uses {symbol}, which is not defined before it")
 
 
-def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str]) -> None:
+def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str]) -> set[str]:
     values = set(components)
     normals: set[str] = set()
     used: set[str] = set()
@@ -196,6 +198,7 @@ def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str
             normals.add(op.output)
     if normals - used:
         raise ProgramError(f"the draw {', '.join(sorted(normals - used))} is not used")
+    return values
 
 
 def dump(program: StepProgram) -> str:

@@ -367,7 +367,7 @@ RULES: dict[str, Rule] = {
     "denoiser_scalar": _denoiser, "eps_lower": _eps(False), "eps_upper": _eps(True), "eps_gddim": _gddim,
     "transport": _transport, "tweedie": _tweedie, "exact": _exact, "conjugate_closed": _conjugate,
     "conjugate_ordered": _conjugate, "phi_scalar": _phi,
-    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "matrix_exp", "ordered", "ratio")},
+    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
 

@@ -152,6 +152,13 @@ def _checked(sampler: Sampler) -> Sampler:
                 f"no part defines the letter {token.letter}",
                 f"defined are {known}",
             )
+        if token.predict and (not fresh or sampler.parts[token.letter].noise != "none"):
+            what = f"{token.letter}!^ predicts with " + (
+                "no earlier evaluation" if not fresh else "the noise of its part"
+            )
+            raise InputError(
+                sampler.where, "sampler.composition", what, "use ^ on a part without noise, after a first !"
+            )
         fresh = fresh or token.fresh
         if sampler.parts[token.letter].score != "none" and not fresh:
             raise InputError(

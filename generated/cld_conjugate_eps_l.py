@@ -59,8 +59,14 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "11c401add3e79ef9aacff0e51ab2fe97860b7433d36fddf0172e952bb92fefae"
+DIGEST = "e8bac78538fced31bef92c5ffe28670c83663827d46a2eba51c188a3f3edba90"
 START, END = 0.0, 1.0  # the span of the network's time
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -73,12 +79,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def transition(t, s, beta, Minv):
@@ -168,9 +168,9 @@ def conjugate_score(t, beta, Minv):
     return matrix(((0, 0), (0, beta*f)), t)
 
 
-def log_nodes(a, b):
+def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre()
+    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u

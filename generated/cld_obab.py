@@ -70,8 +70,14 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "ad4ab7066d801c90e1a478a87ceb38d5fcc21825a234fd0b28041ddffe5e17ca"
+DIGEST = "09661c3babac0db7f81dd9bb75b403835406e84f421538b416df5137a6058603"
 START, END = 0.0, 1.0  # the span of the network's time
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -84,12 +90,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def transition(t, s, beta, Minv):

@@ -56,8 +56,14 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "6ae1f8d0e5fd3e14a9b4363a3db8c882aaa8cfa82fe6ce148457aef0408c5782"
+DIGEST = "041726fc56677b28df879156fb1a56f1e416413e3878ff1ee3ba04a922dfc0ec"
 START, END = 0.0, 1.0  # the span of the network's time
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -70,12 +76,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def transition(t, s, beta, Minv):

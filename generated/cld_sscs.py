@@ -67,8 +67,14 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "5be35976ce5ff397ef5c574287809e6b304170a1c4354bbfbe1664def5a0a487"
+DIGEST = "2c04f7d473a6e5dc1684caedfaeae449ac03ebb2bc77549822dfb01fbe4a0f99"
 START, END = 0.0, 1.0  # the span of the network's time
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -81,12 +87,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def flow_a(t, s, beta, Minv):

@@ -87,13 +87,19 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "df8b0c824bfc29bc170a7f8146ff266e8c20588d3fc98c42ea4794973ee838e4"
+DIGEST = "def927fa63e8792970f76c188f10008fcadf9c3a7c6e07ebc145243680255cc7"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
 def integral_beta(t, s, beta_min, beta_max):
     """The integral of beta over (s, t)."""
     return (beta_min + (beta_max - beta_min)*(s + t)/2)*(t - s)
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -106,12 +112,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):

@@ -63,13 +63,19 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "ad405f269c47b285282360142020bfe53bc6e158d8f1a5bfa764022e370367dc"
+DIGEST = "a4ff6d8d223bbf300cdba170fa769c7524d4c756be7ee61bea5f4aa3b15eade5"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
 def integral_beta(t, s, beta_min, beta_max):
     """The integral of beta over (s, t)."""
     return (beta_min + (beta_max - beta_min)*(s + t)/2)*(t - s)
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -82,12 +88,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
@@ -188,9 +188,9 @@ def conjugate_linear(t, Gamma, nu, beta_min, beta_max):
     return matrix(((Gamma*beta/2, -Minv*beta/2), (beta/2, beta*nu/2)), t)
 
 
-def log_nodes(a, b):
+def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre()
+    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u

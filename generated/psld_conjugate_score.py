@@ -102,9 +102,9 @@ def gauss_legendre(panels=1):
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
 
-def log_nodes(a, b):
+def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre()
+    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u

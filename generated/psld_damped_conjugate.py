@@ -60,13 +60,19 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "28de883214fc2bb3094675f1adbe701c6f222084a8301e0ab45c1d773561d29d"
+DIGEST = "ec85f8dba7c6059360b127ab61aca3ca4712ad2cec2841c76aecd9b964287b1d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
 def integral_beta(t, s, beta_min, beta_max):
     """The integral of beta over (s, t)."""
     return (beta_min + (beta_max - beta_min)*(s + t)/2)*(t - s)
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -79,12 +85,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def transition(t, s, Gamma, nu, Minv, beta_min, beta_max):
@@ -170,9 +170,9 @@ def denoiser(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
-def log_nodes(a, b):
+def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre()
+    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u

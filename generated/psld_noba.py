@@ -74,13 +74,19 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "9a2c855cd469177b499c5530059d57133cf97509fe071534d51af8da6c147ca0"
+DIGEST = "ccfb93409e55ec8b80aae449317e387a01990154ddcb9e0afe1eef96f2f2cb1d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
 def integral_beta(t, s, beta_min, beta_max):
     """The integral of beta over (s, t)."""
     return (beta_min + (beta_max - beta_min)*(s + t)/2)*(t - s)
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -93,12 +99,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):

@@ -70,13 +70,19 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "b872f7152342952410c8aeca4d65688578bc8825de2387f38589677574d3fe60"
+DIGEST = "d5dc5ca23daaa3d88d324b1d2c21605874289b1f7cf9daca59392d35a61e7685"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
 def integral_beta(t, s, beta_min, beta_max):
     """The integral of beta over (s, t)."""
     return (beta_min + (beta_max - beta_min)*(s + t)/2)*(t - s)
+
+
+def matrix(rows, like):
+    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
+    zero = torch.zeros_like(like)
+    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def exponential(M):
@@ -89,12 +95,6 @@ def exponential(M):
     C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
     deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
     return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
-
-
-def matrix(rows, like):
-    """The matrices (*like.shape, n, m) with these entries, each a number or a tensor shaped like `like`."""
-    zero = torch.zeros_like(like)
-    return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
 def flow_a(t, s, Gamma, nu, beta_min, beta_max):

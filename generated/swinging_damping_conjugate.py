@@ -200,9 +200,9 @@ def denoiser(t, beta_min, beta_max, swing, tempo, kappa):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
-def log_nodes(a, b):
+def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre()
+    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u

@@ -215,9 +215,9 @@ def conjugate_linear(t, beta_min, beta_max, swing, tempo):
     return matrix(((0, -2*beta), (beta/2, beta*nu/2)), t)
 
 
-def log_nodes(a, b):
+def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre()
+    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u

@@ -81,9 +81,9 @@ def gauss_legendre(panels=1):
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
 
-def log_nodes(a, b):
+def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre()
+    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u
@@ -91,7 +91,7 @@ def log_nodes(a, b):
 
 def phi(t1, t0, sigma_min, sigma_max):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
-    s, ds = log_nodes(t1, t0)
+    s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
     quotient = sigma_max/sigma_min
     sigma_s, sigma_1 = sigma(s, sigma_min, sigma_max), sigma(t1, sigma_min, sigma_max)

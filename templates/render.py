@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import mpmath
@@ -52,6 +53,7 @@ def emit(method: Any, dialect: str = "torch") -> str:
     return env.get_template("module.py.jinja").render(**context)
 
 
+@functools.cache
 def legendre(n: int) -> tuple[list[str], list[str]]:
     """Nodes and weights of Gauss-Legendre quadrature on (0, 1), correctly rounded, as text."""
     with mpmath.workdps(40):

@@ -312,6 +312,7 @@ def sample(
     told = record(
         module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net
     )
+    told["specs"] = {key: _spec_text(source) for key, source in (("sde", sde), ("sampler", sampler))}
     write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
     for note in notes:
         click.echo(f"note: {_one_line(str(note.message))}", err=True)
@@ -344,6 +345,11 @@ def _check_device(name: str) -> None:
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         what = f"{name!r} cannot be used ({str(error).splitlines()[0]})"
         raise InputError("-", "device", what, "give cpu, or a device that this build of torch sees") from None
+
+
+def _spec_text(source: str) -> str:
+    """What a run's record keeps of a spec: the text of a file of the user's, else the name or the composition."""
+    return Path(source).read_text(encoding="utf-8") if source.endswith(".toml") else source
 
 
 class _Viewed:
