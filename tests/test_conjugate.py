@@ -212,10 +212,7 @@ LINEAR = (("beta_min", 0.3), ("beta_max", 16.0))
 )
 def test_the_step_on_psld_is_the_definition_integrated_elsewhere(B: str, frame: str) -> None:
     module = module_of("psld", B, frame)
-    cases = [(LINEAR, 0.5, 0.42), (CONSTANT, 0.02, 0.001)]
-    if frame in ("eps-L", "denoiser"):
-        cases += [(CONSTANT, 0.9, 0.8)]
-    for params, t0, t1 in cases:
+    for params, t0, t1 in ((LINEAR, 0.5, 0.42), (CONSTANT, 0.02, 0.001)):
         wanted = defined(view_of("psld", params), B, frame, t0, t1)
         same(emitted(module, [t0, t1], **dict(params)), wanted, 2e-12)
 
@@ -247,16 +244,12 @@ def test_the_step_of_one_block_is_the_definition(sde: str, B: str, frame: str) -
         same(emitted(module_of(sde, B, frame), [t0, t1]), wanted, 2e-12)
 
 
-SHARED = pytest.mark.xfail(strict=True, reason="the tables of network and frame share the names out_0, inverse_0")
-UNTOLD = pytest.mark.xfail(strict=True, reason="sigma_data is a parameter only where the network itself is edm")
-
-
 @pytest.mark.parametrize(
     ("sde", "network", "frame"),
     [
-        pytest.param("psld", "denoiser", "eps-L", marks=SHARED), pytest.param("psld", "eps-L", "eps-U", marks=SHARED),
+        ("psld", "denoiser", "eps-L"), ("psld", "eps-L", "eps-U"),
         ("psld", "score", "eps-L"), ("psld", "eps-L", "score"), ("vp", "denoiser", "v"), ("vp", "eps-L", "x0"),
-        pytest.param("vp", "v", "edm", marks=UNTOLD), ("vp", "edm", "eps-L"), ("ve", "denoiser", "score"),
+        ("vp", "v", "edm"), ("vp", "edm", "eps-L"), ("ve", "denoiser", "score"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("B", ["zero", "identity"])
@@ -271,6 +264,32 @@ def test_a_frame_other_than_the_networks_freezes_that_frame(sde: str, network: s
     same(emitted(module_of(sde, B, network, frame), [t0, t1]), wanted, 1e-11)
 
 
+@pytest.mark.parametrize("sde", ["psld", "hold", "vp", "ve"])
+@pytest.mark.parametrize("network", ["denoiser", "edm", "x0", "eps-L", "score"])
+def test_what_a_network_is_given_and_told(sde: str, network: str) -> None:
+    """y = sigma^2 (Psi e)^T Sigma^-1 z and sigma, EDM's own scaling of both, or z and t."""
+    module, view, t0 = module_of(sde, "zero", network), view_of(sde), 0.3
+    n, seen = sde_of(sde).n, []
+
+    def record(inputs: Any, time: Any) -> Any:
+        seen.append((torch.stack(inputs).numpy(), float(time)))
+        return (inputs[0],) * module.OUTPUTS
+
+    module.step(torch.eye(n, dtype=torch.float64).unbind(1), module.coefficients([t0, 0.2])[0].unbind(), record)
+    ((inputs, told),) = seen
+    if network not in ("denoiser", "edm"):
+        assert (inputs == np.eye(n)).all() and told == t0
+        return
+    e, sigma = view.transition(t0, 0.0)[:, 0], float(view.effective_sigma(t0))
+    wanted = sigma**2 * np.linalg.solve(view.covariance(t0), e)
+    if network == "edm":
+        assert told == pytest.approx(np.log(sigma) / 4, rel=1e-13)
+        assert inputs[0] == pytest.approx(wanted / np.hypot(sigma, 0.5), rel=1e-11)
+    else:
+        assert told == pytest.approx(sigma, rel=1e-13)
+        assert inputs[0] == pytest.approx(wanted, rel=1e-11)
+
+
 def test_a_scalar_denoiser_gives_no_frame_that_cannot_be_inverted() -> None:
     with pytest.raises(Unsupported):
         module_of("psld", "zero", "eps-L", "denoiser")
@@ -281,15 +300,10 @@ def test_a_scalar_denoiser_gives_no_frame_that_cannot_be_inverted() -> None:
 # --- lambda = 0 and the frame of gDDIM ----------------------------------------------------------------------------------
 
 
-COSINE = pytest.mark.xfail(
-    strict=True, reason="20 nodes in log t: 6e-10 in the first of 20 steps, where beta has its pole"
-)
-
-
 @pytest.mark.parametrize(
     ("sde", "network"),
     [("psld", "denoiser"), ("psld", "eps-L"), ("cld", "eps-L"), ("vp", "denoiser"), ("vp", "eps-L"), ("ve", "denoiser"),
-     ("ve", "eps-L"), ("vp-cosine", "denoiser"), pytest.param("vp-cosine", "eps-L", marks=COSINE)],
+     ("ve", "eps-L"), ("vp-cosine", "denoiser"), ("vp-cosine", "eps-L")],
 )  # fmt: skip
 def test_lambda_zero_is_B_zero(sde: str, network: str) -> None:
     times = torch.linspace(sde_of(sde).time[1], 0.01, 20, dtype=torch.float64)
