@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sympy as sp
 
@@ -42,10 +42,11 @@ class Token:
     predict: bool
     at: sp.Rational
     share: sp.Rational
+    stated: bool = field(default=False, compare=False)  # the share stood in the string
 
     def __str__(self) -> str:
         at = f"@{self.at}" if self.at else ""
-        share = f"({self.share})" if self.share != 1 else ""
+        share = f"({self.share})" if self.share != 1 or self.stated else ""
         return f"{self.letter}{'!' * self.fresh}{'^' * self.predict}{at}{share}"
 
 
@@ -88,7 +89,7 @@ def _token(group: tuple[str | None, ...], refuse: Refuse) -> Token:
         raise refuse(f"@{at} lies outside the step", "choose a fraction from 0 (start) to 1 (end)")
     if share and part == 0:
         raise refuse(f"a share of {letter} is zero", "leave the token out")
-    return Token(str(letter), bool(fresh), bool(predict), fraction, part)
+    return Token(str(letter), bool(fresh), bool(predict), fraction, part, part != 0)
 
 
 def _shared(tokens: tuple[Token, ...], refuse: Refuse) -> tuple[Token, ...]:

@@ -296,7 +296,14 @@ class NumericSDE:
         side = (key, time >= key)
         if side not in flows:
             flows[side] = Flow(_arb(key), cholesky(self.exact_covariance(key)), self._gddim_series)
-        return flows[side].value(_arb(self._checked(time)))
+        R, S = flows[side].value(_arb(self._checked(time))), self.exact_covariance(time)
+        for i, row in enumerate(_mul(R, _transpose(R))):
+            for j, e in enumerate(row):
+                if not abs(e - S[i][j]).mid() < 2.0**-60 * (S[i][i] * S[j][j]).sqrt().mid():
+                    raise Unsupported(
+                        f"R anchored at t = {end} has lost its digits at t = {time}", "anchor it nearer: end=..."
+                    )
+        return R
 
     def _gddim_series(self, centre: Any, value: Matrix) -> list[Matrix]:
         """Series of R from R' = F R + (G G^T / 2) Q with Q = R^-T, that is Q^T R = I.

@@ -159,6 +159,9 @@ def _checked(sampler: Sampler) -> Sampler:
             raise InputError(
                 sampler.where, "sampler.composition", what, "use ^ on a part without noise, after a first !"
             )
+        if token.share < 0 and sampler.parts[token.letter].noise != "none":
+            what = f"a negative share of {token.letter}, which draws noise"
+            raise InputError(sampler.where, "sampler.composition", what, "noise cannot be taken back: give it positive shares")
         fresh = fresh or token.fresh
         if sampler.parts[token.letter].score != "none" and not fresh:
             raise InputError(

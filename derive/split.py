@@ -41,6 +41,7 @@ class Part:
     noise_clock: tuple[sp.Expr, ...]
     solve: str
     B: sp.ImmutableMatrix
+    scored: bool  # the spec gives it a score, be it zero on this SDE
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _part(
         )
     return Part(
         part.letter, rows, sp.ImmutableMatrix(linear), sp.ImmutableMatrix(score), noise_rows, clock, part.solve,
-        sp.ImmutableMatrix(_conjugation(sampler, part, sde, rows, names)),
+        sp.ImmutableMatrix(_conjugation(sampler, part, sde, rows, names)), part.score != "none",
     )  # fmt: skip
 
 

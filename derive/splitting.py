@@ -52,7 +52,7 @@ def apply(
 def _euler(low: Lowering, part: Part, name: str, state: State, token: Token, upper: str) -> State:
     """z + share h (linear z + score s) + sqrt(share h) G xi, F and G at the network time."""
     uses_score = not part.score.is_zero_matrix
-    key = low.clock if uses_score else upper
+    key = low.clock if part.scored else upper
     step = token.share * low.h
     noise = _euler_noise(low, part, name, key, step)
     new: State = {}

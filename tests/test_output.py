@@ -68,13 +68,15 @@ def test_samples_that_are_no_images_are_refused_as_png_and_leave_no_file(tmp_pat
 
 def test_places_that_cannot_be_written_are_refused_before_anything_is_made(tmp_path):
     (tmp_path / "folder.npz").mkdir()
-    cases = ("a.jpg", "a", "nowhere/a.npz", "folder.npz")
+    (tmp_path / "file").touch()
+    cases = ("a.jpg", "a", "file/a.npz", "folder.npz")
     for name in cases:
         with pytest.raises(InputError) as caught:
             check_output(tmp_path / name)
         assert caught.value.key == "out" and caught.value.where == str(tmp_path / name)
-    assert os.listdir(tmp_path) == ["folder.npz"]
-    assert check_output(tmp_path / "a.npz") == tmp_path / "a.npz" and os.listdir(tmp_path) == ["folder.npz"]
+    for name in ("a.npz", "nowhere/a.npz"):
+        assert check_output(tmp_path / name) == tmp_path / name
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.npz"]
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
