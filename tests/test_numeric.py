@@ -187,7 +187,7 @@ def test_gddims_factor_solves_its_equation_and_is_lower_at_the_data_end(name: st
         assert abs(rotation - np.eye(n)).max() > 1e-3
 
 
-@pytest.mark.parametrize(("name", "time"), [("cld", 3e-4), ("chain", 0.02), ("hold", 1e-4)])
+@pytest.mark.parametrize(("name", "time"), [("cld", 3e-4), ("chain", 0.004), ("hold", 3e-4)])
 def test_gddims_factor_reaches_every_time(name: str, time: float) -> None:
     view = view_of(name)
     factor, sigma = view.factor(time, kind="gddim", end=1e-3), view.covariance(time)
