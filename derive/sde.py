@@ -28,14 +28,12 @@ KEYS = (
 )  # fmt: skip
 
 
-# Names that the emitted modules use themselves (tests/test_generated.py holds the list against what is emitted).
+# Functions and globals of the emitted modules: a parameter of the same name would hide them.  (A parameter that is only a
+# local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
-    """C C0 C1 END K K0 K1 L M NODES O O0 O1 Om P Phi Psi Q R START U W WEIGHTS X Z Z0 Z1 _ a alpha alpha_0 alpha_1 alpha_s
-    anchor angle at0 at1 b back below columns coupling data deviator diffusion ds end ends entry exponent exponential eye
-    first function g growth h half i inp integrals j k lead length like linear log_nodes lower math matrix mean n noise odd
-    ones order ordered origin out panels pull push push0 push1 r rate ratio reach reached root rotation row rows s scale
-    score sd share sigma sigma_0 sigma_1 sigma_s size skip spread start step steps t t0 t1 table tau time times torch
-    transition transport u unit w weight whitening width x zero""".split()  # noqa: SIM905
+    """END NODES START WEIGHTS alpha anchor coefficients collocation column columns denoise denoiser diffusion edm exponential
+    frame gauss_legendre log_nodes log_reach lower math matrix nfe ordered phi rotation sigma start step t t0 t1 table time
+    times torch transition transport tweedie whitening""".split()  # noqa: SIM905
 )
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 

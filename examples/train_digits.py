@@ -1,7 +1,7 @@
 """Train the shipped denoiser of scikit-learn's digits: EDM's loss, log-normal noise, averaged weights.
 
     python examples/train_digits.py                        # seven minutes on one core
-    python examples/train_digits.py --steps 500 --out /tmp/quick.safetensors
+    python examples/train_digits.py --steps 500 --out quick.safetensors
 
 Every fifth digit is held out; the record in the checkpoint tells the loss on both parts.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sympy as sp
@@ -20,9 +20,13 @@ WIDTH = 110
 class HostPrinter(StrPrinter):
     """Prints a closed whitelist of functions; an unknown one raises with its name, never passes through silently."""
 
-    def __init__(self, numbers: Iterable[str]) -> None:
+    def __init__(self, numbers: Iterable[str], respelled: Mapping[str, str] | None = None) -> None:
         super().__init__({"order": None})
         self.numbers = set(numbers)
+        self.respelled = dict(respelled or {})
+
+    def _print_Symbol(self, expr: Any) -> str:
+        return self.respelled.get(expr.name, expr.name)
 
     def doprint(self, expr: Any) -> str:
         """The text of an expression, 1 - exp(x) printed as -expm1(x)."""

@@ -15,6 +15,13 @@ from stepsmith.errors import Unsupported
 from .printer import WIDTH, HostPrinter, wrapped
 
 DIALECTS = ("torch",)
+# Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
+LOCALS = frozenset(
+    """C C0 C1 K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
+    coupling data deviator ds end ends entry exponent eye first g growth h half i inp integrals j k lead length like linear
+    mean n noise odd ones order origin out panels pull push push0 push1 r rate ratio reach reached root row rows s scale
+    score sd share sigma_0 sigma_1 sigma_s size skip spread steps tau total u unit w weight width x zero""".split()  # noqa: SIM905
+)
 
 
 def environment() -> Environment:
@@ -34,11 +41,13 @@ def emit(method: Any, dialect: str = "torch") -> str:
         raise Unsupported(f"no dialect {dialect!r}", f"use {', '.join(DIALECTS)}")
     program: StepProgram = method.program
     numbers = {*program.params, *_numbers(program, method.sde)}
-    printer = HostPrinter(numbers)
+    respelled = {name: f"{name}_" for name in (*program.params, *method.sde.let) if name in LOCALS}
+    printer = HostPrinter(numbers, respelled)
     env = environment()
+    env.filters["spelled"] = lambda name: respelled.get(name, name)
     env.filters["code"] = printer.doprint
     env.filters["wrap"] = wrapped
-    env.globals["call"] = _caller(program)
+    env.globals["call"] = _caller(program, respelled)
     env.globals["rows"] = lambda M: _rows(printer, M)
     step, last = columns(program.ops), columns(program.last)
     context = {
@@ -119,11 +128,11 @@ def _unpack(used: list[str], all_columns: list[str]) -> str:
     return "(\n        " + "\n        ".join(lines) + "\n    )"
 
 
-def _caller(program: StepProgram) -> Any:
+def _caller(program: StepProgram, respelled: dict[str, str]) -> Any:
     functions = {function.name: function for function in program.functions}
 
     def call(name: str, *times: str) -> str:
-        return f"{name}({', '.join((*times, *functions[name].params))})"
+        return f"{name}({', '.join((*times, *(respelled.get(p, p) for p in functions[name].params)))})"
 
     return call
 
@@ -150,7 +159,8 @@ def _statement(printer: HostPrinter, statement: Any) -> dict[str, Any]:
     if isinstance(statement, Factor):
         text = f"{statement.name} = lower(matrix({_rows(printer, statement.rows)}, t0))"
         return {"text": text, "function": ""}
-    return {"text": wrapped(f"{statement.name} = {printer.doprint(statement.expr)}"), "function": ""}
+    name = printer.respelled.get(statement.name, statement.name)
+    return {"text": wrapped(f"{name} = {printer.doprint(statement.expr)}"), "function": ""}
 
 
 def _operation(op: Any) -> dict[str, Any]:
