@@ -18,6 +18,7 @@ from typing import Any
 import sympy as sp
 
 ONE = sp.S.One
+EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3))  # the times of one, two, three steps ago
 
 
 def entry(table: str, i: int, j: int) -> sp.Symbol:
@@ -107,6 +108,8 @@ class StepProgram:
     """One step t0 -> t1 of a sampler.  ``result`` names the values that are the new state, in the order of components.
 
     ``last`` is a second, shorter program: the mean of the data at t1, one network call (last="denoise").
+    ``history`` names the values carried in from earlier steps (Load), ``carry`` the values carried out (Carry), as many,
+    newest first.  Host expressions may read the times of one, two and three steps ago, ``t_m1``, ``t_m2``, ``t_m3``.
     """
 
     components: tuple[str, ...]
@@ -118,6 +121,8 @@ class StepProgram:
     last: tuple[Op, ...] = ()
     last_result: str = ""
     sigma_columns: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    carry: tuple[str, ...] = ()
 
     @property
     def nfe(self) -> int:
@@ -142,7 +147,7 @@ def verify(program: StepProgram) -> StepProgram:
     Every name is defined once and before its use; host symbols are times, parameters, earlier scalars or tables; network
     inputs are components' values; each normal is used; the result has one value a component.
     """
-    known = {"t0", "t1", *program.params}
+    known = {"t0", "t1", *(time.name for time in EARLIER), *program.params}
     functions = {function.name for function in program.functions}
     for statement in program.host:
         names = statement.targets if isinstance(statement, Call) else (statement.name,)
@@ -153,11 +158,13 @@ def verify(program: StepProgram) -> StepProgram:
         if known & set(names):
             raise ProgramError(f"{', '.join(names)} is defined twice on the host")
         known |= set(names)
-    values = _verify_ops(program.ops, program.components, known)
+    values = _verify_ops(program.ops, (*program.components, *program.history), known)
     if len(program.result) != len(program.components):
         raise ProgramError("the result does not have one value for each component")
     if missing := set(program.result) - values:
         raise ProgramError(f"the result names {', '.join(sorted(missing))}, which is not defined")
+    if len(program.carry) != len(program.history) or set(program.carry) - values:
+        raise ProgramError("what is carried out is not as many defined values as what is carried in")
     if program.last and program.last_result not in _verify_ops(program.last, program.components, known):
         raise ProgramError(f"the last result names {program.last_result}, which is not defined")
     return program
@@ -216,7 +223,9 @@ def dump(program: StepProgram) -> str:
             lines.append(f"host {statement.name} = lower({_plain(statement.rows.tolist())})")
         else:
             lines.append(f"host {statement.name} = {statement.expr}")
+    lines += [f"load {', '.join(program.history)}"] if program.history else []
     lines += _dump_ops(program.ops)
+    lines += [f"carry {', '.join(program.carry)}"] if program.carry else []
     lines.append(f"result {', '.join(program.result)}")
     if program.last:
         lines += ["last", *("  " + line for line in _dump_ops(program.last)), f"  result {program.last_result}"]
