@@ -88,7 +88,7 @@ def _expanded(method: Any, seed: int, top: int, program: StepProgram, ring: Ring
     point = draw(method, ring, seed, top + 1 + margin)
     rng = random.Random(f"state {seed}")
     state = [[_number(ring, small_rational(rng)) for _ in range(WIDTH)] for _ in range(method.sde.n)]
-    net = network(point, method.network, state, top, seed)
+    net = network(point, method.network, state, top - 1, seed)  # an output meets at least one factor h
     flow = exact_flow(point, method, net, state, _number(ring, flint.fmpq(1, 2)))
     found = one_step(point, program, net, flow)
     there = [[e.at(_moved(point, -1)) for e in block] for block in flow]

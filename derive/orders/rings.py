@@ -13,6 +13,8 @@ from typing import Any
 
 import flint
 
+from .polynomial import Polynomial
+
 PRECISION = 512  # bits of a ball
 TINY = flint.arb(2) ** -200  # a ball around zero that is smaller counts as zero
 
@@ -34,6 +36,8 @@ class Rationals:
         raise IrrationalError(name)
 
     def is_zero(self, value: Any) -> bool:
+        if isinstance(value, Polynomial):
+            return all(self.is_zero(c) for c in value.terms.values())
         return bool(value == 0)
 
     def function(self, name: str, value: Any) -> Any:
@@ -65,6 +69,8 @@ class Balls:
         return {"pi": flint.arb.pi, "e": lambda: flint.arb(1).exp()}[name]()
 
     def is_zero(self, value: Any) -> bool:
+        if isinstance(value, Polynomial):
+            return all(self.is_zero(c) for c in value.terms.values())
         value = flint.arb(value)
         return bool(value.contains(0)) and bool(value.rad() < TINY)
 

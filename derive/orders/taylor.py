@@ -41,7 +41,7 @@ class Network:
             if not ring.is_zero(shift.c[0]):
                 raise ValueError("the network is called away from the point of the expansion")
             shift.c[0] = 0
-        one = constant(ring, ring.number(1), len(shifts[0].c))
+        one = constant(ring, ring.number(1), min(len(shift.c) for shift in shifts))
         powers: dict[tuple[int, ...], Series] = {(0,) * len(shifts): one}
         totals: list[Series | None] = [None] * len(self.coefficients[0])
         for index, row in zip(self.monomials, self.coefficients, strict=True):
