@@ -16,7 +16,7 @@ from . import passes
 from .builder import Lowering, Network
 from .calculus import t1
 from .conjugate import conjugate_step, conjugation
-from .program import Op, StepProgram, entry, verify
+from .program import Op, StepProgram, entries, entry, verify
 from .sampler import Sampler
 from .score import checked
 from .sde import LinearSDE
@@ -35,11 +35,6 @@ def raw(
     sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
 ) -> StepProgram:
     """The program as the scheme writes it down, before the passes."""
-    if any(e != 0 for e in sde.offset):
-        raise Unsupported(
-            f"{sde.name} has an offset, and samplers with a constant component are not derived yet",
-            "subtract the mean from z",
-        )
     network = checked(network, sde)
     low = Lowering(sde, sampler, network, checked(frame, sde) if frame is not None else network, params)
     if sampler.family == "conjugate":
@@ -51,9 +46,11 @@ def raw(
     ops, low.ops = low.ops, []
     last, last_result = _last(low)
     low.library.start()
+    if not sde.offset_let.is_zero_matrix:
+        low.library.offset()
     program = StepProgram(
-        sde.state, low.params, tuple(low.library.functions.values()), tuple(low.host), tuple(ops),
-        tuple(state[i] for i in range(sde.n)), last, last_result, _told(low),
+        (*sde.state, *sde.constant), low.params, tuple(low.library.functions.values()), tuple(low.host), tuple(ops),
+        (*(state[i] for i in range(sde.n)), *sde.constant), last, last_result, _told(low),
     )  # fmt: skip
     return verify(program)
 
@@ -67,9 +64,11 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
     low.evaluate(dict(enumerate(sde.state)), sp.Integer(1))
     if low.network in ("denoiser", "x0"):
         return tuple(low.ops), low.output[0]
+    offset = low.offset("1")
     if sde.n == 1:
         alpha, sigma = low.alpha_sigma("1")
         terms = [("mean_x", 1 / alpha, sde.state[0]), ("mean_s", sigma**2 / alpha, low.score[0])]
+        terms += low.carry("mean", -offset / alpha)
     else:
         lib = low.library
         uses = (lib.whitening(), lib.anchor(), lib.psi())
@@ -77,6 +76,7 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
         low.call(("pull", "lift"), "tweedie", t1)
         terms = [(f"mean_{b}", entry("pull", 0, j), b) for j, b in enumerate(sde.state)]
         terms += [(f"mean_s{b}", entry("lift", 0, j), low.score[j]) for j, b in enumerate(sde.state)]
+        terms += low.carry("mean", -entries("pull", 1, sde.n) * offset)
     result = low.update("mean", terms)
     return tuple(low.ops), result
 

@@ -9,7 +9,7 @@ import mpmath
 import sympy as sp
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stepsmith.derive.program import ONE, Call, Evaluate, Factor, Function, Normal, StepProgram, Update
+from stepsmith.derive.program import ONE, UNIT, Call, Evaluate, Factor, Function, Normal, StepProgram, Update
 from stepsmith.errors import Unsupported
 
 from .printer import WIDTH, HostPrinter, wrapped
@@ -17,9 +17,9 @@ from .printer import WIDTH, HostPrinter, wrapped
 DIALECTS = ("torch",)
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
-    """C C0 C1 K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
-    coupling data deviator ds end ends entry exponent eye first g growth h half i inp integrals j k lead length like linear
-    mean n noise odd ones order origin out panels pull push push0 push1 r rate ratio reach reached root row rows s scale
+    """C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
+    coupling data deviator drift ds end ends entry exponent eye first flow g growth h half i inp integrals j k lead length like linear
+    mean moved n noise odd ones order origin out panels pull push push0 push1 r rate ratio reach reached root row rows s scale
     score sd share sigma_0 sigma_1 sigma_s size skip spread steps tau total u unit w weight width x zero""".split()  # noqa: SIM905
 )
 
@@ -55,6 +55,7 @@ def emit(method: Any, dialect: str = "torch") -> str:
         "step": [_operation(op) for op in program.ops], "last": [_operation(op) for op in program.last],
         "columns": [name for name, _ in table(program)], "column_texts": [c.name for _, c in table(program)],
         "step_columns": step, "last_columns": last,
+        "offset": any(f.name == "offset" for f in program.functions),
         "draws": [op.output for op in program.ops if isinstance(op, Normal)],
         "unpack": _unpack,
         "legendre": legendre, "constraints": _constraints(printer, method.sde, set(program.params)), "span": method.sde.time,
@@ -168,8 +169,14 @@ def _operation(op: Any) -> dict[str, Any]:
         return {"network": True, "outputs": op.outputs, "inputs": op.inputs, "time": column_name(op.time), "text": ""}
     if isinstance(op, Normal):
         return {"network": False, "text": ""}
-    terms = " + ".join(value if c == ONE else f"{column_name(c)} * {value}" for c, value in op.terms)
+    terms = " + ".join(_term(c, value) for c, value in op.terms)
     return {"network": False, "text": wrapped(f"{op.output} = {terms}")}
+
+
+def _term(c: sp.Expr, value: str) -> str:
+    if c == ONE:
+        return value
+    return column_name(c) if value == UNIT else f"{column_name(c)} * {value}"
 
 
 def _constraints(printer: HostPrinter, sde: Any, params: set[str]) -> list[dict[str, str]]:
