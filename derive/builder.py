@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
@@ -10,7 +10,8 @@ from stepsmith.errors import Unsupported
 
 from .calculus import t, t0, t1
 from .host import Library, depends_on_time, lets_in
-from .program import ONE, Call, Evaluate, Host, Op, Scalar, Update, entries
+from .offset import reached
+from .program import ONE, UNIT, Call, Evaluate, Host, Op, Scalar, Update, entries, entry
 from .sampler import Sampler
 from .score import BRIDGES, EDM_SIGMA_DATA, Score, ScoreParameterization, scalar
 from .sde import LinearSDE
@@ -39,7 +40,8 @@ class Lowering:
         self.library = Library(sde, self.params)
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.state))
+        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.state, *sde.constant))
+        self.carried = (*sde.constant, UNIT)  # the values that the columns of an offset multiply
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0
         self.output: tuple[str, ...] = ()
@@ -120,6 +122,19 @@ class Lowering:
     def block(self, i: int) -> str:
         return self.sde.state[i]
 
+    def offset(self, key: str) -> sp.Matrix:
+        """o(t, start) at a time of the step, n x (m + 1), in host symbols; z - o is the state of the SDE without offset."""
+        sde = self.sde
+        mask = reached(sde.F_let, sde.offset_terms_let)
+        if mask.is_zero_matrix:
+            return mask
+        self.call((f"offset_{key}",), self.library.offset(), self.moment(key))
+        return sp.Matrix(*mask.shape, lambda i, k: entry(f"offset_{key}", i, k) if mask[i, k] else 0)
+
+    def carry(self, label: str, row: Iterable[sp.Expr]) -> list[tuple[str, sp.Expr, str]]:
+        """The terms of an update that a row of an offset's table adds."""
+        return [(f"{label}_{value}", c, value) for c, value in zip(row, self.carried, strict=True)]
+
     def score_at(self, network: Network, key: str) -> Score:
         """A parameterisation at a time of the step, in host symbols."""
         if (network, key) not in self.scores:
@@ -193,7 +208,8 @@ class Lowering:
 
     def evaluate_at(self, state: State, key: str) -> None:
         """One network call at the state; keeps the raw output and the score made of it."""
-        score = self.score_at(self.network, key)
+        score, offset = self.score_at(self.network, key), self.offset(key)
+        whole = isinstance(self.network, str) and self.network not in BRIDGES  # it is given the state and what is constant
         self.evaluations += 1
         number = "_end" if self.ending else "" if self.calls == 1 else str(self.evaluations)
         inputs = []
@@ -203,7 +219,9 @@ class Lowering:
                 f"y{number}" if (score.inp.shape[0] == 1 and self.sde.n > 1) or row != sp.eye(self.sde.n).row(i) else ""
             )
             terms = [(f"{label}_{self.block(j)}", row[j], state[j]) for j in range(self.sde.n)]
+            terms += [] if whole else self.carry(label, -row * offset)
             inputs.append(self.update(label, terms))
+        inputs += self.sde.constant if whole else ()
         columns = score.out.shape[1]
         letter = "d" if self.network in (*BRIDGES, "x0") else "e"
         suffixes = [""] if columns == 1 else [f"_{self.block(i)}" for i in range(columns)]
@@ -217,7 +235,8 @@ class Lowering:
                     (f"skip{number}_{self.block(i)}{self.block(j)}", score.skip[i, j], state[j])
                     for j in range(self.sde.n)
                 ]
-                + [(f"out{number}_{self.block(i)}{k}", score.out[i, k], value) for k, value in enumerate(self.output)],
+                + [(f"out{number}_{self.block(i)}{k}", score.out[i, k], value) for k, value in enumerate(self.output)]
+                + self.carry(f"skip{number}_{self.block(i)}", -score.skip.row(i) * offset),
             )
             for i in range(self.sde.n)
         )

@@ -22,7 +22,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import sympy as sp
+from sympy.codegen.cfunctions import expm1
 
+from . import offset
 from .calculus import careful, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets
 from .program import Function
@@ -201,6 +203,22 @@ class Library:
 
     def timeless_lets(self, expressions: Iterable[sp.Expr]) -> tuple[tuple[str, sp.Expr], ...]:
         return tuple(pair for pair in self.lets(expressions) if not depends_on_time(self.sde, pair[0]))
+
+    def offset(self) -> str:
+        """o(t, start), (..., n, m + 1): (1 - alpha) mu of one block that is drawn to mu, else the integral of Psi b."""
+        sde, doc = self.sde, f"What {' and '.join((*self.sde.constant, 'one'))} are multiplied with in the mean of z_t."
+        kept = offset.equilibrium(sde) if sde.n == 1 and sde.schedule is None else None
+        drift = sde.offset_terms_let
+        if kept is None:
+            uses = (self.quadrature(), self.psi(), self.matrix("offset_rate", drift, "The same in the drift."))
+            return self.add("offset", "offset", (), uses, start=sde.time[0], panels=PANELS, doc=doc)
+        exponent, uses = self.integrated(sde.F_let[0, 0])
+        return self.add(
+            "offset", "offset_scalar", (*kept, sde.F_let[0, 0], *drift), (*uses, self.static("matrix")), doc=doc,
+            entries=(-expm1(exponent) * kept).applyfunc(sp.sympify), start=sde.time[0],
+            integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
+            lets=self.timeless_lets((exponent, *kept)),
+        )  # fmt: skip
 
     # -- the law of z_t ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from .calculus import t1
 from .conjugate import conjugate_step, conjugation
 from .formula import Line
 from .lines import Lines
-from .program import Op, StepProgram, entry, verify
+from .program import Op, StepProgram, entries, entry, verify
 from .rows import Rows, aligned
 from .sampler import Sampler
 from .score import checked
@@ -52,10 +52,9 @@ def _lowering(
     sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
 ) -> Lowering:
     """An empty program for a network and a frame that the sampler has."""
-    if any(e != 0 for e in sde.offset):
+    if sampler.formula is not None and not sde.offset_let.is_zero_matrix:
         raise Unsupported(
-            f"{sde.name} has an offset, and samplers with a constant component are not derived yet",
-            "subtract the mean from z",
+            f"{sde.name} has an offset, and lines of text say nothing of it", "take a splitting or a conjugate sampler"
         )
     network = checked(network, sde)
     if sampler.family != "conjugate" and frame is not None and frame != network:
@@ -69,9 +68,12 @@ def _program(
     ops, low.ops = low.ops, []
     last, last_result = _last(low)
     low.library.start()
+    if not low.sde.offset_let.is_zero_matrix:
+        low.library.offset()
+    constant = low.sde.constant
     return verify(StepProgram(
-        low.sde.state, low.params, tuple(low.library.functions.values()), tuple(low.host), tuple(ops), result,
-        last, last_result, _told(low), history, carry,
+        (*low.sde.state, *constant), low.params, tuple(low.library.functions.values()), tuple(low.host), tuple(ops),
+        (*result, *constant), last, last_result, _told(low), history, carry,
     ))  # fmt: skip
 
 
@@ -125,9 +127,11 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
     low.evaluate(dict(enumerate(sde.state)), sp.Integer(1))
     if low.network in ("denoiser", "x0"):
         return tuple(low.ops), low.output[0]
+    offset = low.offset("1")
     if sde.n == 1:
         alpha, sigma = low.alpha_sigma("1")
         terms = [("mean_x", 1 / alpha, sde.state[0]), ("mean_s", sigma**2 / alpha, low.score[0])]
+        terms += low.carry("mean", -offset / alpha)
     else:
         lib = low.library
         uses = (lib.whitening(), lib.anchor(), lib.psi())
@@ -135,6 +139,7 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
         low.call(("pull", "lift"), "tweedie", t1)
         terms = [(f"mean_{b}", entry("pull", 0, j), b) for j, b in enumerate(sde.state)]
         terms += [(f"mean_s{b}", entry("lift", 0, j), low.score[j]) for j, b in enumerate(sde.state)]
+        terms += low.carry("mean", -entries("pull", 1, sde.n) * offset)
     result = low.update("mean", terms)
     return tuple(low.ops), result
 

@@ -94,7 +94,7 @@ class Method:
         """How many tensors the network is given."""
         if isinstance(self.network, ScoreParameterization):
             return int(self.network.inp.shape[0])
-        return 1 if self.network in BRIDGES else self.sde.n
+        return 1 if self.network in BRIDGES else self.sde.n + len(self.sde.constant)
 
     @property
     def outputs(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from .program import ONE, Call, Evaluate, Factor, Host, Normal, Op, Scalar, StepProgram, Update, entry, table_of
+from .program import ONE, UNIT, Call, Evaluate, Factor, Host, Normal, Op, Scalar, StepProgram, Update, entry, table_of
 
 Form = dict[str, sp.Expr]  # a value as a linear form: base value -> coefficient
 
@@ -174,7 +174,7 @@ def _fused(
     coefficients named after ``labels`` (the component of a result) or the value.
     """
     kept: list[Op] = []
-    forms: dict[str, Form] = {base: {base: ONE} for base in bases}
+    forms: dict[str, Form] = {base: {base: ONE} for base in (UNIT, *bases)}
     for op in ops:
         if isinstance(op, Update):
             form: Form = {}
@@ -255,7 +255,7 @@ def prune(program: StepProgram) -> StepProgram:
         if set(defined_by(statement)) & wanted:
             kept.append(statement)
             wanted |= reads(statement)
-    calls = {statement.function for statement in kept if isinstance(statement, Call)} | {"start_factor"}
+    calls = {statement.function for statement in kept if isinstance(statement, Call)} | {"start_factor", "offset"}
     if any(isinstance(statement, Factor) for statement in kept):
         calls |= {"lower", "matrix"}
     functions = []

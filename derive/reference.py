@@ -98,6 +98,10 @@ class Reference:
             self.view._sigma_series(centre, sigma.value(centre))
         )
 
+    def offset(self, centre: Any) -> Matrix:
+        """o(t, start) as series around ``centre``."""
+        return _joined(self.view._offset_series(centre, self.view._offset_flow.value(centre)))
+
     def psi(self, time: Any) -> Matrix:
         return self.view._flows[0].value(time)
 
@@ -275,8 +279,12 @@ def _tweedie(ref: Reference, function: Function, args: list[Any], times: Sequenc
     return pull, _mul(pull, ref.sigma(args[0]))
 
 
+def _offset(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
+    return (ref.view._offset_flow.value(args[0]),)
+
+
 def _exact(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
-    """Backward from s to t: X' = gen X, C' = gen C + C gen^T - V, C = 0 at s."""
+    """Backward from s to t: X' = gen X, C' = gen C + C gen^T - V, C = 0 at s; Y' = gen Y - offset, Y = 0 at s."""
     end, start = args
     functions = ref.functions
     generator, noise = (
@@ -294,11 +302,20 @@ def _exact(ref: Reference, function: Function, args: list[Any], times: Sequence[
     small = factor([[C[i][j] for j in used] for i in used])
     place = {i: a for a, i in enumerate(used)}
     L = [[small[place[i]][place[j]] if i in place and j in place else flint.arb(0) for j in range(n)] for i in range(n)]
-    return _propagator(ref, generator, start, end), L
+    if "drift" not in function.data:
+        return _propagator(ref, generator, start, end), L
+    drift = functions[function.data["drift"]].data["entries"]
+    m = drift.shape[1]
+    none = [[flint.arb(0)] * m for _ in range(n)]
+
+    def moving(centre: Any) -> tuple[Matrix, Matrix, Matrix]:
+        return ref.series(generator, centre), zeros(m, m), _scaled(ref.series(drift, centre), -1)
+
+    return _propagator(ref, generator, start, end), L, grown(start, none, end, moving, ref.view.terms)
 
 
 def _conjugate(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
-    """[Q | C | Phi]' = Q [rate | full_others | score out] from [I | 0 | 0] at t1."""
+    """[Q | C | Phi | D]' = Q [rate | full_others | score out | drift] from [I | 0 | 0 | 0] at t1."""
     t1, t0 = args
     functions = ref.functions
     rows, others = function.data["rows"], function.data["others"]
@@ -306,6 +323,14 @@ def _conjugate(ref: Reference, function: Function, args: list[Any], times: Seque
     linear, score = (function.data[f"{word}_entries"] for word in ("linear", "score"))
     B = function.data["B_entries"]
     frame = functions[function.data["frame"]] if function.data["frame"] else None
+    own = function.data.get("shift_entries")
+
+    def drift(centre: Any, S: Matrix, skip: Matrix | None) -> Matrix:
+        if own is None:
+            return [[] for _ in rows]
+        origin = ref.offset(centre)
+        found = _sum(ref.series(own, centre), _scaled(_mul_any(ref.series(B, centre), [origin[i] for i in rows]), -1))
+        return _sum(found, _scaled(_mul_any(_mul_any(S, skip), origin), -1)) if skip is not None else found
 
     def right(centre: Any) -> tuple[Matrix, Matrix, Matrix]:
         S, full = ref.series(score, centre), ref.series(linear, centre)
@@ -313,17 +338,19 @@ def _conjugate(ref: Reference, function: Function, args: list[Any], times: Seque
         full = _sum(full, _mul_any(S, skip)) if skip is not None else full
         rate = _sum([[row[j] for j in rows] for row in full], ref.series(B, centre))
         blocks = [
-            [*a, *(row[j] for j in others), *c]
-            for a, row, c in zip(rate, full, _mul_any(S, out) if out else S, strict=True)
+            [*a, *(row[j] for j in others), *c, *d]
+            for a, row, c, d in zip(rate, full, _mul_any(S, out) if out else S, drift(centre, S, skip), strict=True)
         ]
         width = len(blocks[0])
         M = [*blocks, *zeros(width - r, width)]
         return zeros(r, r), M, zeros(r, width)
 
-    width = r + len(others) + (len(_frame(ref, frame, t1)[1][0]) if frame else n)
+    m = own.shape[1] if own is not None else 0
+    width = r + len(others) + (len(_frame(ref, frame, t1)[1][0]) if frame else n) + m
     start = [[*row, *([flint.arb(0)] * (width - r))] for row in eye(r)]
     X = grown(t1, start, t0, right, ref.view.terms)
-    return [row[:r] for row in X], [row[r : r + len(others)] for row in X], [row[r + len(others) :] for row in X]
+    cuts = [0, r, r + len(others), width - m, width]
+    return tuple([row[a:b] for row in X] for a, b in zip(cuts, cuts[1:], strict=False))[: 4 if m else 3]
 
 
 def _frame(ref: Reference, frame: Function | None, centre: Any) -> tuple[Matrix | None, Any]:
@@ -397,6 +424,7 @@ RULES: dict[str, Rule] = {
     "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha,
     "denoiser": _denoiser, "edm": _edm,
     "denoiser_scalar": _denoiser, "eps_lower": _eps(False), "eps_upper": _eps(True), "eps_gddim": _gddim,
+    "offset": _offset, "offset_scalar": _offset,
     "transport": _transport, "tweedie": _tweedie, "exact": _exact, "conjugate_closed": _conjugate,
     "conjugate_ordered": _conjugate, "phi_scalar": _phi, "time_of": _time_of, "phi_function": _phi_function,
     **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio")},

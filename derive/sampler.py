@@ -17,7 +17,7 @@ from .sde import HOST_NAMES
 FAMILIES = ("conjugate", "splitting", "conjugate-splitting", *formula.FAMILIES)
 LINES = ("step", "warmup", "final", "let")
 KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B", *LINES)
-PART_KEYS = ("rows", "linear", "score", "noise", "noise_clock", "solve", "B")
+PART_KEYS = ("rows", "linear", "offset", "score", "noise", "noise_clock", "solve", "B")
 SOLVERS = ("exact", "euler", "conjugate")
 
 
@@ -28,6 +28,7 @@ class PartSpec:
     letter: str
     rows: Any = "all"
     linear: Any = "none"
+    offset: Any = None
     score: Any = "none"
     noise: Any = "none"
     noise_clock: Mapping[str, str] = field(default_factory=dict)

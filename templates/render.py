@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from stepsmith.derive.program import (
     EARLIER,
     ONE,
+    UNIT,
     Call,
     Evaluate,
     Factor,
@@ -29,9 +30,9 @@ from .printer import WIDTH, HostPrinter, wrapped
 DIALECTS = ("torch",)
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
-    """C C0 C1 K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
-    coupling data deviator ds end ends entry exponent eye first g growth h half i inp integrals j k lead length like linear
-    mean n noise odd ones order origin out panels pull push push0 push1 r rate ratio reach reached root row rows s scale
+    """C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
+    coupling data deviator drift ds end ends entry exponent eye first flow g growth h half i inp integrals j k lead length like linear
+    mean moved n noise odd ones order origin out panels pull push push0 push1 r rate ratio reach reached root row rows s scale
     score sd share sigma_0 sigma_1 sigma_s size skip spread steps tau total u unit w weight width x zero""".split()  # noqa: SIM905
 )
 
@@ -65,6 +66,7 @@ def emit(method: Any, dialect: str = "torch") -> str:
     context = {
         "method": method, "program": program, "params": params, "functions": rows.functions,
         "host": [_statement(printers[0], s) for s in program.host],
+        "offset": any(f.name == "offset" for f in rows.functions),
         "columns": names, "column_texts": [_column(c) for c in tables[0]],
         "row_functions": [_row_function(*each, params) for each in zip(_row_names(rows), rows, tables, printers, strict=True)],
         "places": _places(rows), "nfe": _nfe(rows),
@@ -273,8 +275,14 @@ def _operation(op: Any, program: StepProgram) -> dict[str, Any]:
         return {"network": False, "text": ""}
     if not op.terms:
         return {"network": False, "text": f"{op.output} = torch.zeros_like({program.components[0]})"}
-    terms = " + ".join(value if c == ONE else f"{column_name(c)} * {value}" for c, value in op.terms)
+    terms = " + ".join(_term(c, value) for c, value in op.terms)
     return {"network": False, "text": wrapped(f"{op.output} = {terms}")}
+
+
+def _term(c: sp.Expr, value: str) -> str:
+    if c == ONE:
+        return value
+    return column_name(c) if value == UNIT else f"{column_name(c)} * {value}"
 
 
 def _constraints(printer: HostPrinter, sde: Any, params: set[str]) -> list[dict[str, str]]:

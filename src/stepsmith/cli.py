@@ -261,6 +261,7 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
     help=".png, .npz or .safetensors.",
 )
 @click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
+@click.option("--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors).")
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True
@@ -275,7 +276,7 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sample(
     sde: str, sampler: str, network: str, steps: int | None, nfe: int | None, grid: str, end: float, last: str, seeds: str,
-    out: Path, params: tuple[str, ...], device: str, dtype: str, threads: int, as_json: bool,
+    out: Path, params: tuple[str, ...], constants: tuple[str, ...], device: str, dtype: str, threads: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw samples with a derived sampler and a real network."""
     import stepsmith as ss
@@ -284,7 +285,7 @@ def sample(
 
     check_output(out)
     chosen = parse_seeds(seeds)
-    values = _numbers(params)
+    values, given = _numbers(params), _files(constants)
     diffusion = ss.load_sde(sde)
     method = derived(diffusion, sampler)
     if steps is not None and nfe is not None:
@@ -308,11 +309,12 @@ def sample(
         warnings.simplefilter("always")
         drawn = ss.sample(
             module, net, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype),
-            progress=not as_json and sys.stderr.isatty(),
+            progress=not as_json and sys.stderr.isatty(), constants=given,
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     told = record(
-        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net
+        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net,
+        constants=given,
     )
     told["specs"] = {key: _spec_text(source) for key, source in (("sde", sde), ("sampler", sampler))}
     write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
@@ -362,6 +364,16 @@ class _Viewed:
 
     def at(self, **params: float) -> Any:
         return self._sde.at(**{**self._params, **params})
+
+
+def _files(pairs: tuple[str, ...]) -> dict[str, Any]:
+    from stepsmith.runtime.constants import read_constant
+
+    split = [pair.partition("=") for pair in pairs]
+    for name, _, file in split:
+        if not name.strip() or not file:
+            raise InputError("-", "constant", f"{name!r} is no NAME=FILE", "write such as --constant mu=image.png")
+    return {name.strip(): read_constant(file) for name, _, file in split}
 
 
 def _numbers(pairs: tuple[str, ...]) -> dict[str, float]:
