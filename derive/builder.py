@@ -48,6 +48,9 @@ class Lowering:
         self.score: tuple[str, ...] = ()
         self.clock = "0"
         self.ending = False
+        self.calls = sampler.nfe
+        self.moments: dict[str, sp.Expr] = {}  # times inside the step that a formula names
+        self.named: dict[object, int] = {}  # what a formula calls without naming it
 
     # -- host --------------------------------------------------------------------------------------------------------
 
@@ -76,7 +79,7 @@ class Lowering:
         return key, self.define(f"t_{key}", t0 - fraction * self.h)
 
     def moment(self, key: str) -> sp.Expr:
-        return {"0": t0, "1": t1}.get(key, symbol(f"t_{key}"))
+        return {"0": t0, "1": t1, **self.moments}.get(key, symbol(f"t_{key}"))
 
     @property
     def h(self) -> sp.Expr:
@@ -199,12 +202,15 @@ class Lowering:
         return symbol(f"alpha_{key}"), symbol(f"sigma_{key}")
 
     def evaluate(self, state: State, fraction: sp.Expr) -> None:
+        """One network call at the state, at the time t0 - fraction * h."""
+        self.evaluate_at(state, self.time(fraction)[0])
+
+    def evaluate_at(self, state: State, key: str) -> None:
         """One network call at the state; keeps the raw output and the score made of it."""
-        key, _ = self.time(fraction)
         score, offset = self.score_at(self.network, key), self.offset(key)
         whole = isinstance(self.network, str) and self.network not in BRIDGES  # it is given the state and what is constant
         self.evaluations += 1
-        number = "_end" if self.ending else "" if self.sampler.nfe == 1 else str(self.evaluations)
+        number = "_end" if self.ending else "" if self.calls == 1 else str(self.evaluations)
         inputs = []
         for i in range(score.inp.shape[0]):
             row = score.inp.row(i)

@@ -45,6 +45,9 @@ def about(method: Any) -> list[str]:
             method.nfe, method.draws, *orders
         )
     )
+    for place, program in (("first", method.rows.first), ("last", method.rows.last)):
+        if program is not None:
+            lines.append(f"The {place} step has {program.nfe} calls and {program.draws} draws.")
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")
     return lines
@@ -76,6 +79,8 @@ def update_rule(method: Any) -> list[str]:
             *(told if moved else ()),
             f"B = {shown}",
         ]
+    if sampler.formula is not None:
+        return formula_lines(sampler)
     lines = [f"{sampler.text}   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)"]
     carried = [*map(sp.Symbol, sde.constant), 1]
     for letter, part in bind(sampler, sde).parts.items():
@@ -85,6 +90,21 @@ def update_rule(method: Any) -> list[str]:
             drift += sum((part.score[i, j] * sp.Symbol(f"s_{b}") for j, b in enumerate(sde.state)), sp.S.Zero)
             noise = " + noise of the diffusion" if i in part.noise_rows else ""
             lines.append(f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {part.solve}")
+    return lines
+
+
+def formula_lines(sampler: Any) -> list[str]:
+    """The lines of a sampler as they were written: the step, what its lets are, the first rows and the last."""
+    formula = sampler.formula
+    lines = [line.text for line in formula.step]
+    if formula.texts:
+        lines.append("with " + ",  ".join(f"{name} = {text}" for name, text in formula.texts.items()))
+    rows = [(f"row {k}", program) for k, program in enumerate(formula.warmup)]
+    ends = ("the last row", "the last row but one")[: len(formula.final)][::-1]
+    for place, program in [*rows, *zip(ends, formula.final, strict=True)]:
+        lines += [f"{place}:", *(f"    {line.text}" for line in program)]
+    for letter in sampler.parts:
+        lines.append(f"{letter}(y, q, s) = linear y + q on the part {letter} of the drift, the score q, at the time s")
     return lines
 
 

@@ -283,6 +283,29 @@ class Library:
         uses = (self.whitening(), self.anchor(), self.rotation(), self.static("lower"))
         return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
 
+    # -- formulas ----------------------------------------------------------------------------------------------------
+
+    def time_of(self) -> str:
+        """The time at which lambda = log(alpha/sigma) has a value; d lambda/dt = -G^2 / (2 sigma^2)."""
+        flat = self.sde.F.is_zero_matrix
+        noise = self.matrix("diffusion", self.sde.G_let, "G(t), (..., 1, r)")
+        uses = (self.sigma(), *(() if flat else (self.alpha(),)), noise)
+        return self.add("time_of", "time_of", (), uses, flat=flat)
+
+    def log_sigma(self) -> sp.Expr | None:
+        """log sigma as a sum in t, where sigma is one power and alpha = 1 (VE): its differences keep all digits."""
+        function = self.functions[self.sigma()]
+        if function.template != "sigma_grown" or function.data["variance"].is_Add:
+            return None
+        factors = sp.Mul.make_args(function.data["variance"])
+        logs = (f.args[0] if isinstance(f, sp.exp) else f.exp * sp.log(f.base) if f.is_Pow else sp.log(f) for f in factors)
+        return sum(logs, sp.S.Zero) / 2
+
+    def phi(self, order: int) -> str:
+        """phi_k(x) = int_0^1 exp((1 - r) x) r^(k-1)/(k-1)! dr."""
+        uses = () if order == 1 else (self.quadrature(),)
+        return self.add(f"phi_{order}", "phi_function", (), uses, order=order)
+
     def start(self) -> str:
         """The lower factor of the covariance at a time: what the start of a run is drawn with."""
         if self.sde.n == 1:

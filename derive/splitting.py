@@ -28,44 +28,39 @@ def split_step(low: Lowering, split: Split) -> State:
         part = split.parts[token.letter]
         upper, lower = low.time(done[token.letter])[0], low.time(done[token.letter] + token.share)[0]
         done[token.letter] += token.share
+        ahead = state
         if token.fresh:
             ahead = (
-                apply(low, part, token, position, f"{position}p", state, upper, lower)
+                apply(low, part, token, f"{position}p", state, state, upper, lower)
                 if token.predict and low.output
                 else state
             )
             low.evaluate(ahead, token.at)
-        state = apply(low, part, token, position, str(position), state, upper, lower)
+        state = apply(low, part, token, str(position), state, ahead if token.predict else state, upper, lower)
     return state
 
 
 def apply(
-    low: Lowering, part: Part, token: Token, position: int, mark: str, state: State, upper: str, lower: str
+    low: Lowering, part: Part, token: Token, mark: str, state: State, seen: State, upper: str, lower: str
 ) -> State:
+    """The part over its sub-interval; ``seen`` is the state that an Euler part takes its drift at."""
     name = f"{part.letter}{mark}"
     if part.solve == "exact":
         return _exact(low, part, name, state, upper, lower)
     if part.solve == "conjugate":
         return _conjugate_part(low, part, name, state, upper, lower)
-    return _euler(low, part, name, state, token, upper)
+    return _euler(low, part, name, state, seen, token, upper)
 
 
-def _euler(low: Lowering, part: Part, name: str, state: State, token: Token, upper: str) -> State:
-    """z + share h (linear z + score s) + sqrt(share h) G xi, F and G at the network time."""
+def _euler(low: Lowering, part: Part, name: str, state: State, seen: State, token: Token, upper: str) -> State:
+    """z + share h (linear z_seen + score s) + sqrt(share h) G xi, F and G at the network time."""
     uses_score = not part.score.is_zero_matrix
     key = low.clock if part.scored else upper
     step = token.share * low.h
     noise = _euler_noise(low, part, name, key, step)
     new: State = {}
     for i in range(low.sde.n):
-        terms = [
-            (
-                f"{name}_{low.block(i)}{low.block(j)}",
-                (ONE if i == j else 0) + step * low.at(part.linear[i, j], key),
-                state[j],
-            )
-            for j in range(low.sde.n)
-        ]
+        terms = _moved(low, name, i, part.linear.row(i).applyfunc(lambda e: step * low.at(e, key)), state, seen)
         if uses_score:
             terms += [
                 (f"{name}_{low.block(i)}s{low.block(j)}", step * low.at(part.score[i, j], key), s)
@@ -75,6 +70,16 @@ def _euler(low: Lowering, part: Part, name: str, state: State, token: Token, upp
         terms += noise.get(i, [])
         new[i] = low.update(f"{low.block(i)}_{name}", terms) if i in part.rows else state[i]
     return new
+
+
+def _moved(
+    low: Lowering, name: str, i: int, rate: sp.Matrix, state: State, seen: State
+) -> list[tuple[str, sp.Expr, str]]:
+    """The terms of z_i + rate z_seen, one a value where the state itself is seen."""
+    names = [f"{name}_{low.block(i)}{low.block(j)}" for j in range(low.sde.n)]
+    if all(seen[j] == state[j] for j in range(low.sde.n)):
+        return [(names[j], (ONE if i == j else 0) + rate[j], state[j]) for j in range(low.sde.n)]
+    return [(f"{names[i]}_kept", ONE, state[i]), *((names[j], rate[j], seen[j]) for j in range(low.sde.n))]
 
 
 def _euler_noise(

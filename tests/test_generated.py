@@ -162,7 +162,8 @@ def test_the_constants_are_those_of_the_contract(name, emitted):
     assert method.sde.constant == getattr(module, "CONSTANTS", ()) and method.sde.data[0] == module.DATA
     assert method.sde.time == (module.START, module.END)
     assert (method.nfe, method.draws) == (module.NFE, module.DRAWS) and module.HISTORY >= 0
-    assert hashlib.sha256(dump(method.program).encode()).hexdigest() == module.DIGEST
+    assert hashlib.sha256(method.rows.text.encode()).hexdigest() == module.DIGEST
+    assert method.rows.text.startswith(dump(method.program))
     assert module.DRAWS > 0 if method.sampler.target == "sde" else module.DRAWS == 0
     assert (module.WEAK_ORDER, module.STRONG_ORDER) == (None, None) or module.DRAWS > 0
     assert module.ORDER is None or module.DRAWS == 0

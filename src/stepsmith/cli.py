@@ -6,6 +6,7 @@ Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -178,9 +179,9 @@ def build(
 @click.argument("name")
 def show(name: str) -> None:
     """The step program of a module of the catalogue, as text."""
-    from stepsmith.derive import catalogue, dump
+    from stepsmith.derive import catalogue
 
-    click.echo(dump(catalogue.find(name).derive().program), nl=False)
+    click.echo(catalogue.find(name).derive().rows.text, nl=False)
 
 
 @cli.command()
@@ -205,7 +206,7 @@ def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: fl
     import stepsmith as ss
     from stepsmith.derive import catalogue, reference
     from stepsmith.templates import emit
-    from stepsmith.templates.render import table
+    from stepsmith.templates.render import columns_of_row
 
     if not names and not everything:
         raise InputError("-", "names", "nothing to verify", "name modules or say --all")
@@ -217,7 +218,8 @@ def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: fl
         start = method.sde.time[1]
         times = [start * (end / start) ** (k / 24) for k in range(25)]
         values = module.coefficients(torch.tensor(times, dtype=torch.float64)).tolist()
-        found = reference.worst(method, table(method.program), times, values, (0, 12, 23))
+        rows = sorted({*range(len(method.warmup)), 0, 12, *range(23 - len(method.ending[1:]), 24)})
+        found = reference.worst(method, functools.partial(columns_of_row, method, 24), times, values, rows)
         results.append(
             {"name": row.name, "error": found.measured, "column": found.column, "t0": found.t0, "t1": found.t1}
         )
