@@ -86,7 +86,8 @@ def _lined(low: Lowering, lines: tuple[Line, ...]) -> StepProgram:
     else:
         whole = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2
         blocks = tuple(range(sde.n))
-        drift = Part("drift", blocks, -sde.F_let, sp.ImmutableMatrix(whole), (), (), "euler", sp.zeros(sde.n), True)
+        none = sp.ImmutableMatrix.zeros(*sde.offset_terms_let.shape)
+        drift = Part("drift", blocks, -sde.F_let, sp.ImmutableMatrix(whole), (), (), "euler", sp.zeros(sde.n), True, none)
         split = Split(sde, low.sampler.target, {"drift": drift})
     return _program(low, *Lines(low, low.sampler.formula, split).run(lines))
 
