@@ -49,6 +49,7 @@ class Lowering:
         self.clock = "0"
         self.ending = False
         self.calls = sampler.nfe
+        self.naming = True  # coefficients are host scalars from the start, not only once all is fused
         self.moments: dict[str, sp.Expr] = {}  # times inside the step that a formula names
         self.named: dict[object, int] = {}  # what a formula calls without naming it
 
@@ -112,7 +113,7 @@ class Lowering:
 
     def update(self, output: str, terms: list[tuple[str, sp.Expr, str]]) -> str:
         """``output`` = sum of coefficient * value; each term is (name of the coefficient, expression, value)."""
-        kept = tuple((self.define(name, expr), value) for name, expr, value in terms if expr != 0)
+        kept = tuple((self.define(name, expr) if self.naming else expr, value) for name, expr, value in terms if expr != 0)
         if len(kept) == 1 and kept[0][0] == ONE:
             return kept[0][1]
         self.ops.append(Update(output, kept))
@@ -214,11 +215,11 @@ class Lowering:
         inputs = []
         for i in range(score.inp.shape[0]):
             row = score.inp.row(i)
-            label = (
-                f"y{number}" if (score.inp.shape[0] == 1 and self.sde.n > 1) or row != sp.eye(self.sde.n).row(i) else ""
-            )
+            moved = [] if whole else list(-row * offset)
+            itself = row == sp.eye(self.sde.n).row(i) and not any(moved) and not (score.inp.shape[0] == 1 < self.sde.n)
+            label = "" if itself else f"y{number}"
             terms = [(f"{label}_{self.block(j)}", row[j], state[j]) for j in range(self.sde.n)]
-            terms += [] if whole else self.carry(label, -row * offset)
+            terms += self.carry(label, moved) if moved else []
             inputs.append(self.update(label, terms))
         inputs += self.sde.constant if whole else ()
         columns = score.out.shape[1]

@@ -79,14 +79,16 @@ class Series:
         if not isinstance(other, Series):
             return Series([a / other for a in self.c], self.ring, self.v)
         shift = other.valuation()
-        below = other.c[shift:]
+        below, lost = other.c[shift:], 0
+        while lost < min(shift, len(self.c)) and self.ring.is_zero(self.c[lost]):
+            lost += 1
         out: list[Any] = []
-        for k, a in enumerate(self.c[: len(below)]):
+        for k, a in enumerate(self.c[lost : lost + len(below)]):
             for j in range(1, k + 1):
                 if not _nil(below[j]) and not _nil(out[k - j]):
                     a = a - below[j] * out[k - j]
             out.append(a / below[0])
-        v = self.v - other.v - shift
+        v = self.v + lost - other.v - shift
         return Series([0] * max(v, 0) + out, self.ring, min(v, 0))
 
     def __rtruediv__(self, other: Any) -> Series:
