@@ -9,13 +9,13 @@ is zero but for chance.  (DESIGN section 9; methods.md 3.1; numerics.md 5a.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flint
 
-from ..program import EARLIER, StepProgram
+from ..program import EARLIER, Evaluate, StepProgram, Update
 from .point import Point
 from .rings import PRECISION, Balls, IrrationalError, Rationals, Ring
 from .series import Series, constant
@@ -55,29 +55,47 @@ def order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) -> in
 
 def step_order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) -> int:
     """The order of the common step alone, the least over the random points."""
-    return min(_order(method, _common(method), seed, most) for seed in seeds)
+    return min(_order(method, _common, seed, most) for seed in seeds)
 
 
 Chain = tuple[StepProgram, ...]  # programs of consecutive rows, the last one asked about
+Chained = Callable[[Any, int], Chain]  # of a method and the power of h that is asked about
 
 
-def _common(method: Any) -> Chain:
-    """The common step after as many of itself as could still be felt."""
+def _common(method: Any, top: int) -> Chain:
+    """The common step after as many of itself as could still be felt at h^top.
+
+    The first of them starts from an empty history.  Where the network sees what was carried, each passage through the
+    history lowers what is left of that by a factor h and takes up to len(history) steps; else it is forgotten at once.
+    """
     program = method.program
-    return (program,) * (MOST + 4 if program.history else 1)
+    if not program.history:
+        return (program,)
+    return (program,) * (len(program.history) * (top + 1 if _fed_back(program) else 1) + 1)
 
 
-def _special(method: Any) -> list[Chain]:
+def _fed_back(program: StepProgram) -> bool:
+    """Whether a network call sees a value that was carried in."""
+    tainted = set(program.history)
+    for op in program.ops:
+        if isinstance(op, Evaluate) and tainted & set(op.inputs):
+            return True
+        if isinstance(op, Update) and tainted & {value for _, value in op.terms}:
+            tainted.add(op.output)
+    return False
+
+
+def _special(method: Any) -> list[Chained]:
     """The first rows and the last ones, each after the rows that it follows."""
     warmup, ending = method.warmup, method.ending
-    first = [tuple(warmup[: k + 1]) for k in range(len(warmup))]
-    return first + [(*_common(method), *ending[: k + 1]) for k in range(len(ending))]
+    first = [lambda method, top, k=k: tuple(warmup[: k + 1]) for k in range(len(warmup))]
+    return first + [lambda method, top, k=k: (*_common(method, top), *ending[: k + 1]) for k in range(len(ending))]
 
 
-def _order(method: Any, chain: Chain, seed: int, most: int) -> int:
+def _order(method: Any, chained: Chained, seed: int, most: int) -> int:
     """Grown a power at a time: most verdicts fall early."""
     for p in range(1, most + 1):
-        power = local_error(method, seed, p + 1, chain).power
+        power = local_error(method, seed, p + 1, chained(method, p + 1)).power
         if power < p + 2:
             return power - 1
     return most
@@ -85,7 +103,7 @@ def _order(method: Any, chain: Chain, seed: int, most: int) -> int:
 
 def local_error(method: Any, seed: int, top: int, chain: Chain | None = None) -> LocalError:
     """e up to h^top at one random point; exact rationals where they hold the values, else balls."""
-    chain = chain or _common(method)
+    chain = chain or _common(method, top)
     with flint.ctx.workprec(PRECISION):
         try:
             return _expanded(method, seed, top, chain, Rationals())
