@@ -104,15 +104,15 @@ class Point:
         if isinstance(network, ScoreParameterization):
             return self.of(network.skip), self.of(network.out), self.of(network.inp), self.one(network.noise)
         n, data = self.sde.n, self.sde.data[0]
+        zero, one = constants(self, [[0] * n] * n), constants(self, unit(self))
+        if network == "score":
+            return zero, one, one, self.time
         if n == 1:
             a, s, d = sp.symbols("a_ s_ d_")
             known = {"a_": self.Psi[0][0], "s_": self.Sigma[0][0].sqrt(), "t": self.time}
             known["d_"] = constant(self.ring, self.params.get("sigma_data", self.ring.number(1)), self.terms)
             skip, out, inp, noise = (evaluate(e, known, self.time) for e in scalar(network, a, s, t, d))
             return [[skip]], [[out]], [[inp]], noise
-        zero, one = constants(self, [[0] * n] * n), constants(self, unit(self))
-        if network == "score":
-            return zero, one, one, self.time
         if network in ("denoiser", "edm", "x0"):
             skip, out, inp, sigma = bridge(data, self.Psi, self.Sigma)
             if network == "x0":
