@@ -86,9 +86,9 @@ def aligned(step: StepProgram, other: StepProgram) -> dict[sp.Expr, sp.Expr] | N
         if isinstance(mine, Normal) or isinstance(theirs, Normal):
             pairs = [] if mine == theirs else None
         elif isinstance(mine, Evaluate):
-            pairs = [(mine.time, theirs.time)] if isinstance(theirs, Evaluate) else None
-            if pairs and (mine.outputs, mine.inputs) != (theirs.outputs, theirs.inputs):
+            if not isinstance(theirs, Evaluate) or (mine.outputs, mine.inputs) != (theirs.outputs, theirs.inputs):
                 return None
+            pairs = [(mine.time, theirs.time)]
         else:
             pairs = _weights(mine, theirs) if isinstance(theirs, Update) else None
         if pairs is None or any(found.setdefault(a, b) != b for a, b in pairs):

@@ -23,7 +23,7 @@ from ..sde import load_sde
 from . import symbolic
 from .local import MARGIN, WIDTH, fed_back, local_error_at, step_chain
 from .point import Matrix, Point, added, product, scaled, solve
-from .rings import PRECISION, Balls
+from .rings import PRECISION, Balls, IrrationalError
 from .series import Series
 from .symbolic import ErrorTerm, Symbols
 from .taylor import Network, Setting, combined, exact_flow, setting
@@ -37,7 +37,10 @@ def leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     if formula is not None and formula.words & set(ONE_BLOCK):
         return None if fed_back(method.program) else by_data(method, order + 1)
     if family in ("splitting", "runge-kutta") and order <= 2:
-        return symbolic.by_drift(method, lambda sde: method.on(sde, "score"), order + 1)
+        try:
+            return symbolic.by_drift(method, lambda sde: method.on(sde, "score"), order + 1)
+        except IrrationalError:
+            return None
     return None
 
 
@@ -60,9 +63,11 @@ def by_frame(method: Any) -> tuple[ErrorTerm, ...]:
     dB = sde.written_out(B).diff(sp.Symbol("t", real=True))
     found = ((B * B + B * L - L * B + dB) * z + B * K * n + K * dn) / 2
     frame = method.frame_name
+    free = "(z - o)" if moved else "z"
+    turning = "" if B.is_zero_matrix or sde.n == 1 else ", L = F - G G^T C_skip/2"
     where = (
         f"n = the output in the frame {frame} at t0, frozen over the step; dn = its rate dn/dt along the flow",
-        "K = -G G^T C_out/2" + ("" if B.is_zero_matrix or sde.n == 1 else ", L = F - G G^T C_skip/2") + f" of that frame; score = C_skip {'(z - o)' if moved else 'z'} + C_out n",
+        f"K = -G G^T C_out/2{turning} of that frame; score = C_skip {free} + C_out n",
     )
     return tuple(ErrorTerm(b, 2, symbolic.tidy(e, [*dn, *n, *z]), where) for b, e in zip(names, found, strict=True))
 
@@ -89,7 +94,8 @@ def _formula(at: Setting, frame: Any, B_let: sp.Matrix) -> list[list[Series]]:
     half = point.ring.number(1, 2)
     flow = exact_flow(at, half)
     skip, out, _, _ = point.parameterization(frame)
-    free = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(flow, combined(point.offset, at.carried(point.terms)), strict=True)]
+    moved = combined(point.offset, at.carried(point.terms))
+    free = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(flow, moved, strict=True)]
     n = _frozen(skip, out, free, at.score(flow))
     K, L = scaled(product(point.V, out), -half), added(point.F, scaled(product(point.V, skip), -half))
     B = point.of(sp.Matrix(B_let))
@@ -110,7 +116,8 @@ def _frozen(skip: Matrix, out: Matrix, free: list[list[Series]], score: list[lis
 # -- lines of text on one block --------------------------------------------------------------------------------------------
 
 CLOCK = {
-    "name": "log", "data": ["x"], "state": ["x"], "F": [["0"]], "G": [["sqrt(2)*exp(t)"]], "initial": {"x": "1"}, "time": [0.0, 1.0],
+    "name": "log", "state": ["x"], "data": ["x"], "time": [0.0, 1.0],
+    "F": [["0"]], "G": [["sqrt(2)*exp(t)"]], "initial": {"x": "1"},
 }  # fmt: skip
 
 
@@ -142,8 +149,9 @@ def _by_data(other: Any, power: int) -> tuple[sp.Expr, tuple[str, ...]]:
     ratios = [symbols["r1"], symbols["r2"], *([K(1)] * 40)]
     found = local_error_at(at, step_chain(other, power), power, ratios).coefficients[power][0][0]
     where = (
-        "e in units of alpha at the end of the step; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before: r1 h, r1 r2 h, ...",
-        "D = the data prediction; D1, D2, ... its derivatives in lambda along the flow, D_x its derivative in x",
+        "e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)"
+        + ("; the steps before it were r1 h, r1 r2 h" if other.program.history else ""),
+        "D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha",
     )
     return symbolic.tidy(found.as_expr(), [sp.Symbol(f"D{k}") for k in range(power + 1)]), where
 
@@ -156,14 +164,14 @@ def _data_setting(point: Point, other: Any, symbols: dict[str, Any], power: int)
     """The network whose prediction along the flow has the derivatives D1, D2, ... in lambda = -t: its pure derivatives in time
     are chosen one after the other so that it has.
     """
-    K = point.ring.K
+    zero = point.ring.number(0)
     index = [(i, j) for i in range(power) for j in range(power + 1) if i + j <= power]
     known = {
         (i, j): symbols[_partial(i, j)] * (-1) ** j / (math.factorial(i) * math.factorial(j))
         for i, j in index
         if i and i + j < power
     }
-    rows = {(i, j): known.get((i, j), K(0)) for i, j in index}
+    rows = {(i, j): known.get((i, j), zero) for i, j in index}
     rows[0, 0] = symbols["D0"]
     state = [[symbols["x"]]]
     for k in range(1, power + 1):
@@ -175,5 +183,5 @@ def _data_setting(point: Point, other: Any, symbols: dict[str, Any], power: int)
 
 
 def _with(point: Point, other: Any, state: list[list[Any]], rows: dict[tuple[int, int], Any]) -> Setting:
-    net = Network([state[0][0], point.ring.K(0)], tuple(rows), [[c] for c in rows.values()], 1)
+    net = Network([state[0][0], point.ring.number(0)], tuple(rows), [[c] for c in rows.values()], 1)
     return Setting(point, other, state, [], net)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flint
@@ -88,8 +89,16 @@ def fed_back(program: StepProgram) -> bool:
 def _special(method: Any) -> list[Chained]:
     """The first rows and the last ones, each after the rows that it follows."""
     warmup, ending = method.warmup, method.ending
-    first = [lambda method, top, k=k: tuple(warmup[: k + 1]) for k in range(len(warmup))]
-    return first + [lambda method, top, k=k: (*step_chain(method, top), *ending[: k + 1]) for k in range(len(ending))]
+    first: list[Chained] = [partial(_opened, warmup[: k + 1]) for k in range(len(warmup))]
+    return first + [partial(_closed, ending[: k + 1]) for k in range(len(ending))]
+
+
+def _opened(rows: Chain, method: Any, top: int) -> Chain:
+    return rows
+
+
+def _closed(rows: Chain, method: Any, top: int) -> Chain:
+    return (*step_chain(method, top), *rows)
 
 
 def _order(method: Any, chained: Chained, seed: int, most: int) -> int:

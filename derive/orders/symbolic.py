@@ -26,6 +26,7 @@ from .rings import IrrationalError
 from .taylor import Network, Setting
 
 H = sp.Symbol("h", positive=True)
+AT = sp.Symbol("t_", real=True)  # the time of the expansion
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class ErrorTerm:
     def __str__(self) -> str:
         if self.coefficient == 0:
             return f"e_{self.block} = O(h^{self.power + 1})"
-        return f"e_{self.block} = h^{self.power} * {sp.sstr(self.coefficient)}".replace("**", "^")
+        text = sp.sstr(self.coefficient)
+        return f"e_{self.block} = h^{self.power} * {f'({text})' if self.coefficient.is_Add else text}".replace("**", "^")
 
     def latex(self) -> str:
         """The term as LaTeX."""
@@ -87,15 +89,15 @@ class Symbols:
 
 
 def symbolic(sde: LinearSDE, degree: int) -> LinearSDE:
-    """The diffusion with its lets opaque: at t = 0 the let k and its derivatives are the parameters k_0, k_t, k_tt, ..."""
-    lets, params = {}, dict(sde.params)
+    """The diffusion with its lets opaque: at t = AT the let k and its derivatives are the parameters k_0, k_t, k_tt, ..."""
+    lets, params = {}, {**sde.params, AT.name: 1.0}
     for name, expr in sde.let.items():
         if t not in expr.free_symbols:
             params[name] = 1.0
             continue
         names = [f"{name}_{'t' * k or '0'}" for k in range(degree + 1)]
         params |= dict.fromkeys(names, 1.0)
-        lets[name] = sum(sp.Symbol(n, real=True) * t**k / math.factorial(k) for k, n in enumerate(names))
+        lets[name] = sum(sp.Symbol(n, real=True) * (t - AT) ** k / math.factorial(k) for k, n in enumerate(names))
     return replace(sde, let=lets, params=params, constraints=(), time=(0.0, 1.0))
 
 
@@ -106,20 +108,42 @@ def jet_name(block: str, index: Sequence[int], names: Sequence[str]) -> str:
 
 
 def by_drift(method: Any, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
-    """The terms of a splitting or a Runge-Kutta step on the score; ``derived`` makes the method on another diffusion."""
-    sde = symbolic(method.sde, power)
-    other = derived(sde)
+    """The terms of a splitting or a Runge-Kutta step on the score; ``derived`` makes the method on another diffusion.
+
+    Raises IrrationalError for several blocks whose F or G G^T is no rational function of lets and parameters.
+    """
+    try:
+        return _by_drift(method.sde, derived, power)
+    except IrrationalError:
+        if method.sde.n > 1:
+            raise
+        return _by_drift(opaque(method.sde), derived, power)
+
+
+def opaque(sde: LinearSDE) -> LinearSDE:
+    """One block with F = f (or 0) and G^2 = V, functions of time that nothing is known of."""
+    f, V = (sp.Symbol(name, real=True) for name in ("f", "V"))
+    lets = {"f": sp.Function("f")(t), "V": sp.Function("V")(t)}
+    F = sp.ImmutableMatrix([[0 if sde.F.is_zero_matrix else f]])
+    return replace(sde, F_let=F, G_let=sp.ImmutableMatrix([[sp.sqrt(V)]]), let=lets, schedule=None, params={})
+
+
+def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
     names = sde.state
+    moving = [name for name, expr in sde.let.items() if t in expr.free_symbols]
+    sde = symbolic(sde, power)
+    other = derived(sde)
     indices = [i for total in range(power) for i in _indices(len(names) + 1, total)]
     jets = [jet_name(b, i, names) for b in names for i in indices]
     gens = [*sde.params, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
     K, *_ = field(list(dict.fromkeys(gens)), sp.QQ)
     symbols = {str(g): K.from_expr(g.as_expr()) for g in K.gens}
-    point = Point(Symbols(K), sde, {k: symbols[k] for k in (*sde.params, *other.program.params)}, K(0), [], [], power + 1)
-    values = _eliminated(point, symbols, names, sde.constant)
+    known = {k: symbols[k] for k in (*sde.params, *other.program.params)}
+    point = Point(Symbols(K), sde, known, symbols[AT.name], [], [], power + 1)
+    values = _eliminated(K, point, symbols, names, sde.constant)
     state = [[values[b]] for b in names]
     given = [[symbols[c]] for c in sde.constant]
-    centre = [*(v[0] for v in (*state, *given)), K(0)]
+    centre = [*(v[0] for v in (*state, *given)), point.t0]
     inner = [(*i[: len(names)], *([0] * len(given)), i[-1]) for i in indices]
     rows = [
         [values.get(jet_name(b, i, names), symbols[jet_name(b, i, names)]) / math.prod(map(math.factorial, i)) for b in names]
@@ -127,10 +151,13 @@ def by_drift(method: Any, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
     ]
     at = Setting(point, other, state, given, Network(centre, tuple(inner), rows, 1))
     found = local_error_at(at, (other.program,), power)
-    shown = {sp.Symbol(f"{name}_0"): sp.Symbol(name) for name in sde.let}
+    shown = {sp.Symbol(f"{name}_0"): sp.Symbol(name) for name in moving} | {sp.Symbol(AT.name): sp.Symbol("t")}
     drifts = [sp.Symbol(f"d{b}") for b in names]
-    slow = [sp.Symbol(f"{name}_{'t' * k}") for name in sde.let for k in range(1, power + 1)]
-    where = (f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t;  s{names[0]}_{names[-1]} = d s_{names[0]}/d {names[-1]}, s{names[0]}_t in forward time t",)
+    slow = [sp.Symbol(f"{name}_{'t' * k}") for name in moving for k in range(1, power + 1)]
+    first, last = names[0], names[-1]
+    where = (
+        f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t; s{first}_{last} = d s_{first}/d {last}, s{first}_t in the network's time t",
+    )
     return tuple(
         ErrorTerm(b, power, tidy(c[0].as_expr().subs(shown), drifts, slow), where)
         for b, c in zip(names, found.coefficients[power], strict=True)
@@ -144,9 +171,11 @@ def _indices(count: int, total: int) -> list[tuple[int, ...]]:
     ]
 
 
-def _eliminated(point: Point, symbols: Mapping[str, Any], names: Sequence[str], constant: Sequence[str]) -> dict[str, Any]:
+def _eliminated(
+    K: Any, point: Point, symbols: Mapping[str, Any], names: Sequence[str], constant: Sequence[str]
+) -> dict[str, Any]:
     """State and scores at the point, as many of them as can be said by the drifts d_i = sum V_ij s_j/2 - F_ij z_j - b_i."""
-    K, n = point.ring.K, len(names)
+    n = len(names)
     unknown = [*(f"s{b}" for b in names), *names]
     V, F, b = ([[e.c[0] for e in row] for row in M] for M in (point.V, point.F, point.b))
     carried = [*(symbols[c] for c in constant), K(1)]
@@ -172,7 +201,7 @@ def _eliminated(point: Point, symbols: Mapping[str, Any], names: Sequence[str], 
 
 
 def tidy(expr: sp.Expr, first: Sequence[sp.Symbol], slow: Sequence[sp.Symbol] = ()) -> sp.Expr:
-    """The same expression, what a let's change in time adds apart, each piece collected by ``first`` with common factors outside."""
+    """The same expression, the changes ``slow`` of the lets apart, each piece collected by ``first``, common factors outside."""
     numerator, denominator = sp.fraction(sp.together(expr))
     expanded = sp.expand(numerator)
     if len(sp.Add.make_args(expanded)) > LONG:
