@@ -35,6 +35,7 @@ from . import spec
 from .expression import parse
 from .gauge import FUNCTIONS, Refusal
 from .program import EARLIER
+from .sde import HOST_NAMES
 
 FAMILIES = ("multistep", "runge-kutta", "predictor-corrector")
 NETWORK = ("x0", "eps", "score", "v")
@@ -150,6 +151,9 @@ class _Reader:
 
     def _lets(self, lets: Mapping[str, Any]) -> None:
         spec.check_names(self.where, "sampler.let", (*lets, *self.params))
+        for name in HOST_NAMES & set(lets):
+            what, mend = "the emitted module uses this name itself", f"rename it, to {name}_"
+            raise InputError(self.where, f"sampler.let.{name}", what, mend)
         for name in (*lets, *self.params):
             key = f"sampler.{'let' if name in lets else 'params'}.{name}"
             if name in self.known or name in (*TIMES, "z", "expm1") or NOISE.fullmatch(name):

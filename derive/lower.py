@@ -84,9 +84,9 @@ def _lined(low: Lowering, lines: tuple[Line, ...]) -> StepProgram:
     if low.sampler.parts:
         split = bind(low.sampler, sde)
     else:
-        whole = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2
-        blocks = tuple(range(sde.n))
-        drift = Part("drift", blocks, -sde.F_let, sp.ImmutableMatrix(whole), (), (), "euler", sp.zeros(sde.n), True)
+        whole, none = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2, sp.ImmutableMatrix.zeros(sde.n)
+        rows, linear, score, offset = tuple(range(sde.n)), -sde.F_let, sp.ImmutableMatrix(whole), -sde.offset_terms_let
+        drift = Part("drift", rows, linear, score, (), (), "euler", none, True, offset)
         split = Split(sde, low.sampler.target, {"drift": drift})
     return _program(low, *Lines(low, low.sampler.formula, split).run(lines))
 
