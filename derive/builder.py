@@ -215,11 +215,11 @@ class Lowering:
         inputs = []
         for i in range(score.inp.shape[0]):
             row = score.inp.row(i)
-            label = (
-                f"y{number}" if (score.inp.shape[0] == 1 and self.sde.n > 1) or row != sp.eye(self.sde.n).row(i) else ""
-            )
+            moved = [] if whole else list(-row * offset)
+            itself = row == sp.eye(self.sde.n).row(i) and not any(moved) and not (score.inp.shape[0] == 1 < self.sde.n)
+            label = "" if itself else f"y{number}"
             terms = [(f"{label}_{self.block(j)}", row[j], state[j]) for j in range(self.sde.n)]
-            terms += [] if whole else self.carry(label, -row * offset)
+            terms += self.carry(label, moved) if moved else []
             inputs.append(self.update(label, terms))
         inputs += self.sde.constant if whole else ()
         columns = score.out.shape[1]

@@ -172,16 +172,17 @@ def conjugate_function(
     half = lib.matrix(
         f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part."
     )
-    moved = offset is not None and not sde.offset_let.is_zero_matrix
-    drift, shift = (), ()
-    if moved and offset is not None:
-        own = lib.matrix(f"{name}_drift", offset.extract(rows, range(offset.shape[1])), "The offset of the part.")
+    own_offset = None if offset is None or sde.offset_let.is_zero_matrix else offset.extract(rows, range(offset.shape[1]))
+    drift: tuple[str, ...] = ()
+    shift: tuple[str, ...] = ()
+    if own_offset is not None:
+        own = lib.matrix(f"{name}_drift", own_offset, "The offset of the part.")
         rate = () if B.is_zero_matrix else (lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part."),)
         drift, shift = (own, lib.offset(), *rate), (own, *rate)
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
     nodes = lib.static("log_nodes", lib.quadrature())
-    if moved:
-        common |= dict(shift=shift, shift_entries=offset.extract(rows, range(offset.shape[1])))
+    if own_offset is not None:
+        common |= dict(shift=shift, shift_entries=own_offset)
     if closed:
         flow = lib.transition(f"{name}_flow", generator, "The propagator P(t, s).")
         return lib.add(

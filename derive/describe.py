@@ -71,12 +71,12 @@ def update_rule(method: Any) -> list[str]:
         B = conjugation(sampler, sde)
         shown = "0" if B.is_zero_matrix else str(B.tolist()) if sde.n > 1 else _text(B[0, 0])
         moved = not sde.offset_let.is_zero_matrix
-        told = ["where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"] if moved else []
+        told = ["where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"]
         return [
             "z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame " + method.frame_name + ",",
             "P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,",
             "Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,",
-            *told,
+            *(told if moved else ()),
             f"B = {shown}",
         ]
     if sampler.formula is not None:

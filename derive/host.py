@@ -210,8 +210,8 @@ class Library:
         kept = offset.equilibrium(sde) if sde.n == 1 and sde.schedule is None else None
         drift = sde.offset_terms_let
         if kept is None:
-            uses = (self.quadrature(), self.psi(), self.matrix("offset_rate", drift, "The same in the drift."))
-            return self.add("offset", "offset", (), uses, start=sde.time[0], panels=PANELS, doc=doc)
+            needs = (self.quadrature(), self.psi(), self.matrix("offset_rate", drift, "The same in the drift."))
+            return self.add("offset", "offset", (), needs, start=sde.time[0], panels=PANELS, doc=doc)
         exponent, uses = self.integrated(sde.F_let[0, 0])
         return self.add(
             "offset", "offset_scalar", (*kept, sde.F_let[0, 0], *drift), (*uses, self.static("matrix")), doc=doc,

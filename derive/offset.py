@@ -80,7 +80,7 @@ def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
     b = sde.offset_terms_let
     if b.is_zero_matrix:
         return sp.zeros(*b.shape)
-    if sde.n > 1 and sp.cancel(sde.F_let.det()) == 0 or sde.F_let.is_zero_matrix:
+    if (sde.n > 1 and sp.cancel(sde.F_let.det()) == 0) or sde.F_let.is_zero_matrix:
         return None
     m = (sde.F_let.LUsolve(-b)).applyfunc(sp.cancel)
     timed = sde.written_out(m).applyfunc(sp.cancel).has(t)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import flint
@@ -350,7 +351,7 @@ def _conjugate(ref: Reference, function: Function, args: list[Any], times: Seque
     start = [[*row, *([flint.arb(0)] * (width - r))] for row in eye(r)]
     X = grown(t1, start, t0, right, ref.view.terms)
     cuts = [0, r, r + len(others), width - m, width]
-    return tuple([row[a:b] for row in X] for a, b in zip(cuts, cuts[1:], strict=False))[: 4 if m else 3]
+    return tuple([row[a:b] for row in X] for a, b in pairwise(cuts))[: 4 if m else 3]
 
 
 def _frame(ref: Reference, frame: Function | None, centre: Any) -> tuple[Matrix | None, Any]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .numeric import NumericSDE
 
 KEYS = (
-    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "params", "let", "initial", "constraints",
+    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "params", "let", "initial",
+    "constraints",
 )  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def _offset(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, s
     word = part.offset
     if word is None:
         word = part.linear if part.linear in ("rest", "stationary") else "none"
-    if word == "none" or b.is_zero_matrix and isinstance(word, str):
+    if word == "none" or (b.is_zero_matrix and isinstance(word, str)):
         return sp.zeros(*b.shape)
     if word == "rest":
         return None

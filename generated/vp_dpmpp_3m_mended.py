@@ -152,16 +152,16 @@ def diffusion(t, beta_min, beta_max):
     return matrix(((torch.sqrt(beta),),), t)
 
 
-def time_of(level, beta_min, beta_max):
-    """The time at which log(alpha/sigma) = level: Newton's iteration, halving its bracket where it would leave it.
+def time_of(target, beta_min, beta_max):
+    """The time at which log(alpha/sigma) = target: Newton's iteration, halving its bracket where it would leave it.
 
     log(alpha/sigma) falls with the time, by G^2/(2 sigma^2) a unit of it.
     """
-    low, high = torch.full_like(level, START), torch.full_like(level, END)
+    low, high = torch.full_like(target, START), torch.full_like(target, END)
     t = (low + high)/2
     for _ in range(60):
         sigma_t = sigma(t, beta_min, beta_max)
-        gap = torch.log(alpha(t, beta_min, beta_max)/sigma_t) - level
+        gap = torch.log(alpha(t, beta_min, beta_max)/sigma_t) - target
         low, high = torch.where(gap > 0, t, low), torch.where(gap > 0, high, t)
         newton = t + 2*gap*sigma_t**2/(diffusion(t, beta_min, beta_max)**2).sum((-2, -1))
         t = torch.where((newton >= low) & (newton <= high), newton, (low + high)/2)

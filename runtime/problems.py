@@ -158,9 +158,9 @@ class GaussianMixture:
         (z blocks, t) -> outputs; with s the score, K K^T = Sigma the factor of the kind: ``score``: s; ``eps-L``,
         ``eps-U``, ``eps-R``: -K^T s, one output a block (lower, upper Cholesky, gDDIM); ``x0``: E[x0 | z], one output;
         and for one block with z = alpha x0 + sigma eps, ``eps``: E[eps | z] = -sigma s and ``v``: alpha E[eps | z] -
-        sigma E[x0 | z]. Where the SDE has an offset, the constant components are inputs too, behind the blocks, and z is taken
-        without the offset of the mean, ``view.offset(t, s)``. ``view`` has ``transition(t, s)``, ``covariance(t)``, ``factor(t, kind="lower" | "upper" |
-        "gddim")``, numpy float64; ``end`` is handed to ``factor`` for eps-R where given. Reads the time on the host:
+        sigma E[x0 | z]. Where the SDE has an offset, the constant components are inputs too, behind the blocks, and z
+        is taken without the offset of its mean, ``view.offset(t, s)``. ``view`` has ``transition(t, s)``,
+        ``covariance(t)``, ``factor(t, kind="lower" | "upper" | "gddim")``, numpy float64; ``end`` is handed to ``factor`` for eps-R where given. Reads the time on the host:
         for tests, not for speed.
 
         Raises InputError (key ``network``) for another kind, or ``eps`` and ``v`` of more than one block.

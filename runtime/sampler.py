@@ -122,8 +122,9 @@ def record(
 ) -> dict[str, Any]:
     """What was run, as plain values that JSON can hold: arguments as :func:`sample`.
 
-    Keys: sde, sampler, network, digest, params, constants (the digest of each, where there are any), grid (name and times), seeds, last, nfe, dtype, device, model (the
-    network's ``name`` or class, and its ``digest`` where it has one) and versions.
+    Keys: sde, sampler, network, digest, params, constants (the digest of each, where there are any), grid (name and
+    times), seeds, last, nfe, dtype, device, model (the network's ``name`` or class, and its ``digest`` where it has one)
+    and versions.
     """
     module = resolve(module)
     return {
@@ -172,8 +173,8 @@ def _start(plan: Plan, noise: NoiseSource) -> State:
     given = tuple(upload(c, plan.device).expand(len(noise), *plan.shape) for c in plan.constants)
     around = [torch.zeros_like(normals[0]) for _ in plan.factor]
     for i, row in enumerate(plan.mean):
-        for weight, value in zip(row, (*(c.to(torch.float64) for c in given), 1.0), strict=True):
-            around[i] = around[i] + weight * value
+        terms = (weight * value.to(torch.float64) for weight, value in zip(row, given, strict=False))
+        around[i] = sum(terms, around[i] + row[-1])
     moving = tuple(
         sum((weight * xi for weight, xi in zip(row, normals, strict=True) if weight != 0.0), mean).to(plan.dtype)
         for row, mean in zip(plan.factor, around, strict=True)
