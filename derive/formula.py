@@ -130,7 +130,8 @@ class _Reader:
             step,
             tuple(self._program(f"sampler.warmup[{k}]", lines) for k, lines in enumerate(warmup)),
             tuple(self._program(f"sampler.final[{k}]", lines) for k, lines in enumerate(final)),
-            self.let, self.applied, tuple(self.depth.items()), {k: str(v) for k, v in table.get("let", {}).items()},
+            self.let, self.applied, tuple(self.depth.items()),
+            {name: " ".join(str(text).split()) for name, text in table.get("let", {}).items()},
         )  # fmt: skip
         self._check(formula)
         return formula
@@ -225,11 +226,11 @@ class _Reader:
         self._check_target(key, target)
         names = {**self._scalars(), **{name: symbol(name) for name in self.values}}
         names |= {name: symbol(name) for name in re.findall(r"\bxi\d{0,2}\b", right)}
-        for name in later - self.values:
+        for name in sorted(later - self.values - set(names)):
             if name.isalnum() and re.search(rf"\b{name}\b(?!\[)", right):
                 raise InputError(self.where, key, f"{name} is used before it is defined", "move its line up")
         expr = parse(" " * (len(left) + 1) + right, names, where=self.where, key=key, words=self)
-        return Line(text.strip(), target, self._linear(key, expr))
+        return Line(" ".join(text.split()), target, self._linear(key, expr))
 
     def _check_target(self, key: str, target: str) -> None:
         """A name of the user's; in row 0 also what later rows read as the value of a step before the first."""

@@ -18,7 +18,7 @@ from .calculus import t1
 from .conjugate import conjugate_step, conjugation
 from .formula import Line
 from .lines import Lines
-from .program import Op, StepProgram, entries, entry, verify
+from .program import Normal, Op, StepProgram, entries, entry, verify
 from .rows import Rows, aligned
 from .sampler import Sampler
 from .score import checked
@@ -68,6 +68,9 @@ def _program(
     ops, low.ops = low.ops, []
     last, last_result = _last(low)
     low.library.start()
+    if sum(isinstance(op, Normal) for op in ops) > 1:  # they may be merged into one
+        low.library.static("matrix")
+        low.library.static("lower")
     if not low.sde.offset_let.is_zero_matrix:
         low.library.offset()
     constant = low.sde.constant
