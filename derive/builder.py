@@ -49,6 +49,7 @@ class Lowering:
         self.clock = "0"
         self.ending = False
         self.calls = sampler.nfe
+        self.naming = True  # coefficients are host scalars from the start, not only once all is fused
         self.moments: dict[str, sp.Expr] = {}  # times inside the step that a formula names
         self.named: dict[object, int] = {}  # what a formula calls without naming it
 
@@ -112,7 +113,7 @@ class Lowering:
 
     def update(self, output: str, terms: list[tuple[str, sp.Expr, str]]) -> str:
         """``output`` = sum of coefficient * value; each term is (name of the coefficient, expression, value)."""
-        kept = tuple((self.define(name, expr), value) for name, expr, value in terms if expr != 0)
+        kept = tuple((self.define(name, expr) if self.naming else expr, value) for name, expr, value in terms if expr != 0)
         if len(kept) == 1 and kept[0][0] == ONE:
             return kept[0][1]
         self.ops.append(Update(output, kept))

@@ -14,9 +14,10 @@ A coefficient is an expression in t0, t1, t_m1, t_m2, t_m3 (the times of earlier
 
     alpha(s), sigma(s), lambda(s), rho(s)        of a diffusion of one block: log(alpha/sigma), sigma/alpha
     t(l)                                         the time at which lambda is l
-    expm1(a), phi1(a), phi2(a), phi3(a)          phi_k(a) = (phi_{k-1}(a) - 1/(k-1)!)/a, phi_0 = exp
+    expm1(a), phi1(a), ..., phi4(a)              phi_k(a) = (phi_{k-1}(a) - 1/(k-1)!)/a, phi_0 = exp
 
 ``warmup`` holds the programs of the first rows of a grid, ``final`` those of the last; each row reads only steps that it has.
+The program of row 0 may set what later rows read as the value of a step before the first: "D[-1] = x0(z, t0)".
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ from .program import EARLIER
 
 FAMILIES = ("multistep", "runge-kutta", "predictor-corrector")
 NETWORK = ("x0", "eps", "score", "v")
-SCALAR = ("alpha", "sigma", "lambda", "rho", "t", "phi1", "phi2", "phi3")
+SCALAR = ("alpha", "sigma", "lambda", "rho", "t", "phi1", "phi2", "phi3", "phi4")
 ONE_BLOCK = ("x0", "eps", "v", "alpha", "sigma", "lambda", "rho", "t")  # words that only a diffusion of one block has
 MAX_LINES = 32
 MAX_WARMUP, MAX_FINAL = 3, 2
 NOISE = re.compile(r"xi\d{0,2}")
+EARLIER_VALUE = re.compile(r"([A-Za-z][A-Za-z0-9]{0,19})\[-([123])\]")
 TIMES = ("t0", "t1", *(time.name for time in EARLIER))
 
 
@@ -109,6 +111,7 @@ class _Reader:
         self.values: set[str] = set()  # defined so far in the program at hand
         self.steady: set[str] = set()  # names that every step defines
         self.depth: dict[str, int] = {}
+        self.before: dict[str, int] = {}  # how many steps before the first row 0 gives a name values for
 
     def read(self, table: Mapping[str, Any]) -> Formula:
         self._lets(table.get("let", {}))
@@ -215,17 +218,25 @@ class _Reader:
     def _line(self, key: str, text: str, later: set[str]) -> Line:
         left, right = self._split(key, text)
         target = left.strip()
+        self._check_target(key, target)
+        names = {**self._scalars(), **{name: symbol(name) for name in self.values}}
+        names |= {name: symbol(name) for name in re.findall(r"\bxi\d{0,2}\b", right)}
+        for name in later - self.values:
+            if name.isalnum() and re.search(rf"\b{name}\b(?!\[)", right):
+                raise InputError(self.where, key, f"{name} is used before it is defined", "move its line up")
+        expr = parse(" " * (len(left) + 1) + right, names, where=self.where, key=key, words=self)
+        return Line(text.strip(), target, self._linear(key, expr))
+
+    def _check_target(self, key: str, target: str) -> None:
+        """A name of the user's; in row 0 also what later rows read as the value of a step before the first."""
+        before = EARLIER_VALUE.fullmatch(target)
+        if before and key.startswith("sampler.warmup[0]") and before[1] in self.steady:
+            self.before[before[1]] = max(int(before[2]), self.before.get(before[1], 0))
+            return
         taken = {*self.known, *TIMES, *self.params, *self.let, "pi", *FUNCTIONS, "expm1"}
         if not re.fullmatch("[A-Za-z][A-Za-z0-9]{0,19}", target) or target in taken or NOISE.fullmatch(target):
             what = f"{target[:40]!r} cannot name a value"
             raise InputError(self.where, key, what, "use letters and digits, and no word of the formulas")
-        names = {**self._scalars(), **{name: symbol(name) for name in self.values}}
-        names |= {name: symbol(name) for name in re.findall(r"\bxi\d{0,2}\b", right)}
-        for name in later - self.values:
-            if re.search(rf"\b{name}\b(?!\[)", right):
-                raise InputError(self.where, key, f"{name} is used before it is defined", "move its line up")
-        expr = parse(" " * (len(left) + 1) + right, names, where=self.where, key=key, words=self)
-        return Line(text.strip(), target, self._linear(key, expr))
 
     def _order(self, value: sp.Symbol) -> tuple[int, int, str]:
         """The state, the values of this step, the calls as written, earlier values, normals."""
@@ -271,15 +282,19 @@ class _Reader:
                 raise InputError(where, key, what, f"add a line that defines {missing[0]}")
 
     def _check_reach(self, key: str, formula: Formula, lines: tuple[Line, ...], row: int) -> None:
-        """No row reads a step before the first: row k has k steps behind it."""
+        """No row reads a step before the first: row k has k steps behind it, and what row 0 says of those before."""
+        given: set[str] = set()
         for k, line in enumerate(lines):
             for reach, word in self._reaches(formula, line):
-                if reach > row:
+                name = word.split("[")[0]
+                if word not in given and reach > row + (self.before.get(name, 0) if row else 0):
                     what = f"{word} is not there in row {row}, which has {row or 'no'} steps behind it"
                     mend = "give the last row a program that needs one step" if "final" in key else "add a program to warmup"
                     raise InputError(self.where, f"{key}[{k}]", what, mend)
+            given.add(line.target)
 
     def _reaches(self, formula: Formula, line: Line) -> list[tuple[int, str]]:
+        """(how many steps back, the word) of what a line reads of earlier steps."""
         found = [(int(v[-2]), v) for _, v in line.terms if v.endswith("]")]
         todo = [c for c, _ in line.terms]
         todo += [s for _, v in line.terms if v in self.applied for s in self.applied[v].scalars]

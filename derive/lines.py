@@ -28,6 +28,7 @@ class Lines:
 
     def __init__(self, low: Lowering, formula: Formula, split: Split | None) -> None:
         self.low, self.formula, self.split = low, formula, split
+        low.naming = False
         self.names: dict[str, Values] = {"z": low.sde.state}
         self.taken = {*low.sde.state, *low.params}
         self.called: dict[str, Values] = {}
@@ -61,9 +62,8 @@ class Lines:
         """(the new state, what is carried in, what is carried out) of the lines."""
         self.low.calls = self.formula.calls(lines)
         defined = {line.target for line in lines}
-        ends = max(k for k, line in enumerate(lines) if line.target == "z")
-        for k, line in enumerate(lines):
-            self.names[line.target] = self._value(line, self.low.sde.state if k == ends else ())
+        for line in lines:
+            self.names[line.target] = self._value(line)
         carried = []
         for name, steps, values in self.history:
             before = name if steps == 1 else f"{name}[-{steps - 1}]"
@@ -73,8 +73,8 @@ class Lines:
 
     # -- values ------------------------------------------------------------------------------------------------------
 
-    def _value(self, line: Line, labels: Values) -> Values:
-        """The updates of a line; its coefficients are named after ``labels``, if there are any, or after the values."""
+    def _value(self, line: Line) -> Values:
+        """The updates of a line."""
         sums: list[list[tuple[sp.Expr, str]]] = [[] for _ in self.low.sde.state]
         for coefficient, value in line.terms:
             name = line.target if len(line.terms) == 1 and coefficient == 1 else ""
@@ -84,11 +84,10 @@ class Lines:
         collected = [self._collected(terms) for terms in sums]
         if all(len(terms) == 1 and terms[0][0] == 1 for terms in collected):
             return tuple(terms[0][1] for terms in collected)
-        fresh = self._fresh(line.target)
-        labels = labels or fresh
+        names = self._fresh(line.target)
         return tuple(
-            self.low.update(fresh[i], [(f"{labels[i]}_{value}", c, value) for c, value in terms])
-            for i, terms in enumerate(collected)
+            self.low.update(name, [("", c, value) for c, value in terms])
+            for name, terms in zip(names, collected, strict=True)
         )
 
     @staticmethod
@@ -132,8 +131,7 @@ class Lines:
         if isinstance(low.network, str):
             state = sp.cancel(state)  # v's x0 = (alpha y - sigma v)/S: nothing is left to cancel in float64
         (name,) = self._fresh(name or f"{word}{low.evaluations}")
-        terms = [(f"{name}_{values[0]}", state, values[0])]
-        terms += [(f"{name}_{raw}", gain * out[0, k], raw) for k, raw in enumerate(low.output)]
+        terms = [("", state, values[0]), *(("", gain * out[0, k], raw) for k, raw in enumerate(low.output))]
         return (low.update(name, terms),)
 
     def _part(self, applied: Applied) -> list[list[tuple[sp.Expr, str]]]:

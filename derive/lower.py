@@ -102,8 +102,9 @@ def _lined(low: Lowering, lines: tuple[Line, ...]) -> StepProgram:
     else:
         whole = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2
         blocks = tuple(range(sde.n))
-        none = sp.ImmutableMatrix.zeros(*sde.offset_terms_let.shape)
-        drift = Part("drift", blocks, -sde.F_let, sp.ImmutableMatrix(whole), (), (), "euler", sp.zeros(sde.n), True, none)
+        drift = Part(
+            "drift", blocks, -sde.F_let, sp.ImmutableMatrix(whole), (), (), "euler", sp.zeros(sde.n), True, -sde.offset_terms_let
+        )  # fmt: skip
         split = Split(sde, low.sampler.target, {"drift": drift})
     return _program(low, *Lines(low, low.sampler.formula, split).run(lines))
 

@@ -9,22 +9,22 @@ is zero but for chance.  (DESIGN section 9; methods.md 3.1; numerics.md 5a.)
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flint
 
-from ..program import StepProgram
-from .point import Point, draw
-from .rings import PRECISION, Balls, IrrationalError, Rationals, Ring, small_rational
-from .series import Series
-from .taylor import Run, Value, exact_flow, network, run
+from ..program import EARLIER, Evaluate, StepProgram, Update
+from .point import Point
+from .rings import PRECISION, Balls, IrrationalError, Rationals, Ring
+from .series import Series, constant
+from .taylor import Run, Setting, Value, exact_flow, run, setting
 
 WIDTH = 2  # coordinates a block
 MOST = 5  # orders are sought up to this one
 MARGIN = 3  # terms that divisions by series without a constant term may lose
+TIMES = ("t1", "t0", *(time.name for time in EARLIER))
 RATIOS = (flint.fmpq(5, 7), flint.fmpq(9, 8), flint.fmpq(4, 5), flint.fmpq(11, 10), flint.fmpq(6, 7))
 
 
@@ -45,61 +45,82 @@ class LocalError:
 
 
 def order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) -> int:
-    """The order of the main program of a deterministic method, the least over the random points (at most ``most``)."""
-    return min(_order(method, method.program, seed, most) for seed in seeds)
+    """The order of a run: the common step's, or less where a first or a last row loses it (at most ``most``).
 
-
-def run_order(method: Any, seeds: Sequence[int] = (1, 2), most: int = MOST) -> int:
-    """The order of a whole run: the main program's, or less where a warm-up or a final step loses it.
-
-    A step taken a fixed number of times adds its local error once, so a local error h^e allows order e.
+    A step taken a fixed number of times adds its local error once, so a local error h^e allows a run of order e.
     """
-    special = [*getattr(method, "warmup", ()), *([method.final] if getattr(method, "final", None) else [])]
-    found = order(method, seeds, most)
-    for program in special:
-        found = min(found, *(_order(method, program, seed, most) + 1 for seed in seeds))
-    return found
+    rows = [min(_order(method, chain, seed, most) + 1 for seed in seeds) for chain in _special(method)]
+    return min(step_order(method, seeds, most), *rows, most)
 
 
-def _order(method: Any, program: StepProgram, seed: int, most: int) -> int:
+def step_order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) -> int:
+    """The order of the common step alone, the least over the random points."""
+    return min(_order(method, _common, seed, most) for seed in seeds)
+
+
+Chain = tuple[StepProgram, ...]  # programs of consecutive rows, the last one asked about
+Chained = Callable[[Any, int], Chain]  # of a method and the power of h that is asked about
+
+
+def _common(method: Any, top: int) -> Chain:
+    """The common step after as many of itself as could still be felt at h^top.
+
+    The first of them starts from an empty history.  Where the network sees what was carried, each passage through the
+    history lowers what is left of that by a factor h and takes up to len(history) steps; else it is forgotten at once.
+    """
+    program = method.program
+    if not program.history:
+        return (program,)
+    return (program,) * (len(program.history) * (top + 1 if _fed_back(program) else 1) + 1)
+
+
+def _fed_back(program: StepProgram) -> bool:
+    """Whether a network call sees a value that was carried in."""
+    tainted = set(program.history)
+    for op in program.ops:
+        if isinstance(op, Evaluate) and tainted & set(op.inputs):
+            return True
+        if isinstance(op, Update) and tainted & {value for _, value in op.terms}:
+            tainted.add(op.output)
+    return False
+
+
+def _special(method: Any) -> list[Chained]:
+    """The first rows and the last ones, each after the rows that it follows."""
+    warmup, ending = method.warmup, method.ending
+    first = [lambda method, top, k=k: tuple(warmup[: k + 1]) for k in range(len(warmup))]
+    return first + [lambda method, top, k=k: (*_common(method, top), *ending[: k + 1]) for k in range(len(ending))]
+
+
+def _order(method: Any, chained: Chained, seed: int, most: int) -> int:
     """Grown a power at a time: most verdicts fall early."""
     for p in range(1, most + 1):
-        power = local_error(method, seed, p + 1, program).power
+        power = local_error(method, seed, p + 1, chained(method, p + 1)).power
         if power < p + 2:
             return power - 1
     return most
 
 
-def local_error(method: Any, seed: int, top: int, program: StepProgram | None = None) -> LocalError:
+def local_error(method: Any, seed: int, top: int, chain: Chain | None = None) -> LocalError:
     """e up to h^top at one random point; exact rationals where they hold the values, else balls."""
-    try:
-        return _local_error(method, seed, top, program or method.program, exact=True)
-    except IrrationalError:
-        return _local_error(method, seed, top, program or method.program, exact=False)
-
-
-def _local_error(method: Any, seed: int, top: int, program: StepProgram, exact: bool) -> LocalError:
+    chain = chain or _common(method, top)
     with flint.ctx.workprec(PRECISION):
-        return _expanded(method, seed, top, program, Rationals() if exact else Balls())
+        try:
+            return _expanded(method, seed, top, chain, Rationals())
+        except IrrationalError:
+            return _expanded(method, seed, top, chain, Balls())
 
 
-def _expanded(method: Any, seed: int, top: int, program: StepProgram, ring: Ring) -> LocalError:
-    margin = MARGIN if program.history else 0
-    point = draw(method, ring, seed, top + 1 + margin)
-    rng = random.Random(f"state {seed}")
-    state = [[_number(ring, small_rational(rng)) for _ in range(WIDTH)] for _ in range(method.sde.n)]
-    net = network(point, method.network, state, top - 1, seed)  # an output meets at least one factor h
-    flow = exact_flow(point, method, net, state, _number(ring, flint.fmpq(1, 2)))
-    found = one_step(point, program, net, flow)
-    there = [[e.at(_moved(point, -1)) for e in block] for block in flow]
-    gaps = [[(a - b).c for a, b in zip(p, q, strict=True)] for p, q in zip(there, found.state, strict=True)]
+def _expanded(method: Any, seed: int, top: int, chain: Chain, ring: Ring) -> LocalError:
+    margin = MARGIN if method.sampler.formula is not None else 0
+    at = setting(method, ring, seed, top + 1 + margin, WIDTH, top - 1)  # an output meets at least one factor h
+    flow = exact_flow(at, ring.number(1, 2))
+    found = last_step(at, chain, flow)
+    there = [[e.at(_moved(at.point, -1)) for e in block] for block in flow]
+    gaps = [[(a - b).regular for a, b in zip(p, q, strict=True)] for p, q in zip(there, found.state, strict=True)]
     if min(len(c) for block in gaps for c in block) <= top:
-        raise IrrationalError("too many terms were lost to divisions")
-    return LocalError(point, [[[c[k] for c in block] for block in gaps] for k in range(top + 1)])
-
-
-def _number(ring: Any, q: flint.fmpq) -> Any:
-    return ring.number(int(q.p), int(q.q))
+        raise ValueError(f"divisions in {method.name} lost more than {margin} terms")
+    return LocalError(at.point, [[[c[k] for c in block] for block in gaps] for k in range(top + 1)])
 
 
 def _moved(point: Point, factor: Any) -> Series:
@@ -107,28 +128,16 @@ def _moved(point: Point, factor: Any) -> Series:
     return Series([0, point.ring.number(1) * factor, *([0] * (point.terms - 2))], point.ring)
 
 
-def one_step(point: Point, program: StepProgram, net: Any, flow: list[Value]) -> Run:
-    """The program from the exact state at t0, its history made by itself from the exact states before."""
-    depth = point.terms + 1 if program.history else 0
-    offsets = [-1, 0]
-    for k in range(depth + 4):
-        offsets.append(offsets[-1] + _number(point.ring, RATIOS[k % len(RATIOS)]))
-    history: list[Value] = []
-    for back in range(depth, 0, -1):
-        state = [[e.at(_moved(point, offsets[back + 1])) for e in block] for block in flow]
-        if not history:
-            history = _plain_history(point, program, state)
-        history = run(point, program, net, state, _times(point, program, offsets, back), history).carried
-    state = [[e.at(_moved(point, 0)) for e in block] for block in flow]
-    return run(point, program, net, state, _times(point, program, offsets, 0), history)
-
-
-def _times(point: Point, program: StepProgram, offsets: list[Any], back: int) -> dict[str, Series]:
-    """The times of the step ``back`` steps ago, as offsets: t1, t0, t_m1, ..."""
-    names = ["t1", "t0", *(["t_m1", "t_m2", "t_m3"] if program.history else [])]
-    return {name: _moved(point, offsets[back + i]) for i, name in enumerate(names)}
-
-
-def _plain_history(point: Point, program: StepProgram, state: list[Value]) -> list[Value]:
-    """Anything smooth to begin the history with: its trace is h^depth smaller by the time it could matter."""
-    return [[e * 0 for e in state[0]] for _ in program.history]
+def last_step(at: Setting, chain: Chain, flow: list[Value]) -> Run:
+    """The last program of the chain from the exact state at t0, its history made by the others from exact states before."""
+    ring = at.point.ring
+    offsets = [ring.number(-1), ring.number(0)]
+    for k in range(len(chain) + 3):
+        ratio = RATIOS[k % len(RATIOS)]
+        offsets.append(offsets[-1] + ring.number(int(ratio.p), int(ratio.q)))
+    found = Run([], [[constant(ring, 0, at.point.terms)] * WIDTH for _ in chain[0].history])
+    for back, program in zip(range(len(chain) - 1, -1, -1), chain, strict=True):
+        state = [[e.at(_moved(at.point, offsets[back + 1])) for e in block] for block in flow]
+        times = {name: _moved(at.point, offsets[back + i]) for i, name in enumerate(TIMES)}
+        found = run(at, program, state, times, found.carried)
+    return found

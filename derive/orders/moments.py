@@ -14,43 +14,29 @@ law of (X_1, X_3) and the mean of the r^4 term as well.  (methods.md 3.2, numeri
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import flint
 
 from ..program import Normal
-from .point import Matrix, Point, draw, product, transpose
+from .point import composed
 from .polynomial import Polynomial, mean
-from .rings import PRECISION, Balls, small_rational
+from .rings import PRECISION, Balls
 from .series import Series, constant
-from .taylor import Network, Value, combined, network, run, score
+from .taylor import Setting, run, setting
 
 WIDTH = 2
 
 
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """A point, a state there, a network around both: what a step and the generator are compared on."""
-
-    point: Point
-    method: Any
-    state: list[list[Any]]
-    net: Network
-
-
-def setting(method: Any, seed: int, powers: int, width: int = WIDTH) -> Setting:
+def around(method: Any, seed: int, powers: int, width: int = WIDTH) -> Setting:
     """A random setting good for expansions up to r^powers.
 
-    An output of the network meets at least one factor h, so a polynomial of degree powers - 2 is as generic as any.
+    An output of the network meets at least one factor h, so a polynomial of degree powers - 2 is as generic as any; a
+    chain of n blocks has noise of size r^(2n - 1), whose division costs as many terms.
     """
-    ring = Balls()
-    point = draw(method, ring, seed, powers // 2 + 2 + 3 * method.sde.n)  # a chain of n blocks has noise of size r^(2n - 1)
-    rng = random.Random(f"state {seed}")
-    state = [[ring.number(int(q.p), int(q.q)) for q in (small_rational(rng) for _ in range(width))] for _ in range(method.sde.n)]
-    return Setting(point, method, state, network(point, method.network, state, max(1, powers - 2), seed))
+    terms = powers // 2 + 2 + 3 * method.sde.n
+    return setting(method, Balls(), seed, terms, width, max(1, powers - 2))
 
 
 def weak_order(method: Any, seeds: Sequence[int] = (1, 2), most: int = 2) -> int:
@@ -63,7 +49,7 @@ def _weak(method: Any, seed: int, most: int) -> int:
     """One coordinate a block shows most failures, and a failure there is one; two confirm what passes."""
     for p in range(1, most + 1):
         for width in (1, WIDTH):
-            at = setting(method, seed, 2 * p, width)
+            at = around(method, seed, 2 * p, width)
             if any(not at.point.ring.is_zero(gap) for _, gap in moment_gaps(at, p)):
                 return p - 1
     return most
@@ -109,7 +95,7 @@ def displacement(at: Setting, top: int) -> list[Series]:
         for k, name in enumerate(names)
     }
     state = [[constant(point.ring, v, top + 1) for v in block] for block in at.state]
-    found = run(point, program, at.net, state, times, (), draws)
+    found = run(at, program, state, times, (), draws)
     return [new - old for p, q in zip(found.state, state, strict=True) for new, old in zip(p, q, strict=True)]
 
 
@@ -124,14 +110,8 @@ def generator(at: Setting, degree: int) -> tuple[list[Polynomial], list[list[Pol
         for b, block in enumerate(at.state)
     ]
     ahead = Series([0, -variable[-1], *([0] * (length - 2))], point.ring)
-    moved = lambda M: [[e.at(ahead) for e in row] for row in M]  # noqa: E731
-    skip, out, inp, noise = point.parameterization(at.method.network)
-    s = score((moved(skip), moved(out), moved(inp), noise.at(ahead)), at.net, state)
-    V, F = moved(point.V), moved(point.F)
-    rows = [
-        [a - b for a, b in zip(p, q, strict=True)] for p, q in zip(combined(V, s), combined(F, state), strict=True)
-    ]
-    drift = [_collected(e, count) for row in rows for e in row]
+    V = composed(point.V, ahead)
+    drift = [_collected(-e, count) for row in at.drift(state, 1, ahead) for e in row]
     zero = Polynomial({(0,) * count: point.ring.number(0)})
     power = [
         [_collected(V[i][j], count) if a == b else zero for j in range(n) for b in range(width)]
@@ -177,7 +157,7 @@ def _applied(f: Polynomial, drift: list[Polynomial], power: list[list[Polynomial
 def strong_order(method: Any, seeds: Sequence[int] = (1, 2)) -> float:
     """0, 1 or 3/2: the strong order of a one-step program with additive noise, draws coupled with the path at their best."""
     with flint.ctx.workprec(PRECISION):
-        return min(_strong(setting(method, seed, 4)) for seed in seeds)
+        return min(_strong(around(method, seed, 4)) for seed in seeds)
 
 
 def _strong(at: Setting) -> float:
@@ -238,5 +218,3 @@ def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any
         mixed((third, _gram(JG, JG)), (half - third, cross), (half - third, [list(c) for c in zip(*cross, strict=True)]), (third, _gram(G1, G1))),
     )
 
-
-__all__ = ["Matrix", "Value", "product", "strong_order", "transpose", "weak_order"]

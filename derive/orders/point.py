@@ -17,7 +17,8 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from ..calculus import t
+from ..calculus import plain, t
+from ..offset import reached
 from ..reference import bridge, factor, invert, preconditioned, solve
 from ..score import ScoreParameterization, scalar
 from ..sde import LinearSDE
@@ -72,8 +73,25 @@ class Point:
         if self.sde.schedule is not None:
             sigma = self.one(self.sde.schedule[1])
             return [[sigma * sigma]]
+        if self.sde.n == 1 and self.sde.F.is_zero_matrix:  # programs may say log(sigma) in closed form: the law is the actual one
+            try:
+                return [[self.one(plain(self.sde.covariance(t)[0, 0]))]]
+            except Unsupported:
+                pass
         sigma = [[sum(a * b for a, b in zip(p, q, strict=True)) for q in self.low] for p in self.low]
         return grow(self, sigma, left=self.F, right=transpose(self.F), inhomogeneous=self.V)
+
+    @cached_property
+    def b(self) -> Matrix:
+        """What multiplies the constant components and 1 in the offset, n x (m + 1)."""
+        return self.of(self.sde.offset_terms_let)
+
+    @cached_property
+    def offset(self) -> Matrix:
+        """o(t, start), n x (m + 1): o' = F o + b.  Random at t0 like the law, zero where the SDE has no offset."""
+        mask = reached(self.sde.F_let, self.sde.offset_terms_let)
+        start = [[self.ring.number(2 * i + j + 1, 7) * int(mask[i, j]) for j in range(mask.shape[1])] for i in range(mask.shape[0])]
+        return grow(self, start, left=self.F, inhomogeneous=self.b)
 
     @cached_property
     def flow(self) -> Matrix:
@@ -141,7 +159,8 @@ def _parameters(method: Any, rng: random.Random, fixed: set[str]) -> dict[str, f
     """Defaults times a rational near one; a default of zero becomes a rational between 1/10 and 1."""
     for _ in range(200):
         values = {}
-        for name, default in method.program.params.items():
+        field = {method.sde.field: 0.0} if method.sde.field else {}
+        for name, default in {**method.program.params, **field}.items():
             exact = flint.fmpq(*float(default).as_integer_ratio())
             moved = exact * (1 + small_rational(rng) / 4) if exact else abs(small_rational(rng))
             values[name] = exact if name in fixed else flint.fmpq(round(float(moved) * 10**6), 10**6)

@@ -6,6 +6,8 @@ A rule is given the offsets of its times from t0, series that vanish at zero; wh
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,18 +19,26 @@ from ..calculus import t
 from ..program import Function
 from ..reference import bridge, factor, preconditioned, solve
 from ..score import scalar
-from .point import Matrix, Point, added, composed, constants, grow, inverse, product, scaled, transpose, unit
+from .point import Matrix, Point, added, composed, grow, inverse, product, scaled, transpose, unit
 from .series import Series, constant, evaluate
 
 Rule = Callable[[Point, Mapping[str, Function], Function, Sequence[Series]], tuple[Any, ...]]
 
 
-def apply(point: Point, functions: Mapping[str, Function], function: Function, offsets: Sequence[Series]) -> tuple[Any, ...]:
-    """What the host function returns at t0 + offset, ...: series and matrices of series."""
+def apply(point: Point, functions: Mapping[str, Function], function: Function, arguments: Sequence[Series]) -> tuple[Any, ...]:
+    """What the host function returns for these arguments (times but for VALUED): series and matrices of series."""
+    if function.template in VALUED:
+        return (VALUED[function.template](point, function, arguments[0]),)
+    offsets = [_vanishing(point, time - point.t0) for time in arguments]
     rule = RULES.get(function.template)
     if rule is None:
         raise Unsupported(f"no power series for the host function {function.template}", "add it to orders/rules.py")
     return rule(point, functions, function, offsets)
+
+
+def _vanishing(point: Point, value: Series) -> Series:
+    """The series with the rounding of its zero constant term taken off."""
+    return Series([0, *value.c[1:]], point.ring) if point.ring.is_zero(value.c[0]) else value
 
 
 def _integral(point: Point, functions: Any, function: Function, at: Sequence[Series]) -> tuple[Any, ...]:
@@ -100,7 +110,12 @@ def _exact(point: Point, functions: Mapping[str, Function], function: Function, 
     small = factor([[C[i][j] for j in used] for i in used])
     zero = constant(point.ring, 0, len(end.c))
     L = [[small[used.index(i)][used.index(j)] if i in used and j in used else zero for j in range(n)] for i in range(n)]
-    return product(X1, inverted(composed(X, start))), L
+    decay = product(X1, inverted(composed(X, start)))
+    if "drift" not in function.data:
+        return decay, L
+    drift = point.of(functions[function.data["drift"]].data["entries"])
+    grown = [[e.integral() for e in row] for row in product(inverted(X), drift)]
+    return decay, L, product(X1, added(composed(grown, start), scaled(composed(grown, end), -1)))
 
 
 def _conjugate(point: Point, functions: Mapping[str, Function], function: Function, at: Sequence[Series]) -> tuple[Any, ...]:
@@ -112,10 +127,18 @@ def _conjugate(point: Point, functions: Mapping[str, Function], function: Functi
         full = added(full, product(S, skip))
     rate = added([[row[j] for j in rows] for row in full], B)
     weight = product(S, out) if out is not None else S
-    top = [[*a, *(row[j] for j in others), *c] for a, row, c in zip(rate, full, weight, strict=True)]
+    drift: Matrix = [[] for _ in rows]
+    own = function.data.get("shift_entries")
+    if own is not None:  # B and C_skip act on z - o
+        drift = added(point.of(own), scaled(product(B, [point.offset[i] for i in rows]), -1))
+        if skip is not None:
+            drift = added(drift, scaled(product(product(S, skip), point.offset), -1))
+    top = [
+        [*a, *(row[j] for j in others), *c, *d] for a, row, c, d in zip(rate, full, weight, drift, strict=True)
+    ]
     P = _sided(point, top, at[0], at[1])
-    r, m = len(rows), len(others)
-    return [row[:r] for row in P], [row[r : r + m] for row in P], [row[r + m :] for row in P]
+    cuts = [0, len(rows), len(rows) + len(others), len(P[0]) - len(drift[0]), len(P[0])]
+    return tuple([row[a:b] for row in P] for a, b in itertools.pairwise(cuts))[: 4 if drift[0] else 3]
 
 
 def _sided(point: Point, top: Matrix, end: Series, start: Series) -> Matrix:
@@ -152,14 +175,36 @@ def _phi(point: Point, functions: Any, function: Function, at: Sequence[Series])
     return (_sided(point, [[b - F + V * skip / 2, V * out / 2]], at[0], at[1])[0][1],)
 
 
+def _offset(point: Point, functions: Any, function: Function, at: Sequence[Series]) -> tuple[Any, ...]:
+    return (composed(point.offset, at[0]),)
+
+
+def _time_of(point: Point, function: Function, target: Series) -> Series:
+    """The time at which log(alpha/sigma) is the target: Newton's iteration on series, each pass doubles the terms."""
+    clock = point.Psi[0][0].log() - point.Sigma[0][0].log() / 2
+    slope = clock.derivative()
+    x = constant(point.ring, 0, len(target.c))
+    for _ in range(max(1, math.ceil(math.log2(len(target.c))) + 1)):
+        x = x - _vanishing(point, clock.at(x) - target) / slope.at(x)
+        x = Series([0, *x.c[1:]], point.ring)
+    return x + point.t0
+
+
+def _phi_function(point: Point, function: Function, value: Series) -> Series:
+    """phi_k(a) = sum_j a^j / (j + k)!, a vanishing with the step."""
+    k = int(function.data["order"])
+    outer = Series([point.ring.number(1, math.factorial(j + k)) for j in range(len(value.c))], point.ring)
+    return outer.at(_vanishing(point, value))
+
+
+VALUED: dict[str, Callable[[Point, Function, Series], Series]] = {"time_of": _time_of, "phi_function": _phi_function}
 RULES: dict[str, Rule] = {
     "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha,
     "denoiser": _denoiser, "denoiser_scalar": _denoiser, "edm": _edm,
     "eps_lower": _eps("eps-L"), "eps_upper": _eps("eps-U"), "eps_gddim": _eps("eps-R"),
     "transport": _transport, "exact": _exact, "conjugate_closed": _conjugate, "conjugate_ordered": _conjugate,
-    "phi_scalar": _phi,
+    "phi_scalar": _phi, "offset": _offset, "offset_scalar": _offset,
     **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio", "inverse")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
 
-__all__ = ["RULES", "apply", "constants"]

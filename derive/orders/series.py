@@ -21,25 +21,37 @@ Number = Any
 
 
 class Series:
-    """sum_k c[k] x^k + O(x^len(c)), coefficients in a ring that knows + - * / among themselves and with integers."""
+    """x^v sum_k c[k] x^k + O(x^(v + len(c))), v <= 0, coefficients in a ring that knows + - * / among themselves and with
+    integers.  v < 0 is a pole, which a coefficient may have on its way (1/h); what a program ends with has none.
+    """
 
-    __slots__ = ("c", "ring")
+    __slots__ = ("c", "ring", "v")
 
-    def __init__(self, c: Sequence[Number], ring: Any) -> None:
-        self.c, self.ring = list(c), ring
+    def __init__(self, c: Sequence[Number], ring: Any, v: int = 0) -> None:
+        self.c, self.ring, self.v = list(c), ring, v
+        while self.v < 0 and self.c and (_nil(self.c[0]) or ring.is_zero(self.c[0])):
+            self.c, self.v = self.c[1:], self.v + 1
 
     def _other(self, other: Any) -> Series:
         return other if isinstance(other, Series) else Series([other] + [0] * (len(self.c) - 1), self.ring)
 
+    def _from(self, v: int) -> list[Any]:
+        """The coefficients from x^v on."""
+        return [0] * (self.v - v) + self.c
+
     def __add__(self, other: Any) -> Series:
         if not isinstance(other, Series):
+            if self.v:
+                return self + Series([other] + [0] * (len(self.c) + self.v - 1), self.ring)
             return Series([self.c[0] + other, *self.c[1:]], self.ring)
-        return Series([a + b for a, b in zip(self.c, other.c, strict=False)], self.ring)
+        v = min(self.v, other.v)
+        pairs = zip(self._from(v), other._from(v), strict=False)
+        return Series([a + b for a, b in pairs], self.ring, v)
 
     __radd__ = __add__
 
     def __neg__(self) -> Series:
-        return Series([-a for a in self.c], self.ring)
+        return Series([-a for a in self.c], self.ring, self.v)
 
     def __sub__(self, other: Any) -> Series:
         return self + (-other)
@@ -49,7 +61,7 @@ class Series:
 
     def __mul__(self, other: Any) -> Series:
         if not isinstance(other, Series):
-            return Series([a * other for a in self.c], self.ring)
+            return Series([a * other for a in self.c], self.ring, self.v)
         n = min(len(self.c), len(other.c))
         out: list[Any] = [0] * n
         right = [(j, b) for j, b in enumerate(other.c) if not _nil(b)]
@@ -59,38 +71,35 @@ class Series:
                     if i + j >= n:
                         break
                     out[i + j] = out[i + j] + a * b
-        return Series(out, self.ring)
+        return Series(out, self.ring, self.v + other.v)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Series:
         if not isinstance(other, Series):
-            return Series([a / other for a in self.c], self.ring)
+            return Series([a / other for a in self.c], self.ring, self.v)
         shift = other.valuation()
-        if shift:
-            return Series(self._shifted(shift), self.ring) / Series(other._shifted(shift), self.ring)
+        below, lost = other.c[shift:], 0
+        while lost < min(shift, len(self.c)) and self.ring.is_zero(self.c[lost]):
+            lost += 1
         out: list[Any] = []
-        for k, a in enumerate(self.c[: len(other.c)]):
+        for k, a in enumerate(self.c[lost : lost + len(below)]):
             for j in range(1, k + 1):
-                if not _nil(other.c[j]) and not _nil(out[k - j]):
-                    a = a - other.c[j] * out[k - j]
-            out.append(a / other.c[0])
-        return Series(out, self.ring)
+                if not _nil(below[j]) and not _nil(out[k - j]):
+                    a = a - below[j] * out[k - j]
+            out.append(a / below[0])
+        v = self.v + lost - other.v - shift
+        return Series([0] * max(v, 0) + out, self.ring, min(v, 0))
 
     def __rtruediv__(self, other: Any) -> Series:
         return self._other(other) / self
 
     def valuation(self) -> int:
-        """The number of leading coefficients that vanish; ZeroDivisionError where all do."""
+        """The number of leading coefficients in ``c`` that vanish; ZeroDivisionError where all do."""
         for k, a in enumerate(self.c):
             if not self.ring.is_zero(a):
                 return k
         raise ZeroDivisionError("a series that vanishes to the order kept")
-
-    def _shifted(self, shift: int) -> list[Any]:
-        if not all(self.ring.is_zero(a) for a in self.c[:shift]):
-            raise ZeroDivisionError("a pole in the step")
-        return self.c[shift:]
 
     def sqrt(self) -> Series:
         """The root with positive leading coefficient; a leading power of the small quantity must be even."""
@@ -154,6 +163,13 @@ class Series:
             out = out * self
         return out
 
+    @property
+    def regular(self) -> list[Any]:
+        """The coefficients of a series without a pole."""
+        if self.v:
+            raise ZeroDivisionError("a pole in the step")
+        return self.c
+
 
 def _nil(a: Any) -> bool:
     return type(a) is int and a == 0
@@ -174,6 +190,7 @@ FUNCTIONS: dict[Any, Callable[[Series], Series]] = {
     sp.tan: lambda x: x.sincos()[0] / x.sincos()[1],
     sp.sinh: lambda x: (x.exp() - (-x).exp()) / 2, sp.cosh: lambda x: (x.exp() + (-x).exp()) / 2,
     sp.tanh: lambda x: 1 - 2 / ((2 * x).exp() + 1),
+    sp.Abs: lambda x: x if x.c[0] > 0 else -x,
     expm1: lambda x: x.exp() - 1, log1p: lambda x: (1 + x).log(),
 }  # fmt: skip
 

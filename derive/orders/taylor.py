@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
 
-from ..program import EARLIER, Call, Evaluate, Factor, Normal, Scalar, StepProgram, Update, table_of
-from ..score import ScoreParameterization
-from .point import Matrix, Point
+from ..program import UNIT, Call, Evaluate, Factor, Host, Normal, StepProgram, Update, table_of
+from ..score import BRIDGES, ScoreParameterization
+from .point import Matrix, Point, composed, draw
 from .rings import small_rational
 from .rules import apply
 from .series import Series, constant, evaluate
@@ -56,21 +56,66 @@ class Network:
         return tuple(outputs[k : k + self.width] for k in range(0, len(outputs), self.width))
 
 
-def network(point: Point, kind: str | ScoreParameterization, state: list[list[Any]], degree: int, seed: int) -> Network:
-    """A random network of a parameterisation around the point and the state (n blocks of coordinates)."""
-    rng, ring = random.Random(seed), point.ring
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A random point of a method with a state there, the constant components and a network: where a step is expanded."""
+
+    point: Point
+    method: Any
+    state: list[list[Any]]
+    constants: list[list[Any]]
+    net: Network
+
+    def carried(self, length: int) -> list[Value]:
+        """The constant components and the value 1."""
+        one = [[self.point.ring.number(1)] * len(self.state[0])]
+        return [[constant(self.point.ring, v, length) for v in block] for block in [*self.constants, *one]]
+
+    def score(self, z: Sequence[Value], at: Series | None = None) -> list[Value]:
+        """s = C_skip (z - o) + C_out n(inputs) at the times t0 + ``at`` (t0 + x where None)."""
+        point, kind = self.point, self.method.network
+        skip, out, inp, noise = point.parameterization(kind)
+        offset = point.offset
+        if at is not None:
+            skip, out, inp, offset = (composed(M, at) for M in (skip, out, inp, offset))
+            noise = noise.at(at)
+        carried = self.carried(len(z[0][0].c))
+        free = _combine(z, combined(offset, carried), -1)
+        inputs = [*combined(inp, z), *carried[:-1]] if whole(kind) else combined(inp, free)
+        return _combine(combined(skip, free), combined(out, self.net(inputs, noise)), 1)
+
+    def drift(self, z: Sequence[Value], weight: Any, at: Series | None = None) -> list[Value]:
+        """F z + b - weight G G^T s."""
+        F, V, b = (M if at is None else composed(M, at) for M in (self.point.F, self.point.V, self.point.b))
+        forced = _combine(combined(F, z), combined(b, self.carried(len(z[0][0].c))), 1)
+        return _combine(forced, combined(V, self.score(z, at)), -weight)
+
+
+def _combine(A: Sequence[Value], B: Sequence[Value], weight: Any) -> list[Value]:
+    """A + weight B, block by block."""
+    return [[a + b * weight for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
+
+
+def whole(kind: str | ScoreParameterization) -> bool:
+    """Whether a network is given the state itself and what is constant, rather than the inputs of a bridge."""
+    return isinstance(kind, str) and kind not in BRIDGES
+
+
+def setting(method: Any, ring: Any, seed: int, terms: int, width: int, degree: int) -> Setting:
+    """A random point, a random state of ``width`` coordinates a block, and a random network of a degree around both."""
+    point = draw(method, ring, seed, terms)
+    rng = random.Random(f"state {seed}")
+    n, kind = method.sde.n, method.network
+    state, given = ([[_drawn(rng, ring) for _ in range(width)] for _ in range(k)] for k in (n, len(method.sde.constant)))
     _, out, inp, noise = point.parameterization(kind)
-    width = len(state[0])
-    centre = [
-        sum((row[j].c[0] * state[j][c] for j in range(len(state))), ring.number(0)) for row in inp for c in range(width)
-    ]
-    variables = len(centre) + 1
-    monomials = tuple(
-        index for total in range(degree + 1) for index in _indices(variables, total)
-    )
-    outputs = len(out[0]) * width
-    coefficients = [[_drawn(rng, ring) for _ in range(outputs)] for _ in monomials]
-    return Network([*centre, noise.c[0]], monomials, coefficients, width)
+    bare = Setting(point, method, state, given, Network([], (), [], width))
+    values = [[Series([v], ring) for v in block] for block in state]
+    free = _combine(values, combined(point.offset, bare.carried(1)), -1)
+    inputs = [*combined(inp, values), *bare.carried(1)[:-1]] if whole(kind) else combined(inp, free)
+    centre = [*(e.c[0] for value in inputs for e in value), noise.c[0]]
+    monomials = tuple(index for total in range(degree + 1) for index in _indices(len(centre), total))
+    coefficients = [[_drawn(rng, ring) for _ in range(len(out[0]) * width)] for _ in monomials]
+    return Setting(point, method, state, given, Network(centre, monomials, coefficients, width))
 
 
 def _indices(variables: int, total: int) -> list[tuple[int, ...]]:
@@ -86,16 +131,6 @@ def _drawn(rng: random.Random, ring: Any) -> Any:
     return ring.number(int(q.p), int(q.q))
 
 
-def score(found: tuple[Matrix, Matrix, Matrix, Series], net: Any, state: Sequence[Value]) -> list[Value]:
-    """s = C_skip z + C_out n(C_in z, C_noise), each a list over blocks of lists over coordinates."""
-    skip, out, inp, noise = found
-    outputs = net(combined(inp, state), noise)
-    return [
-        [a + b for a, b in zip(p, q, strict=True)]
-        for p, q in zip(combined(skip, state), combined(out, outputs), strict=True)
-    ]
-
-
 def combined(M: Matrix, values: Sequence[Value]) -> list[Value]:
     """M applied to blocks."""
     return [
@@ -107,24 +142,17 @@ def _sum(terms: list[Series]) -> Series:
     return sum(terms[1:], terms[0])
 
 
-def exact_flow(point: Point, method: Any, net: Any, state: list[list[Any]], weight: Any) -> list[Value]:
+def exact_flow(at: Setting, weight: Any) -> list[Value]:
     """The solution of dz/dt = F z + b - weight G G^T s through the state at t0, as series in x = t - t0.
 
     weight is 1/2 for the probability flow.  Picard's iteration: each pass makes one more coefficient right.
     """
-    found = point.parameterization(method.network)
-    z = [[Series([v], point.ring) for v in block] for block in state]
-    for k in range(point.terms - 1):
-        cut = tuple([[Series(e.c[: k + 1], point.ring) for e in row] for row in M] for M in (*found[:3], point.F, point.V))
-        noise = Series(found[3].c[: k + 1], point.ring)
-        s = score((cut[0], cut[1], cut[2], noise), net, z)
-        drift = [
-            [a - b * weight for a, b in zip(p, q, strict=True)]
-            for p, q in zip(combined(cut[3], z), combined(cut[4], s), strict=True)
-        ]
+    ring = at.point.ring
+    z = [[Series([v], ring) for v in block] for block in at.state]
+    for k in range(at.point.terms - 1):
         z = [
-            [Series([*e.c, d.c[k] / (k + 1)], point.ring) for e, d in zip(block, row, strict=True)]
-            for block, row in zip(z, drift, strict=True)
+            [Series([*e.c, d.c[k] / (k + 1)], ring) for e, d in zip(block, row, strict=True)]
+            for block, row in zip(z, at.drift(z, weight), strict=True)
         ]
     return z
 
@@ -150,8 +178,8 @@ def host_values(point: Point, program: StepProgram, times: Mapping[str, Series])
     for statement in program.host:
         if isinstance(statement, Call):
             if needed & set(statement.targets):
-                offsets = [_offset(point, time, values, like) for time in statement.times]
-                found = apply(point, functions, functions[statement.function], offsets)
+                arguments = [evaluate(time, values, like) for time in statement.times]
+                found = apply(point, functions, functions[statement.function], arguments)
                 for name, value in zip(statement.targets, found, strict=True):
                     values.put(name, value)
         elif statement.name in needed:
@@ -162,11 +190,6 @@ def host_values(point: Point, program: StepProgram, times: Mapping[str, Series])
     return values
 
 
-def _offset(point: Point, time: sp.Expr, values: Table, like: Series) -> Series:
-    offset = evaluate(time, values, like) - point.t0
-    return Series([0, *offset.c[1:]], point.ring) if point.ring.is_zero(offset.c[0]) else offset
-
-
 def _needed(program: StepProgram) -> set[str]:
     """The tables and scalars that the step reads, directly or not (what only ``last`` reads is left out)."""
     exprs = [e for op in program.ops if isinstance(op, Update) for e, _ in op.terms]
@@ -175,9 +198,14 @@ def _needed(program: StepProgram) -> set[str]:
     for statement in reversed(program.host):
         names = set(statement.targets) if isinstance(statement, Call) else {statement.name}
         if names & needed:
-            used = statement.times if isinstance(statement, Call) else statement.rows if isinstance(statement, Factor) else (statement.expr,)
-            needed |= {table_of(s) for e in used for s in sp.sympify(e).free_symbols}
+            needed |= {table_of(s) for e in _read(statement) for s in sp.sympify(e).free_symbols}
     return needed
+
+
+def _read(statement: Host) -> Iterable[sp.Expr]:
+    if isinstance(statement, Call):
+        return statement.times
+    return statement.rows if isinstance(statement, Factor) else (statement.expr,)
 
 
 def _factored(rows: Matrix) -> Matrix:
@@ -202,23 +230,25 @@ class Run:
 
 
 def run(
-    point: Point, program: StepProgram, net: Any, state: Sequence[Value], times: Mapping[str, Series],
+    at: Setting, program: StepProgram, state: Sequence[Value], times: Mapping[str, Series],
     history: Sequence[Value] = (), normals: Mapping[str, Value] | None = None,
 ) -> Run:  # fmt: skip
     """One step of the program on series: what ``step`` of the emitted module does, with exact coefficients."""
-    values = host_values(point, program, times)
+    values = host_values(at.point, program, times)
     like = next(iter(times.values()))
-    tensors: dict[str, Value] = dict(zip(program.components, state, strict=True))
+    *given, unit = at.carried(len(like.c))
+    tensors: dict[str, Value] = dict(zip(program.components, [*state, *given], strict=True))
+    tensors[UNIT] = unit
     tensors.update(zip(program.history, history, strict=True))
     for op in program.ops:
         if isinstance(op, Evaluate):
-            outputs = net([tensors[name] for name in op.inputs], evaluate(op.time, values, like))
+            outputs = at.net([tensors[name] for name in op.inputs], evaluate(op.time, values, like))
             tensors.update(zip(op.outputs, outputs, strict=True))
         elif isinstance(op, Normal):
             tensors[op.output] = (normals or {})[op.output]
         else:
             tensors[op.output] = _updated(op, tensors, values, like)
-    return Run([tensors[name] for name in program.result], [tensors[name] for name in program.carry])
+    return Run([tensors[name] for name in program.result[: len(state)]], [tensors[name] for name in program.carry])
 
 
 def _updated(op: Update, tensors: Mapping[str, Value], values: Table, like: Series) -> Value:
@@ -226,5 +256,3 @@ def _updated(op: Update, tensors: Mapping[str, Value], values: Table, like: Seri
     width = len(terms[0][1])
     return [_sum([c * value[k] for c, value in terms]) for k in range(width)]
 
-
-__all__ = ["EARLIER", "Network", "Run", "Scalar", "exact_flow", "host_values", "network", "run"]
