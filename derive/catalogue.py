@@ -62,6 +62,8 @@ def rows() -> tuple[Row, ...]:
     ]
     found += [Row("ir-sde", sampler) for sampler in (*STEPPERS, *CONJUGATE[:2], "sscs")]
     found += [Row("ir-sde", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate")]
+    found += [Row("blurring", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate", "oso")]
+    found += [Row("blurring", "conjugate", "x0")]
     return tuple(found)
 
 
