@@ -160,7 +160,8 @@ def _parameters(method: Any, rng: random.Random, fixed: set[str]) -> dict[str, f
     """Defaults times a rational near one; a default of zero becomes a rational between 1/10 and 1."""
     for _ in range(200):
         values = {}
-        for name, default in method.program.params.items():
+        field = {method.sde.field: 0.0} if method.sde.field else {}
+        for name, default in {**method.program.params, **field}.items():
             exact = flint.fmpq(*float(default).as_integer_ratio())
             moved = exact * (1 + small_rational(rng) / 4) if exact else abs(small_rational(rng))
             values[name] = exact if name in fixed else flint.fmpq(round(float(moved) * 10**6), 10**6)
