@@ -236,7 +236,7 @@ def grow(
                         total += sum(left[i][q].c[k - m] * X[q][j][m] for q in range(rows))
                     if right is not None:
                         total += sum(X[i][q][m] * right[q][j].c[k - m] for q in range(columns))
-                slope[i][j] = total / (k + 1)
+                slope[i][j] = 0 if type(total) is int else total / (k + 1)
         for i in range(rows):
             for j in range(columns):
                 X[i][j].append(slope[i][j])

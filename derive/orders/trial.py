@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,9 @@ class Trial:
         column = psi[:, self.data]
         inverse = np.linalg.inv(sigma + SPREAD**2 * np.outer(column, column))
         pulls = [inverse @ (mean * column[:, None] - z) for mean, _ in MODES]
-        logs = np.array([np.log(w) - 0.5 * ((mean * column[:, None] - z) * p).sum(0) for (mean, w), p in zip(MODES, pulls, strict=True)])
+        logs = np.array(
+            [np.log(w) - 0.5 * ((mean * column[:, None] - z) * p).sum(0) for (mean, w), p in zip(MODES, pulls, strict=True)]
+        )
         weights = np.exp(logs - logs.max(0))
         weights /= weights.sum(0)
         return sum(w * p for w, p in zip(weights, pulls, strict=True))
@@ -70,10 +71,10 @@ def trial(sde: Any, derived: Any) -> Trial:
             known[t] = view.transition(t, float(sde.time[0])), view.covariance(t)
         return known[t]
 
-    parts = {}
+    parts: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {}
     for text in ("E!", "A! B") if sde.n > 1 else ("E!",):
         for letter, part in bind(load_sampler(text), sde).parts.items():
-            parts[letter] = tuple(_function(sde, M) for M in (part.linear, part.score))
+            parts[letter] = _function(sde, part.linear), _function(sde, part.score)
     psi, sigma = law(high)
     column, rng = psi[:, sde.data[0]], np.random.default_rng(0)
     means = rng.choice([m for m, _ in MODES], p=[w for _, w in MODES], size=STATES)
@@ -127,9 +128,8 @@ def stepped(scheme: Any, problem: Trial, z: np.ndarray, t0: float, t1: float) ->
             continue
         new = states[move.base]
         for term in move.terms:
-            new = new + float(term.weight) * h * problem.drift(term.letter, states[term.seen], scores[term.score], at(term.at))
+            slope = problem.drift(term.letter, states[term.seen], scores[term.score], at(term.at))
+            new = new + float(term.weight) * h * slope
         states[move.name] = new
     return states[scheme.result]
 
-
-__all__ = ["Fraction", "Trial", "error_of", "trial"]

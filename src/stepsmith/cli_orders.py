@@ -17,7 +17,7 @@ from stepsmith.errors import InputError
 @click.option("--network", default="denoiser", show_default=True, help="What the network gives.")
 @click.option("--frame", help="The frozen quantity of a conjugate sampler.")
 @click.option("--latex", is_flag=True, help="Print the error terms as LaTeX.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the spectral radius against the step into this file (matplotlib).")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the spectral radius of a step into this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def error(sde: str, sampler: str, network: str, frame: str | None, latex: bool, plot: Path | None, as_json: bool) -> None:
     """Order, leading local error, cost and stability of SAMPLER on SDE (names, .toml files; SAMPLER also a composition)."""
