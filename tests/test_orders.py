@@ -302,7 +302,8 @@ def test_an_exact_linear_part_around_no_kick_is_strong_three_halves() -> None:
 # -- verdicts ------------------------------------------------------------------------------------------------------------------
 
 STEADY = [
-    ("psld", "rvv", 1), ("psld", "rvv2", 2), ("vp", "dpmpp-2m", 2), ("vp", "dpmpp-3m", 2), ("hold", "rvv", 1), ("cld", "conjugate", 1),
+    ("psld", "rvv", 1), ("psld", "rvv2", 2), ("vp", "dpmpp-2m", 2), ("vp", "dpmpp-3m", 2), ("hold", "rvv", 1),
+    ("cld", "conjugate", 1),
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ the median over the states of the distance in the data block to a fine solution 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,7 @@ def times(span: tuple[float, float], steps: int) -> np.ndarray:
 
 def _fine(problem: Trial) -> np.ndarray:
     z, grid = problem.start, times(problem.span, FINE)
-    for t0, t1 in zip(grid, grid[1:], strict=False):
+    for t0, t1 in itertools.pairwise(grid):
         h, middle = t0 - t1, (t0 + t1) / 2
         a = problem.slope(z, t0)
         b = problem.slope(z + h / 2 * a, middle)
@@ -110,7 +111,7 @@ def _fine(problem: Trial) -> np.ndarray:
 def error_of(scheme: Any, problem: Trial, budget: int) -> float:
     """The median error in the data block of a run with at most ``budget`` calls."""
     z, grid = problem.start, times(problem.span, max(1, budget // scheme.calls))
-    for t0, t1 in zip(grid, grid[1:], strict=False):
+    for t0, t1 in itertools.pairwise(grid):
         z = stepped(scheme, problem, z, t0, t1)
         if not np.isfinite(z).all() or np.abs(z).max() > 1e12:
             return float("inf")
