@@ -1,5 +1,6 @@
 """Samplers written as lines of text: what is read, what is refused, and that the programs say what the lines say."""
 
+import contextlib
 import inspect
 import itertools
 import math
@@ -8,6 +9,8 @@ import mpmath
 import pytest
 import sympy as sp
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import stepsmith as ss
 from stepsmith.derive.rows import Rows, aligned
@@ -287,6 +290,38 @@ def test_what_cannot_be_a_sampler_is_refused_with_the_line_and_the_mend(case):
     with pytest.raises(InputError) as caught:
         ss.load_sampler({**spec(), **change})
     assert caught.value.key.startswith(key) and what in caught.value.what and mend in caught.value.mend
+
+
+WORDS = [
+    "z", "D", "D[-1]", "D[-2]", "xi", "h", "r", "t0", "t1", "t_m1", "2", "1/3", "+", "-", "*", "/", "**", "(", ")", ",",
+    "=", "[", "]", "x0(z, t0)", "eps(D, t1)", "alpha(t0)", "lambda(", "t(h)", "phi2(h)", "expm1(", "sqrt(", "drift(z, D, t0)", "9e99",
+    "é", "'", " ",
+]  # fmt: skip
+
+
+SCALARS = ["h", "r", "1/3", "alpha(t0)", "sigma(t(lambda(t1)))", "phi2(-h)", "exp(r)", "t_m1", "(h + r)", "rho(t_m1)", "sqrt(h)"]
+VALUES = ["z", "D", "D[-1]", "xi1", "x0(D, t1)", "eps(z, t0)", "v(z, t1)", "score(D, t0)", "drift(z, D, t0)", "D[-2]"]
+SOUPS = st.lists(st.sampled_from(WORDS), max_size=14).map("".join)
+TERMS = st.tuples(st.sampled_from(SCALARS), st.sampled_from("*/"), st.sampled_from(VALUES))
+SUMS = st.lists(TERMS, min_size=1, max_size=4).map(
+    lambda terms: " - ".join(f"{c}*{v}" if sign == "*" else f"{v}/{c}" for c, sign, v in terms)
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.one_of(SOUPS, SUMS, SUMS), st.one_of(SOUPS, st.sampled_from(SCALARS[2:6])), st.booleans())
+def test_no_line_raises_anything_but_the_refusal_and_what_is_read_is_linear(line, let, warm):
+    table = spec([D, "z = " + line], ((D, "z = " + line),) if warm else ((D, FIRST),), target="sde")
+    table["let"] = {"h": LET["h"], "r": let}
+    try:
+        sampler = ss.load_sampler(table)
+    except InputError as refusal:
+        assert refusal.key.startswith("sampler.") and refusal.mend
+        return
+    for coefficient, value in sampler.formula.step[1].terms:
+        assert isinstance(coefficient, sp.Expr) and value
+    with contextlib.suppress(InputError, Unsupported):
+        assert ss.derive("vp", sampler).nfe >= 1
 
 
 @pytest.mark.parametrize("case", ["step in a splitting", "warm-up of another structure", "block words", "an offset"])
