@@ -83,6 +83,11 @@ class Formula:
     texts: Mapping[str, str] = field(default_factory=dict)  # of the lets, as written
 
     @property
+    def words(self) -> set[str]:
+        """The words that stand in the lines and lets."""
+        return {applied.word for applied in self.applied.values()}
+
+    @property
     def programs(self) -> tuple[tuple[Line, ...], ...]:
         return (self.step, *self.warmup, *self.final)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flint
 import sympy as sp
@@ -22,10 +22,12 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from .calculus import plain, t
-from .method import Method
 from .numeric import PRECISION, Flow, Matrix, NumericSDE, _arb, _inverse, _mul, _transpose, cholesky, jet
 from .program import EARLIER, Call, Factor, Function, Scalar, table_of
 from .score import scalar
+
+if TYPE_CHECKING:
+    from .method import Method
 
 Value = Any  # flint.arb
 
@@ -428,7 +430,7 @@ RULES: dict[str, Rule] = {
     "offset": _offset, "offset_scalar": _offset,
     "transport": _transport, "tweedie": _tweedie, "exact": _exact, "conjugate_closed": _conjugate,
     "conjugate_ordered": _conjugate, "phi_scalar": _phi, "time_of": _time_of, "phi_function": _phi_function,
-    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio")},
+    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio", "inverse")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
 
@@ -454,7 +456,7 @@ DOUBTFUL = 5e-14  # below this relative error the sensitivity is not asked for
 def reference(method: Method, params: Mapping[str, Any]) -> Reference:
     """The reference of a method at these parameters (arb or float; all of the program's)."""
     exact = {name: value if isinstance(value, flint.arb) else _arb(value) for name, value in params.items()}
-    own = {name: exact.get(name, _arb(default)) for name, default in method.sde.params.items()}
+    own = {name: exact.get(name, _arb(method.sde.params.get(name, 0.0))) for name in method.sde.symbols}
     return Reference(method, NumericSDE(method.sde, own), exact)
 
 
@@ -464,9 +466,13 @@ def worst(
     times: Sequence[float],
     table: Sequence[Sequence[float]],
     rows: Sequence[int],
+    field: float = 0.0,
 ) -> Worst:
-    """The worst entry of the chosen rows of a float64 table; ``columns(i)`` are the (name, host expression) of row i."""
-    params = method.params
+    """The worst entry of the chosen rows of a float64 table; ``columns(i)`` are the (name, host expression) of row i.
+
+    ``field`` is the value of the SDE's field, where it has one, to which the table belongs.
+    """
+    params = {**method.params, **({method.sde.field: field} if method.sde.field else {})}
     exact = [_arb(time) for time in times]
     base = reference(method, params)
     with flint.ctx.workprec(PRECISION):

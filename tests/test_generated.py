@@ -321,7 +321,7 @@ def test_the_network_is_called_as_often_as_is_declared(name, emitted):
         assert len(seen) == calls
     for last in ("none", "denoise"):
         seen.clear()
-        sample(module, network_of(module, seen), grid, [0, 1], shape=(3,), last=last, constants=given(module))
+        sample(module, network_of(module, seen), grid, [0, 1], shape=(2, 3), last=last, constants=given(module))
         assert len(seen) == module.nfe(STEPS) + (last == "denoise") == count_nfe(module, STEPS, last)
     for steps in (1, 2, 7):
         calls = {step: calls for step, calls, _ in functions_of(module)}
@@ -435,7 +435,12 @@ def test_step_and_loop_never_wait_for_a_device_mix_devices_or_copy_back(name, fa
     found, uploads = fake_cuda.run(module, network, TimeGrid.explicit(times), dtype, constants=given(module))
     assert found.device.type == "cuda" and found.dtype == dtype and found.shape == (3, 2, 3)
     constants = [(1, 2, 3) for _ in given(module)]
-    assert uploads == [(2, 3), tuple(table.shape), *constants]  # the seeds' keys, the table and what is constant, once
+    tables = [tuple(table.shape)]
+    if hasattr(module, "FIELD"):  # what is the same at every frequency, the others, two matrices, the factor of the start
+        shared, own = uploads[1][1], uploads[2][1]
+        assert shared >= 1 and shared + own == len(module.COEFFICIENTS)
+        tables = [(STEPS, shared), (STEPS, own, 2, 3), (2, 2), (3, 3), (2, 3)]
+    assert uploads == [(2, 3), *tables, *constants]  # the seeds' keys, the table and what is constant, once
 
 
 def test_the_guard_sees_a_step_that_reads_back(fake_cuda, emitted):
@@ -472,7 +477,8 @@ for path in sorted(pathlib.Path(".").glob("*.py")):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    table = module.coefficients(torch.linspace(module.END, 1e-3, 5, dtype=torch.float64))
+    field = {module.FIELD: 2.0} if hasattr(module, "FIELD") else {}
+    table = module.coefficients(torch.linspace(module.END, 1e-3, 5, dtype=torch.float64), **field)
     calls = []
     def network(inputs, time):
         calls.append(1)
@@ -486,7 +492,7 @@ for path in sorted(pathlib.Path(".").glob("*.py")):
         noise = tuple(x - i for i in range(getattr(module, "DRAWS" + end.upper())))
         state, history = getattr(module, "step" + end)(state, row.unbind(0), network, noise, history)
     state = module.denoise(state, table[-1].unbind(0), network)
-    factor = module.start(module.END)
+    factor = module.start(module.END, **field)
     digest = hashlib.sha256(b"".join(v.contiguous().numpy().tobytes() for v in (*state, factor))).hexdigest()
     told[path.stem] = [digest, len(calls), bool(all(v.isfinite().all() for v in state))]
 names = {name.split(".")[0] for name in sys.modules}

@@ -204,7 +204,7 @@ RULES: dict[str, Rule] = {
     "eps_lower": _eps("eps-L"), "eps_upper": _eps("eps-U"), "eps_gddim": _eps("eps-R"),
     "transport": _transport, "exact": _exact, "conjugate_closed": _conjugate, "conjugate_ordered": _conjugate,
     "phi_scalar": _phi, "offset": _offset, "offset_scalar": _offset,
-    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio")},
+    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio", "inverse")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
 
