@@ -294,8 +294,8 @@ def test_what_cannot_be_a_sampler_is_refused_with_the_line_and_the_mend(case):
 
 WORDS = [
     "z", "D", "D[-1]", "D[-2]", "xi", "h", "r", "t0", "t1", "t_m1", "2", "1/3", "+", "-", "*", "/", "**", "(", ")", ",",
-    "=", "[", "]", "x0(z, t0)", "eps(D, t1)", "alpha(t0)", "lambda(", "t(h)", "phi2(h)", "expm1(", "sqrt(", "drift(z, D, t0)", "9e99",
-    "é", "'", " ",
+    "=", "[", "]", "x0(z, t0)", "eps(D, t1)", "alpha(t0)", "lambda(", "t(h)", "phi2(h)", "expm1(", "sqrt(",
+    "drift(z, D, t0)", "9e99", "é", "'", " ",
 ]  # fmt: skip
 
 
