@@ -87,8 +87,8 @@ class Method:
 
     @cached_property
     def weak_order(self) -> int | None:
-        """The weak order, at most 2, of a one-step method that draws noise (orders/moments.py)."""
-        return moments.weak_order(self) if self._one_step else None
+        """The weak order, at most 2, of a run that draws noise (orders/moments.py)."""
+        return moments.weak_order(self) if self.random else None
 
     @cached_property
     def strong_order(self) -> float | None:
