@@ -10,7 +10,10 @@ The step t0 -> t1 = t0 - h:
     P = (D - D[-1])/r0
     Q = (D[-1] - D[-2])/r1
     z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + alpha(t1)*k*phi2(-k)*(P + r0/(r0 + r1)*(P - Q)) + alpha(t1)*k*phi3(-k)/(r0 + r1)*(P - Q) + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
-    with h = lambda(t1) - lambda(t0),  k = (1 + eta)*h,  r0 = (lambda(t0) - lambda(t_m1))/h,  r1 = (lambda(t_m1) - lambda(t_m2))/h
+    with h = lambda(t1) - lambda(t0)
+         k = (1 + eta)*h
+         r0 = (lambda(t0) - lambda(t_m1))/h
+         r1 = (lambda(t_m1) - lambda(t_m2))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi

@@ -155,6 +155,17 @@ def test_the_probe_carries_history_over_first_and_last_rows(name):
     assert found.data_var == pytest.approx((1.7 * slope**2).item(), rel=1e-11)
 
 
+@pytest.mark.parametrize("name", ["vp_unipc_3", "vp_sa_solver", "edm_sde_dpmpp_3m", "vp_dpmpp_3m_mended"])
+def test_a_sample_with_history_is_that_of_its_seed_in_every_batch(name):
+    module, network = ss.load(name), MIXTURE.network()
+    grid = TimeGrid.explicit(TIMES * module.END)
+    whole = ss.sample(module, network, grid, range(8), dtype=torch.float64)
+    for seeds in ([0], [5], [7, 2]):
+        alone = ss.sample(module, network, grid, seeds, dtype=torch.float64)
+        assert (alone - whole[seeds]).abs().max() <= 1e-13 * whole.abs().max()
+    assert (whole[0] - whole[1]).abs().max() > 1e-2
+
+
 def test_two_calls_of_the_same_value_are_one_and_two_draws_of_one_step_are_merged():
     twice = spec([D, "E = x0(z, t0)", SECOND.replace("(1 + 1/(2*r))*D", "D + 1/(2*r)*E")], let=LET)
     once = ss.derive("vp", spec())
