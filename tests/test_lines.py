@@ -174,14 +174,17 @@ def test_two_calls_of_the_same_value_are_one_and_two_draws_of_one_step_are_merge
     network = network_of("vp", "denoiser")
     for (x,), (y,) in zip(walk(ss.load(ss.emit(method)), network), walk(ss.load(ss.emit(once)), network), strict=True):
         assert (x - y).abs().max() < 1e-12
-    noisy = spec([D, SECOND + " + 0.3*sigma(t1)*xi1 + 0.4*sigma(t1)*xi2"], ((D, FIRST + " + sigma(t1)*xi"),), target="sde")
+    root = "sqrt(h)"  # noise that vanishes with the step
+    drawn = [D, SECOND + f" + 0.3*sigma(t1)*{root}*xi1 + 0.4*sigma(t1)*{root}*xi2"]
+    noisy = spec(drawn, ((D, FIRST + f" + sigma(t1)*{root}*xi"),), target="sde")
     method = ss.derive("vp", noisy)
     assert method.draws == 1 and [p.draws for p in method.warmup] == [1]
     module = ss.load(ss.emit(method))
     factor = dict(zip(module.COEFFICIENTS, module.coefficients(TIMES)[2].tolist(), strict=True))
     draws = [value for key, value in factor.items() if "merged" in key or key.endswith("w1")]
-    sigma = math.sqrt(-math.expm1(-(0.1 + 19.9 * TIMES[3].item() / 2) * TIMES[3].item()))
-    assert draws == [pytest.approx(0.5 * sigma, rel=1e-12)]
+    grown = [-math.expm1(-(0.1 + 19.9 * time / 2) * time) for time in TIMES[2:4].tolist()]
+    h = (math.log(1 / grown[1] - 1) - math.log(1 / grown[0] - 1)) / 2
+    assert draws == [pytest.approx(0.5 * math.sqrt(grown[1] * h), rel=1e-12)]
 
 
 # --- host functions --------------------------------------------------------------------------------------------------
