@@ -8,7 +8,8 @@ with beta = beta_min + t*(beta_max - beta_min)
 The step t0 -> t1 = t0 - h:
     E = eps(z, t0)
     z = alpha(t1)/alpha(t0)*z - sigma(t1)*(expm1(h)*E + h**2*phi2(h)/h0*(E - E[-1]))
-    with h = lambda(t1) - lambda(t0),  h0 = lambda(t0) - lambda(t_m1)
+    with h = lambda(t1) - lambda(t0)
+         h0 = lambda(t0) - lambda(t_m1)
     row 0:
         E = eps(z, t0)
         z = alpha(t1)/alpha(t0)*z - sigma(t1)*expm1(h)*E
