@@ -18,7 +18,7 @@ from .calculus import t1
 from .conjugate import conjugate_step, conjugation
 from .formula import Line
 from .lines import Lines
-from .program import Op, StepProgram, entries, entry, verify
+from .program import Normal, Op, StepProgram, entries, entry, verify
 from .rows import Rows, aligned
 from .sampler import Sampler
 from .score import BRIDGES, ScoreParameterization, checked
@@ -84,6 +84,9 @@ def _program(
     ops, low.ops = low.ops, []
     last, last_result = _last(low)
     low.library.start()
+    if sum(isinstance(op, Normal) for op in ops) > 1:  # they may be merged into one
+        low.library.static("matrix")
+        low.library.static("lower")
     if not low.sde.offset_let.is_zero_matrix:
         low.library.offset()
     constant = low.sde.constant
@@ -100,11 +103,9 @@ def _lined(low: Lowering, lines: tuple[Line, ...]) -> StepProgram:
     if low.sampler.parts:
         split = bind(low.sampler, sde)
     else:
-        whole = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2
-        blocks = tuple(range(sde.n))
-        drift = Part(
-            "drift", blocks, -sde.F_let, sp.ImmutableMatrix(whole), (), (), "euler", sp.zeros(sde.n), True, -sde.offset_terms_let
-        )  # fmt: skip
+        whole, none = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2, sp.ImmutableMatrix.zeros(sde.n)
+        rows, linear, score, offset = tuple(range(sde.n)), -sde.F_let, sp.ImmutableMatrix(whole), -sde.offset_terms_let
+        drift = Part("drift", rows, linear, score, (), (), "euler", none, True, offset)
         split = Split(sde, low.sampler.target, {"drift": drift})
     return _program(low, *Lines(low, low.sampler.formula, split).run(lines))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flint
 import sympy as sp
@@ -22,10 +22,12 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from .calculus import plain, t
-from .method import Method
 from .numeric import PRECISION, Flow, Matrix, NumericSDE, _arb, _inverse, _mul, _transpose, cholesky, jet
 from .program import EARLIER, Call, Factor, Function, Scalar, table_of
 from .score import scalar
+
+if TYPE_CHECKING:
+    from .method import Method
 
 Value = Any  # flint.arb
 

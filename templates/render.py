@@ -31,10 +31,10 @@ DIALECTS = ("torch",)
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
     """C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
-    coupling data deviator drift ds end ends entry exponent eye first flow g growth h half i inp integrals j k lead
-    length like linear mean moved n noise odd ones order origin out panels pull push push0 push1 r rate ratio reach
-    reached root row rows s scale score sd share sigma_0 sigma_1 sigma_s size skip spread steps tau total u unit w
-    weight width x zero""".split()  # noqa: SIM905
+    coupling data deviator drift ds end ends entry exponent eye far first flow g gap growth h half high i inp integrals j k
+    last late lead length like linear low mean moved n near newton noise odd ones order origin out panels pull push
+    push0 push1 r rate ratio reach reached root row rows s scale score sd share sigma_0 sigma_1 sigma_s sigma_t size skip
+    spread steps target tau total u unit w weight width x zero""".split()  # noqa: SIM905
 )
 
 

@@ -173,8 +173,8 @@ def _strong(at: Setting) -> float:
         return 0.0
     if not (_same(ring, _gram(X1, X3), want13) and _same(ring, _gram(X3, X3), want33)):
         return 1.0
-    means = itertools.takewhile(lambda found: sum(found[0]) == 1, moment_gaps(at, 2))
-    return 1.5 if all(ring.is_zero(gap) for _, gap in means) else 1.0
+    fourth = itertools.takewhile(lambda found: sum(found[0]) == 1, moment_gaps(at, 2))
+    return 1.5 if all(ring.is_zero(gap) for _, gap in fourth) else 1.0
 
 
 def _linear(value: Any) -> dict[int, Any]:
@@ -198,7 +198,10 @@ def _same(ring: Any, A: list[list[Any]], B: list[list[Any]]) -> bool:
 
 
 def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any]], list[list[Any]], list[list[Any]]]:
-    """Cov(X_1), Cov(X_1, X_3), Cov(X_3) of the exact solution, X_1 = G w, X_3 = J G Z + G' (w - Z), Z = int w: Var Z = 1/3, Cov(w, Z) = 1/2."""
+    """Cov(X_1), Cov(X_1, X_3), Cov(X_3) of the exact solution: with w = W(1) of a Brownian motion on (0, 1) and Z its integral,
+
+        X_1 = G w,   X_3 = J G Z + G' (w - Z),   Var w = 1, Var Z = 1/3, Cov(w, Z) = 1/2.
+    """
     point = at.point
     G, width = point.of(at.method.sde.G_let), len(at.state[0])
     spread = lambda k, sign: [  # noqa: E731
@@ -212,9 +215,10 @@ def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any
         [sum((w * M[i][j] for w, M in terms), 0) for j in range(len(J))] for i in range(len(J))
     ]
     cross = _gram(JG, G1)
+    turned = [list(column) for column in zip(*cross, strict=True)]
     return (
         _gram(G0, G0),
         mixed((half, _gram(G0, JG)), (half, _gram(G0, G1))),
-        mixed((third, _gram(JG, JG)), (half - third, cross), (half - third, [list(c) for c in zip(*cross, strict=True)]), (third, _gram(G1, G1))),
+        mixed((third, _gram(JG, JG)), (half - third, cross), (half - third, turned), (third, _gram(G1, G1))),
     )
 

@@ -299,7 +299,10 @@ def sample(
         raise InputError("-", "nfe", "--steps and --nfe exclude each other", "give one of them")
     left = 0
     if nfe is not None:
-        steps, left = budget_steps(nfe, method.nfe, last)
+        steps, left = budget_steps(nfe, max(1, method.nfe), last)
+        while steps > 1 and method.rows.nfe(steps) + (last == "denoise") > nfe:  # the first step may cost more
+            steps -= 1
+        left = nfe - method.rows.nfe(steps) - (last == "denoise")
     # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
     own = {name: value for name, value in values.items() if name in diffusion.params}
     times = getattr(ss.TimeGrid, grid)(
@@ -327,7 +330,7 @@ def sample(
     write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
     for note in notes:
         click.echo(f"note: {_one_line(str(note.message))}", err=True)
-    calls = method.nfe * times.steps + (last == "denoise")
+    calls = method.rows.nfe(times.steps) + (last == "denoise")
     if as_json:
         _print_json(
             {
