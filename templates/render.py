@@ -70,7 +70,8 @@ def emit(method: Any, dialect: str = "torch") -> str:
     env.globals["rows"] = lambda M: _rows(printers[0], M)
     names, tables = table(method)
     context = {
-        "field": spelled, "given_field": field, "method": method, "program": program, "params": params, "functions": rows.functions,
+        "field": spelled, "given_field": field,
+        "method": method, "program": program, "params": params, "functions": rows.functions,
         "host": [_statement(printers[0], s) for s in program.host],
         "offset": any(f.name == "offset" for f in rows.functions),
         "columns": names, "column_texts": [_column(c) for c in tables[0]],

@@ -135,10 +135,10 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     other = derived(sde)
     indices = [i for total in range(power) for i in _indices(len(names) + 1, total)]
     jets = [jet_name(b, i, names) for b in names for i in indices]
-    gens = [*sde.params, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
+    gens = [*sde.symbols, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
     K, *_ = field(list(dict.fromkeys(gens)), sp.QQ)
     symbols = {str(g): K.from_expr(g.as_expr()) for g in K.gens}
-    known = {k: symbols[k] for k in (*sde.params, *other.program.params)}
+    known = {k: symbols[k] for k in (*sde.symbols, *other.program.params)}
     point = Point(Symbols(K), sde, known, symbols[AT.name], [], [], power + 1)
     values = _eliminated(K, point, symbols, names, sde.constant)
     state = [[values[b]] for b in names]
