@@ -178,7 +178,7 @@ class Lines:
             return MOMENTS[time]
         found = self.scalar(time)
         if not found.is_Symbol:
-            found = self.low.define(f"t_{len(self.low.moments)}", found)
+            found = self.low.define(f"t_in{len(self.low.moments)}", found)  # no digit alone: 0 and 1 are the ends of the step
         if STEP_NAMES.fullmatch(str(found)) or str(found) in self.low.sde.state:
             what = f"the emitted step has another use for the name {found}"
             raise InputError(self.low.sampler.where, f"sampler.let.{found}", what, f"rename it, to t_{found}")

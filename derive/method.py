@@ -12,7 +12,7 @@ from stepsmith.errors import InputError
 
 from . import describe
 from .lower import lower_rows
-from .orders import local, moments
+from .orders import local, moments, stability
 from .orders.leading import leading_error
 from .orders.symbolic import ErrorTerm
 from .program import StepProgram
@@ -87,8 +87,8 @@ class Method:
 
     @cached_property
     def weak_order(self) -> int | None:
-        """The weak order, at most 2, of a one-step method that draws noise (orders/moments.py)."""
-        return moments.weak_order(self) if self._one_step else None
+        """The weak order, at most 2, of a run that draws noise (orders/moments.py)."""
+        return moments.weak_order(self) if self.random else None
 
     @cached_property
     def strong_order(self) -> float | None:
@@ -104,6 +104,10 @@ class Method:
         """The leading local error of the common step, one ErrorTerm a block; None where noise is drawn or none is written."""
         order = self.step_order
         return None if order is None else leading_error(self, order)
+
+    def stability(self, variance: float = 0.25, steps: int = 50) -> stability.Stability:
+        """Spectral radii, largest stable steps and conditions on data N(0, variance) (orders/stability.py)."""
+        return stability.stability(self, variance, steps)
 
     def on(self, sde: LinearSDE, network: str | ScoreParameterization) -> Method:
         """The same sampler on another diffusion, for another network."""

@@ -19,7 +19,12 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r0))*D - 1/(2*r0)*D[-1])
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0; proven order -, weak -, strong -.
+Calls a step 1, draws a step 0.  Proven order 3.
+Local error of a step of length h, exact minus numerical:
+    e_x = h^4 * D3*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/72
+    e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1 h, r1
+    r2 h
+    D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
 The first step has 2 calls and 0 draws.
 Reference: arXiv 2211.01095, mended.
 
@@ -38,7 +43,7 @@ NFE = 1
 DRAWS = 0
 NFE_FIRST, DRAWS_FIRST = 2, 0
 HISTORY = 2
-ORDER = None
+ORDER = 3
 WEAK_ORDER = None
 STRONG_ORDER = None
 COMPONENTS = ("x",)

@@ -19,7 +19,7 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 1; proven order -, weak -, strong -.
+Calls a step 1, draws a step 1.  Proven weak order -, strong order -.
 The first step has 2 calls and 1 draws.
 The last step has 0 calls and 1 draws.
 Reference: arXiv 2309.05019; diffusers SASolverScheduler.

@@ -129,9 +129,14 @@ class Point:
 
 
 def draw(method: Any, ring: Ring, seed: int, terms: int) -> Point:
-    """A random point of a method: parameters near their defaults that keep the constraints, a time inside the span."""
+    """A random point of a method: parameters near their defaults that keep the constraints, a time inside the span.
+
+    Parameters that decide what is sampled (a noise clock, eta) stay at their defaults.
+    """
     rng, sde = random.Random(seed), method.sde
     fixed = {s.name for part in method.sampler.parts.values() for e in part.noise_clock.values() for s in _symbols(e)}
+    if method.sampler.formula is not None:
+        fixed |= set(method.sampler.params)  # such as eta: another value samples another diffusion
     values = _parameters(method, rng, fixed)
     low, high = (flint.fmpq(*float(end).as_integer_ratio()) for end in sde.time)
     t0 = low + (high - low) * (flint.fmpq(1, 2) + small_rational(rng, -0.1, 0.1))

@@ -1,4 +1,4 @@
-"""The command line: ``stepsmith list | derive | build | show | verify | sample``.
+"""The command line: ``stepsmith list | derive | error | build | show | verify | sample | search``.
 
 Exit status 0 done; 1 a check failed; 2 bad input, told in one line on stderr: ``<file or ->: <key>: <what>; <mend>``.
 Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from stepsmith import __version__
+from stepsmith.cli_orders import error, search
 from stepsmith.errors import InputError, Unsupported
 
 
@@ -25,6 +26,10 @@ from stepsmith.errors import InputError, Unsupported
 @click.version_option(__version__, prog_name="stepsmith")
 def cli() -> None:
     """A compiler from a linear diffusion to a proven sampler."""
+
+
+cli.add_command(error)
+cli.add_command(search)
 
 
 def main() -> NoReturn:
