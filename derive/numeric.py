@@ -353,6 +353,14 @@ class NumericSDE:
             Q.append([[-e for e in row] for row in _mul(Q[0], rest)])
         return R
 
+    def rates(self, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """F (n, n), what the offset multiplies the constant components and 1 with (n, m + 1), and G G^T (n, n), at t."""
+        with flint.ctx.workprec(PRECISION):
+            entries = (self.sde.F, self.sde.written_out(self.sde.offset_terms_let), self.sde.GG)
+            jets = (self.jets(M, _arb(self._checked(t)), 1) for M in entries)
+            F, source, V = (_float(self._coefficients(jet, 0)) for jet in jets)
+        return F, source, V
+
     def effective_sigma(self, t: Any) -> np.ndarray:
         """The standard deviation of the best linear unbiased estimate of the data: (e^T Psi^T Sigma^-1 Psi e)^(-1/2).
 
