@@ -255,13 +255,14 @@ def _gddim(ref: Reference, function: Function, args: list[Any], times: Sequence[
     return tuple(_scaled(_transpose(M), -1) for R in found for M in (_inverse(R), R))
 
 
-def _transport(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
+def _transport_score(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
     t1, t0 = args
     R0 = cholesky(ref.sigma(t0))
     U = _mul(Flow(t0, R0, ref.view._gddim_series).value(t1), _inverse(R0))
-    psi0, psi1 = ref.psi(t0), ref.psi(t1)
-    gap = _sum(psi1, _scaled(_mul(U, psi0), -1))
-    return _mul(psi1, _inverse(psi0)), U, [[row[ref.view.sde.data[0]]] for row in gap], ref.sigma(t0)
+    psi = _mul(ref.psi(t1), _inverse(ref.psi(t0)))
+    gap = _mul(_sum(psi, _scaled(U, -1)), ref.sigma(t0))
+    kind = function.data["kind"]
+    return psi, _mul(gap, _eps(kind == "upper")(ref, function, [t0], times)[0]) if kind else gap
 
 
 def _tweedie(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
@@ -273,10 +274,7 @@ def _exact(ref: Reference, function: Function, args: list[Any], times: Sequence[
     """Backward from s to t: X' = gen X, C' = gen C + C gen^T - V, C = 0 at s."""
     end, start = args
     functions = {f.name: f for f in ref.method.program.functions}
-    generator, noise = (
-        functions[function.data["flow"]].data["generator"],
-        functions[function.data["noise"]].data["entries"],
-    )
+    generator, noise = function.data["generator"], functions[function.data["noise"]].data["entries"]
     n = generator.shape[0]
 
     def right(centre: Any) -> tuple[Matrix, Matrix, Matrix]:
@@ -365,9 +363,9 @@ RULES: dict[str, Rule] = {
     "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha,
     "denoiser": _denoiser, "edm": _edm,
     "denoiser_scalar": _denoiser, "eps_lower": _eps(False), "eps_upper": _eps(True), "eps_gddim": _gddim,
-    "transport": _transport, "tweedie": _tweedie, "exact": _exact, "conjugate_closed": _conjugate,
+    "transport_score": _transport_score, "exact_ordered": _exact, "conjugate_bridge": _conjugate, "tweedie": _tweedie, "exact": _exact, "conjugate_closed": _conjugate,
     "conjugate_ordered": _conjugate, "phi_scalar": _phi,
-    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio")},
+    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
 

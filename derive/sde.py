@@ -31,9 +31,10 @@ KEYS = (
 # Functions and globals of the emitted modules: a parameter of the same name would hide them.  (A parameter that is only a
 # local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
-    """END NODES START WEIGHTS alpha anchor coefficients collocation column columns denoise denoiser diffusion edm exponential
-    frame gauss_legendre log_nodes log_reach lower math matrix nfe ordered phi rotation sigma start step t t0 t1 table time
-    times torch transition transport tweedie whitening""".split()  # noqa: SIM905
+    """END NODES NODES_8 START WEIGHTS WEIGHTS_8 alpha carried close coefficients collocation column columns denoise denoiser
+    diffusion drift edm exponential frame gauss_legendre log_nodes log_reach lower math matrix nfe ordered phi pulled rotation
+    settled sigma start step t t0 t1 table time times torch transition transport_score turning tweedie
+    whitening""".split()  # noqa: SIM905
 )
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 

@@ -150,12 +150,15 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
     reached = _reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})
     rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
+    ordered = lib.functions[flow].template == "transition_ordered"
+    below = (lib.ordered(), f"{flow}_rate") if ordered else (flow,)
     lib.add(
         f"exact_{letter}",
-        "exact",
+        "exact_ordered" if ordered else "exact",
         (),
-        (lib.quadrature(), flow, rows, lib.static("lower")),
+        (lib.quadrature(), *below, rows, lib.static("lower")),
         flow=flow,
+        generator=-part.linear,
         noise=rows,
         letter=part.letter,
         reached=reached,
