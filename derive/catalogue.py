@@ -60,6 +60,8 @@ def rows() -> tuple[Row, ...]:
         for sde in ("hold", "swinging-damping")
         for sampler in (*STEPPERS, *CONJUGATE[:2], "rvv", "roba", "sscs")
     ]
+    found += [Row("ir-sde", sampler) for sampler in (*STEPPERS, *CONJUGATE[:2], "sscs")]
+    found += [Row("ir-sde", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate")]
     return tuple(found)
 
 

@@ -4,7 +4,8 @@
     Phi = int_{t1}^{t0} P(t1, s) G G^T(s) C_out(s) ds / 2,   n the network's output (or the frame's) at t0.
 
 P is A(t1)^-1 A(t0) of the paper with A' = A K, K = B - F + G G^T C_skip / 2, in this order: only the relative propagator is
-ever formed, and exp of the integral of K only where K commutes with itself.
+ever formed, and exp of the integral of K only where K commutes with itself.  Where the SDE has an offset, z - o(t, start)
+stands in the place of z (offset.py); B acts on it too.
 """
 
 from __future__ import annotations
@@ -47,14 +48,16 @@ def conjugate_step(low: Lowering, B: sp.Matrix, frame: Network) -> State:
     low.evaluate(state, sp.Integer(0))
     n = low.sde.n
     P, Phi = _conjugate_scalar(low, B, frame) if n == 1 and frame in NETWORKS else _conjugate_matrix(low, B, frame)
-    shift = sp.eye(n) - (low.h * B.applyfunc(lambda e: low.at(e, "0")) if not B.is_zero_matrix else sp.zeros(n))
-    linear = P * shift
+    kept = sp.eye(n) - (low.h * B.applyfunc(lambda e: low.at(e, "0")) if not B.is_zero_matrix else sp.zeros(n))
+    linear = P * kept
     values = low.output
     if frame != low.network:
         Phi, values, linear = _reframed(low, Phi, linear, frame)
+    shift = low.offset("1") - linear * low.offset("0")
     new: State = {}
     for i in range(n):
         terms = [(f"{low.block(i)}_{low.block(j)}", linear[i, j], state[j]) for j in range(n)]
+        terms += low.carry(low.block(i), shift.row(i))
         terms += [(f"{low.block(i)}_{value}", Phi[i, k], value) for k, value in enumerate(values)]
         new[i] = low.update(f"{low.block(i)}_new", terms)
     return new
@@ -166,9 +169,13 @@ def _own_gddim(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
 
 
 def conjugate_function(
-    low: Lowering, name: str, rows: tuple[int, ...], linear: sp.Matrix, score: sp.Matrix, B: sp.Matrix
-) -> str:
-    """The host function (t1, t0) -> (P, C, Phi) of a conjugate step of some rows."""
+    low: Lowering, name: str, rows: tuple[int, ...], linear: sp.Matrix, score: sp.Matrix, B: sp.Matrix,
+    offset: sp.Matrix | None = None,
+) -> str:  # fmt: skip
+    """The host function (t1, t0) -> (P, C, Phi) of a conjugate step of some rows; with an offset of the part, and D.
+
+    D is the integral of P(t1, s) (offset - (score C_skip + B) o), o the offset of the mean: B and C_skip act on z - o.
+    """
     lib, sde, n = low.library, low.sde, low.sde.n
     frame = low.network if low.sampler.family != "conjugate" else low.frame
     others = tuple(j for j in range(n) if j not in rows)
@@ -184,37 +191,46 @@ def conjugate_function(
     half = lib.matrix(
         f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part."
     )
+    own_offset = None if offset is None or sde.offset_let.is_zero_matrix else offset.extract(rows, range(offset.shape[1]))
+    drift: tuple[str, ...] = ()
+    shift: tuple[str, ...] = ()
+    if own_offset is not None:
+        own = lib.matrix(f"{name}_drift", own_offset, "The offset of the part.")
+        rate = () if B.is_zero_matrix else (lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part."),)
+        drift, shift = (own, lib.offset(), *rate), (own, *rate)
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
     nodes = lib.log_nodes()
+    if own_offset is not None:
+        common |= dict(shift=shift, shift_entries=own_offset)
     if closed:
         flow = lib.transition(f"{name}_flow", generator, "The propagator P(t, s).")
         return lib.add(
             name,
             "conjugate_closed",
             (),
-            (nodes, flow, half, *((rest,) if others else ()), *uses),
+            (nodes, flow, half, *((rest,) if others else ()), *uses, *drift),
             flow=flow,
             score=half,
             linear=rest,
             **common,
         )
-    bridged = n > 1 and len(rows) == n and frame in ("denoiser", "x0", "edm")
-    rate = None
+    bridged = n > 1 and len(rows) == n and frame in ("denoiser", "x0", "edm") and own_offset is None
+    turn = None
     if not (bridged and B.is_zero_matrix):
-        rate = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.")
+        turn = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.")
     ordered, reach = lib.ordered(), lib.reach()
     if bridged:
         own = (symbol("sigma_data"),) if frame == "edm" else ()
-        below = (nodes, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((rate,) if rate else ()))
-        return lib.add(name, "conjugate_bridge", own, below, rate=rate, edm=frame == "edm", **{**common, "frame": uses[0]})
+        below = (nodes, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((turn,) if turn else ()))
+        return lib.add(name, "conjugate_bridge", own, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]})
     return lib.add(
         name,
         "conjugate_ordered",
         (),
-        (nodes, ordered, reach, half, rest, rate, *uses),
+        (nodes, ordered, reach, half, rest, turn, *uses, *drift),
         score=half,
         linear=rest,
-        rate=rate,
+        rate=turn,
         **common,
     )
 

@@ -22,9 +22,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import sympy as sp
+from sympy.codegen.cfunctions import expm1
 
 from stepsmith.errors import Unsupported
 
+from . import offset
 from .calculus import careful, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets, stationary_words
 from .program import Function
@@ -227,6 +229,22 @@ class Library:
     def timeless_lets(self, expressions: Iterable[sp.Expr]) -> tuple[tuple[str, sp.Expr], ...]:
         return tuple(pair for pair in self.lets(expressions) if not depends_on_time(self.sde, pair[0]))
 
+    def offset(self) -> str:
+        """o(t, start), (..., n, m + 1): (1 - alpha) mu of one block that is drawn to mu, else the integral of Psi b."""
+        sde, doc = self.sde, f"What {' and '.join((*self.sde.constant, 'one'))} are multiplied with in the mean of z_t."
+        kept = offset.equilibrium(sde) if sde.n == 1 and sde.schedule is None else None
+        drift = sde.offset_terms_let
+        if kept is None:
+            needs = (self.quadrature(), self.psi(), self.matrix("offset_rate", drift, "The same in the drift."))
+            return self.add("offset", "offset", (), needs, start=sde.time[0], panels=PANELS, doc=doc)
+        exponent, uses = self.integrated(sde.F_let[0, 0])
+        return self.add(
+            "offset", "offset_scalar", (*kept, sde.F_let[0, 0], *drift), (*uses, self.static("matrix")), doc=doc,
+            entries=(-expm1(exponent) * kept).applyfunc(sp.sympify), start=sde.time[0],
+            integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
+            lets=self.timeless_lets((exponent, *kept)),
+        )  # fmt: skip
+
     # -- the law of z_t ----------------------------------------------------------------------------------------------
 
     @property
@@ -354,6 +372,29 @@ class Library:
         """(pull, lift): the mean of the data is pull z + lift s."""
         uses = (self.whitening(), self.close(), self.pulled())
         return self.add("tweedie", "tweedie", (), uses)
+
+    # -- formulas ----------------------------------------------------------------------------------------------------
+
+    def time_of(self) -> str:
+        """The time at which lambda = log(alpha/sigma) has a value; d lambda/dt = -G^2 / (2 sigma^2)."""
+        flat = self.sde.F.is_zero_matrix
+        noise = self.matrix("diffusion", self.sde.G_let, "G(t), (..., 1, r)")
+        uses = (self.sigma(), *(() if flat else (self.alpha(),)), noise)
+        return self.add("time_of", "time_of", (), uses, flat=flat)
+
+    def log_sigma(self) -> sp.Expr | None:
+        """log sigma as a sum in t, where sigma is one power and alpha = 1 (VE): its differences keep all digits."""
+        function = self.functions[self.sigma()]
+        if function.template != "sigma_grown" or function.data["variance"].is_Add:
+            return None
+        factors = sp.Mul.make_args(function.data["variance"])
+        logs = (f.args[0] if isinstance(f, sp.exp) else f.exp * sp.log(f.base) if f.is_Pow else sp.log(f) for f in factors)
+        return sum(logs, sp.S.Zero) / 2
+
+    def phi(self, order: int) -> str:
+        """phi_k(x) = int_0^1 exp((1 - r) x) r^(k-1)/(k-1)! dr."""
+        uses = () if order == 1 else (self.quadrature(),)
+        return self.add(f"phi_{order}", "phi_function", (), uses, order=order)
 
     def start(self) -> str:
         """The lower factor of the covariance at a time: what the start of a run is drawn with."""

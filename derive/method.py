@@ -11,8 +11,9 @@ import stepsmith
 from stepsmith.errors import InputError
 
 from . import describe
-from .lower import lower
+from .lower import lower_rows
 from .program import StepProgram
+from .rows import Rows
 from .sampler import Sampler, load_sampler
 from .score import BRIDGES, ScoreParameterization
 from .sde import LinearSDE, load_sde
@@ -21,6 +22,9 @@ from .sde import LinearSDE, load_sde
 @dataclass(frozen=True)
 class Method:
     """One step of ``sampler`` on ``sde`` for a network of the given parameterisation, as a verified program.
+
+    ``warmup`` are the programs of rows 0, 1, ... of a grid, ``ending`` those of its last rows, the last one last; both are
+    empty but for samplers that say so.
 
     ``nfe`` network calls and ``draws`` normal draws a step.  ``order`` (deterministic), ``weak_order``, ``strong_order``
     and ``local_error`` are None until they are derived; nothing is printed that was not.
@@ -35,6 +39,28 @@ class Method:
     weak_order: float | None = None
     strong_order: float | None = None
     local_error: Any = None
+    warmup: tuple[StepProgram, ...] = ()
+    ending: tuple[StepProgram, ...] = ()
+
+    @property
+    def final(self) -> StepProgram | None:
+        """The program of the last row, where it is not the common one."""
+        return self.ending[-1] if self.ending else None
+
+    @property
+    def rows(self) -> Rows:
+        """All programs, and which of them each row of a grid belongs to."""
+        return Rows(self.program, self.warmup, self.ending)
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The parameters of the emitted module with their defaults, those of all programs."""
+        return self.rows.params
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all programs as text."""
+        return self.rows.digest
 
     @property
     def nfe(self) -> int:
@@ -68,7 +94,7 @@ class Method:
         """How many tensors the network is given."""
         if isinstance(self.network, ScoreParameterization):
             return int(self.network.inp.shape[0])
-        return 1 if self.network in BRIDGES else self.sde.n
+        return 1 if self.network in BRIDGES else self.sde.n + len(self.sde.constant)
 
     @property
     def outputs(self) -> int:
@@ -110,4 +136,5 @@ def derive(
     own = {k: v for k, v in (params or {}).items() if k in sampler.params}
     sampler = replace(sampler, params={**sampler.params, **{k: float(v) for k, v in own.items()}})
     values = sde.values({k: v for k, v in (params or {}).items() if k not in own})
-    return Method(sde, sampler, network, frame, lower(sde, sampler, network, frame, values))
+    rows = lower_rows(sde, sampler, network, frame, values)
+    return Method(sde, sampler, network, frame, rows.step, warmup=rows.warmup, ending=rows.ending)

@@ -37,7 +37,7 @@ _FUNCTIONS: dict[Any, Callable[[Any], Any]] = {
     sp.exp: lambda x: x.exp(), sp.log: lambda x: x.log(), sp.sin: lambda x: x.sin(), sp.cos: lambda x: x.cos(),
     sp.tan: lambda x: x.tan(), sp.sinh: lambda x: (x.exp() - (-x).exp()) / 2, sp.cosh: lambda x: (x.exp() + (-x).exp()) / 2,
     sp.tanh: lambda x: 1 - 2 / ((2 * x).exp() + 1), sp.atan: lambda x: x.atan(), sp.asin: lambda x: x.asin(),
-    sp.acos: lambda x: x.acos(),
+    sp.acos: lambda x: x.acos(), sp.Abs: lambda x: (x * x).sqrt(),
 }  # fmt: skip
 
 
@@ -237,6 +237,21 @@ class NumericSDE:
             series.append(_scaled(right, k + 1, value))
         return series
 
+    def _offset_series(self, centre: Any, value: Matrix) -> list[Matrix]:
+        F, b = self.jets(self.sde.F, centre), self.jets(self.sde.written_out(self.sde.offset_terms_let), centre)
+        Fk = [self._coefficients(F, k) for k in range(self.terms)]
+        series = [value]
+        for k in range(self.terms - 1):
+            own = self._coefficients(b, k)
+            series.append(_scaled(_summed([own, *(_mul(Fk[j], series[k - j]) for j in _nonzero(Fk, k))]), k + 1, value))
+        return series
+
+    @cached_property
+    def _offset_flow(self) -> Flow:
+        with flint.ctx.workprec(PRECISION):
+            zero = [[flint.arb(0)] * (len(self.sde.constant) + 1) for _ in range(self.sde.n)]
+            return Flow(_arb(self.sde.time[0]), zero, self._offset_series)
+
     @cached_property
     def _flows(self) -> tuple[Flow, Flow]:
         with flint.ctx.workprec(PRECISION):
@@ -265,6 +280,18 @@ class NumericSDE:
         """Sigma as balls of PRECISION bits."""
         with flint.ctx.workprec(PRECISION):
             return self._flows[1].value(_arb(self._checked(time)))
+
+    def exact_offset(self, upper: float, lower: float) -> Matrix:
+        """o(upper, lower), n x (m + 1), as balls of PRECISION bits."""
+        with flint.ctx.workprec(PRECISION):
+            flow = self._offset_flow
+            up, low = (flow.value(_arb(self._checked(time))) for time in (upper, lower))
+            moved = _mul(self.exact_transition(upper, lower), low)
+            return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(up, moved, strict=True)]
+
+    def offset(self, t: float, s: float) -> np.ndarray:
+        """o(t, s) of z_t = Psi z_s + o + noise, float64 (n, m + 1): what multiplies the m constant components and 1."""
+        return _float(self.exact_offset(t, s))
 
     def transition(self, t: float, s: float) -> np.ndarray:
         """Psi(t, s), float64 (n, n); t < s is allowed."""

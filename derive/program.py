@@ -18,6 +18,7 @@ from typing import Any
 import sympy as sp
 
 ONE = sp.S.One
+UNIT = "1"  # the value that is one everywhere: an additive scalar is its coefficient
 EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3))  # the times of one, two, three steps ago
 
 
@@ -93,7 +94,11 @@ class Normal:
 
 @dataclass(frozen=True)
 class Update:
-    """``output`` = the sum of coefficient times value."""
+    """``output`` = the sum of coefficient times value.
+
+    An additive scalar is the coefficient of the value ``UNIT``, which is one everywhere: every pass treats it as a base
+    like any other, and no second kind of term is needed.
+    """
 
     output: str
     terms: tuple[tuple[sp.Expr, str], ...]
@@ -182,7 +187,7 @@ def _require_known(known: set[str], exprs: tuple[sp.Expr, ...], place: str) -> N
 
 
 def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str]) -> set[str]:
-    values = set(components)
+    values = {UNIT, *components}
     normals: set[str] = set()
     used: set[str] = set()
     for op in ops:
@@ -194,6 +199,8 @@ def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str
             (op.time,) if isinstance(op, Evaluate) else tuple(c for c, _ in op.terms) if isinstance(op, Update) else ()
         )
         missing = set(sources) - values
+        if isinstance(op, Evaluate) and UNIT in sources:
+            raise ProgramError(f"{outputs[0]} asks the network about a number")
         if missing:
             raise ProgramError(f"{outputs[0]} uses {', '.join(sorted(missing))} before it is defined")
         if values & set(outputs):

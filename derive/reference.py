@@ -9,9 +9,11 @@ entry by entry, in the measure of DESIGN section 8:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import flint
@@ -22,7 +24,7 @@ from stepsmith.errors import Unsupported
 from .calculus import plain, t
 from .method import Method
 from .numeric import PRECISION, Flow, Matrix, NumericSDE, _arb, _inverse, _mul, _transpose, cholesky, jet
-from .program import Call, Factor, Function, Scalar, table_of
+from .program import EARLIER, Call, Factor, Function, Scalar, table_of
 from .score import scalar
 
 Value = Any  # flint.arb
@@ -46,12 +48,17 @@ class Reference:
     view: NumericSDE
     params: Mapping[str, Any]  # arb, the sampler's and the network's own included
 
+    @property
+    def functions(self) -> dict[str, Function]:
+        return {f.name: f for f in self.method.rows.functions}
+
     def row(self, times: Sequence[Any], i: int, columns: Sequence[sp.Expr]) -> list[Value]:
-        """The columns of step i of the grid ``times`` (arb)."""
+        """The columns of step i of the grid ``times`` (arb), made by the program of that row."""
         with flint.ctx.workprec(PRECISION), _terms(self.view.terms):
             values: dict[str, Any] = {"t0": times[i], "t1": times[i + 1], **self.params}
-            functions = {f.name: f for f in self.method.program.functions}
-            for statement in self.method.program.host:
+            values |= {time.name: times[i - k] for k, time in enumerate(EARLIER, start=1) if k <= i}
+            functions = self.functions
+            for statement in self.method.rows.at(i, len(times) - 1).host:
                 if isinstance(statement, Scalar):
                     values[statement.name] = self.scalar(statement.expr, values)
                 elif isinstance(statement, Factor):
@@ -91,6 +98,10 @@ class Reference:
         return _joined(self.view._psi_series(centre, psi.value(centre))), _joined(
             self.view._sigma_series(centre, sigma.value(centre))
         )
+
+    def offset(self, centre: Any) -> Matrix:
+        """o(t, start) as series around ``centre``."""
+        return _joined(self.view._offset_series(centre, self.view._offset_flow.value(centre)))
 
     def psi(self, time: Any) -> Matrix:
         return self.view._flows[0].value(time)
@@ -270,10 +281,14 @@ def _tweedie(ref: Reference, function: Function, args: list[Any], times: Sequenc
     return pull, _mul(pull, ref.sigma(args[0]))
 
 
+def _offset(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
+    return (ref.view._offset_flow.value(args[0]),)
+
+
 def _exact(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
-    """Backward from s to t: X' = gen X, C' = gen C + C gen^T - V, C = 0 at s."""
+    """Backward from s to t: X' = gen X, C' = gen C + C gen^T - V, C = 0 at s; Y' = gen Y - offset, Y = 0 at s."""
     end, start = args
-    functions = {f.name: f for f in ref.method.program.functions}
+    functions = ref.functions
     generator, noise = function.data["generator"], functions[function.data["noise"]].data["entries"]
     n = generator.shape[0]
 
@@ -286,18 +301,35 @@ def _exact(ref: Reference, function: Function, args: list[Any], times: Sequence[
     small = factor([[C[i][j] for j in used] for i in used])
     place = {i: a for a, i in enumerate(used)}
     L = [[small[place[i]][place[j]] if i in place and j in place else flint.arb(0) for j in range(n)] for i in range(n)]
-    return _propagator(ref, generator, start, end), L
+    if "drift" not in function.data:
+        return _propagator(ref, generator, start, end), L
+    drift = functions[function.data["drift"]].data["entries"]
+    m = drift.shape[1]
+    none = [[flint.arb(0)] * m for _ in range(n)]
+
+    def moving(centre: Any) -> tuple[Matrix, Matrix, Matrix]:
+        return ref.series(generator, centre), zeros(m, m), _scaled(ref.series(drift, centre), -1)
+
+    return _propagator(ref, generator, start, end), L, grown(start, none, end, moving, ref.view.terms)
 
 
 def _conjugate(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
-    """[Q | C | Phi]' = Q [rate | full_others | score out] from [I | 0 | 0] at t1."""
+    """[Q | C | Phi | D]' = Q [rate | full_others | score out | drift] from [I | 0 | 0 | 0] at t1."""
     t1, t0 = args
-    functions = {f.name: f for f in ref.method.program.functions}
+    functions = ref.functions
     rows, others = function.data["rows"], function.data["others"]
     r, n = len(rows), ref.view.sde.n
     linear, score = (function.data[f"{word}_entries"] for word in ("linear", "score"))
     B = function.data["B_entries"]
     frame = functions[function.data["frame"]] if function.data["frame"] else None
+    own = function.data.get("shift_entries")
+
+    def drift(centre: Any, S: Matrix, skip: Matrix | None) -> Matrix:
+        if own is None:
+            return [[] for _ in rows]
+        origin = ref.offset(centre)
+        found = _sum(ref.series(own, centre), _scaled(_mul_any(ref.series(B, centre), [origin[i] for i in rows]), -1))
+        return _sum(found, _scaled(_mul_any(_mul_any(S, skip), origin), -1)) if skip is not None else found
 
     def right(centre: Any) -> tuple[Matrix, Matrix, Matrix]:
         S, full = ref.series(score, centre), ref.series(linear, centre)
@@ -305,17 +337,19 @@ def _conjugate(ref: Reference, function: Function, args: list[Any], times: Seque
         full = _sum(full, _mul_any(S, skip)) if skip is not None else full
         rate = _sum([[row[j] for j in rows] for row in full], ref.series(B, centre))
         blocks = [
-            [*a, *(row[j] for j in others), *c]
-            for a, row, c in zip(rate, full, _mul_any(S, out) if out else S, strict=True)
+            [*a, *(row[j] for j in others), *c, *d]
+            for a, row, c, d in zip(rate, full, _mul_any(S, out) if out else S, drift(centre, S, skip), strict=True)
         ]
         width = len(blocks[0])
         M = [*blocks, *zeros(width - r, width)]
         return zeros(r, r), M, zeros(r, width)
 
-    width = r + len(others) + (len(_frame(ref, frame, t1)[1][0]) if frame else n)
+    m = own.shape[1] if own is not None else 0
+    width = r + len(others) + (len(_frame(ref, frame, t1)[1][0]) if frame else n) + m
     start = [[*row, *([flint.arb(0)] * (width - r))] for row in eye(r)]
     X = grown(t1, start, t0, right, ref.view.terms)
-    return [row[:r] for row in X], [row[r : r + len(others)] for row in X], [row[r + len(others) :] for row in X]
+    cuts = [0, r, r + len(others), width - m, width]
+    return tuple([row[a:b] for row in X] for a, b in pairwise(cuts))[: 4 if m else 3]
 
 
 def _frame(ref: Reference, frame: Function | None, centre: Any) -> tuple[Matrix | None, Any]:
@@ -323,7 +357,7 @@ def _frame(ref: Reference, frame: Function | None, centre: Any) -> tuple[Matrix 
     if frame is None:
         return None, None
     if frame.template == "frame":
-        functions = {f.name: f for f in ref.method.program.functions}
+        functions = ref.functions
         skip, out = (ref.series(functions[name].data["entries"], centre) for name in ("frame_skip", "frame_out"))
         return skip, out
     psi, sigma = ref.law(centre)
@@ -359,12 +393,39 @@ def _phi(ref: Reference, function: Function, args: list[Any], times: Sequence[An
     return (grown(t1, [[flint.arb(1), flint.arb(0)]], t0, right, ref.view.terms)[0][1],)
 
 
+def _time_of(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
+    """The zero of log(alpha/sigma) - lambda, which falls in t: halving, then Newton's iteration."""
+    low, high = (_arb(end) for end in ref.view.sde.time)
+
+    def gap(time: Any) -> Any:
+        return (ref.psi(time)[0][0] ** 2 / ref.sigma(time)[0][0]).log() / 2 - args[0]
+
+    for _ in range(60):
+        middle = ((low + high) / 2).mid()
+        low, high = (middle, high) if gap(middle) > 0 else (low, middle)
+    time = ((low + high) / 2).mid()
+    for _ in range(6):  # each doubles the digits
+        with _terms(2):
+            power = ref.series(sp.Matrix([[ref.view.sde.GG_let[0, 0]]]), time)[0][0][0]
+        time = (time + 2 * gap(time) * ref.sigma(time)[0][0] / power).mid()
+    return (time,)
+
+
+def _phi_function(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
+    """phi_k by its recurrence, whose cancellation 400 bits outlast."""
+    value = args[0].exp()
+    for k in range(function.data["order"]):
+        value = (value - 1 / flint.arb(math.factorial(k))) / args[0]
+    return (value,)
+
+
 RULES: dict[str, Rule] = {
     "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha,
     "denoiser": _denoiser, "edm": _edm,
     "denoiser_scalar": _denoiser, "eps_lower": _eps(False), "eps_upper": _eps(True), "eps_gddim": _gddim,
-    "transport_score": _transport_score, "exact_ordered": _exact, "conjugate_bridge": _conjugate, "tweedie": _tweedie, "exact": _exact, "conjugate_closed": _conjugate,
-    "conjugate_ordered": _conjugate, "phi_scalar": _phi,
+    "offset": _offset, "offset_scalar": _offset, "transport_score": _transport_score, "tweedie": _tweedie,
+    "exact": _exact, "exact_ordered": _exact, "conjugate_closed": _conjugate, "conjugate_bridge": _conjugate,
+    "conjugate_ordered": _conjugate, "phi_scalar": _phi, "time_of": _time_of, "phi_function": _phi_function,
     **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
@@ -397,13 +458,13 @@ def reference(method: Method, params: Mapping[str, Any]) -> Reference:
 
 def worst(
     method: Method,
-    columns: Sequence[tuple[str, sp.Expr]],
+    columns: Callable[[int], Sequence[tuple[str, sp.Expr]]],
     times: Sequence[float],
     table: Sequence[Sequence[float]],
     rows: Sequence[int],
 ) -> Worst:
-    """The worst entry of the chosen rows of a float64 table; ``columns`` are (name, host expression)."""
-    params = dict(method.program.params)
+    """The worst entry of the chosen rows of a float64 table; ``columns(i)`` are the (name, host expression) of row i."""
+    params = method.params
     exact = [_arb(time) for time in times]
     base = reference(method, params)
     with flint.ctx.workprec(PRECISION):
@@ -414,29 +475,30 @@ def worst(
         }
     found = Worst("-", 0.0, 0.0, 0.0, 0.0)
     for i in rows:
-        true = base.row(exact, i, [expr for _, expr in columns])
+        names, exprs = zip(*columns(i), strict=True)
+        true = base.row(exact, i, exprs)
         gaps = [abs(_arb(value) - c) for value, c in zip(table[i], true, strict=True)]
         relative = [
             float((gap / abs(c)).mid()) if c != 0 else float(gap.mid()) for gap, c in zip(gaps, true, strict=True)
         ]
         doubtful = [k for k, error in enumerate(relative) if error > DOUBTFUL]
-        slopes = _sensitivities(base, shifted, exact, i, [columns[k][1] for k in doubtful]) if doubtful else []
+        slopes = _sensitivities(base, shifted, exact, i, [exprs[k] for k in doubtful]) if doubtful else []
         measured = list(relative)
         for k, slope in zip(doubtful, slopes, strict=True):
             measured[k] = min(relative[k], float((gaps[k] / slope).mid()) if slope > 0 else relative[k])
-        k = max(range(len(columns)), key=measured.__getitem__)
+        k = max(range(len(names)), key=measured.__getitem__)
         if measured[k] > found.measured:
-            found = Worst(columns[k][0], times[i], times[i + 1], relative[k], measured[k])
+            found = Worst(names[k], times[i], times[i + 1], relative[k], measured[k])
     return found
 
 
 def _sensitivities(
     base: Reference, shifted: Mapping[str, tuple[Reference, ...]], times: list[Any], i: int, exprs: list[sp.Expr]
 ) -> list[Any]:
-    """sum_i |p_i dc/dp_i| of each expression over the two times of the step and the parameters: differences at 400 bits."""
+    """sum_i |p_i dc/dp_i| of each expression over the times it may read and the parameters: differences at 400 bits."""
     with flint.ctx.workprec(PRECISION):
         pairs = [[ref.row(times, i, exprs) for ref in pair] for pair in shifted.values()]
-        for k in (i, i + 1):
+        for k in range(max(0, i - len(EARLIER)) if base.method.warmup else i, i + 2):
             moved = [[time * (1 + sign * STEP) if j == k else time for j, time in enumerate(times)] for sign in (0, -1)]
             rows = [base.row(grid, i, exprs) for grid in moved]
             pairs.append(

@@ -16,15 +16,17 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from . import kernel, spec
-from .calculus import is_zero, t
+from . import kernel, offset, spec
+from .calculus import t
 from .expression import parse
+from .schedule import of_schedule, read_schedule
 
 if TYPE_CHECKING:
     from .numeric import NumericSDE
 
 KEYS = (
-    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "params", "let", "initial", "constraints",
+    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "params", "let", "initial",
+    "constraints",
 )  # fmt: skip
 
 
@@ -32,8 +34,8 @@ KEYS = (
 # local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
     """END NODES NODES_8 START WEIGHTS WEIGHTS_8 alpha carried close coefficients collocation column columns denoise denoiser
-    diffusion drift edm exponential frame gauss_legendre log_nodes log_reach lower math matrix nfe ordered phi pulled rotation
-    settled sigma start step t t0 t1 table time times torch transition transport_score turning tweedie
+    diffusion drift edm exponential frame gauss_legendre log_nodes log_reach lower math matrix nfe offset ordered phi pulled
+    rotation settled sigma start start_mean step t t0 t1 table time times torch transition transport_score turning tweedie
     whitening""".split()  # noqa: SIM905
 )
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
@@ -60,7 +62,8 @@ class LinearSDE:
 
     ``F_let``, ``G_let``, ``offset_let`` and ``initial_let`` hold the same entries in the words of ``let``, as the user
     spelled them; ``F``, ``G``, ``offset`` and ``initial`` (the variances at time[0]) hold them written out.
-    ``data`` are the indices of the blocks that start at a data point.
+    ``data`` are the indices of the blocks that start at a data point.  ``constant`` names the components that never
+    change (an image that is given); ``offset`` is linear in them and in 1, F and G act on the state alone.
     """
 
     name: str
@@ -76,6 +79,7 @@ class LinearSDE:
     constraints: tuple[Constraint, ...]
     doc: str = ""
     schedule: tuple[sp.Expr, sp.Expr] | None = None  # (alpha, sigma) as the user gave them, one block
+    constant: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -116,6 +120,11 @@ class LinearSDE:
         return self.written_out(self.offset_let)
 
     @cached_property
+    def offset_terms_let(self) -> sp.ImmutableMatrix:
+        """n x (m + 1): what multiplies the m constant components and 1 in the offset, in the words of let."""
+        return offset.terms(self.offset_let, self.constant)
+
+    @cached_property
     def initial(self) -> sp.ImmutableMatrix:
         return self.written_out(self.initial_let)
 
@@ -124,8 +133,12 @@ class LinearSDE:
         return kernel.commutes(self.F)
 
     def transition(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
-        """Psi(t, s), n x n: z_t = Psi(t, s) z_s + offset(t, s); t < s is allowed.  Unsupported without a closed form."""
+        """Psi(t, s), n x n: z_t = Psi(t, s) z_s + o(t, s) + noise; t < s is allowed.  Unsupported without a closed form."""
         return kernel.transition(self, sp.sympify(t), sp.sympify(s))
+
+    def mean_offset(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
+        """o(t, s), n x 1, linear in the constant components: o' = F o + offset, o(s, s) = 0.  Unsupported as above."""
+        return offset.mean(self, sp.sympify(t), sp.sympify(s))
 
     def covariance(self, t: sp.Expr) -> sp.Matrix:
         """Sigma_t, n x n: the law of z_t given the data point.  Solves S' = F S + S F^T + G G^T."""
@@ -175,8 +188,9 @@ def load_sde(source: Any) -> LinearSDE:
     spec.check_names(where, "sde.state", state)
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
     lets = table.get("let", {})
-    spec.check_names(where, "sde.params", (*params, *lets, *state))
-    _check_unused(where, params, lets, state)
+    constant = offset.constant_names(where, table.get("constant", []))
+    spec.check_names(where, "sde.params", (*params, *lets, *state, *constant))
+    _check_unused(where, params, lets, (*state, *constant))
     names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in params}}
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
@@ -184,19 +198,20 @@ def load_sde(source: Any) -> LinearSDE:
         written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
         names[name] = sp.Symbol(name, real=True)
     n = len(state)
-    schedule = _schedule(where, table, n, names, written) if paired else None
+    span = _span(where, table.get("time", [0.0, 1.0]))
+    schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
     if schedule is not None:
-        F, G = _of_schedule(schedule, written)
+        F, G = of_schedule(schedule, written)
     else:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
-    offset = spec.matrix(where, "sde.offset", [[e] for e in table.get("offset", [0] * n)], (n, 1), names)
+    drift = offset.read(where, table.get("offset"), n, names, constant)
     initial, data = _initial(where, table, state, {k: v for k, v in names.items() if k != "t"})
     constraints = tuple(_constraint(where, text, names) for text in table.get("constraints", ()))
     sde = LinearSDE(
-        spec.name_of(where, "sde.name", table["name"]), state, _span(where, table.get("time", [0.0, 1.0])),
-        sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), sp.ImmutableMatrix(offset), initial, data,
-        params, written, constraints, str(table.get("doc", "")), schedule,
+        spec.name_of(where, "sde.name", table["name"]), state, span,
+        sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
+        params, written, constraints, str(table.get("doc", "")), schedule, constant,
     )  # fmt: skip
     try:
         sde.values({})
@@ -219,44 +234,6 @@ def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state:
     for name in state:
         if STEP_NAMES.fullmatch(name):
             raise InputError(where, "sde.state", f"the emitted step uses the name {name!r} itself", "rename the block")
-
-
-def _schedule(
-    where: str, table: Mapping[str, Any], n: int, names: Any, lets: Mapping[str, sp.Expr]
-) -> tuple[sp.Expr, sp.Expr]:
-    """(alpha, sigma) of z_t = alpha x_0 + sigma eps, one block; they take the place of F and G."""
-    if n != 1 or "F" in table or "G" in table or "initial" in table:
-        raise InputError(
-            where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out"
-        )
-    pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
-    start = sp.nsimplify(repr(_span(where, table.get("time", [0.0, 1.0]))[0]), rational=True)
-    for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
-        if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
-            raise InputError(
-                where,
-                f"sde.{key}",
-                f"{key} at the start of the span is not {wanted}",
-                f"write one with {key} = {wanted} there",
-            )
-    return pair[0], pair[1]
-
-
-def written_out(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
-    """An expression with every let replaced by what it stands for."""
-    return expr.subs({sp.Symbol(name, real=True): value for name, value in lets.items()})
-
-
-def _of_schedule(schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr]) -> tuple[sp.Matrix, sp.Matrix]:
-    """F = alpha'/alpha and G^2 = (sigma^2)' - 2 F sigma^2, so that z_t has these alpha and sigma; in the words of let."""
-    alpha, sigma = schedule
-
-    def slope(expr: sp.Expr) -> sp.Expr:
-        inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
-        return expr.diff(t) + inner
-
-    F = sp.simplify(slope(alpha) / alpha)
-    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(2 * sigma * (slope(sigma) - F * sigma)))]])
 
 
 def _span(where: str, time: Any) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
+from stepsmith.runtime.constants import blocks_of, check_constants, names_of
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module, load
 from stepsmith.runtime.noise import NoiseSource
@@ -29,6 +30,8 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     last: str
+    mean: tuple[tuple[float, ...], ...] = ()  # what multiplies the constants and 1 in the mean of the start, a row a block
+    constants: tuple[torch.Tensor, ...] = ()  # (batch or 1, *shape), on the host
 
 
 def make_plan(
@@ -42,6 +45,7 @@ def make_plan(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     shape: Sequence[int] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Plan:
     """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
     module = resolve(module)
@@ -53,15 +57,18 @@ def make_plan(
     _check_network(module, network)
     table = _table(module, grid, params)
     _warn_range(module, network, table)
+    noise, size, kind = NoiseSource(seeds), _shape(network, shape), find_dtype(dtype)
     return Plan(
         module=module,
         table=table,
         factor=_factor(module, grid, params),
-        noise=NoiseSource(seeds),
-        shape=_shape(network, shape),
+        noise=noise,
+        shape=size,
         device=find_device(device),
-        dtype=find_dtype(dtype),
+        dtype=kind,
         last=last,
+        mean=_mean(module, grid, params),
+        constants=check_constants(module, constants, len(noise), size, kind),
     )
 
 
@@ -111,7 +118,7 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> torch.Te
 
 def _factor(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
     factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
-    n = len(module.COMPONENTS)
+    n = blocks_of(module)
     if factor.shape != (n, n) or not torch.isfinite(factor).all():
         raise _refuse(
             "start",
@@ -119,6 +126,16 @@ def _factor(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[t
             "check the parameters and the grid's start",
         )
     return tuple(tuple(row) for row in factor.tolist())
+
+
+def _mean(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
+    """``start_mean`` of the module at the grid's start; no rows where it has none."""
+    if not hasattr(module, "start_mean"):
+        return ()
+    mean = torch.as_tensor(module.start_mean(grid.times[0].item(), **params), dtype=torch.float64)
+    if mean.shape != (blocks_of(module), len(names_of(module)) + 1) or not torch.isfinite(mean).all():
+        raise _refuse("start", "the mean of the start is not finite", "check the parameters and the grid's start")
+    return tuple(tuple(row) for row in mean.tolist())
 
 
 def _check_network(module: Any, network: Any) -> None:

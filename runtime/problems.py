@@ -158,8 +158,9 @@ class GaussianMixture:
         (z blocks, t) -> outputs; with s the score, K K^T = Sigma the factor of the kind: ``score``: s; ``eps-L``,
         ``eps-U``, ``eps-R``: -K^T s, one output a block (lower, upper Cholesky, gDDIM); ``x0``: E[x0 | z], one output;
         and for one block with z = alpha x0 + sigma eps, ``eps``: E[eps | z] = -sigma s and ``v``: alpha E[eps | z] -
-        sigma E[x0 | z]. ``view`` has ``transition(t, s)``, ``covariance(t)``, ``factor(t, kind="lower" | "upper" |
-        "gddim")``, numpy float64; ``end`` is handed to ``factor`` for eps-R where given. Reads the time on the host:
+        sigma E[x0 | z]. Where the SDE has an offset, the constant components are inputs too, behind the blocks, and z
+        is taken without the offset of its mean, ``view.offset(t, s)``. ``view`` has ``transition(t, s)``,
+        ``covariance(t)``, ``factor(t, kind="lower" | "upper" | "gddim")``, numpy float64; ``end`` is handed to ``factor`` for eps-R where given. Reads the time on the host:
         for tests, not for speed.
 
         Raises InputError (key ``network``) for another kind, or ``eps`` and ``v`` of more than one block.
@@ -174,7 +175,7 @@ class GaussianMixture:
         def call(inputs: Tensors, time: torch.Tensor) -> Tensors:
             t = float(time)
             Psi, Sigma = view.transition(t, first), view.covariance(t)
-            score, mean = self._posterior(inputs, Psi, Sigma, data)
+            score, mean = self._posterior(_centred(inputs, view, t, first, count), Psi, Sigma, data)
             if kind in _FACTORS:
                 extra = {} if end is None or kind != "eps-R" else {"end": end}
                 factor = view.factor(t, kind=_FACTORS[kind], **extra)
@@ -185,7 +186,20 @@ class GaussianMixture:
             answers = {"score": score, "x0": (mean,), "eps": (eps,), "v": (float(Psi[0, 0]) * eps - sigma * mean,)}
             return answers[kind]
 
-        return Network(call, kind, self.shape, None, count, 1 if kind == "x0" else count)
+        given = len(getattr(getattr(view, "sde", None), "constant", ()))
+        return Network(call, kind, self.shape, None, count + given, 1 if kind == "x0" else count)
+
+
+def _centred(inputs: Tensors, view: Any, time: float, first: float, count: int) -> Tensors:
+    """The blocks without the offset of their mean."""
+    blocks, given = inputs[:count], inputs[count:]
+    if not hasattr(view, "offset"):
+        return blocks
+    rows = view.offset(time, first).tolist()
+    return tuple(
+        z - sum((c * value for c, value in zip(row, given, strict=False)), row[-1])
+        for z, row in zip(blocks, rows, strict=True)
+    )
 
 
 def Gaussian(mean: Any, variance: Any = 1.0) -> GaussianMixture:

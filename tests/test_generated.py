@@ -63,6 +63,11 @@ def short(module: ModuleType) -> tuple[torch.Tensor, torch.Tensor]:
     return times, module.coefficients(times)
 
 
+def given(module: ModuleType) -> dict[str, float]:
+    """A value of each constant component."""
+    return dict.fromkeys(getattr(module, "CONSTANTS", ()), 0.3)
+
+
 def network_of(module: ModuleType, seen: list | None = None):
     """A network of the module's number of inputs and outputs that mixes all of them, in the dtype it is given."""
 
@@ -153,10 +158,12 @@ def test_the_constants_are_those_of_the_contract(name, emitted):
     assert all(isinstance(word, str) and word.isidentifier() for word in (*module.COMPONENTS, *module.COEFFICIENTS))
     assert len(set(module.COEFFICIENTS)) == len(module.COEFFICIENTS)
     assert all(type(key) is str and type(value) is float for key, value in module.PARAMS.items())
-    assert method.sde.state == module.COMPONENTS and method.sde.data[0] == module.DATA
+    assert (*method.sde.state, *method.sde.constant) == module.COMPONENTS
+    assert method.sde.constant == getattr(module, "CONSTANTS", ()) and method.sde.data[0] == module.DATA
     assert method.sde.time == (module.START, module.END)
     assert (method.nfe, method.draws) == (module.NFE, module.DRAWS) and module.HISTORY >= 0
-    assert hashlib.sha256(dump(method.program).encode()).hexdigest() == module.DIGEST
+    assert hashlib.sha256(method.rows.text.encode()).hexdigest() == module.DIGEST
+    assert method.rows.text.startswith(dump(method.program))
     assert module.DRAWS > 0 if method.sampler.target == "sde" else module.DRAWS == 0
     assert (module.WEAK_ORDER, module.STRONG_ORDER) == (None, None) or module.DRAWS > 0
     assert module.ORDER is None or module.DRAWS == 0
@@ -184,7 +191,7 @@ def test_coefficients_are_finite_float64_on_the_host_down_to_1e_5(name, emitted)
         assert table.dtype == torch.float64 and table.device.type == "cpu" and not table.requires_grad
         assert torch.isfinite(table).all()
     factor = module.start(module.END)
-    n = len(module.COMPONENTS)
+    n = len(module.COMPONENTS) - len(given(module))
     assert factor.shape == (n, n) and factor.dtype == torch.float64 and torch.equal(factor, factor.tril())
     assert torch.isfinite(factor).all() and (factor.diagonal() > 0).all()
 
@@ -281,7 +288,7 @@ def test_the_network_is_called_as_often_as_is_declared(name, emitted):
     assert len(seen) == module.NFE
     for last in ("none", "denoise"):
         seen.clear()
-        sample(module, network_of(module, seen), grid, [0, 1], shape=(3,), last=last)
+        sample(module, network_of(module, seen), grid, [0, 1], shape=(3,), last=last, constants=given(module))
         assert len(seen) == module.nfe(STEPS) + (last == "denoise") == count_nfe(module, STEPS, last)
     assert [module.nfe(k) for k in (1, 7)] == [module.NFE, 7 * module.NFE]
 
@@ -376,9 +383,10 @@ def test_step_and_loop_never_wait_for_a_device_mix_devices_or_copy_back(name, fa
                 assert value.device.type == "cuda" and value.dtype == dtype and value.shape == (3, 2, 5)
         assert all(time.device.type == "cuda" for time in seen)
     dtype = (torch.float32, torch.bfloat16)[NAMES.index(name) % 2]
-    found, uploads = fake_cuda.run(module, network, TimeGrid.explicit(times), dtype)
+    found, uploads = fake_cuda.run(module, network, TimeGrid.explicit(times), dtype, constants=given(module))
     assert found.device.type == "cuda" and found.dtype == dtype and found.shape == (3, 2, 3)
-    assert uploads == [(2, 3), tuple(table.shape)]  # the seeds' keys and the table, once
+    constants = [(1, 2, 3) for _ in given(module)]
+    assert uploads == [(2, 3), tuple(table.shape), *constants]  # the seeds' keys, the table and what is constant, once
 
 
 def test_the_guard_sees_a_step_that_reads_back(fake_cuda, emitted):

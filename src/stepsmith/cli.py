@@ -6,6 +6,7 @@ Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -178,9 +179,9 @@ def build(
 @click.argument("name")
 def show(name: str) -> None:
     """The step program of a module of the catalogue, as text."""
-    from stepsmith.derive import catalogue, dump
+    from stepsmith.derive import catalogue
 
-    click.echo(dump(catalogue.find(name).derive().program), nl=False)
+    click.echo(catalogue.find(name).derive().rows.text, nl=False)
 
 
 @cli.command()
@@ -205,7 +206,7 @@ def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: fl
     import stepsmith as ss
     from stepsmith.derive import catalogue, reference
     from stepsmith.templates import emit
-    from stepsmith.templates.render import table
+    from stepsmith.templates.render import columns_of_row
 
     if not names and not everything:
         raise InputError("-", "names", "nothing to verify", "name modules or say --all")
@@ -217,7 +218,8 @@ def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: fl
         start = method.sde.time[1]
         times = [start * (end / start) ** (k / 24) for k in range(25)]
         values = module.coefficients(torch.tensor(times, dtype=torch.float64)).tolist()
-        found = reference.worst(method, table(method.program), times, values, (0, 12, 23))
+        rows = sorted({*range(len(method.warmup)), 0, 12, *range(23 - len(method.ending[1:]), 24)})
+        found = reference.worst(method, functools.partial(columns_of_row, method, 24), times, values, rows)
         results.append(
             {"name": row.name, "error": found.measured, "column": found.column, "t0": found.t0, "t1": found.t1}
         )
@@ -259,6 +261,7 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
     help=".png, .npz or .safetensors.",
 )
 @click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
+@click.option("--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors).")
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True
@@ -273,7 +276,7 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sample(
     sde: str, sampler: str, network: str, steps: int | None, nfe: int | None, grid: str, end: float, last: str, seeds: str,
-    out: Path, params: tuple[str, ...], device: str, dtype: str, threads: int, as_json: bool,
+    out: Path, params: tuple[str, ...], constants: tuple[str, ...], device: str, dtype: str, threads: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw samples with a derived sampler and a real network."""
     import stepsmith as ss
@@ -282,7 +285,7 @@ def sample(
 
     check_output(out)
     chosen = parse_seeds(seeds)
-    values = _numbers(params)
+    values, given = _numbers(params), _files(constants)
     diffusion = ss.load_sde(sde)
     method = derived(diffusion, sampler)
     if steps is not None and nfe is not None:
@@ -306,11 +309,12 @@ def sample(
         warnings.simplefilter("always")
         drawn = ss.sample(
             module, net, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype),
-            progress=not as_json and sys.stderr.isatty(),
+            progress=not as_json and sys.stderr.isatty(), constants=given,
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     told = record(
-        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net
+        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net,
+        constants=given,
     )
     told["specs"] = {key: _spec_text(source) for key, source in (("sde", sde), ("sampler", sampler))}
     write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
@@ -360,6 +364,16 @@ class _Viewed:
 
     def at(self, **params: float) -> Any:
         return self._sde.at(**{**self._params, **params})
+
+
+def _files(pairs: tuple[str, ...]) -> dict[str, Any]:
+    from stepsmith.runtime.constants import read_constant
+
+    split = [pair.partition("=") for pair in pairs]
+    for name, _, file in split:
+        if not name.strip() or not file:
+            raise InputError("-", "constant", f"{name!r} is no NAME=FILE", "write such as --constant mu=image.png")
+    return {name.strip(): read_constant(file) for name, _, file in split}
 
 
 def _numbers(pairs: tuple[str, ...]) -> dict[str, float]:
