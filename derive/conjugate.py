@@ -27,7 +27,6 @@ from .score import NETWORKS, ScoreParameterization, scalar, spread
 from .sde import LinearSDE
 from .split import names_of
 
-
 CHOLESKY = {"eps-L": "lower", "eps-U": "upper"}
 
 
@@ -215,14 +214,13 @@ def conjugate_function(
             **common,
         )
     bridged = n > 1 and len(rows) == n and frame in ("denoiser", "x0", "edm") and own_offset is None
-    turn = None
-    if not (bridged and B.is_zero_matrix):
-        turn = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.")
+    turns = not (bridged and B.is_zero_matrix)
+    turn = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.") if turns else ""
     ordered, reach = lib.ordered(), lib.reach()
     if bridged:
-        own = (symbol("sigma_data"),) if frame == "edm" else ()
+        width = (symbol("sigma_data"),) if frame == "edm" else ()
         below = (nodes, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((turn,) if turn else ()))
-        return lib.add(name, "conjugate_bridge", own, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]})
+        return lib.add(name, "conjugate_bridge", width, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]})
     return lib.add(
         name,
         "conjugate_ordered",
