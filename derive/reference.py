@@ -130,11 +130,32 @@ STEP = flint.arb(2) ** -120  # of the differences that measure the sensitivity t
 DOUBTFUL = 5e-14  # below this relative error the sensitivity is not asked for
 
 
-def reference(method: Method, params: Mapping[str, Any]) -> Reference:
-    """The reference of a method at these parameters (arb or float; all of the program's)."""
-    exact = {name: value if isinstance(value, flint.arb) else arb(value) for name, value in params.items()}
+Views = dict[Any, NumericSDE]  # the flows of an SDE at given parameters, shared between its modules
+
+
+def reference(method: Method, params: Mapping[str, Any], views: Views | None = None, **setting: int) -> Reference:
+    """The reference of a method at these parameters (arb or float; all of the program's); ``setting`` as of NumericSDE."""
+    exact = {name: arb(value) for name, value in params.items()}
     own = {name: exact.get(name, arb(default)) for name, default in method.sde.params.items()}
-    return Reference(method, NumericSDE(method.sde, own), exact)
+    key = (method.sde.name, method.sde.F, method.sde.G, *(f"{name} {value.str(60)}" for name, value in own.items()), *setting.items())
+    shared = views if views is not None else {}
+    if key not in shared:
+        shared[key] = NumericSDE(method.sde, own, **setting)
+    return Reference(method, shared[key], exact)
+
+
+OTHER = {"terms": 128, "precision": 520, "accuracy": 340}  # the second setting, which bounds truncation
+
+
+def truncation(
+    method: Method, columns: Sequence[tuple[str, sp.Expr]], times: Sequence[float], i: int, views: Views | None = None
+) -> float:
+    """The largest relative difference of two settings (terms, precision, accuracy of the series) in the columns of row i."""
+    exact, exprs = [arb(time) for time in times], [expr for _, expr in columns]
+    one, other = (reference(method, method.params, views, **setting).row(exact, i, exprs) for setting in ({}, OTHER))
+    with flint.ctx.workprec(OTHER["precision"]):
+        gaps = [(abs(a - b).mid(), abs(b).mid()) for a, b in zip(one, other, strict=True)]
+        return max(float((gap / whole).mid()) if whole > 0 else float(gap) for gap, whole in gaps)
 
 
 def worst(
@@ -143,14 +164,15 @@ def worst(
     times: Sequence[float],
     table: Sequence[Sequence[float]],
     rows: Sequence[int],
+    views: Views | None = None,
 ) -> Worst:
     """The worst entry of the chosen rows of a float64 table; ``columns(i)`` are the (name, host expression) of row i."""
     params = method.params
     exact = [arb(time) for time in times]
-    base = reference(method, params)
+    base = reference(method, params, views)
     with flint.ctx.workprec(PRECISION):
         shifted = {
-            name: tuple(reference(method, {**params, name: arb(value) * (1 + sign * STEP)}) for sign in (1, -1))
+            name: tuple(reference(method, {**params, name: arb(value) * (1 + sign * STEP)}, views) for sign in (1, -1))
             for name, value in params.items()
             if value
         }
