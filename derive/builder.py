@@ -37,10 +37,10 @@ class Lowering:
         self.params = {**params, **sampler.params}
         if "edm" in (network, frame):
             self.params["sigma_data"] = EDM_SIGMA_DATA
-        self.library = Library(sde, self.params)
+        self.library = Library(sde, (*self.params, *filter(None, [sde.field])))
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.state, *sde.constant))
+        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.symbols, *sde.state, *sde.constant))
         self.carried = (*sde.constant, UNIT)  # the values that the columns of an offset multiply
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import sympy as sp
@@ -39,12 +40,8 @@ def about(method: Any) -> list[str]:
         lines.append("")
     lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
     lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
-    orders = ("-" if order is None else str(order) for order in (method.order, method.weak_order, method.strong_order))
-    lines.append(
-        "Calls a step {}, draws a step {}; proven order {}, weak {}, strong {}.".format(
-            method.nfe, method.draws, *orders
-        )
-    )
+    lines.append(f"Calls a step {method.nfe}, draws a step {method.draws}.  {claims(method)}")
+    lines += leading(method)
     for place, program in (("first", method.rows.first), ("last", method.rows.last)):
         if program is not None:
             lines.append(f"The {place} step has {program.nfe} calls and {program.draws} draws.")
@@ -119,3 +116,31 @@ def _text(expr: sp.Expr) -> str:
 
 def _factor(expr: sp.Expr) -> str:
     return f"({_text(expr)})" if expr.is_Add else _text(expr)
+
+
+def claims(method: Any) -> str:
+    """The proven orders in a sentence; a dash where none is derived."""
+    if not method.random:
+        whole = "" if method.order == method.step_order else f" (the common step alone {method.step_order})"
+        return f"Proven order {_dash(method.order)}{whole}."
+    return f"Proven weak order {_dash(method.weak_order)}, strong order {_dash(method.strong_order)}."
+
+
+def _dash(order: float | None) -> str:
+    return "-" if order is None else f"{order:g}"
+
+
+MOST = 420  # characters of an error term that a docstring has room for
+
+
+def leading(method: Any) -> list[str]:
+    """The leading local error of a deterministic step, as far as it fits into a docstring."""
+    terms = method.local_error
+    if terms is None:
+        return []
+    lines = ["Local error of a step of length h, exact minus numerical:"]
+    for term in terms:
+        text = str(term)
+        long = f"e_{term.block} = h^{term.power} * (a long expression: `stepsmith error` prints it)"
+        lines += textwrap.wrap(text if len(text) <= MOST else long, 118, initial_indent="    ", subsequent_indent=" " * 8)
+    return lines + [f"    {line}" for note in terms[0].where for line in textwrap.wrap(note, 118)]

@@ -35,6 +35,7 @@ from . import spec
 from .expression import parse
 from .gauge import FUNCTIONS, Refusal
 from .program import EARLIER
+from .sde import HOST_NAMES
 
 FAMILIES = ("multistep", "runge-kutta", "predictor-corrector")
 NETWORK = ("x0", "eps", "score", "v")
@@ -80,6 +81,11 @@ class Formula:
     applied: Mapping[str, Applied]
     history: tuple[tuple[str, int], ...]
     texts: Mapping[str, str] = field(default_factory=dict)  # of the lets, as written
+
+    @property
+    def words(self) -> set[str]:
+        """The words that stand in the lines and lets."""
+        return {applied.word for applied in self.applied.values()}
 
     @property
     def programs(self) -> tuple[tuple[Line, ...], ...]:
@@ -129,7 +135,8 @@ class _Reader:
             step,
             tuple(self._program(f"sampler.warmup[{k}]", lines) for k, lines in enumerate(warmup)),
             tuple(self._program(f"sampler.final[{k}]", lines) for k, lines in enumerate(final)),
-            self.let, self.applied, tuple(self.depth.items()), {k: str(v) for k, v in table.get("let", {}).items()},
+            self.let, self.applied, tuple(self.depth.items()),
+            {name: " ".join(str(text).split()) for name, text in table.get("let", {}).items()},
         )  # fmt: skip
         self._check(formula)
         return formula
@@ -150,6 +157,9 @@ class _Reader:
 
     def _lets(self, lets: Mapping[str, Any]) -> None:
         spec.check_names(self.where, "sampler.let", (*lets, *self.params))
+        for name in HOST_NAMES & set(lets):
+            what, mend = "the emitted module uses this name itself", f"rename it, to {name}_"
+            raise InputError(self.where, f"sampler.let.{name}", what, mend)
         for name in (*lets, *self.params):
             key = f"sampler.{'let' if name in lets else 'params'}.{name}"
             if name in self.known or name in (*TIMES, "z", "expm1") or NOISE.fullmatch(name):
@@ -221,11 +231,11 @@ class _Reader:
         self._check_target(key, target)
         names = {**self._scalars(), **{name: symbol(name) for name in self.values}}
         names |= {name: symbol(name) for name in re.findall(r"\bxi\d{0,2}\b", right)}
-        for name in later - self.values:
+        for name in sorted(later - self.values - set(names)):
             if name.isalnum() and re.search(rf"\b{name}\b(?!\[)", right):
                 raise InputError(self.where, key, f"{name} is used before it is defined", "move its line up")
         expr = parse(" " * (len(left) + 1) + right, names, where=self.where, key=key, words=self)
-        return Line(text.strip(), target, self._linear(key, expr))
+        return Line(" ".join(text.split()), target, self._linear(key, expr))
 
     def _check_target(self, key: str, target: str) -> None:
         """A name of the user's; in row 0 also what later rows read as the value of a step before the first."""

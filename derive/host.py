@@ -154,6 +154,9 @@ class Library:
         """X(t, s) with dX/dt = generator X, X(s, s) = I; t < s is allowed.  (..., n, n)."""
         n = generator.shape[0]
         written = self.sde.written_out(generator)
+        if self.sde.schedule is not None and generator == -self.sde.F_let:  # alpha is given: nothing to integrate
+            uses = (self.alpha(), self.static("matrix"))
+            return self.add(name, "transition_inverse", (), uses, generator=generator, doc=doc)
         if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"Minus the generator of {name}.")
             uses = (self.quadrature(), self.ordered(), rate)

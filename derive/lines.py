@@ -14,7 +14,7 @@ from stepsmith.errors import InputError
 
 from .builder import Lowering, symbol
 from .calculus import t0, t1
-from .formula import NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
+from .formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
 from .program import EARLIER, Normal
 from .sde import STEP_NAMES
 from .split import Split
@@ -49,7 +49,8 @@ class Lines:
 
     def _fresh(self, name: str) -> Values:
         """Unused names, one a block."""
-        stem = name
+        earlier = EARLIER_VALUE.fullmatch(name)  # "D[-1]" of row 0
+        stem = f"{earlier[1]}{1 - int(earlier[2])}".replace("-", "0") if earlier else name
         while True:
             values = tuple(stem if self.low.sde.n == 1 else f"{stem}_{b}" for b in self.low.sde.state)
             clash = STEP_NAMES.fullmatch(stem) or (stem[0] == "s" and stem[1:].isdigit())
@@ -177,7 +178,10 @@ class Lines:
             return MOMENTS[time]
         found = self.scalar(time)
         if not found.is_Symbol:
-            found = self.low.define(f"t_{len(self.low.moments)}", found)
+            found = self.low.define(f"t_in{len(self.low.moments)}", found)  # no digit alone: 0 and 1 are the ends of the step
+        if STEP_NAMES.fullmatch(str(found)) or str(found) in self.low.sde.state:
+            what = f"the emitted step has another use for the name {found}"
+            raise InputError(self.low.sampler.where, f"sampler.let.{found}", what, f"rename it, to t_{found}")
         key = str(found).removeprefix("t_")
         self.low.moments[key] = found
         return key
@@ -197,6 +201,8 @@ class Lines:
         if word == "t":
             target = self.scalar(applied.scalars[0])
             name = name or self._numbered("t_of", target)
+            while name in low.known and low.known[name] != "time_of":
+                name += "_"
             low.call((name,), low.library.time_of(), target)
             return symbol(name)
         key = self.moment(applied.scalars[0])

@@ -18,10 +18,10 @@ from .calculus import t1
 from .conjugate import conjugate_step, conjugation
 from .formula import Line
 from .lines import Lines
-from .program import Op, StepProgram, entries, entry, verify
+from .program import Normal, Op, StepProgram, entries, entry, verify
 from .rows import Rows, aligned
 from .sampler import Sampler
-from .score import checked
+from .score import BRIDGES, ScoreParameterization, checked
 from .sde import LinearSDE
 from .split import Part, Split, bind
 from .splitting import split_step
@@ -57,9 +57,25 @@ def _lowering(
             f"{sde.name} has an offset, and lines of text say nothing of it", "take a splitting or a conjugate sampler"
         )
     network = checked(network, sde)
+    if sde.field:
+        _check_field(sde, sampler, network, frame)
     if sampler.family != "conjugate" and frame is not None and frame != network:
         raise Unsupported(f"a {sampler.family} sampler freezes what its network gives", "leave the frame out")
     return Lowering(sde, sampler, network, checked(frame, sde) if frame is not None else network, params)
+
+
+def _check_field(sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None) -> None:
+    """A coefficient a frequency is derived for one block without an offset, and networks that see the whole image."""
+    if sde.n > 1 or not sde.offset_let.is_zero_matrix:
+        raise Unsupported(f"{sde.name} has a field, and more than one block or an offset", "take one block without an offset")
+    for each in (network, frame):
+        if each in BRIDGES:
+            what = f"a scalar denoiser is told one noise level, and {sde.name} has one a frequency"
+            raise Unsupported(what, "use the network eps-L, x0, v or score")
+        if isinstance(each, ScoreParameterization) and sde.symbols[sde.field] in sde.written_out(each.noise).free_symbols:
+            raise Unsupported(f"{each.name} tells the network a {sde.field}", "tell it the time")
+    if any(part.solve == "conjugate" for part in sampler.parts.values()):
+        raise Unsupported("conjugate parts are not derived for a field", "take a conjugate sampler, or parts solved by euler")
 
 
 def _program(
@@ -68,12 +84,15 @@ def _program(
     ops, low.ops = low.ops, []
     last, last_result = _last(low)
     low.library.start()
+    if sum(isinstance(op, Normal) for op in ops) > 1:  # they may be merged into one
+        low.library.static("matrix")
+        low.library.static("lower")
     if not low.sde.offset_let.is_zero_matrix:
         low.library.offset()
     constant = low.sde.constant
     return verify(StepProgram(
         (*low.sde.state, *constant), low.params, tuple(low.library.functions.values()), tuple(low.host), tuple(ops),
-        (*result, *constant), last, last_result, _told(low), history, carry,
+        (*result, *constant), last, last_result, _told(low), history, carry, low.sde.field,
     ))  # fmt: skip
 
 
@@ -84,11 +103,9 @@ def _lined(low: Lowering, lines: tuple[Line, ...]) -> StepProgram:
     if low.sampler.parts:
         split = bind(low.sampler, sde)
     else:
-        whole = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2
-        blocks = tuple(range(sde.n))
-        drift = Part(
-            "drift", blocks, -sde.F_let, sp.ImmutableMatrix(whole), (), (), "euler", sp.zeros(sde.n), True, -sde.offset_terms_let
-        )  # fmt: skip
+        whole, none = sde.GG_let if low.sampler.target == "sde" else sde.GG_let / 2, sp.ImmutableMatrix.zeros(sde.n)
+        rows, linear, score, offset = tuple(range(sde.n)), -sde.F_let, sp.ImmutableMatrix(whole), -sde.offset_terms_let
+        drift = Part("drift", rows, linear, score, (), (), "euler", none, True, offset)
         split = Split(sde, low.sampler.target, {"drift": drift})
     return _program(low, *Lines(low, low.sampler.formula, split).run(lines))
 

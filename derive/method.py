@@ -12,6 +12,9 @@ from stepsmith.errors import InputError
 
 from . import describe
 from .lower import lower_rows
+from .orders import local, moments, stability
+from .orders.leading import leading_error
+from .orders.symbolic import ErrorTerm
 from .program import StepProgram
 from .rows import Rows
 from .sampler import Sampler, load_sampler
@@ -26,8 +29,9 @@ class Method:
     ``warmup`` are the programs of rows 0, 1, ... of a grid, ``ending`` those of its last rows, the last one last; both are
     empty but for samplers that say so.
 
-    ``nfe`` network calls and ``draws`` normal draws a step.  ``order`` (deterministic), ``weak_order``, ``strong_order``
-    and ``local_error`` are None until they are derived; nothing is printed that was not.
+    ``nfe`` network calls and ``draws`` normal draws a step.  ``order`` (of a whole run, None where noise is drawn),
+    ``step_order`` (of the common step alone), ``weak_order``, ``strong_order`` and ``local_error`` are derived when they are
+    asked for (derive/orders); what cannot be derived is None and printed as a dash.
     """
 
     sde: LinearSDE
@@ -35,10 +39,6 @@ class Method:
     network: str | ScoreParameterization
     frame: str | ScoreParameterization | None
     program: StepProgram
-    order: int | None = None
-    weak_order: float | None = None
-    strong_order: float | None = None
-    local_error: Any = None
     warmup: tuple[StepProgram, ...] = ()
     ending: tuple[StepProgram, ...] = ()
 
@@ -69,6 +69,49 @@ class Method:
     @property
     def draws(self) -> int:
         return self.program.draws
+
+    @property
+    def random(self) -> bool:
+        """Whether any row of a run draws noise."""
+        return any(program.draws for program in self.rows)
+
+    @cached_property
+    def order(self) -> int | None:
+        """The order of a run of a deterministic method, in z and t (orders/local.py)."""
+        return None if self.random else local.order(self)
+
+    @cached_property
+    def step_order(self) -> int | None:
+        """The order of the common step of a deterministic method, its first and last rows left out of account."""
+        return None if self.random else local.step_order(self)
+
+    @cached_property
+    def weak_order(self) -> int | None:
+        """The weak order, at most 2, of a run that draws noise (orders/moments.py)."""
+        return moments.weak_order(self) if self.random else None
+
+    @cached_property
+    def strong_order(self) -> float | None:
+        """The strong order, at most 3/2, of a one-step method that draws noise, its draws coupled at their best."""
+        return moments.strong_order(self) if self._one_step else None
+
+    @property
+    def _one_step(self) -> bool:
+        return self.random and not self.program.history and not self.warmup and not self.ending
+
+    @cached_property
+    def local_error(self) -> tuple[ErrorTerm, ...] | None:
+        """The leading local error of the common step, one ErrorTerm a block; None where noise is drawn or none is written."""
+        order = self.step_order
+        return None if order is None else leading_error(self, order)
+
+    def stability(self, variance: float = 0.25, steps: int = 50) -> stability.Stability:
+        """Spectral radii, largest stable steps and conditions on data N(0, variance) (orders/stability.py)."""
+        return stability.stability(self, variance, steps)
+
+    def on(self, sde: LinearSDE, network: str | ScoreParameterization) -> Method:
+        """The same sampler on another diffusion, for another network."""
+        return derive(sde, self.sampler, network)
 
     @property
     def network_name(self) -> str:

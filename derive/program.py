@@ -128,6 +128,7 @@ class StepProgram:
     sigma_columns: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
+    field: str = ""  # what differs from frequency to frequency; host expressions may read it
 
     @property
     def nfe(self) -> int:
@@ -152,7 +153,7 @@ def verify(program: StepProgram) -> StepProgram:
     Every name is defined once and before its use; host symbols are times, parameters, earlier scalars or tables; network
     inputs are components' values; each normal is used; the result has one value a component.
     """
-    known = {"t0", "t1", *(time.name for time in EARLIER), *program.params}
+    known = {"t0", "t1", *(time.name for time in EARLIER), *program.params, *filter(None, [program.field])}
     functions = {function.name for function in program.functions}
     for statement in program.host:
         names = statement.targets if isinstance(statement, Call) else (statement.name,)
@@ -219,6 +220,7 @@ def dump(program: StepProgram) -> str:
     """The program as text: the form that ``stepsmith show`` prints and that the digest is taken of."""
     lines = [f"components {', '.join(program.components)}"]
     lines += [f"param {name} = {value!r}" for name, value in program.params.items()]
+    lines += [f"field {program.field}"] if program.field else []
     for function in program.functions:
         lines.append(f"function {function.name}({', '.join(function.params)}) by {function.template}")
         lines += [f"  {key}: {_plain(value)}" for key, value in function.data.items()]

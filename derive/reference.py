@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flint
 import sympy as sp
@@ -20,10 +20,12 @@ from stepsmith.errors import Unsupported
 
 from .balls import Matrix, arb, factor, jet, joined, mul, series_of, terms_of, transpose
 from .calculus import plain
-from .method import Method
 from .numeric import PRECISION, NumericSDE
 from .program import EARLIER, Call, Factor, Function, Scalar, table_of
 from .rules import RULES
+
+if TYPE_CHECKING:
+    from .method import Method
 
 Value = Any  # flint.arb
 
@@ -136,7 +138,7 @@ Views = dict[Any, NumericSDE]  # the flows of an SDE at given parameters, shared
 def reference(method: Method, params: Mapping[str, Any], views: Views | None = None, **setting: int) -> Reference:
     """The reference of a method at these parameters (arb or float; all of the program's); ``setting`` as of NumericSDE."""
     exact = {name: arb(value) for name, value in params.items()}
-    own = {name: exact.get(name, arb(default)) for name, default in method.sde.params.items()}
+    own = {name: exact.get(name, arb(method.sde.params.get(name, 0.0))) for name in method.sde.symbols}
     key = (method.sde.name, method.sde.F, method.sde.G, *(f"{name} {value.str(60)}" for name, value in own.items()), *setting.items())
     shared = views if views is not None else {}
     if key not in shared:
@@ -148,11 +150,13 @@ OTHER = {"terms": 128, "precision": 520, "accuracy": 340}  # the second setting,
 
 
 def truncation(
-    method: Method, columns: Sequence[tuple[str, sp.Expr]], times: Sequence[float], i: int, views: Views | None = None
-) -> float:
+    method: Method, columns: Sequence[tuple[str, sp.Expr]], times: Sequence[float], i: int,
+    views: Views | None = None, field: float = 0.0,
+) -> float:  # fmt: skip
     """The largest relative difference of two settings (terms, precision, accuracy of the series) in the columns of row i."""
+    params = {**method.params, **({method.sde.field: field} if method.sde.field else {})}
     exact, exprs = [arb(time) for time in times], [expr for _, expr in columns]
-    one, other = (reference(method, method.params, views, **setting).row(exact, i, exprs) for setting in ({}, OTHER))
+    one, other = (reference(method, params, views, **setting).row(exact, i, exprs) for setting in ({}, OTHER))
     with flint.ctx.workprec(OTHER["precision"]):
         gaps = [(abs(a - b).mid(), abs(b).mid()) for a, b in zip(one, other, strict=True)]
         return max(float((gap / whole).mid()) if whole > 0 else float(gap) for gap, whole in gaps)
@@ -165,9 +169,13 @@ def worst(
     table: Sequence[Sequence[float]],
     rows: Sequence[int],
     views: Views | None = None,
+    field: float = 0.0,
 ) -> Worst:
-    """The worst entry of the chosen rows of a float64 table; ``columns(i)`` are the (name, host expression) of row i."""
-    params = method.params
+    """The worst entry of the chosen rows of a float64 table; ``columns(i)`` are the (name, host expression) of row i.
+
+    ``field`` is the value of the SDE's field, where it has one, to which the table belongs.
+    """
+    params = {**method.params, **({method.sde.field: field} if method.sde.field else {})}
     exact = [arb(time) for time in times]
     base = reference(method, params, views)
     with flint.ctx.workprec(PRECISION):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from .program import ONE, Evaluate, Function, Normal, StepProgram, Update, dump
+from .program import ONE, Evaluate, Function, Normal, Op, StepProgram, Update, dump
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Rows:
     def last(self) -> StepProgram | None:
         """The program of the last row, where its structure is another than that of the step."""
         return self.ending[-1] if self.ending and aligned(self.step, self.ending[-1]) is None else None
+
+    def nfe(self, steps: int) -> int:
+        """Network calls of a run of ``steps`` rows."""
+        return sum(self.at(row, steps).nfe for row in range(steps))
 
     @property
     def params(self) -> dict[str, float]:
@@ -85,15 +89,21 @@ def aligned(step: StepProgram, other: StepProgram) -> dict[sp.Expr, sp.Expr] | N
         pairs: list[tuple[sp.Expr, sp.Expr]] | None
         if isinstance(mine, Normal) or isinstance(theirs, Normal):
             pairs = [] if mine == theirs else None
-        elif isinstance(mine, Evaluate):
-            pairs = [(mine.time, theirs.time)] if isinstance(theirs, Evaluate) else None
-            if pairs and (mine.outputs, mine.inputs) != (theirs.outputs, theirs.inputs):
-                return None
+        elif isinstance(mine, Update) and isinstance(theirs, Update):
+            pairs = _weights(mine, theirs)
         else:
-            pairs = _weights(mine, theirs) if isinstance(theirs, Update) else None
+            pairs = _moments(mine, theirs)
         if pairs is None or any(found.setdefault(a, b) != b for a, b in pairs):
             return None
     return found
+
+
+def _moments(mine: Op, theirs: Op) -> list[tuple[sp.Expr, sp.Expr]] | None:
+    """The times of two calls of the same values."""
+    if not (isinstance(mine, Evaluate) and isinstance(theirs, Evaluate)):
+        return None
+    same = (mine.outputs, mine.inputs) == (theirs.outputs, theirs.inputs)
+    return [(mine.time, theirs.time)] if same else None
 
 
 def _weights(mine: Update, theirs: Update) -> list[tuple[sp.Expr, sp.Expr]] | None:

@@ -275,6 +275,6 @@ RULES: dict[str, Rule] = {
     "offset": _offset, "offset_scalar": _offset, "transport_score": _transport_score, "tweedie": _tweedie,
     "exact": _exact, "exact_ordered": _exact, "conjugate_closed": _conjugate, "conjugate_bridge": _conjugate,
     "conjugate_ordered": _conjugate, "phi_scalar": _phi, "time_of": _time_of, "phi_function": _phi_function,
-    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio")},
+    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio", "inverse")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip

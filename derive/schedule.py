@@ -42,13 +42,22 @@ def written_out(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
     return expr.subs({sp.Symbol(name, real=True): value for name, value in lets.items()})
 
 
-def of_schedule(schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr]) -> tuple[sp.Matrix, sp.Matrix]:
-    """F = alpha'/alpha and G^2 = (sigma^2)' - 2 F sigma^2, so that z_t has these alpha and sigma; in the words of let."""
+def of_schedule(
+    schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr], field: bool = False
+) -> tuple[sp.Matrix, sp.Matrix]:
+    """F = alpha'/alpha and G^2 = (sigma^2)' - 2 F sigma^2, so that z_t has these alpha and sigma; in the words of let.
+
+    With a field F is left the sum over the factors of alpha: brought together, exp(-k2 tau) may meet its own inverse,
+    which overflows at high frequencies.
+    """
     alpha, sigma = schedule
 
     def slope(expr: sp.Expr) -> sp.Expr:
         inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
         return expr.diff(t) + inner
 
+    if field:
+        F = sp.Add(*(slope(factor) / factor for factor in sp.Mul.make_args(alpha)))
+        return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(2 * sigma * (slope(sigma) - F * sigma))]])
     F = sp.simplify(slope(alpha) / alpha)
     return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(2 * sigma * (slope(sigma) - F * sigma)))]])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .numeric import NumericSDE
 
 KEYS = (
-    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "params", "let", "initial",
+    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "field", "params", "let", "initial",
     "constraints",
 )  # fmt: skip
 
@@ -33,10 +33,11 @@ KEYS = (
 # Functions and globals of the emitted modules: a parameter of the same name would hide them.  (A parameter that is only a
 # local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
-    """END NODES NODES_8 START WEIGHTS WEIGHTS_8 alpha carried close coefficients collocation column columns denoise denoiser
-    diffusion drift edm exponential frame gauss_legendre log_nodes log_reach lower math matrix nfe offset ordered phi pulled
-    rotation settled sigma start start_mean step t t0 t1 table time times torch transition transport_score turning tweedie
-    whitening""".split()  # noqa: SIM905
+    """END NODES NODES_8 START WEIGHTS WEIGHTS_8 alpha carried close coefficients collocation column columns denoise
+    denoiser diffusion drift edm exponential first_row frame gauss_legendre last_row last_row_but_one log_nodes
+    log_reach lower math matrix nfe offset ordered other_rows phi phi_1 phi_2 phi_3 phi_4 pulled rotation second_row
+    settled sigma start start_mean step step_first step_last t t0 t1 t_m1 t_m2 t_m3 table third_row time time_of
+    times torch transition transport_score turning tweedie whitening""".split()  # noqa: SIM905
 )
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
@@ -64,6 +65,8 @@ class LinearSDE:
     spelled them; ``F``, ``G``, ``offset`` and ``initial`` (the variances at time[0]) hold them written out.
     ``data`` are the indices of the blocks that start at a data point.  ``constant`` names the components that never
     change (an image that is given); ``offset`` is linear in them and in 1, F and G act on the state alone.
+    ``field`` names what differs from coefficient to coefficient of the state where that is a cosine transform: the
+    eigenvalue of minus the Laplacian, pi^2 (i^2/H^2 + j^2/W^2).  Entries use it like a parameter.
     """
 
     name: str
@@ -80,6 +83,7 @@ class LinearSDE:
     doc: str = ""
     schedule: tuple[sp.Expr, sp.Expr] | None = None  # (alpha, sigma) as the user gave them, one block
     constant: tuple[str, ...] = ()
+    field: str = ""
 
     @property
     def n(self) -> int:
@@ -87,8 +91,8 @@ class LinearSDE:
 
     @cached_property
     def symbols(self) -> dict[str, sp.Symbol]:
-        """The parameters as SymPy symbols."""
-        return {name: sp.Symbol(name, real=True) for name in self.params}
+        """The parameters as SymPy symbols, and the field where there is one."""
+        return {name: sp.Symbol(name, real=True) for name in (*self.params, *filter(None, [self.field]))}
 
     @cached_property
     def _written_out(self) -> dict[sp.Symbol, sp.Expr]:
@@ -153,10 +157,14 @@ class LinearSDE:
         return kernel.reverse(self, sp.sympify(eta))
 
     def at(self, **params: float) -> NumericSDE:
-        """The numeric view at these parameter values (defaults for the rest): numpy float64 from 80-digit arithmetic."""
+        """The numeric view at these parameter values (defaults for the rest): numpy float64 from 80-digit arithmetic.
+
+        A field is given like a parameter; it is that of the constant image, 0, unless it is.
+        """
         from .numeric import NumericSDE
 
-        return NumericSDE.of(self, self.values(params))
+        at = {self.field: float(params.pop(self.field, 0.0))} if self.field else {}
+        return NumericSDE.of(self, {**self.values(params), **at})
 
     def values(self, params: Mapping[str, float]) -> dict[str, float]:
         """Defaults overridden by ``params``; InputError on an unknown name or a broken constraint."""
@@ -189,9 +197,11 @@ def load_sde(source: Any) -> LinearSDE:
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
     lets = table.get("let", {})
     constant = offset.constant_names(where, table.get("constant", []))
-    spec.check_names(where, "sde.params", (*params, *lets, *state, *constant))
-    _check_unused(where, params, lets, (*state, *constant))
-    names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in params}}
+    field = table.get("field", "")
+    used = (*params, *((field,) if "field" in table else ()))
+    spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
+    _check_unused(where, used, lets, (*state, *constant))
+    names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in used}}
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
         # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
@@ -201,17 +211,18 @@ def load_sde(source: Any) -> LinearSDE:
     span = _span(where, table.get("time", [0.0, 1.0]))
     schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
     if schedule is not None:
-        F, G = of_schedule(schedule, written)
+        F, G = of_schedule(schedule, written, bool(field))
     else:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
     drift = offset.read(where, table.get("offset"), n, names, constant)
     initial, data = _initial(where, table, state, {k: v for k, v in names.items() if k != "t"})
-    constraints = tuple(_constraint(where, text, names) for text in table.get("constraints", ()))
+    free = {name: value for name, value in names.items() if name != field}
+    constraints = tuple(_constraint(where, text, free) for text in table.get("constraints", ()))
     sde = LinearSDE(
         spec.name_of(where, "sde.name", table["name"]), state, span,
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
-        params, written, constraints, str(table.get("doc", "")), schedule, constant,
+        params, written, constraints, str(table.get("doc", "")), schedule, constant, field,
     )  # fmt: skip
     try:
         sde.values({})

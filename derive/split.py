@@ -63,12 +63,12 @@ class Split:
 
 def names_of(sde: LinearSDE, sampler: Sampler) -> dict[str, sp.Expr]:
     """What an expression of a sampler's spec may use: t, the SDE's parameters and lets, the sampler's own parameters."""
-    clash = set(sampler.params) & {*sde.params, *sde.let, *sde.state, *sde.constant}
+    clash = set(sampler.params) & {*sde.symbols, *sde.let, *sde.state, *sde.constant}
     if clash:
         raise InputError(
             sampler.where, "sampler.params", f"{sorted(clash)[0]} is a name of {sde.name} already", "rename it"
         )
-    return {"t": t, **{name: sp.Symbol(name, real=True) for name in (*sde.params, *sde.let, *sampler.params)}}
+    return {"t": t, **{name: sp.Symbol(name, real=True) for name in (*sde.symbols, *sde.let, *sampler.params)}}
 
 
 def bind(sampler: Sampler, sde: LinearSDE) -> Split:

@@ -14,6 +14,7 @@ from stepsmith.runtime.constants import blocks_of, check_constants, names_of
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module, load
 from stepsmith.runtime.noise import NoiseSource
+from stepsmith.runtime.spectral import Columns, Transform, field_of
 
 _SPREAD = 1e-9  # an effective sigma may pass the end of a network's range by this much, relatively, without a word
 
@@ -24,7 +25,7 @@ class Plan:
 
     module: Any
     table: torch.Tensor  # (steps, K) float64, on the host; a coefficient a frequency adds trailing dimensions
-    factor: tuple[tuple[float, ...], ...]  # L, of the start
+    factor: tuple[tuple[Any, ...], ...]  # L, of the start; a number an entry, or a tensor over the frequencies
     noise: NoiseSource
     shape: tuple[int, ...]  # one component of one sample
     device: torch.device
@@ -32,6 +33,8 @@ class Plan:
     last: str
     mean: tuple[tuple[float, ...], ...] = ()  # what multiplies the constants and 1 in the mean of the start, a row a block
     constants: tuple[torch.Tensor, ...] = ()  # (batch or 1, *shape), on the host
+    columns: Columns | None = None  # the table taken apart, where a coefficient depends on the frequency
+    transform: Transform | None = None  # of images to the state, there
 
 
 def make_plan(
@@ -55,9 +58,13 @@ def make_plan(
         raise _refuse("grid", f"{type(grid).__name__} is not a TimeGrid", "use TimeGrid.explicit(times)")
     params = full_params(module, params)
     _check_network(module, network)
+    size = _shape(network, shape)
+    own = getattr(module, "FIELD", "")
+    if own:
+        params[own] = field_of(size)
     table = _table(module, grid, params)
     _warn_range(module, network, table)
-    noise, size, kind = NoiseSource(seeds), _shape(network, shape), find_dtype(dtype)
+    noise, kind = NoiseSource(seeds), find_dtype(dtype)
     return Plan(
         module=module,
         table=table,
@@ -69,6 +76,8 @@ def make_plan(
         last=last,
         mean=_mean(module, grid, params),
         constants=check_constants(module, constants, len(noise), size, kind),
+        columns=Columns.of(table, kind) if own else None,
+        transform=Transform.of(size, kind) if own else None,
     )
 
 
@@ -119,13 +128,14 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> torch.Te
 def _factor(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
     factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
     n = blocks_of(module)
-    if factor.shape != (n, n) or not torch.isfinite(factor).all():
+    if factor.shape[:2] != (n, n) or not torch.isfinite(factor).all():
         raise _refuse(
             "start",
             f"the factor of the start is not a finite {n} x {n} matrix",
             "check the parameters and the grid's start",
         )
-    return tuple(tuple(row) for row in factor.tolist())
+    rows = factor.tolist() if factor.dim() == 2 else [row.unbind(0) for row in factor.unbind(0)]
+    return tuple(tuple(row) for row in rows)
 
 
 def _mean(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:

@@ -202,6 +202,39 @@ def _centred(inputs: Tensors, view: Any, time: float, first: float, count: int) 
     )
 
 
+@dataclass(frozen=True, eq=False)
+class SpectralGaussian:
+    """Images whose cosine coefficients are independent, u_k ~ N(m_k, c_k): the exact problem of a blurring diffusion.
+
+    ``mean`` and ``variance`` (H, W) are those of the coefficients. With z_k = alpha_k u_k + sigma_k eps at a time,
+
+        E[eps_k | z] = sigma_k (z_k - alpha_k m_k)/(alpha_k^2 c_k + sigma_k^2),   E[u_k | z] = (z_k - sigma_k E[eps_k | z])/alpha_k.
+    """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+    def network(self, kind: str, alpha: Any, sigma: Any) -> Network:
+        """The exact network of images, of kind ``eps-L``, ``x0``, ``score`` or ``v``; ``alpha(t)`` and ``sigma(t)``: 0-d float64 ->
+        (H, W) or a number. Its quantities are those of the coefficients, transformed back.
+        """
+        from stepsmith.runtime.spectral import Transform
+
+        if kind not in ("eps-L", "x0", "score", "v"):
+            raise _refuse("network", f"no exact network of kind {kind!r}", "known are eps-L, x0, score, v")
+        transform = Transform.of(self.mean.shape, torch.float64)
+
+        def call(inputs: Tensors, time: torch.Tensor) -> Tensors:
+            (image,) = inputs
+            z, a, s = transform.forth(image.to(torch.float64)), alpha(time), sigma(time)
+            eps = s * (z - a * self.mean) / (a**2 * self.variance + s**2)
+            data = (z - s * eps) / a
+            found = {"eps-L": eps, "x0": data, "score": -eps / s, "v": a * eps - s * data}[kind]
+            return (transform.back(found).to(image.dtype),)
+
+        return Network(call, kind, (1, *self.mean.shape))
+
+
 def Gaussian(mean: Any, variance: Any = 1.0) -> GaussianMixture:
     """N(mean, C): a mixture of one. ``mean`` has the shape of a sample; ``variance`` is a number (C = variance I) or C
     itself, (d, d)."""

@@ -8,11 +8,13 @@
 and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
 before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
 once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
-do not promote the state's dtype. Between upload and return nothing is read back from the device.
+do not promote the state's dtype. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
+frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back from the device.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,7 +79,12 @@ def run_plan(
     """The loop: draws the start, takes every step, returns the data component. No read from the device, no copy."""
     module = plan.module
     noise = plan.noise.to(plan.device)
-    rows = [row.unbind(0) for row in upload(plan.table, plan.device).unbind(0)]
+    to_device = functools.partial(upload, device=plan.device)
+    if plan.columns is None or plan.transform is None:
+        rows, transform = [row.unbind(0) for row in to_device(plan.table).unbind(0)], None
+    else:
+        rows, transform = plan.columns.rows(to_device), plan.transform.put(to_device)
+        network = transform.around(network)
     state = _start(plan, noise)
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
@@ -91,7 +98,7 @@ def run_plan(
             callback(k, state)
     if plan.last == "denoise":
         state = module.denoise(state, rows[-1], network)
-    return state[module.DATA]
+    return state[module.DATA] if transform is None else transform.back(state[module.DATA])
 
 
 def count_nfe(module: Any, steps: int, last: str = "none") -> int:
@@ -175,9 +182,10 @@ def _start(plan: Plan, noise: NoiseSource) -> State:
     for i, row in enumerate(plan.mean):
         terms = (weight * value.to(torch.float64) for weight, value in zip(row, given, strict=False))
         around[i] = sum(terms, around[i] + row[-1])
+    factor = [[upload(w, plan.device) if isinstance(w, torch.Tensor) else w for w in row] for row in plan.factor]
     moving = tuple(
-        sum((weight * xi for weight, xi in zip(row, normals, strict=True) if weight != 0.0), mean).to(plan.dtype)
-        for row, mean in zip(plan.factor, around, strict=True)
+        sum((w * xi for w, xi in zip(row, normals, strict=True) if not isinstance(w, float) or w), mean).to(plan.dtype)
+        for row, mean in zip(factor, around, strict=True)
     )
     return (*moving, *given)
 

@@ -32,10 +32,10 @@ DIALECTS = ("torch",)
 LOCALS = frozenset(
     """A C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a across alpha_0 alpha_1 alpha_s angle at0
     at1 b back below c count coupling data decay deviator drift drive ds edges end ends entry exponent eye fails far
-    first flow g gap growth h half i inp integrals j k law lead length level like linear mean moved n near noise odd
-    ones order origin out panels powers pull push pushed r rate ratio reach reached rest root row rows rule s scale
-    score sd share short sigma_0 sigma_1 sigma_s size skip spread steps terms total turn u unit w weight width x
-    zero""".split()  # noqa: SIM905
+    first flow g gap growth h half high i inp integrals j k last late law lead length level like linear low mean
+    moved n near newton noise odd ones order origin out panels powers pull push pushed r rate ratio reach reached
+    rest root row rows rule s scale score sd share short sigma_0 sigma_1 sigma_s sigma_t size skip spread steps
+    target terms total turn u unit w weight width x zero""".split()  # noqa: SIM905
 )
 
 
@@ -56,17 +56,22 @@ def emit(method: Any, dialect: str = "torch") -> str:
         raise Unsupported(f"no dialect {dialect!r}", f"use {', '.join(DIALECTS)}")
     rows: Rows = method.rows
     program, params = rows.step, rows.params
-    respelled = {name: f"{name}_" for name in (*params, *method.sde.let) if name in LOCALS}
+    respelled = {name: f"{name}_" for name in (*method.sde.symbols, *params, *method.sde.let) if name in LOCALS}
+    field = method.sde.field
+    spelled = respelled.get(field, field)
+    at_nodes = {**respelled, field: f"{spelled}[..., None]"}  # behind the field's dimensions stands that of the nodes
     env = environment()
     env.filters["spelled"] = lambda name: respelled.get(name, name)
     env.filters["wrap"] = wrapped
     env.globals["call"] = _caller(rows.functions, respelled)
     printers = [HostPrinter({*params, *_numbers(each, method.sde)}, respelled) for each in rows]
     env.filters["code"] = printers[0].doprint
+    env.globals["call_at_nodes"] = _caller(rows.functions, at_nodes)
+    env.filters["code_at_nodes"] = HostPrinter(printers[0].numbers, at_nodes).doprint
     env.globals["rows"] = lambda M: _rows(printers[0], M)
     names, tables = table(method)
     context = {
-        "method": method, "program": program, "params": params, "functions": rows.functions,
+        "field": spelled, "given_field": field, "method": method, "program": program, "params": params, "functions": rows.functions,
         "host": [_statement(printers[0], s) for s in program.host],
         "offset": any(f.name == "offset" for f in rows.functions),
         "columns": names, "column_texts": [_column(c) for c in tables[0]],
@@ -102,7 +107,7 @@ def _row_function(
     read = {table_of(symbol) for statement in program.host for symbol in _symbols(statement)} | {str(c) for c in texts}
     return {
         "name": name, "back": [time.name for time in EARLIER if time.name in read],
-        "params": [p for p in params if p in program.params],
+        "params": [*filter(None, [program.field]), *(p for p in params if p in program.params)],
         "host": [_statement(printer, s) for s in program.host], "texts": [_column(c) for c in texts],
     }  # fmt: skip
 
@@ -247,7 +252,11 @@ def _caller(functions: tuple[Function, ...], respelled: dict[str, str]) -> Any:
 def _numbers(program: StepProgram, sde: Any) -> set[str]:
     """Names that are Python numbers on the host: parameters, and what is made of them alone."""
     t = sp.Symbol("t", real=True)
-    known = {*program.params, *(name for name, expr in sde.let.items() if t not in expr.free_symbols)}
+
+    def names(expr: sp.Expr) -> set[str]:
+        return {symbol.name for symbol in expr.free_symbols}
+
+    known = {*program.params, *(name for name, expr in sde.let.items() if not {t.name, program.field} & names(expr))}
     for statement in program.host:
         if not isinstance(statement, Call | Factor) and {s.name for s in statement.expr.free_symbols} <= known:
             known.add(statement.name)
@@ -272,12 +281,15 @@ def _statement(printer: HostPrinter, statement: Any) -> dict[str, Any]:
 
 def _operation(op: Any, program: StepProgram) -> dict[str, Any]:
     if isinstance(op, Evaluate):
-        return {"network": True, "outputs": op.outputs, "inputs": op.inputs, "time": column_name(op.time), "text": ""}
+        time = f"{column_name(op.time)}.amax()" if program.field else column_name(op.time)
+        return {"network": True, "outputs": op.outputs, "inputs": op.inputs, "time": time, "text": ""}
     if isinstance(op, Normal):
         return {"network": False, "text": ""}
     if not op.terms:
         return {"network": False, "text": f"{op.output} = torch.zeros_like({program.components[0]})"}
     terms = " + ".join(_term(c, value) for c, value in op.terms)
+    if program.field:  # a tensor of float64 coefficients would widen the state
+        terms = f"({terms}).to({program.components[0]}.dtype)"
     return {"network": False, "text": wrapped(f"{op.output} = {terms}")}
 
 

@@ -19,12 +19,13 @@ from typing import Any
 
 import flint
 
-from ..program import Normal
-from .point import composed
+from ..program import Normal, StepProgram
+from .local import TIMES
+from .point import Point, composed
 from .polynomial import Polynomial, mean
 from .rings import PRECISION, Balls
 from .series import Series, constant
-from .taylor import Setting, run, setting
+from .taylor import Setting, Value, run, setting
 
 WIDTH = 2
 
@@ -40,24 +41,52 @@ def around(method: Any, seed: int, powers: int, width: int = WIDTH) -> Setting:
 
 
 def weak_order(method: Any, seeds: Sequence[int] = (1, 2), most: int = 2) -> int:
-    """The weak order (at most ``most``) of a one-step program that draws noise; 0 where it is not consistent."""
+    """The weak order (at most ``most``, which is 1 or 2) of a run that draws noise; 0 where it is not consistent.
+
+    A first or last row adds its local error h^2 once, which a run of order 2 bears, so consistency is all that is asked of it.
+    """
     with flint.ctx.workprec(PRECISION):
         return min(_weak(method, seed, most) for seed in seeds)
 
 
 def _weak(method: Any, seed: int, most: int) -> int:
     """One coordinate a block shows most failures, and a failure there is one; two confirm what passes."""
-    for p in range(1, most + 1):
-        for width in (1, WIDTH):
-            at = around(method, seed, 2 * p, width)
-            if any(not at.point.ring.is_zero(gap) for _, gap in moment_gaps(at, p)):
-                return p - 1
+    for width in (1, WIDTH):
+        at = around(method, seed, 2, width)
+        chains = [opening(method), *([(*opening(method), *method.ending)] if method.ending else [])]
+        if any(not at.point.ring.is_zero(gap) for rows in chains for _, gap in moment_gaps(at, 1, rows)):
+            return 0
+    for width in (1, WIDTH) if most > 1 else ():
+        at = around(method, seed, 4, width)
+        if any(not at.point.ring.is_zero(gap) for gap in _added(at, method)):
+            return 1
     return most
 
 
-def moment_gaps(at: Setting, p: int) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Exact minus numerical coefficient of h^p in E dz^index, for the indices of degree 1 to 2p, low degrees first."""
-    steps = displacement(at, 2 * p)
+def opening(method: Any) -> tuple[StepProgram, ...]:
+    """The rows of a run up to the first common step that has all its history from common rows and first rows."""
+    return (*method.warmup, *((method.program,) * (1 + len(method.program.history) * bool(method.warmup))))
+
+
+def _added(at: Setting, method: Any) -> Iterator[Any]:
+    """What one more common step adds to the gaps at h^2: nothing, where its own local error begins with h^3.
+
+    To this power the errors of the steps add up: each is carried on by the identity.
+    """
+    rows = opening(method)
+    if len(rows) == 1:
+        yield from (gap for _, gap in moment_gaps(at, 2, rows))
+        return
+    for (_, less), (_, more) in zip(moment_gaps(at, 2, rows), moment_gaps(at, 2, (*rows, rows[-1])), strict=True):
+        yield more - less
+
+
+def moment_gaps(at: Setting, p: int, rows: Sequence[StepProgram]) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Exact minus numerical coefficient of h^p in E dz^index over some rows, for the indices of degree 1 to 2p, low degrees
+    first.
+    """
+    steps = displacement(at, 2 * p, rows)
+    span = sum(_lengths(at, len(rows)), at.point.ring.number(0)) ** p
     drift, noise = generator(at, max(1, 2 * p - 2))
     count = len(steps)
     numerical: dict[tuple[int, ...], Series] = {}
@@ -67,7 +96,7 @@ def moment_gaps(at: Setting, p: int) -> Iterator[tuple[tuple[int, ...], Any]]:
         axis = next(i for i, k in enumerate(index) if k)
         below = tuple(k - (i == axis) for i, k in enumerate(index))
         numerical[index] = numerical[below] * Series(steps[axis].c[: 2 * p + 1], at.point.ring)
-        yield index, _expected(index, drift, noise, p) - mean(numerical[index].c[2 * p])
+        yield index, _expected(index, drift, noise, p) * span - mean(numerical[index].c[2 * p])
 
 
 def _indices(count: int, degree: int) -> list[tuple[int, ...]]:
@@ -80,23 +109,42 @@ def _indices(count: int, degree: int) -> list[tuple[int, ...]]:
     return found[1:]
 
 
-def displacement(at: Setting, top: int) -> list[Series]:
-    """dz of the program up to r^top, series whose coefficients are polynomials in the draws, block by block."""
-    point, program, width = at.point, at.method.program, len(at.state[0])
-    length = 2 * point.terms
-    times = {"t1": Series([0, 0, point.ring.number(-1), *([0] * (length - 3))], point.ring)}
-    times["t0"] = Series([0] * length, point.ring)
-    names = [op.output for op in program.ops if isinstance(op, Normal)]
-    count = len(names) * width
-    draws = {
-        name: [
-            constant(point.ring, Polynomial.variable(k * width + c, count, point.ring.number(1)), top + 1) for c in range(width)
-        ]
-        for k, name in enumerate(names)
-    }
-    state = [[constant(point.ring, v, top + 1) for v in block] for block in at.state]
-    found = run(at, program, state, times, (), draws)
-    return [new - old for p, q in zip(found.state, state, strict=True) for new, old in zip(p, q, strict=True)]
+RATIOS = ((1, 1), (8, 7), (7, 9), (6, 5), (9, 10))  # lengths of successive rows in units of h
+
+
+def _lengths(at: Setting, count: int) -> list[Any]:
+    return [at.point.ring.number(*RATIOS[k % len(RATIOS)]) for k in range(count)]
+
+
+def displacement(at: Setting, top: int, rows: Sequence[StepProgram]) -> list[Series]:
+    """dz over the rows up to r^top, series whose coefficients are polynomials in the draws, block by block."""
+    point, width = at.point, len(at.state[0])
+    ends = [point.ring.number(0)]
+    for length in _lengths(at, len(rows)):
+        ends.append(ends[-1] - length)
+    count = width * sum(program.draws for program in rows)
+    state = start = [[constant(point.ring, v, top + 1) for v in block] for block in at.state]
+    history: list[Value] = [[constant(point.ring, 0, top + 1)] * width for _ in rows[0].history]
+    drawn = 0
+    for k, program in enumerate(rows):
+        names = [op.output for op in program.ops if isinstance(op, Normal)]
+        draws = {name: _normals(point, count, drawn + i * width, width, top) for i, name in enumerate(names)}
+        drawn += width * len(names)
+        moments = [ends[k + 1], *(ends[j] for j in range(k, -1, -1))]
+        times = {name: _late(point, end) for name, end in zip(TIMES, moments, strict=False)}
+        found = run(at, program, state, times, history, draws)
+        state, history = found.state, found.carried
+    return [new - old for p, q in zip(state, start, strict=True) for new, old in zip(p, q, strict=True)]
+
+
+def _normals(point: Point, count: int, first: int, width: int, top: int) -> Value:
+    one = point.ring.number(1)
+    return [constant(point.ring, Polynomial.variable(first + c, count, one), top + 1) for c in range(width)]
+
+
+def _late(point: Point, factor: Any) -> Series:
+    """factor * r^2."""
+    return Series([0, 0, factor, *([0] * (2 * point.terms - 3))], point.ring)
 
 
 def generator(at: Setting, degree: int) -> tuple[list[Polynomial], list[list[Polynomial]]]:
@@ -162,7 +210,8 @@ def strong_order(method: Any, seeds: Sequence[int] = (1, 2)) -> float:
 
 def _strong(at: Setting) -> float:
     ring = at.point.ring
-    steps = displacement(at, 3)
+    rows = (at.method.program,)
+    steps = displacement(at, 3, rows)
     drift, _ = generator(at, 2)
     first, third = ([_linear(s.c[k]) for s in steps] for k in (1, 3))
     X1, X3 = (_padded(rows) for rows in (first, third))
@@ -173,8 +222,8 @@ def _strong(at: Setting) -> float:
         return 0.0
     if not (_same(ring, _gram(X1, X3), want13) and _same(ring, _gram(X3, X3), want33)):
         return 1.0
-    means = itertools.takewhile(lambda found: sum(found[0]) == 1, moment_gaps(at, 2))
-    return 1.5 if all(ring.is_zero(gap) for _, gap in means) else 1.0
+    fourth = itertools.takewhile(lambda found: sum(found[0]) == 1, moment_gaps(at, 2, rows))
+    return 1.5 if all(ring.is_zero(gap) for _, gap in fourth) else 1.0
 
 
 def _linear(value: Any) -> dict[int, Any]:
@@ -198,7 +247,10 @@ def _same(ring: Any, A: list[list[Any]], B: list[list[Any]]) -> bool:
 
 
 def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any]], list[list[Any]], list[list[Any]]]:
-    """Cov(X_1), Cov(X_1, X_3), Cov(X_3) of the exact solution, X_1 = G w, X_3 = J G Z + G' (w - Z), Z = int w: Var Z = 1/3, Cov(w, Z) = 1/2."""
+    """Cov(X_1), Cov(X_1, X_3), Cov(X_3) of the exact solution: with w = W(1) of a Brownian motion on (0, 1) and Z its integral,
+
+        X_1 = G w,   X_3 = J G Z + G' (w - Z),   Var w = 1, Var Z = 1/3, Cov(w, Z) = 1/2.
+    """
     point = at.point
     G, width = point.of(at.method.sde.G_let), len(at.state[0])
     spread = lambda k, sign: [  # noqa: E731
@@ -212,9 +264,10 @@ def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any
         [sum((w * M[i][j] for w, M in terms), 0) for j in range(len(J))] for i in range(len(J))
     ]
     cross = _gram(JG, G1)
+    turned = [list(column) for column in zip(*cross, strict=True)]
     return (
         _gram(G0, G0),
         mixed((half, _gram(G0, JG)), (half, _gram(G0, G1))),
-        mixed((third, _gram(JG, JG)), (half - third, cross), (half - third, [list(c) for c in zip(*cross, strict=True)]), (third, _gram(G1, G1))),
+        mixed((third, _gram(JG, JG)), (half - third, cross), (half - third, turned), (third, _gram(G1, G1))),
     )
 

@@ -79,8 +79,8 @@ class Point:
                 return [[self.one(plain(self.sde.covariance(t)[0, 0]))]]
             except Unsupported:
                 pass
-        sigma = [[sum(a * b for a, b in zip(p, q, strict=True)) for q in self.low] for p in self.low]
-        return grow(self, sigma, left=self.F, right=transpose(self.F), inhomogeneous=self.V)
+        start = [[sum(a * b for a, b in zip(p, q, strict=True)) for q in self.low] for p in self.low]
+        return grow(self, start, left=self.F, right=transpose(self.F), inhomogeneous=self.V)
 
     @cached_property
     def b(self) -> Matrix:
@@ -91,7 +91,8 @@ class Point:
     def offset(self) -> Matrix:
         """o(t, start), n x (m + 1): o' = F o + b.  Random at t0 like the law, zero where the SDE has no offset."""
         mask = reached(self.sde.F_let, self.sde.offset_terms_let)
-        start = [[self.ring.number(2 * i + j + 1, 7) * int(mask[i, j]) for j in range(mask.shape[1])] for i in range(mask.shape[0])]
+        rows, columns = mask.shape
+        start = [[self.ring.number(2 * i + j + 1, 7) * int(mask[i, j]) for j in range(columns)] for i in range(rows)]
         return grow(self, start, left=self.F, inhomogeneous=self.b)
 
     @cached_property
@@ -105,20 +106,20 @@ class Point:
         if isinstance(network, ScoreParameterization):
             return self.of(network.skip), self.of(network.out), self.of(network.inp), self.one(network.noise)
         n, data = self.sde.n, self.sde.data[0]
+        zero, one = constants(self, [[0] * n] * n), constants(self, unit(self))
+        if network == "score":
+            return zero, one, one, self.time
         if n == 1:
             a, s, d = sp.symbols("a_ s_ d_")
             known = {"a_": self.Psi[0][0], "s_": self.Sigma[0][0].sqrt(), "t": self.time}
             known["d_"] = constant(self.ring, self.params.get("sigma_data", self.ring.number(1)), self.terms)
             skip, out, inp, noise = (evaluate(e, known, self.time) for e in scalar(network, a, s, t, d))
             return [[skip]], [[out]], [[inp]], noise
-        zero, one = constants(self, [[0] * n] * n), constants(self, unit(self))
-        if network == "score":
-            return zero, one, one, self.time
         if network in ("denoiser", "edm", "x0"):
-            skip, out, inp, sigma = bridge(data, self.Psi, self.Sigma)
+            found: Any = bridge(data, self.Psi, self.Sigma)
             if network == "x0":
-                return skip, out, one, self.time
-            return preconditioned((skip, out, inp, sigma), self.params["sigma_data"]) if network == "edm" else (skip, out, inp, sigma)
+                return found[0], found[1], one, self.time
+            return preconditioned(found, self.params["sigma_data"]) if network == "edm" else found
         return zero, scaled(transpose(inverse(self.root(network))), -1), one, self.time
 
     def root(self, network: str) -> Matrix:
@@ -129,9 +130,14 @@ class Point:
 
 
 def draw(method: Any, ring: Ring, seed: int, terms: int) -> Point:
-    """A random point of a method: parameters near their defaults that keep the constraints, a time inside the span."""
+    """A random point of a method: parameters near their defaults that keep the constraints, a time inside the span.
+
+    Parameters that decide what is sampled (a noise clock, eta) stay at their defaults.
+    """
     rng, sde = random.Random(seed), method.sde
     fixed = {s.name for part in method.sampler.parts.values() for e in part.noise_clock.values() for s in _symbols(e)}
+    if method.sampler.formula is not None:
+        fixed |= set(method.sampler.params)  # such as eta: another value samples another diffusion
     values = _parameters(method, rng, fixed)
     low, high = (flint.fmpq(*float(end).as_integer_ratio()) for end in sde.time)
     t0 = low + (high - low) * (flint.fmpq(1, 2) + small_rational(rng, -0.1, 0.1))
@@ -160,7 +166,8 @@ def _parameters(method: Any, rng: random.Random, fixed: set[str]) -> dict[str, f
     """Defaults times a rational near one; a default of zero becomes a rational between 1/10 and 1."""
     for _ in range(200):
         values = {}
-        for name, default in method.program.params.items():
+        field = {method.sde.field: 0.0} if method.sde.field else {}
+        for name, default in {**method.program.params, **field}.items():
             exact = flint.fmpq(*float(default).as_integer_ratio())
             moved = exact * (1 + small_rational(rng) / 4) if exact else abs(small_rational(rng))
             values[name] = exact if name in fixed else flint.fmpq(round(float(moved) * 10**6), 10**6)
@@ -214,13 +221,14 @@ def inverse(A: Matrix) -> Matrix:
 
 
 def grow(
-    point: Point, start: list[list[Any]], left: Matrix | None = None, right: Matrix | None = None, inhomogeneous: Matrix | None = None
-) -> Matrix:
+    point: Point, start: list[list[Any]], left: Matrix | None = None, right: Matrix | None = None,
+    inhomogeneous: Matrix | None = None,
+) -> Matrix:  # fmt: skip
     """X' = left X + X right + inhomogeneous from X(t0) = start, coefficient by coefficient."""
     rows, columns = len(start), len(start[0])
     X = [[[e] for e in row] for row in start]
     for k in range(point.terms - 1):
-        slope = [[0] * columns for _ in range(rows)]
+        slope: list[list[Any]] = [[0] * columns for _ in range(rows)]
         for i in range(rows):
             for j in range(columns):
                 total = inhomogeneous[i][j].c[k] if inhomogeneous is not None else 0

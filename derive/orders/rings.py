@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import flint
 
@@ -81,7 +81,21 @@ class Balls:
         return flint.arb(value).sqrt()
 
 
-Ring = Rationals | Balls
+class Ring(Protocol):
+    """What a power series needs of its coefficients."""
+
+    @property
+    def name(self) -> str: ...
+
+    def number(self, p: int, q: int = 1) -> Any: ...
+
+    def constant(self, name: str) -> Any: ...
+
+    def is_zero(self, value: Any) -> bool: ...
+
+    def function(self, name: str, value: Any) -> Any: ...
+
+    def sqrt(self, value: Any) -> Any: ...
 
 
 def small_rational(rng: random.Random, low: float = -1.0, high: float = 1.0) -> flint.fmpq:

@@ -208,7 +208,7 @@ RULES: dict[str, Rule] = {
     "transport_score": _transport_score, "exact": _exact, "exact_ordered": _exact,
     "conjugate_bridge": _conjugate, "conjugate_closed": _conjugate, "conjugate_ordered": _conjugate,
     "phi_scalar": _phi, "offset": _offset, "offset_scalar": _offset,
-    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio")},
+    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio", "inverse")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
 

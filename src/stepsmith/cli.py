@@ -1,4 +1,4 @@
-"""The command line: ``stepsmith list | derive | build | show | verify | sample``.
+"""The command line: ``stepsmith list | derive | error | build | show | verify | sample | search``.
 
 Exit status 0 done; 1 a check failed; 2 bad input, told in one line on stderr: ``<file or ->: <key>: <what>; <mend>``.
 Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from stepsmith import __version__
+from stepsmith.cli_orders import error, search
 from stepsmith.errors import InputError, Unsupported
 
 
@@ -25,6 +26,10 @@ from stepsmith.errors import InputError, Unsupported
 @click.version_option(__version__, prog_name="stepsmith")
 def cli() -> None:
     """A compiler from a linear diffusion to a proven sampler."""
+
+
+cli.add_command(error)
+cli.add_command(search)
 
 
 def main() -> NoReturn:
@@ -288,7 +293,10 @@ def sample(
         raise InputError("-", "nfe", "--steps and --nfe exclude each other", "give one of them")
     left = 0
     if nfe is not None:
-        steps, left = budget_steps(nfe, method.nfe, last)
+        steps, left = budget_steps(nfe, max(1, method.nfe), last)
+        while steps > 1 and method.rows.nfe(steps) + (last == "denoise") > nfe:  # the first step may cost more
+            steps -= 1
+        left = nfe - method.rows.nfe(steps) - (last == "denoise")
     # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
     own = {name: value for name, value in values.items() if name in diffusion.params}
     times = getattr(ss.TimeGrid, grid)(
@@ -316,7 +324,7 @@ def sample(
     write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
     for note in notes:
         click.echo(f"note: {_one_line(str(note.message))}", err=True)
-    calls = method.nfe * times.steps + (last == "denoise")
+    calls = method.rows.nfe(times.steps) + (last == "denoise")
     if as_json:
         _print_json(
             {

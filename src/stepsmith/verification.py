@@ -19,6 +19,7 @@ from typing import Any
 LIMIT = 1e-13  # of an entry, in the measure of derive/reference.py (DESIGN section 8)
 TRUNCATION = 1e-30  # of the reference itself
 STEPS = 24
+FREQUENCIES = (0.0, 0.05, 1.0, 19.5)  # a field lies between 0 and 2 pi^2
 TOGETHER = 4  # modules of one SDE that share the series of its kernel
 
 
@@ -85,12 +86,17 @@ def _verdict(name: str, method: Any, end: float, failed: tuple[str, ...], views:
     from stepsmith.templates import emit
     from stepsmith.templates.render import columns_of_row
 
-    module = ss.load(emit(method))
+    module, field = ss.load(emit(method)), method.sde.field
     start, last = method.sde.time[1], STEPS - 1
     times = [start * (end / start) ** (k / STEPS) for k in range(STEPS + 1)]
-    values = module.coefficients(torch.tensor(times, dtype=torch.float64)).tolist()
+    grid = torch.tensor(times, dtype=torch.float64)
     rows = sorted({*range(len(method.warmup)), *range(0, STEPS, 4), *range(last - len(method.ending[1:]), STEPS)})
     columns = functools.partial(columns_of_row, method, STEPS)
-    found = reference.worst(method, columns, times, values, rows, views)
-    gap = reference.truncation(method, columns(last), times, last, views)
+    at = FREQUENCIES if field else (0.0,)
+    tables = [module.coefficients(grid, **({field: torch.tensor(value)} if field else {})).tolist() for value in at]
+    worsts = [
+        reference.worst(method, columns, times, values, rows, views, value) for value, values in zip(at, tables, strict=True)
+    ]
+    found = max(worsts, key=lambda one: one.measured)
+    gap = max(reference.truncation(method, columns(last), times, last, views, value) for value in at)
     return Verdict(name, found.measured, found.column, found.t0, found.t1, gap, failed)
