@@ -59,7 +59,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
-DIGEST = "8015b753895c80df6f48fa822a3e0e67ee7bd92b692dca8c7adf71a98984b4da"
+DIGEST = "164777015e86e592aede0b5f8fcad09df3b4cf865ca34470cc1e40a59479248b"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

@@ -68,7 +68,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
-DIGEST = "0a0bd93a849d1c5278c64b743a0607c06c970ac263ea4f2c28b39cfc63e1b7f2"
+DIGEST = "c4f693328f75b3621c9fcc6026c17a72efa8b1c24ac7f4c292d3040b632bc198"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

@@ -57,7 +57,7 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "eta": 1.0,
 }
-DIGEST = "0fa4bbecab410987cfea451e559fbd6686606be87771447f8410bc532ea20fcf"
+DIGEST = "7aaf4fd6ca237a26e26212e090fe4fee7c7c471d23ec58937e74dd335edb6601"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

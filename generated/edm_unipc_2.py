@@ -67,7 +67,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_1",)
 PARAMS = {
 }
-DIGEST = "3068db5b60714cc7b11d96045889aef9ee181b4f87decaba369633d05eaec889"
+DIGEST = "18c440c9058299bd53cf42c9837bee19aae0364975e6a46035c45d24c3e9c684"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

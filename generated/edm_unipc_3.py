@@ -84,7 +84,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_1",)
 PARAMS = {
 }
-DIGEST = "63f74e7bbf3e1a006121b6ea05f9b59b605d86f3acc4789ca144f1345062344b"
+DIGEST = "db0a33a7bd479b2ba54d29c8890e8233f03bb1fdd991fe76cfe0dd8252cd8dac"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

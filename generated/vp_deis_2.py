@@ -60,7 +60,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "ee36d75a2e137ff8aadfecfe591a933a71d2c4adbda79babf42871b4371f0107"
+DIGEST = "fe01a0a358a584beee6bd0d6e4be6955235da0f976421fe118482e12b35e4dcd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

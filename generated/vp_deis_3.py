@@ -66,7 +66,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "6b01d9fe8ad4dc68e142bd6f18fb72312c60b01af727be04873192a3bb9550da"
+DIGEST = "8b82ac8112577e680ff0d9b28e70b7d103ef00c56a46f07be51d9d70e846897f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

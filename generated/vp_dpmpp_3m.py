@@ -65,7 +65,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "9d25c0adb41f56491595c718aadb50a456f0ecd7ff92c5d152e065aa73e9775d"
+DIGEST = "1c7be7e653aca8bada162e9a3abc9af3063c50a69539666147d868714d5b6cbb"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -75,7 +75,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "c7ebdcad6ace252ae1685828710a0f53103a47eefea77fbf1731aa79b84bdb71"
+DIGEST = "cc5bd58c749adf0390300bed591c21275d1cf7aff431fcc94ff6f51093af6682"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -63,7 +63,7 @@ PARAMS = {
     "beta_max": 20.0,
     "eta": 1.0,
 }
-DIGEST = "f58b4597ecb8fd01caaab4935259770d6d74a23a9b1a45025ab14f0a6aa00c3e"
+DIGEST = "63451212f70306765ae67f87c13ef2cbb7c45226f7ee8dda94fc5c81762ba393"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -74,7 +74,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "3c4dc6d2acb08bb1bd0fe31e0815022593686aab9e817c2426a6c4fe414ddbdc"
+DIGEST = "9e5e2a1739a04868e0510f56cfc1a2bbe06b55f0899c6143e3056c3e218b487c"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

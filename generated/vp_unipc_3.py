@@ -91,7 +91,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "b8dafc4806f8229e81d47b51223820458e41427401c2acac7757bd82f7350eff"
+DIGEST = "5c8d4eecca9d92d1c479d503cca2f17f3e26b87ae2e26c32a2965d4470695b75"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -98,7 +98,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "ae2a7a69fa5dcfe015bcada2fb4af73583c3bc84e608fccb05f1bbdd76730880"
+DIGEST = "e98429107da6f35f77c64c3e0b5ca199f0bfbbe9fda5d7e517c13ac89169f330"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -98,7 +98,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "8a0e2dbee224a6f937b7d2421de911207988348f45e49dbe5c222284149d2d2e"
+DIGEST = "e8e8ffb683d92d18e866551e124fd74ed8ed341f7d3ae7d555934cbd7eb8f506"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -17,9 +17,10 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from ..balls import factor, invert, solve
 from ..calculus import plain, t
 from ..offset import reached
-from ..reference import bridge, factor, invert, preconditioned, solve
+from ..rules import bridge, preconditioned
 from ..score import ScoreParameterization, scalar
 from ..sde import LinearSDE
 from .rings import Ring, small_rational
