@@ -165,7 +165,7 @@ def test_the_reference_reads_the_frequency() -> None:
     method, module = ss.derive("blurring", "conjugate", "eps-L"), module_of("conjugate")
     times = TIMES.tolist()
     found = reference.worst(
-        method, partial(columns_of_row, method, 4), times, module.coefficients(times, k2=0.5).tolist(), (2,), 0.5001
+        method, partial(columns_of_row, method, 4), times, module.coefficients(times, k2=0.5).tolist(), (2,), field=0.5001
     )
     assert found.measured > 1e-6
 
