@@ -83,7 +83,7 @@ def verdict(method: Any, module: Any) -> Verdict:
         has, derived = getattr(module, constant), getattr(method, constant.lower())
         if has != derived:
             why.append(f"{constant} = {has} in its text, {derived} derived")
-    if module.DIGEST != method.digest:
+    if method.digest != module.DIGEST:
         why.append("its DIGEST is not that of the proven program; run stepsmith build")
     return Verdict(
         method.name, "weak order" if random else "order", proven, lowest.lowest, all(s.settled for s in slopes),

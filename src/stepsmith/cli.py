@@ -1,4 +1,4 @@
-"""The command line: ``stepsmith list | derive | error | build | show | verify | sample | search``.
+"""The command line: ``stepsmith list | derive | error | build | show | verify | sample | search | report``.
 
 Exit status 0 done; 1 a check failed; 2 bad input, told in one line on stderr: ``<file or ->: <key>: <what>; <mend>``.
 Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from stepsmith import __version__
-from stepsmith.cli_orders import error, search, verify_orders
+from stepsmith.cli_orders import error, report, search, verify_orders
 from stepsmith.errors import InputError, Unsupported
 
 
@@ -30,6 +30,7 @@ def cli() -> None:
 
 cli.add_command(error)
 cli.add_command(search)
+cli.add_command(report)
 
 
 def main() -> NoReturn:
@@ -206,8 +207,8 @@ def verify(
     """Hold NAMES of the catalogue to their proofs; exit 1 where a measured order falls more than 0.1 under the proven one.
 
     With --coefficients, derive, prove and emit them and hold the tables to their definitions; exit 1 where an entry is off by
-    more than 1e-13.  The measure is |c - true| / max(|true|, sum |p dc/dp|), p the float64 inputs, entry by entry, of every fourth
-    step of the grid and of its first and last ones.
+    more than 1e-13.  The measure is |c - true| / max(|true|, sum |p dc/dp|), p the float64 inputs, entry by entry, of every
+    fourth step of the grid and of its first and last ones.
     """
     from stepsmith.derive import catalogue
     from stepsmith.verification import verdicts
