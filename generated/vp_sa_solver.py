@@ -19,7 +19,7 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 1.  Proven weak order -, strong order -.
+Calls a step 1, draws a step 1.  Proven weak order 2, strong order -.
 The first step has 2 calls and 1 draws.
 The last step has 0 calls and 1 draws.
 Reference: arXiv 2309.05019; diffusers SASolverScheduler.
@@ -41,7 +41,7 @@ NFE_FIRST, DRAWS_FIRST = 2, 1
 NFE_LAST, DRAWS_LAST = 0, 1
 HISTORY = 2
 ORDER = None
-WEAK_ORDER = None
+WEAK_ORDER = 2
 STRONG_ORDER = None
 COMPONENTS = ("x",)
 DATA = 0

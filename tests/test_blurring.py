@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from functools import cache, partial
 from typing import Any
@@ -181,6 +182,30 @@ def test_a_field_given_by_F_and_G() -> None:
         assert torch.allclose(torch.tensor(found), module.coefficients(grid, freq=float(k2[place])).float(), rtol=1e-6)
         worst = reference.worst(method, partial(columns_of_row, method, 2), grid, found, (0, 1), float(k2[place]))
         assert worst.measured < 1e-13, worst
+
+
+IDENTITY = {"name": "ci", "family": "conjugate", "B": "b", "params": {"b": 0.3}}
+
+
+@pytest.mark.parametrize("sampler", ["conjugate", "oso", "euler", IDENTITY], ids=str)
+def test_a_field_may_have_the_name_of_a_variable_of_the_module(sampler: Any) -> None:
+    text = str(HEAT).replace("freq", "width")
+    renamed = ss.load(ss.emit(ss.derive(ast.literal_eval(text), sampler, "eps-L")))
+    module = ss.load(ss.emit(ss.derive(HEAT, sampler, "eps-L")))
+    grid, k2 = [0.9, 0.5, 0.2], torch.tensor([0.0, 2.5], dtype=torch.float64)
+    assert renamed.FIELD == "width" and torch.equal(renamed.coefficients(grid, width=k2), module.coefficients(grid, freq=k2))
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp-2m", "heun"])
+def test_lines_of_text_run_a_frequency_at_a_time(sampler: str) -> None:
+    """Rows of their own at the start of a grid, a history, two calls: as for each frequency alone, and proven."""
+    method, module = ss.derive("blurring", sampler, "eps-L"), module_of(sampler)
+    table = module.coefficients(TIMES, k2=K2)
+    assert method.order == 2 and torch.equal(module.coefficients(TIMES, k2=K2[3, 2]), table[..., 3, 2])
+    worst = reference.worst(
+        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), float(K2[3, 2])
+    )
+    assert worst.measured < 1e-13, worst
 
 
 # --- the transform ----------------------------------------------------------------------------------------------------

@@ -225,7 +225,8 @@ def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: fl
         grid, field = torch.tensor(times, dtype=torch.float64), method.sde.field
         rows = sorted({*range(len(method.warmup)), 0, 12, *range(23 - len(method.ending[1:]), 24)})
         at = FREQUENCIES if field else (0.0,)
-        tables = [module.coefficients(grid, **({field: torch.tensor(value)} if field else {})).tolist() for value in at]
+        given = [{field: torch.tensor(value, dtype=torch.float64)} if field else {} for value in at]
+        tables = [module.coefficients(grid, **own).tolist() for own in given]
         worsts = [
             reference.worst(method, functools.partial(columns_of_row, method, 24), times, values, rows, value)
             for value, values in zip(at, tables, strict=True)
