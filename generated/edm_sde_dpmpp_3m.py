@@ -8,7 +8,10 @@ The step t0 -> t1 = t0 - h:
     P = (D - D[-1])/r0
     Q = (D[-1] - D[-2])/r1
     z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + alpha(t1)*k*phi2(-k)*(P + r0/(r0 + r1)*(P - Q)) + alpha(t1)*k*phi3(-k)/(r0 + r1)*(P - Q) + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
-    with h = lambda(t1) - lambda(t0),  k = (1 + eta)*h,  r0 = (lambda(t0) - lambda(t_m1))/h,  r1 = (lambda(t_m1) - lambda(t_m2))/h
+    with h = lambda(t1) - lambda(t0)
+         k = (1 + eta)*h
+         r0 = (lambda(t0) - lambda(t_m1))/h
+         r1 = (lambda(t_m1) - lambda(t_m2))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
@@ -54,7 +57,7 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "eta": 1.0,
 }
-DIGEST = "0fa4bbecab410987cfea451e559fbd6686606be87771447f8410bc532ea20fcf"
+DIGEST = "7aaf4fd6ca237a26e26212e090fe4fee7c7c471d23ec58937e74dd335edb6601"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

@@ -8,7 +8,9 @@ with beta = beta_min + t*(beta_max - beta_min)
 The step t0 -> t1 = t0 - h:
     D = x0(z, t0)
     z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D - alpha(t1)*expm1(-k)/(2*r)*(D - D[-1]) + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
-    with h = lambda(t1) - lambda(t0),  k = (1 + eta)*h,  r = (lambda(t0) - lambda(t_m1))/h
+    with h = lambda(t1) - lambda(t0)
+         k = (1 + eta)*h
+         r = (lambda(t0) - lambda(t_m1))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi

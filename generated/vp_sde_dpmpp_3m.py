@@ -10,7 +10,10 @@ The step t0 -> t1 = t0 - h:
     P = (D - D[-1])/r0
     Q = (D[-1] - D[-2])/r1
     z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + alpha(t1)*k*phi2(-k)*(P + r0/(r0 + r1)*(P - Q)) + alpha(t1)*k*phi3(-k)/(r0 + r1)*(P - Q) + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
-    with h = lambda(t1) - lambda(t0),  k = (1 + eta)*h,  r0 = (lambda(t0) - lambda(t_m1))/h,  r1 = (lambda(t_m1) - lambda(t_m2))/h
+    with h = lambda(t1) - lambda(t0)
+         k = (1 + eta)*h
+         r0 = (lambda(t0) - lambda(t_m1))/h
+         r1 = (lambda(t_m1) - lambda(t_m2))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
@@ -60,7 +63,7 @@ PARAMS = {
     "beta_max": 20.0,
     "eta": 1.0,
 }
-DIGEST = "f58b4597ecb8fd01caaab4935259770d6d74a23a9b1a45025ab14f0a6aa00c3e"
+DIGEST = "63451212f70306765ae67f87c13ef2cbb7c45226f7ee8dda94fc5c81762ba393"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

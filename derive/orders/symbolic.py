@@ -156,7 +156,8 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     slow = [sp.Symbol(f"{name}_{'t' * k}") for name in moving for k in range(1, power + 1)]
     first, last = names[0], names[-1]
     where = (
-        f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t; s{first}_{last} = d s_{first}/d {last}, s{first}_t in the network's time t",
+        f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t; "
+        f"s{first}_{last} = d s_{first}/d {last}, s{first}_t in the network's time t",
     )
     return tuple(
         ErrorTerm(b, power, tidy(c[0].as_expr().subs(shown), drifts, slow), where)
