@@ -11,7 +11,7 @@ from stepsmith.errors import Unsupported
 
 from . import kernel, offset
 from .calculus import t
-from .describe import equations
+from .describe import equations, frequency
 from .sde import LinearSDE
 
 
@@ -28,6 +28,7 @@ def report(sde: LinearSDE) -> list[Section]:
     start = sp.nsimplify(repr(sde.time[0]), rational=True)
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
+    heads += [frequency(sde)] if sde.field else []
     where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
     return [
         Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
