@@ -83,7 +83,7 @@ def verdict(method: Any, module: Any) -> Verdict:
         has, derived = getattr(module, constant), getattr(method, constant.lower())
         if has != derived:
             why.append(f"{constant} = {has} in its text, {derived} derived")
-    if module.DIGEST != method.digest:
+    if method.digest != module.DIGEST:
         why.append("its DIGEST is not that of the proven program; run stepsmith build")
     return Verdict(
         method.name, "weak order" if random else "order", proven, lowest.lowest, all(s.settled for s in slopes),
@@ -132,13 +132,14 @@ def document(verdicts: Iterable[Verdict]) -> str:
 INTRODUCTION = (
     "# Proven and measured orders",
     "",
-    "Written by `stepsmith verify --all --table docs/orders.md`; do not edit. The proof expands the program in the step (derive/orders), the",
-    "measurement runs the emitted module (runtime/measure.py): deterministic modules from 200 states of a Gaussian mixture in two dimensions with its",
-    "exact network against the probability flow; modules that draw noise by the exact recursion of mean and covariance on Gaussian data, without Monte",
-    "Carlo. Each on a uniform and an uneven grid from effective sigma 2 to 0.6, N doubled from 8 until the slope settles; the lower slope is",
-    f"shown, ~ marks one that has not settled. A slope more than {GAP} under its proof fails `stepsmith verify`; one above it does not: a linear",
-    "problem may hide an error. A dash: no proof yet. The constant is the error times N^order in standard deviations: to compare samplers of one",
-    "order at equal calls, divide by calls^order. The leading error (exact minus numerical, of one step) is explained in the module.",
+    "Written by `stepsmith verify --all --table docs/orders.md` (`make docs`); do not edit. The proof expands the program in the",
+    "step (derive/orders). The measurement runs the emitted module (runtime/measure.py), without Monte Carlo: deterministic",
+    "modules from 200 states of a Gaussian mixture in two dimensions with its exact network, against the probability flow;",
+    "modules that draw noise by the exact recursion of mean and covariance on Gaussian data. Each on a uniform and an uneven grid",
+    "from effective sigma 2 to 0.6, N doubled from 8 until the slope settles; the lower slope is shown, ~ marks one that has not",
+    f"settled. A slope more than {GAP} under its proof fails `stepsmith verify`; one above it does not, for a linear problem may hide",
+    "an error. The constant is the error times N^order, in standard deviations: samplers of one order compare at equal calls by",
+    "constant times calls^order. The leading error (exact minus numerical, of one step) is explained in the module.",
     "",
     "| module | kind | proven | measured | calls | draws | constant | leading error |",
     "|---|---|---|---|---|---|---|---|",

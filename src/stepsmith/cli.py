@@ -206,8 +206,8 @@ def verify(
     """Hold NAMES of the catalogue to their proofs; exit 1 where a measured order falls more than 0.1 under the proven one.
 
     With --coefficients, derive and emit them and hold the tables to their definitions; exit 1 where an entry is off by more
-    than 1e-13.  The measure is |c - true| / max(|true|, sum |p dc/dp|), p the float64 inputs, entry by entry, of the first, the middle
-    and the last step of the grid.
+    than 1e-13.  The measure is |c - true| / max(|true|, sum |p dc/dp|), p the float64 inputs, entry by entry, of the first,
+    the middle and the last step of the grid.
     """
     if not names and not everything:
         raise InputError("-", "names", "nothing to verify", "name modules or say --all")
