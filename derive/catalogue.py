@@ -73,7 +73,7 @@ def rows() -> tuple[Row, ...]:
     found += [Row("vp", sampler, network) for sampler in ("dpmpp-2m", "unipc-3") for network in ("eps-L", "v")]
     found += [Row("edm", "dpmpp-2m", "edm")]
     found += [Row(sde, sampler) for sde in ("psld", "cld", "psld-damped") for sampler in BLOCK_LINES]
-    found += [Row("blurring", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate", "oso")]
+    found += [Row("blurring", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m")]
     found += [Row("blurring", "conjugate", "x0")]
     return tuple(found)
 

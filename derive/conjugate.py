@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sympy as sp
+from sympy.codegen.cfunctions import expm1
 
 from stepsmith.errors import Unsupported
 
@@ -25,6 +26,8 @@ from .sampler import Sampler
 from .score import NETWORKS, ScoreParameterization, scalar, spread
 from .sde import LinearSDE
 from .split import names_of
+
+CHOLESKY = {"eps-L": "lower", "eps-U": "upper"}
 
 
 def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
@@ -64,7 +67,7 @@ def _reframed(
 ) -> tuple[sp.Matrix, tuple[str, ...], sp.Matrix]:
     """Phi n_frame with C_out,f n_frame = s - C_skip,f z, written on the score and the state."""
     if frame == "eps-R" and low.sde.n > 1:
-        return Phi, low.score, linear  # Phi of this frame is built to act on the score
+        return Phi, low.output if low.network in CHOLESKY else low.score, linear  # what Phi of this frame is built for
     target = low.score_at(frame, "0")
     if target.inverse is None:
         raise Unsupported(
@@ -82,11 +85,11 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     d = symbol("sigma_data")
     S0, S1 = (spread(str(frame), a, s, d) for a, s in ((a0, s0), (a1, s1)))
     if b == 0 and frame in ("x0", "denoiser"):
-        ratio = low.define("ratio", s1 / s0)
-        return sp.Matrix([[ratio]]), sp.Matrix([[a1 - ratio * a0]])
+        ratio, gap = low.define("ratio", s1 / s0), _noise_gap(low)
+        return sp.Matrix([[ratio]]), sp.Matrix([[a1 - ratio * a0 if gap is None else a0 * a1 / s0 * gap]])
     if b == 0 and str(frame).startswith("eps"):
-        ratio = low.define("ratio", a1 / a0)
-        return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
+        ratio, gap = low.define("ratio", a1 / a0), _noise_gap(low)
+        return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0 if gap is None else -a1 * gap]])
     growth = a1 / a0 if S0 is None else S1 / S0
     exponent = low.increment(b, "0", "1") if b != 0 else sp.S.Zero
     P = low.define("P", growth * sp.exp(exponent))
@@ -101,7 +104,7 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     if b != 0:
         value, integrals = lib.integrated(b)
         weight = weight * sp.exp(value.subs({symbol("s"): symbol("t1")}).subs(t, symbol("s")))
-    source = lib.static("log_nodes", lib.quadrature())
+    source = lib.log_nodes()
     uses = (source, lib.sigma(), *(() if flat else (lib.alpha(),)), *integrals)
     half = low.sde.GG_let[0, 0] / 2
     lib.add(
@@ -114,13 +117,30 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     return sp.Matrix([[P]]), sp.Matrix([[symbol("Phi")]])
 
 
+def _noise_gap(low: Lowering) -> sp.Expr | None:
+    """sigma_0/alpha_0 - sigma_1/alpha_1 of data with a known blur, where the difference would lose the digits of a short step.
+
+    As (int of G^2/alpha^2 over the step) / (sigma_0/alpha_0 + sigma_1/alpha_1); None without a blur or a closed integral.
+    """
+    sde = low.sde
+    if sde.initial[0, 0] == 0 or sde.schedule is not None:
+        return None
+    (a0, s0), (a1, s1) = low.alpha_sigma("0"), low.alpha_sigma("1")
+    if sde.F.is_zero_matrix:
+        noise = low.increment(sde.GG_let[0, 0], "0", "1")
+    else:
+        law = sp.simplify(-sde.GG[0, 0] / (2 * sde.F[0, 0]))
+        if t in law.free_symbols:
+            return None
+        noise = law / a1**2 * expm1(-2 * low.increment(sde.F_let[0, 0], "0", "1"))
+    return low.define("noise_gap", noise / (s0 / a0 + s1 / a1))
+
+
 def _conjugate_matrix(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
-    """n blocks: the closed step of the frames that know R, else P and Phi by quadrature."""
+    """n blocks: the step of the frame that knows R, else P and Phi by quadrature."""
     n = low.sde.n
-    if frame in ("denoiser", "x0", "eps-R") and B.is_zero_matrix:
-        if frame == "eps-R" and low.network == "eps-R":
-            return _own_gddim(low)
-        return _transported(low, frame)
+    if frame == "eps-R" and B.is_zero_matrix:
+        return _own_gddim(low) if low.network == "eps-R" else _transported(low)
     if frame == "eps-R":
         raise Unsupported("the frame eps-R is derived for B = 0", "use B = 0, or the frame eps-L")
     function = conjugate_function(low, "conjugate", tuple(range(n)), -low.sde.F_let, low.sde.GG_let / 2, B)
@@ -129,14 +149,12 @@ def _conjugate_matrix(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     return entries("P", n, n), entries("Phi", n, outputs)
 
 
-def _transported(low: Lowering, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
-    """z' = U z + (Psi(t1, 0) - U Psi(t0, 0)) e D, or Psi z + (Psi - U) Sigma s on the score (methods.md F1)."""
+def _transported(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
+    """z' = Psi z + (Psi - U) Sigma s with U = R(t1) R(t0)^-1 (methods.md F1); s the score, or C_out n of a Cholesky network."""
     n = low.sde.n
-    low.call(("Psi", "U", "mean", "spread"), low.library.transport(), t1, t0)
-    if frame == "eps-R":
-        gap = entries("Psi", n, n) - entries("U", n, n)
-        return entries("Psi", n, n), gap * entries("spread", n, n)
-    return entries("U", n, n), entries("mean", n, 1)
+    kind = CHOLESKY.get(low.network) if isinstance(low.network, str) else None
+    low.call(("Psi", "gap"), low.library.transport_score(kind), t1, t0)
+    return entries("Psi", n, n), entries("gap", n, n)
 
 
 def _own_gddim(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
@@ -180,7 +198,7 @@ def conjugate_function(
         rate = () if B.is_zero_matrix else (lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part."),)
         drift, shift = (own, lib.offset(), *rate), (own, *rate)
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
-    nodes = lib.static("log_nodes", lib.quadrature())
+    nodes = lib.log_nodes()
     if own_offset is not None:
         common |= dict(shift=shift, shift_entries=own_offset)
     if closed:
@@ -195,9 +213,14 @@ def conjugate_function(
             linear=rest,
             **common,
         )
-    turn = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.")
-    ordered = lib.static("ordered", lib.quadrature())
-    reach = lib.static("log_reach", nodes, ordered)
+    bridged = n > 1 and len(rows) == n and frame in ("denoiser", "x0", "edm") and own_offset is None
+    turns = not (bridged and B.is_zero_matrix)
+    turn = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.") if turns else ""
+    ordered, reach = lib.ordered(), lib.reach()
+    if bridged:
+        width = (symbol("sigma_data"),) if frame == "edm" else ()
+        below = (nodes, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((turn,) if turn else ()))
+        return lib.add(name, "conjugate_bridge", width, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]})
     return lib.add(
         name,
         "conjugate_ordered",

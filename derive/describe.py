@@ -94,8 +94,7 @@ def formula_lines(sampler: Any) -> list[str]:
     """The lines of a sampler as they were written: the step, what its lets are, the first rows and the last."""
     formula = sampler.formula
     lines = [line.text for line in formula.step]
-    if formula.texts:
-        lines.append("with " + ",  ".join(f"{name} = {text}" for name, text in formula.texts.items()))
+    lines += [f"{'    ' if k else 'with'} {name} = {text}" for k, (name, text) in enumerate(formula.texts.items())]
     rows = [(f"row {k}", program) for k, program in enumerate(formula.warmup)]
     ends = ("the last row", "the last row but one")[: len(formula.final)][::-1]
     for place, program in [*rows, *zip(ends, formula.final, strict=True)]:

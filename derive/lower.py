@@ -13,7 +13,7 @@ import sympy as sp
 from stepsmith.errors import InputError, Unsupported
 
 from . import passes
-from .builder import Lowering, Network
+from .builder import Lowering, Network, symbol
 from .calculus import t1
 from .conjugate import conjugate_step, conjugation
 from .formula import Line
@@ -138,7 +138,7 @@ def lower_rows(
 
 
 def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
-    """The mean of the data at t1: D itself for a bridge, else Tweedie's e^T Psi^-1 (z + Sigma s)."""
+    """The mean of the data at t1: D of a bridge, else Tweedie's e^T Psi^-1 (z + Sigma s)."""
     sde = low.sde
     if len(sde.data) != 1:
         return (), ""
@@ -147,15 +147,20 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
     if low.network in ("denoiser", "x0"):
         return tuple(low.ops), low.output[0]
     offset = low.offset("1")
+    if low.network == "edm":  # D = d (d y + sigma w n) / w^2 with the network's own input y / w
+        score, d = low.score_at("edm", "1"), symbol("sigma_data")
+        noise = low.define("noise_end", sp.exp(4 * score.noise))
+        width = low.define("width_end", sp.sqrt(noise**2 + d**2))
+        terms = [(f"mean_{b}", d**2 / width * score.inp[j], b) for j, b in enumerate(sde.state)]
+        terms += low.carry("mean", -d**2 / width * score.inp * offset)
+        result = low.update("mean", [*terms, ("mean_n", noise * d / width, low.output[0])])
+        return tuple(low.ops), result
     if sde.n == 1:
         alpha, sigma = low.alpha_sigma("1")
         terms = [("mean_x", 1 / alpha, sde.state[0]), ("mean_s", sigma**2 / alpha, low.score[0])]
         terms += low.carry("mean", -offset / alpha)
     else:
-        lib = low.library
-        uses = (lib.whitening(), lib.anchor(), lib.psi())
-        lib.add("tweedie", "tweedie", (), uses, data=sde.data[0], order=lib.order)
-        low.call(("pull", "lift"), "tweedie", t1)
+        low.call(("pull", "lift"), low.library.tweedie(), t1)
         terms = [(f"mean_{b}", entry("pull", 0, j), b) for j, b in enumerate(sde.state)]
         terms += [(f"mean_s{b}", entry("lift", 0, j), low.score[j]) for j, b in enumerate(sde.state)]
         terms += low.carry("mean", -entries("pull", 1, sde.n) * offset)

@@ -137,25 +137,26 @@ def fuse(program: StepProgram) -> StepProgram:
     draws = {op.output: f"w{k}" for k, op in enumerate((o for o in program.ops if isinstance(o, Normal)), start=1)}
     taken = {*program.history, *(name for statement in host for name in defined_by(statement))}
     bases = (*program.components, *program.history)
-    labels = dict(zip(program.result, program.components, strict=True))
-    ops, forms = _fused(_drawn(program.ops, draws), bases, host, taken, labels, program.carry)
+    ends, carry = (tuple(draws.get(value, value) for value in values) for values in (program.result, program.carry))
+    labels = dict(zip(ends, program.components, strict=True))
+    ops, forms = _fused(_drawn(program.ops, draws), bases, host, taken, labels, carry)
     result: list[str] = []
-    for component, value in zip(program.components, program.result, strict=True):
+    for component, value in zip(program.components, ends, strict=True):
         form = forms[value]
-        if form == {component: ONE} or (set(form) <= set(program.carry) and set(form.values()) == {ONE} and len(form) == 1):
+        if form == {component: ONE} or (set(form) <= set(carry) and set(form.values()) == {ONE} and len(form) == 1):
             result += form
             continue
         ops.append(_written(f"{component}_new", component, form, host, taken))
         result.append(f"{component}_new")
     last, last_result = list(program.last), program.last_result
     if last:
-        last, ends = _fused(program.last, program.components, host, taken, {})
+        last, last_forms = _fused(program.last, program.components, host, taken, {})
         if last_result not in {value for op in last for value in outputs(op)}:
-            last.append(_written("mean", "mean", ends[last_result], host, taken))
+            last.append(_written("mean", "mean", last_forms[last_result], host, taken))
             last_result = "mean"
     return replace(
         program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=tuple(last), last_result=last_result,
-        carry=tuple(next(iter(forms[value])) for value in program.carry),
+        carry=tuple(next(iter(forms[value])) for value in carry),
     )  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def verify(program: StepProgram) -> StepProgram:
         if known & set(names):
             raise ProgramError(f"{', '.join(names)} is defined twice on the host")
         known |= set(names)
-    values = _verify_ops(program.ops, (*program.components, *program.history), known)
+    values = _verify_ops(program.ops, (*program.components, *program.history), known, (*program.result, *program.carry))
     if len(program.result) != len(program.components):
         raise ProgramError("the result does not have one value for each component")
     if missing := set(program.result) - values:
@@ -187,10 +187,12 @@ def _require_known(known: set[str], exprs: tuple[sp.Expr, ...], place: str) -> N
                 raise ProgramError(f"{place} uses {symbol}, which is not defined before it")
 
 
-def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str]) -> set[str]:
+def _verify_ops(
+    ops: tuple[Op, ...], components: tuple[str, ...], known: set[str], ends: tuple[str, ...] = ()
+) -> set[str]:
     values = {UNIT, *components}
     normals: set[str] = set()
-    used: set[str] = set()
+    used = set(ends)
     for op in ops:
         outputs = op.outputs if isinstance(op, Evaluate) else (op.output,)
         sources = (

@@ -165,12 +165,15 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
     moved = offset_reached(part.linear, part.offset)
     drift = () if moved.is_zero_matrix else (lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}."),)
+    ordered = lib.functions[flow].template == "transition_ordered"
+    below = (lib.ordered(), f"{flow}_rate") if ordered else (flow,)
     lib.add(
         f"exact_{letter}",
-        "exact",
+        "exact_ordered" if ordered else "exact",
         (),
-        (lib.quadrature(), flow, rows, lib.static("lower"), *drift),
+        (lib.quadrature(), *below, rows, lib.static("lower"), *drift),
         flow=flow,
+        generator=-part.linear,
         noise=rows,
         letter=part.letter,
         reached=reached,

@@ -52,7 +52,7 @@ PARAMS = {
     "blur": 20.0,
     "min_scale": 0.001,
 }
-DIGEST = "805a4be18b7069bdab7c21e0832c2b95e9e2ccb084fdbcd560cadfe83b70908e"
+DIGEST = "8b4825261a166f15b9b52a1f7c598422463b3aad18eddce4abaf6181942fd9cc"
 START, END = 0.0, 0.995  # the span of the network's time
 
 

@@ -48,7 +48,7 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "lam": 0.0,
 }
-DIGEST = "dd6c548d332895363c512024a458754e574125c4c585b5ee25d5d18c5794039a"
+DIGEST = "f0140725c1ffd0a2bc55fdbe73167ee438e84918e3cd2105f3f1836c32cb3be8"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

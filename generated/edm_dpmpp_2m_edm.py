@@ -6,7 +6,8 @@ The diffusion, forward in the network's time t:
 The step t0 -> t1 = t0 - h:
     D = x0(z, t0)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r))*D - 1/(2*r)*D[-1])
-    with h = lambda(t1) - lambda(t0),  r = (lambda(t0) - lambda(t_m1))/h
+    with h = lambda(t1) - lambda(t0)
+         r = (lambda(t0) - lambda(t_m1))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D
@@ -58,7 +59,7 @@ SIGMA_COLUMNS = ()
 PARAMS = {
     "sigma_data": 0.5,
 }
-DIGEST = "bc03493068dabbebe9e91718d899142aff2f4591f91321507b38214047a971f1"
+DIGEST = "470ab83039e79d547a48d8c9afddcbec359914706ca0c104bdc730bdbccbb4b1"
 START, END = 0.0, 80.0  # the span of the network's time
 
 
@@ -89,6 +90,8 @@ def other_rows(t0, t1, t_m1, sigma_data):
     lambda_m1 = -torch.log(sigma_m1)
     r = (lambda_0 - lambda_m1)/h
     sigma_told_1 = torch.log(sigma_1)/4
+    noise_end = torch.exp(4*sigma_told_1)
+    width_end = torch.sqrt(noise_end**2 + sigma_data**2)
     y_x = 1/torch.sqrt(sigma_0**2 + sigma_data**2)
     D_x = sigma_data**2/(sigma_0**2 + sigma_data**2)
     D_d = sigma_0*sigma_data/torch.sqrt(sigma_0**2 + sigma_data**2)
@@ -96,10 +99,8 @@ def other_rows(t0, t1, t_m1, sigma_data):
     x_D = -(1 + 1/(2*r))*torch.expm1(-h)
     x_D_m1 = torch.expm1(-h)/(2*r)
     y_end_x = 1/torch.sqrt(sigma_1**2 + sigma_data**2)
-    s_end_x_x = -1/(sigma_1**2 + sigma_data**2)
-    s_end_x_d_end = sigma_data/(sigma_1*torch.sqrt(sigma_1**2 + sigma_data**2))
-    mean_x = s_end_x_x*sigma_1**2 + 1
-    mean_d_end = s_end_x_d_end*sigma_1**2
+    mean_x = sigma_data**2/(width_end*torch.sqrt(sigma_1**2 + sigma_data**2))
+    mean_d_end = noise_end*sigma_data/width_end
     columns = (
         y_x,
         sigma_told_0,
@@ -125,16 +126,16 @@ def first_row(t0, t1, sigma_data):
     lambda_1 = -torch.log(sigma_1)
     h = lambda_1 - lambda_0
     sigma_told_1 = torch.log(sigma_1)/4
+    noise_end = torch.exp(4*sigma_told_1)
+    width_end = torch.sqrt(noise_end**2 + sigma_data**2)
     y_x = 1/torch.sqrt(sigma_0**2 + sigma_data**2)
     D_x = sigma_data**2/(sigma_0**2 + sigma_data**2)
     D_d = sigma_0*sigma_data/torch.sqrt(sigma_0**2 + sigma_data**2)
     x_x = sigma_1/sigma_0
     x_D = -torch.expm1(-h)
     y_end_x = 1/torch.sqrt(sigma_1**2 + sigma_data**2)
-    s_end_x_x = -1/(sigma_1**2 + sigma_data**2)
-    s_end_x_d_end = sigma_data/(sigma_1*torch.sqrt(sigma_1**2 + sigma_data**2))
-    mean_x = s_end_x_x*sigma_1**2 + 1
-    mean_d_end = s_end_x_d_end*sigma_1**2
+    mean_x = sigma_data**2/(width_end*torch.sqrt(sigma_1**2 + sigma_data**2))
+    mean_d_end = noise_end*sigma_data/width_end
     columns = (
         y_x,
         sigma_told_0,

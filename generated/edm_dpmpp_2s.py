@@ -8,7 +8,8 @@ The step t0 -> t1 = t0 - h:
     u = sigma(s)/sigma(t0)*z - alpha(s)*expm1(-h/2)*D
     E = x0(u, s)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*E
-    with h = lambda(t1) - lambda(t0),  s = t((lambda(t0) + lambda(t1))/2)
+    with h = lambda(t1) - lambda(t0)
+         s = t((lambda(t0) + lambda(t1))/2)
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Calls a step 2, draws a step 0.  Proven order 2.

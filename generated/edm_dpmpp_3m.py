@@ -8,7 +8,9 @@ The step t0 -> t1 = t0 - h:
     P = (D - D[-1])/r0
     Q = (D[-1] - D[-2])/r1
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D + alpha(t1)*h*phi2(-h)*(P + r0/(r0 + r1)*(P - Q)) + alpha(t1)*h*phi3(-h)/(r0 + r1)*(P - Q)
-    with h = lambda(t1) - lambda(t0),  r0 = (lambda(t0) - lambda(t_m1))/h,  r1 = (lambda(t_m1) - lambda(t_m2))/h
+    with h = lambda(t1) - lambda(t0)
+         r0 = (lambda(t0) - lambda(t_m1))/h
+         r1 = (lambda(t_m1) - lambda(t_m2))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D
@@ -57,7 +59,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
-DIGEST = "8015b753895c80df6f48fa822a3e0e67ee7bd92b692dca8c7adf71a98984b4da"
+DIGEST = "164777015e86e592aede0b5f8fcad09df3b4cf865ca34470cc1e40a59479248b"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

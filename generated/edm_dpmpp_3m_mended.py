@@ -8,7 +8,10 @@ The step t0 -> t1 = t0 - h:
     P = (D - D[-1])/r0
     Q = (D[-1] - D[-2])/r1
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D + alpha(t1)*h*phi2(-h)*(P + r0/(r0 + r1)*(P - Q)) + 2*alpha(t1)*h*phi3(-h)/(r0 + r1)*(P - Q)
-    with h = lambda(t1) - lambda(t0),  r0 = (lambda(t0) - lambda(t_m1))/h,  r1 = (lambda(t_m1) - lambda(t_m2))/h,  s = t((lambda(t0) + lambda(t1))/2)
+    with h = lambda(t1) - lambda(t0)
+         r0 = (lambda(t0) - lambda(t_m1))/h
+         r1 = (lambda(t_m1) - lambda(t_m2))/h
+         s = t((lambda(t0) + lambda(t1))/2)
     row 0:
         D = x0(z, t0)
         u = sigma(s)/sigma(t0)*z - alpha(s)*expm1(-h/2)*D
@@ -65,7 +68,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
-DIGEST = "0a0bd93a849d1c5278c64b743a0607c06c970ac263ea4f2c28b39cfc63e1b7f2"
+DIGEST = "c4f693328f75b3621c9fcc6026c17a72efa8b1c24ac7f4c292d3040b632bc198"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

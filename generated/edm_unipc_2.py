@@ -7,7 +7,12 @@ The step t0 -> t1 = t0 - h:
     p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*expm1(-h)/2*(D[-2] - D[-1])/q1
     D = x0(p, t1)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*(b1*(D[-2] - D[-1]) + b2*(D - D[-1]))
-    with h = lambda(t1) - lambda(t0),  q1 = (lambda(t_m1) - lambda(t0))/h,  g1 = -h*phi2(-h),  g2 = -2*h*phi3(-h),  b1 = (g1 - g2)/(1 - q1)/q1,  b2 = (g2 - q1*g1)/(1 - q1)
+    with h = lambda(t1) - lambda(t0)
+         q1 = (lambda(t_m1) - lambda(t0))/h
+         g1 = -h*phi2(-h)
+         g2 = -2*h*phi3(-h)
+         b1 = (g1 - g2)/(1 - q1)/q1
+         b2 = (g2 - q1*g1)/(1 - q1)
     row 0:
         D[-1] = x0(z, t0)
         p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1]
@@ -62,7 +67,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_1",)
 PARAMS = {
 }
-DIGEST = "3068db5b60714cc7b11d96045889aef9ee181b4f87decaba369633d05eaec889"
+DIGEST = "18c440c9058299bd53cf42c9837bee19aae0364975e6a46035c45d24c3e9c684"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

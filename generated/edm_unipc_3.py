@@ -7,7 +7,19 @@ The step t0 -> t1 = t0 - h:
     p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*(a1*(D[-2] - D[-1]) + a2*(D[-3] - D[-1]))
     D = x0(p, t1)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*(c1*(D[-2] - D[-1]) + c2*(D[-3] - D[-1]) + c3*(D - D[-1]))
-    with h = lambda(t1) - lambda(t0),  q1 = (lambda(t_m1) - lambda(t0))/h,  q2 = (lambda(t_m2) - lambda(t0))/h,  g1 = -h*phi2(-h),  g2 = -2*h*phi3(-h),  g3 = -6*h*phi4(-h),  b1 = (g1 - g2)/(1 - q1)/q1,  b2 = (g2 - q1*g1)/(1 - q1),  a1 = (g2 - q2*g1)/(q1 - q2)/q1,  a2 = (g2 - q1*g1)/(q2 - q1)/q2,  c1 = (g3 - (q2 + 1)*g2 + q2*g1)/((q1 - q2)*(q1 - 1))/q1,  c2 = (g3 - (q1 + 1)*g2 + q1*g1)/((q2 - q1)*(q2 - 1))/q2,  c3 = (g3 - (q1 + q2)*g2 + q1*q2*g1)/((1 - q1)*(1 - q2))
+    with h = lambda(t1) - lambda(t0)
+         q1 = (lambda(t_m1) - lambda(t0))/h
+         q2 = (lambda(t_m2) - lambda(t0))/h
+         g1 = -h*phi2(-h)
+         g2 = -2*h*phi3(-h)
+         g3 = -6*h*phi4(-h)
+         b1 = (g1 - g2)/(1 - q1)/q1
+         b2 = (g2 - q1*g1)/(1 - q1)
+         a1 = (g2 - q2*g1)/(q1 - q2)/q1
+         a2 = (g2 - q1*g1)/(q2 - q1)/q2
+         c1 = (g3 - (q2 + 1)*g2 + q2*g1)/((q1 - q2)*(q1 - 1))/q1
+         c2 = (g3 - (q1 + 1)*g2 + q1*g1)/((q2 - q1)*(q2 - 1))/q2
+         c3 = (g3 - (q1 + q2)*g2 + q1*q2*g1)/((1 - q1)*(1 - q2))
     row 0:
         D[-1] = x0(z, t0)
         p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1]
@@ -72,7 +84,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_1",)
 PARAMS = {
 }
-DIGEST = "63f74e7bbf3e1a006121b6ea05f9b59b605d86f3acc4789ca144f1345062344b"
+DIGEST = "db0a33a7bd479b2ba54d29c8890e8233f03bb1fdd991fe76cfe0dd8252cd8dac"
 START, END = 0.0, 80.0  # the span of the network's time
 
 

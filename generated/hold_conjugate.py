@@ -71,7 +71,7 @@ PARAMS = {
     "xi": 5.196152422706632,
     "kappa": 0.04,
 }
-DIGEST = "20d6417a1ba1ebeb0dbdfbdd059b9e0053bc390812cfc17230ecfcfbd4860442"
+DIGEST = "a467143c629beea94f2da4814ee6d2c619b2c19c4fe3525cc1a66ba528dd3d7e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -81,33 +81,50 @@ def matrix(rows, like):
     return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
-def exponential(M):
-    """exp(M) of (..., n, n): the Taylor series of M / 2^k about its mean eigenvalue, squared k times.
+def exponential(A, c):
+    """exp(c A) of one matrix A (n, n) at many c: the Taylor series of c A / 2^k about the mean eigenvalue, squared k times.
 
-    By Horner's rule, so that an entry O(M^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
+    Power by power, so that an entry O(c^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
     """
-    a = M.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    eye = torch.eye(M.shape[-1], dtype=M.dtype)
-    X = M - a * eye
-    k = max(0, math.ceil(math.log2(max(float(X.abs().sum(-1).max()), 1e-300))))
-    X, total = X / 2**k, eye
-    for j in range(20, 0, -1):
-        total = eye + X @ total / j
+    a, eye = A.diagonal().mean(), torch.eye(len(A), dtype=A.dtype)
+    X = A - a * eye
+    k = max(0, math.ceil(math.log2(max(float(c.abs().max() * X.abs().sum(-1).max()), 1e-300) / 2)))
+    terms = [eye]
+    for j in range(1, 27):
+        terms.append(terms[-1] @ X / j)
+    powers = (c / 2**k)[..., None].expand(*c.shape, 26).cumprod(-1)
+    total = eye + (powers @ torch.stack(terms[1:]).flatten(1)).unflatten(-1, A.shape)
     for _ in range(k):
         total = total @ total
-    return torch.exp(a) * total
+    return torch.exp(a * c)[..., None, None] * total
 
 
 def transition(t, s, beta, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
-    return exponential(matrix(((0, beta*(t - s), 0), (-beta*(t - s), 0, beta*gamma*(t - s)), (0, -beta*gamma*(t - s), -beta*xi*(t - s))), t - s))
+    A = torch.tensor(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), dtype=torch.float64)
+    return exponential(A, t - s)
 
 
-def diffusion(t, beta, xi):
-    """G(t), (..., 3, 1)"""
-    return matrix(((0,), (0,), (math.sqrt(2)*math.sqrt(beta*xi),)), t)
+def settled(push, kappa):
+    """(K, far): K the upper triangular factor of Sigma_t = S + Psi (S_0 - S) Psi^T, S the stationary law, the data first, from
+    push = Psi(t, START); far where no digit of the sum is lost.
+    """
+    like = push[..., 0, 0]
+    law, gap = matrix(((1, 0, 0), (0, 1, 0), (0, 0, 1)), like), matrix(((-1, 0, 0), (0, kappa - 1, 0), (0, 0, kappa - 1)), like)
+    rest = push @ gap @ push.mT
+    K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
+    K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
+    return K, (fails == 0) & (K.diagonal(dim1=-2, dim2=-1) ** 2 > 0.1 * terms).all(-1)
 
 
+NODES_8 = (
+    0.019855071751231884, 0.10166676129318664, 0.2372337950418355, 0.4082826787521751,
+    0.591717321247825, 0.7627662049581645, 0.8983332387068134, 0.9801449282487681,
+)
+WEIGHTS_8 = (
+    0.05061426814518813, 0.11119051722668724, 0.15685332293894363, 0.181341891689181,
+    0.181341891689181, 0.15685332293894363, 0.11119051722668724, 0.05061426814518813,
+)
 NODES = (
     0.0034357004074525377, 0.018014036361043106, 0.04388278587433705, 0.0804415140888906,
     0.1268340467699246, 0.1819731596367425, 0.24456649902458646, 0.3131469556422902,
@@ -124,9 +141,9 @@ WEIGHTS = (
 )
 
 
-def gauss_legendre(panels=1):
+def gauss_legendre(panels=1, rule=(NODES, WEIGHTS)):
     """Nodes and weights of Gauss-Legendre quadrature on (0, 1), cut into equal panels."""
-    x, w = torch.tensor((NODES, WEIGHTS), dtype=torch.float64)
+    x, w = torch.tensor(rule, dtype=torch.float64)
     first = torch.arange(panels, dtype=torch.float64)[:, None]
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
@@ -146,50 +163,68 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, gamma, xi, kappa, panels=2):
-    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def diffusion(t, beta, xi):
+    """G(t), (..., 3, 1)"""
+    return matrix(((0,), (0,), (math.sqrt(2)*math.sqrt(beta*xi),)), t)
+
+
+def pulled(t, beta, gamma, xi, kappa):
+    """(W, pull): pull = Psi(START, t), W upper triangular, the data first: W W^T is the covariance of Psi(START, t) z_t given the data, which is Sigma at START
+    plus the integral of Psi(START, s) G G^T Psi(START, s)^T.  The R factor of a QR of its quadrature columns: nothing is squared
+    or subtracted, so W keeps its digits where Sigma_t is nearly singular.
     """
-    x, w = gauss_legendre(panels)
+    x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(tau[..., None], s, beta, gamma, xi) @ diffusion(s, beta, xi)
+    pull = transition(torch.full_like(t, START), t, beta, gamma, xi)
+    noise = transition(torch.full_like(s, START), s, beta, gamma, xi) @ diffusion(s, beta, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    origin = torch.full_like(t, START)
-    pull, push = transition(tau, t, beta, gamma, xi), transition(t, tau, beta, gamma, xi)
-    columns = torch.cat((transition(tau, origin, beta, gamma, xi) @ matrix(((0, 0), (math.sqrt(kappa), 0), (0, math.sqrt(kappa))), t), columns), dim=-1)
-    W = lower(columns.flip(-2)).flip(-1, -2)
-    return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
+    columns = torch.cat((matrix(((0, 0), (math.sqrt(kappa), 0), (0, math.sqrt(kappa))), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
-def anchor(t, beta, gamma, xi, kappa):
-    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, gamma, xi, kappa, panels=1)
-    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
-    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+def whitening(t, near, beta, gamma, xi, kappa):
+    """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
+
+    Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
+    """
+    push = transition(t, torch.full_like(t, START), beta, gamma, xi)
+    K, _ = settled(push, kappa)
+    Z = torch.linalg.solve_triangular(K, torch.eye(3, dtype=torch.float64).expand(K.shape), upper=True)
+    lead = Z @ push[..., :, DATA : DATA + 1]
+    if near.any():
+        W, pull = pulled(t[near], beta, gamma, xi, kappa)
+        K[near] = push[near] @ W
+        Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, torch.eye(3, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+    return Z, K, lead
+
+
+def close(t, beta, gamma, xi, kappa):
+    """Where z_t is so close to the data that Sigma_t must not be formed."""
+    _, far = settled(transition(t, torch.full_like(t, START), beta, gamma, xi), kappa)
+    return ~far
 
 
 def denoiser(t, beta, gamma, xi, kappa):
     """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    tau = anchor(t, beta, gamma, xi, kappa)
-    Z, W, _ = whitening(t, tau, beta, gamma, xi, kappa)
-    data = transition(tau, torch.full_like(t, START), beta, gamma, xi)[..., :, DATA : DATA + 1]
-    lead = torch.linalg.solve_triangular(W, data, upper=True)
+    Z, _, lead = whitening(t, close(t, beta, gamma, xi, kappa), beta, gamma, xi, kappa)
     sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
 def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
+    short = length.amax() < 0.25 and (b - a).amax() < (END - START) / 256
+    x, w = gauss_legendre(panels, (NODES_8, WEIGHTS_8) if short else (NODES, WEIGHTS))
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u
 
 
-def collocation():
-    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes: the Gauss collocation matrix."""
-    x, w = gauss_legendre()
+def collocation(count=len(NODES)):
+    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
+    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
     u, n = 2 * x - 1, len(x)
     rows = [torch.ones_like(u), u]
     for k in range(1, n):
@@ -218,32 +253,40 @@ def log_reach(a, b):
     """The collocation matrix of the nodes of `log_nodes`."""
     s, _ = log_nodes(a, b)
     length = torch.log((b - START) / (a - START))
-    return length[..., None, None] * collocation() * (s - START)[..., None, :]
+    return length[..., None, None] * collocation(s.shape[-1]) * (s - START)[..., None, :]
 
 
-def rotation(t1, t0, tau, beta, gamma, xi, kappa):
-    """O(t1, t0): with K = Psi(t, tau) W, the frame R = K O solves R' = (F + G G^T Sigma^-1 / 2) R.  O' = Om O, Om skew."""
+def drift(t, beta, gamma, xi):
+    """F(t)."""
+    return matrix(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), t)
+
+
+def turning(t, near, beta, gamma, xi, kappa):
+    """(Om, g, Z, K, lead): R = K O solves R' = (F + G G^T Sigma^-1 / 2) R where O' = Om O; g = Z G.  Om is skew, its lower triangle
+    that of g g^T / 2 where K is carried by F (`near`), and of g g^T / 2 + Z F K elsewhere.
+    """
+    Z, K, lead = whitening(t, near, beta, gamma, xi, kappa)
+    g = Z @ diffusion(t, beta, xi)
+    turn = (g @ g.mT / 2 + torch.where(near[..., None, None], 0.0, Z @ drift(t, beta, gamma, xi) @ K)).tril(-1)
+    return turn - turn.mT, g, Z, K, lead
+
+
+def conjugate(t1, t0, beta, gamma, xi, kappa):
+    """(P, C, Phi) of a conjugate step t0 -> t1 with the bridge as frame, P(t1, s) = K(t1) Q(s) Z(s) whitened on both sides, so that
+    blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive.
+    """
+    near = close(t1, beta, gamma, xi, kappa)
+    Z0, K1 = whitening(t0, near, beta, gamma, xi, kappa)[0], whitening(t1, near, beta, gamma, xi, kappa)[1]
     s, ds = log_nodes(t1, t0)
-    Z, _, _ = whitening(s, tau[..., None].expand(s.shape), beta, gamma, xi, kappa)
-    g = Z @ diffusion(s, beta, xi)
-    growth = g @ g.mT / 2
-    Om = growth.tril(-1) - growth.triu(1)
-    return ordered(-Om, ds, log_reach(t1, t0))[1]
-
-
-def transport(t1, t0, beta, gamma, xi, kappa):
-    """(Psi, U, mean, spread): U = R(t1) R(t0)^-1, mean = (Psi(t1, 0) - U Psi(t0, 0)) e, spread = Sigma at t0."""
-    tau, origin = anchor(t1, beta, gamma, xi, kappa), torch.full_like(t1, START)
-    Z, _, K0 = whitening(t0, tau, beta, gamma, xi, kappa)
-    _, _, K1 = whitening(t1, tau, beta, gamma, xi, kappa)
-    U = K1 @ rotation(t1, t0, tau, beta, gamma, xi, kappa) @ Z
-    push0, push1 = transition(t0, origin, beta, gamma, xi), transition(t1, origin, beta, gamma, xi)
-    return transition(t1, t0, beta, gamma, xi), U, (push1 - U @ push0)[..., :, DATA : DATA + 1], K0 @ K0.mT
+    Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta, gamma, xi, kappa)
+    rate, drive = -Om, g @ (g.mT @ lead) / 2
+    Q, end = ordered(rate, ds, log_reach(t1, t0))
+    return K1 @ end @ Z0, None, K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
 
 
 def start_factor(t, beta, gamma, xi, kappa):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, anchor(t, beta, gamma, xi, kappa), beta, gamma, xi, kappa)
+    _, K, _ = whitening(t, close(t, beta, gamma, xi, kappa), beta, gamma, xi, kappa)
     return lower(K)
 
 
@@ -273,23 +316,23 @@ def coefficients(times, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706
         raise ValueError("the parameters must fulfil kappa > 0")
     t0, t1 = times[:-1], times[1:]
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, beta, gamma, xi, kappa)
-    Psi, U, mean, spread = transport(t1, t0, beta, gamma, xi, kappa)
+    P, _, Phi = conjugate(t1, t0, beta, gamma, xi, kappa)
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, beta, gamma, xi, kappa)
     y_x = inp_0[..., 0, 0]
     y_v = inp_0[..., 0, 1]
     y_w = inp_0[..., 0, 2]
-    x_x = U[..., 0, 0]
-    x_v = U[..., 0, 1]
-    x_w = U[..., 0, 2]
-    x_d = mean[..., 0, 0]
-    v_x = U[..., 1, 0]
-    v_v = U[..., 1, 1]
-    v_w = U[..., 1, 2]
-    v_d = mean[..., 1, 0]
-    w_x = U[..., 2, 0]
-    w_v = U[..., 2, 1]
-    w_w = U[..., 2, 2]
-    w_d = mean[..., 2, 0]
+    x_x = P[..., 0, 0]
+    x_v = P[..., 0, 1]
+    x_w = P[..., 0, 2]
+    x_d = Phi[..., 0, 0]
+    v_x = P[..., 1, 0]
+    v_v = P[..., 1, 1]
+    v_w = P[..., 1, 2]
+    v_d = Phi[..., 1, 0]
+    w_x = P[..., 2, 0]
+    w_v = P[..., 2, 1]
+    w_w = P[..., 2, 2]
+    w_d = Phi[..., 2, 0]
     y_end_x = inp_1[..., 0, 0]
     y_end_v = inp_1[..., 0, 1]
     y_end_w = inp_1[..., 0, 2]

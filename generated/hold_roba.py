@@ -69,7 +69,7 @@ PARAMS = {
     "xi": 5.196152422706632,
     "kappa": 0.04,
 }
-DIGEST = "c12b8524da68a2c5ccf015ce7981f9e03596181e344d9eb7e741da06d636680a"
+DIGEST = "f944e16482fc0aeaed0f0eca70c86a1d587a04e876fa8615de82d6773e5017f8"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -79,33 +79,50 @@ def matrix(rows, like):
     return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
-def exponential(M):
-    """exp(M) of (..., n, n): the Taylor series of M / 2^k about its mean eigenvalue, squared k times.
+def exponential(A, c):
+    """exp(c A) of one matrix A (n, n) at many c: the Taylor series of c A / 2^k about the mean eigenvalue, squared k times.
 
-    By Horner's rule, so that an entry O(M^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
+    Power by power, so that an entry O(c^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
     """
-    a = M.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    eye = torch.eye(M.shape[-1], dtype=M.dtype)
-    X = M - a * eye
-    k = max(0, math.ceil(math.log2(max(float(X.abs().sum(-1).max()), 1e-300))))
-    X, total = X / 2**k, eye
-    for j in range(20, 0, -1):
-        total = eye + X @ total / j
+    a, eye = A.diagonal().mean(), torch.eye(len(A), dtype=A.dtype)
+    X = A - a * eye
+    k = max(0, math.ceil(math.log2(max(float(c.abs().max() * X.abs().sum(-1).max()), 1e-300) / 2)))
+    terms = [eye]
+    for j in range(1, 27):
+        terms.append(terms[-1] @ X / j)
+    powers = (c / 2**k)[..., None].expand(*c.shape, 26).cumprod(-1)
+    total = eye + (powers @ torch.stack(terms[1:]).flatten(1)).unflatten(-1, A.shape)
     for _ in range(k):
         total = total @ total
-    return torch.exp(a) * total
+    return torch.exp(a * c)[..., None, None] * total
 
 
 def transition(t, s, beta, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
-    return exponential(matrix(((0, beta*(t - s), 0), (-beta*(t - s), 0, beta*gamma*(t - s)), (0, -beta*gamma*(t - s), -beta*xi*(t - s))), t - s))
+    A = torch.tensor(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), dtype=torch.float64)
+    return exponential(A, t - s)
 
 
-def diffusion(t, beta, xi):
-    """G(t), (..., 3, 1)"""
-    return matrix(((0,), (0,), (math.sqrt(2)*math.sqrt(beta*xi),)), t)
+def settled(push, kappa):
+    """(K, far): K the upper triangular factor of Sigma_t = S + Psi (S_0 - S) Psi^T, S the stationary law, the data first, from
+    push = Psi(t, START); far where no digit of the sum is lost.
+    """
+    like = push[..., 0, 0]
+    law, gap = matrix(((1, 0, 0), (0, 1, 0), (0, 0, 1)), like), matrix(((-1, 0, 0), (0, kappa - 1, 0), (0, 0, kappa - 1)), like)
+    rest = push @ gap @ push.mT
+    K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
+    K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
+    return K, (fails == 0) & (K.diagonal(dim1=-2, dim2=-1) ** 2 > 0.1 * terms).all(-1)
 
 
+NODES_8 = (
+    0.019855071751231884, 0.10166676129318664, 0.2372337950418355, 0.4082826787521751,
+    0.591717321247825, 0.7627662049581645, 0.8983332387068134, 0.9801449282487681,
+)
+WEIGHTS_8 = (
+    0.05061426814518813, 0.11119051722668724, 0.15685332293894363, 0.181341891689181,
+    0.181341891689181, 0.15685332293894363, 0.11119051722668724, 0.05061426814518813,
+)
 NODES = (
     0.0034357004074525377, 0.018014036361043106, 0.04388278587433705, 0.0804415140888906,
     0.1268340467699246, 0.1819731596367425, 0.24456649902458646, 0.3131469556422902,
@@ -122,9 +139,9 @@ WEIGHTS = (
 )
 
 
-def gauss_legendre(panels=1):
+def gauss_legendre(panels=1, rule=(NODES, WEIGHTS)):
     """Nodes and weights of Gauss-Legendre quadrature on (0, 1), cut into equal panels."""
-    x, w = torch.tensor((NODES, WEIGHTS), dtype=torch.float64)
+    x, w = torch.tensor(rule, dtype=torch.float64)
     first = torch.arange(panels, dtype=torch.float64)[:, None]
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
@@ -144,42 +161,59 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta, gamma, xi, kappa, panels=2):
-    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def diffusion(t, beta, xi):
+    """G(t), (..., 3, 1)"""
+    return matrix(((0,), (0,), (math.sqrt(2)*math.sqrt(beta*xi),)), t)
+
+
+def pulled(t, beta, gamma, xi, kappa):
+    """(W, pull): pull = Psi(START, t), W upper triangular, the data first: W W^T is the covariance of Psi(START, t) z_t given the data, which is Sigma at START
+    plus the integral of Psi(START, s) G G^T Psi(START, s)^T.  The R factor of a QR of its quadrature columns: nothing is squared
+    or subtracted, so W keeps its digits where Sigma_t is nearly singular.
     """
-    x, w = gauss_legendre(panels)
+    x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(tau[..., None], s, beta, gamma, xi) @ diffusion(s, beta, xi)
+    pull = transition(torch.full_like(t, START), t, beta, gamma, xi)
+    noise = transition(torch.full_like(s, START), s, beta, gamma, xi) @ diffusion(s, beta, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    origin = torch.full_like(t, START)
-    pull, push = transition(tau, t, beta, gamma, xi), transition(t, tau, beta, gamma, xi)
-    columns = torch.cat((transition(tau, origin, beta, gamma, xi) @ matrix(((0, 0), (math.sqrt(kappa), 0), (0, math.sqrt(kappa))), t), columns), dim=-1)
-    W = lower(columns.flip(-2)).flip(-1, -2)
-    return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
+    columns = torch.cat((matrix(((0, 0), (math.sqrt(kappa), 0), (0, math.sqrt(kappa))), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
-def anchor(t, beta, gamma, xi, kappa):
-    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta, gamma, xi, kappa, panels=1)
-    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
-    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+def whitening(t, near, beta, gamma, xi, kappa):
+    """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
+
+    Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
+    """
+    push = transition(t, torch.full_like(t, START), beta, gamma, xi)
+    K, _ = settled(push, kappa)
+    Z = torch.linalg.solve_triangular(K, torch.eye(3, dtype=torch.float64).expand(K.shape), upper=True)
+    lead = Z @ push[..., :, DATA : DATA + 1]
+    if near.any():
+        W, pull = pulled(t[near], beta, gamma, xi, kappa)
+        K[near] = push[near] @ W
+        Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, torch.eye(3, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+    return Z, K, lead
+
+
+def close(t, beta, gamma, xi, kappa):
+    """Where z_t is so close to the data that Sigma_t must not be formed."""
+    _, far = settled(transition(t, torch.full_like(t, START), beta, gamma, xi), kappa)
+    return ~far
 
 
 def denoiser(t, beta, gamma, xi, kappa):
     """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    tau = anchor(t, beta, gamma, xi, kappa)
-    Z, W, _ = whitening(t, tau, beta, gamma, xi, kappa)
-    data = transition(tau, torch.full_like(t, START), beta, gamma, xi)[..., :, DATA : DATA + 1]
-    lead = torch.linalg.solve_triangular(W, data, upper=True)
+    Z, _, lead = whitening(t, close(t, beta, gamma, xi, kappa), beta, gamma, xi, kappa)
     sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
 def start_factor(t, beta, gamma, xi, kappa):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, anchor(t, beta, gamma, xi, kappa), beta, gamma, xi, kappa)
+    _, K, _ = whitening(t, close(t, beta, gamma, xi, kappa), beta, gamma, xi, kappa)
     return lower(K)
 
 

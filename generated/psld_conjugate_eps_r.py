@@ -67,7 +67,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "3105d3e012ab30b56a8664d468472f5b4d4cf780c1e9a010e45f629054d6697b"
+DIGEST = "fdb4fb506aa7adee3b0c23662fc923a14d8ea6e94d71e761d2a5d0a3a1ead9dd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -101,13 +101,27 @@ def transition(t, s, Gamma, nu, beta_min, beta_max):
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
 
 
-def diffusion(t, Gamma, nu, beta_min, beta_max):
-    """G(t), (..., 2, 2)"""
-    beta = beta_min + t*(beta_max - beta_min)
+def settled(push, Gamma, nu, kappa):
+    """(K, far): K the upper triangular factor of Sigma_t = S + Psi (S_0 - S) Psi^T, S the stationary law, the data first, from
+    push = Psi(t, START); far where no digit of the sum is lost.
+    """
     Minv = (Gamma - nu)**2/4
-    return matrix(((torch.sqrt(Gamma*beta), 0), (0, torch.sqrt(beta*nu/Minv))), t)
+    like = push[..., 0, 0]
+    law, gap = matrix(((1, 0), (0, 1/Minv)), like), matrix(((-1, 0), (0, kappa/Minv - 1/Minv)), like)
+    rest = push @ gap @ push.mT
+    K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
+    K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
+    return K, (fails == 0) & (K.diagonal(dim1=-2, dim2=-1) ** 2 > 0.1 * terms).all(-1)
 
 
+NODES_8 = (
+    0.019855071751231884, 0.10166676129318664, 0.2372337950418355, 0.4082826787521751,
+    0.591717321247825, 0.7627662049581645, 0.8983332387068134, 0.9801449282487681,
+)
+WEIGHTS_8 = (
+    0.05061426814518813, 0.11119051722668724, 0.15685332293894363, 0.181341891689181,
+    0.181341891689181, 0.15685332293894363, 0.11119051722668724, 0.05061426814518813,
+)
 NODES = (
     0.0034357004074525377, 0.018014036361043106, 0.04388278587433705, 0.0804415140888906,
     0.1268340467699246, 0.1819731596367425, 0.24456649902458646, 0.3131469556422902,
@@ -124,9 +138,9 @@ WEIGHTS = (
 )
 
 
-def gauss_legendre(panels=1):
+def gauss_legendre(panels=1, rule=(NODES, WEIGHTS)):
     """Nodes and weights of Gauss-Legendre quadrature on (0, 1), cut into equal panels."""
-    x, w = torch.tensor((NODES, WEIGHTS), dtype=torch.float64)
+    x, w = torch.tensor(rule, dtype=torch.float64)
     first = torch.arange(panels, dtype=torch.float64)[:, None]
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
@@ -146,45 +160,117 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
-    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def diffusion(t, Gamma, nu, beta_min, beta_max):
+    """G(t), (..., 2, 2)"""
+    beta = beta_min + t*(beta_max - beta_min)
+    Minv = (Gamma - nu)**2/4
+    return matrix(((torch.sqrt(Gamma*beta), 0), (0, torch.sqrt(beta*nu/Minv))), t)
+
+
+def pulled(t, Gamma, nu, kappa, beta_min, beta_max):
+    """(W, pull): pull = Psi(START, t), W upper triangular, the data first: W W^T is the covariance of Psi(START, t) z_t given the data, which is Sigma at START
+    plus the integral of Psi(START, s) G G^T Psi(START, s)^T.  The R factor of a QR of its quadrature columns: nothing is squared
+    or subtracted, so W keeps its digits where Sigma_t is nearly singular.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(panels)
+    x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
+    pull = transition(torch.full_like(t, START), t, Gamma, nu, beta_min, beta_max)
+    noise = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    origin = torch.full_like(t, START)
-    pull, push = transition(tau, t, Gamma, nu, beta_min, beta_max), transition(t, tau, Gamma, nu, beta_min, beta_max)
-    columns = torch.cat((transition(tau, origin, Gamma, nu, beta_min, beta_max) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
-    W = lower(columns.flip(-2)).flip(-1, -2)
-    return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
+    columns = torch.cat((matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
-def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
-    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
-    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
-    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+def whitening(t, near, Gamma, nu, kappa, beta_min, beta_max):
+    """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
+
+    Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
+    """
+    push = transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max)
+    K, _ = settled(push, Gamma, nu, kappa)
+    Z = torch.linalg.solve_triangular(K, torch.eye(2, dtype=torch.float64).expand(K.shape), upper=True)
+    lead = Z @ push[..., :, DATA : DATA + 1]
+    if near.any():
+        W, pull = pulled(t[near], Gamma, nu, kappa, beta_min, beta_max)
+        K[near] = push[near] @ W
+        Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+    return Z, K, lead
+
+
+def close(t, Gamma, nu, kappa, beta_min, beta_max):
+    """Where z_t is so close to the data that Sigma_t must not be formed."""
+    _, far = settled(transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max), Gamma, nu, kappa)
+    return ~far
 
 
 def log_nodes(a, b, panels=1):
     """Nodes and weights of the integral over (a, b) in log(t - START), where the square roots at the data are smooth."""
-    x, w = gauss_legendre(panels)
     length = torch.log((b - START) / (a - START))[..., None]
+    short = length.amax() < 0.25 and (b - a).amax() < (END - START) / 256
+    x, w = gauss_legendre(panels, (NODES_8, WEIGHTS_8) if short else (NODES, WEIGHTS))
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u
 
 
-def rotation(t1, t0, tau, Gamma, nu, kappa, beta_min, beta_max):
-    """O(t1, t0): with K = Psi(t, tau) W, the frame R = K O solves R' = (F + G G^T Sigma^-1 / 2) R.  One angle for two blocks."""
+def drift(t, Gamma, nu, beta_min, beta_max):
+    """F(t)."""
+    beta = beta_min + t*(beta_max - beta_min)
+    Minv = (Gamma - nu)**2/4
+    return matrix(((-Gamma*beta/2, Minv*beta/2), (-beta/2, -beta*nu/2)), t)
+
+
+def turning(t, near, Gamma, nu, kappa, beta_min, beta_max):
+    """(Om, g, Z, K, lead): R = K O solves R' = (F + G G^T Sigma^-1 / 2) R where O' = Om O; g = Z G.  Om is skew, its lower triangle
+    that of g g^T / 2 where K is carried by F (`near`), and of g g^T / 2 + Z F K elsewhere.
+    """
+    Z, K, lead = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
+    g = Z @ diffusion(t, Gamma, nu, beta_min, beta_max)
+    turn = (g @ g.mT / 2 + torch.where(near[..., None, None], 0.0, Z @ drift(t, Gamma, nu, beta_min, beta_max) @ K)).tril(-1)
+    return turn - turn.mT, g, Z, K, lead
+
+
+def collocation(count=len(NODES)):
+    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
+    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
+    u, n = 2 * x - 1, len(x)
+    rows = [torch.ones_like(u), u]
+    for k in range(1, n):
+        rows.append(((2 * k + 1) * u * rows[k] - k * rows[k - 1]) / (k + 1))
+    P = torch.stack(rows, dim=-1)
+    odd = 2 * torch.arange(n, dtype=torch.float64) + 1
+    integrals = torch.cat([(u + 1)[:, None], (P[:, 2:] - P[:, :-2]) / odd[1:]], dim=-1)
+    return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
+
+
+def ordered(rate, ds, reach):
+    """Q' = Q rate from Q = I, in this order, by Gauss collocation: (Q at the nodes, Q at the other end).
+
+    rate (..., k, n, n) at the nodes, ds (..., k) their weights, reach (..., k, k) the integrals up to each node.
+    exp of the integral of rate would be right only where rate commutes with itself.
+    """
+    k, n = rate.shape[-3:-1]
+    eye = torch.eye(n, dtype=rate.dtype)
+    coupling = torch.einsum("...jk,...kba->...jakb", reach, rate).reshape(*rate.shape[:-3], k * n, k * n)
+    ones = eye.repeat(k, 1).expand(*rate.shape[:-3], k * n, n)
+    Q = torch.linalg.solve(torch.eye(k * n, dtype=rate.dtype) - coupling, ones).unflatten(-2, (k, n)).mT
+    return Q, eye + (ds[..., None, None] * (Q @ rate)).sum(-3)
+
+
+def log_reach(a, b):
+    """The collocation matrix of the nodes of `log_nodes`."""
+    s, _ = log_nodes(a, b)
+    length = torch.log((b - START) / (a - START))
+    return length[..., None, None] * collocation(s.shape[-1]) * (s - START)[..., None, :]
+
+
+def rotation(t1, t0, near, Gamma, nu, kappa, beta_min, beta_max):
+    """O(t1, t0) of the frame R = K O: O' = Om O, a product in the order of time."""
     s, ds = log_nodes(t1, t0)
-    Z, _, _ = whitening(s, tau[..., None].expand(s.shape), Gamma, nu, kappa, beta_min, beta_max)
-    g = Z @ diffusion(s, Gamma, nu, beta_min, beta_max)
-    angle = -(ds * (g[..., 0, :] * g[..., 1, :]).sum(-1)).sum(-1) / 2
-    return matrix(((torch.cos(angle), -torch.sin(angle)), (torch.sin(angle), torch.cos(angle))), angle)
+    Om = turning(s, near[..., None].expand(s.shape), Gamma, nu, kappa, beta_min, beta_max)[0]
+    return ordered(-Om, ds, log_reach(t1, t0))[1]
 
 
 def eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max):
@@ -192,10 +278,10 @@ def eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max):
 
     t0 and t1 are the two ends of the steps of one grid; R = K O is carried from its last time to its first.
     """
-    tau = anchor(t1, Gamma, nu, kappa, beta_min, beta_max)
-    Z0, _, K0 = whitening(t0, tau, Gamma, nu, kappa, beta_min, beta_max)
-    Z1, _, K1 = whitening(t1, tau, Gamma, nu, kappa, beta_min, beta_max)
-    back = rotation(t1, t0, tau, Gamma, nu, kappa, beta_min, beta_max).mT
+    near = close(t1, Gamma, nu, kappa, beta_min, beta_max)
+    Z0, K0, _ = whitening(t0, near, Gamma, nu, kappa, beta_min, beta_max)
+    Z1, K1, _ = whitening(t1, near, Gamma, nu, kappa, beta_min, beta_max)
+    back = rotation(t1, t0, near, Gamma, nu, kappa, beta_min, beta_max).mT
     R, at0, at1 = lower(K1[-1]), [], []
     for i in range(len(t0) - 1, -1, -1):
         at1.append(Z1[i] @ R)
@@ -207,15 +293,16 @@ def eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max):
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
     """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
-    tau = anchor(t, Gamma, nu, kappa, beta_min, beta_max)
-    Z, W, K = whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max)
-    back = transition(torch.full_like(t, START), tau, Gamma, nu, beta_min, beta_max)[..., DATA : DATA + 1, :] @ W
-    return back @ Z, back @ K.mT
+    near = close(t, Gamma, nu, kappa, beta_min, beta_max)
+    _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
+    W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
+    pull = pull[..., DATA : DATA + 1, :]
+    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, anchor(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
+    _, K, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
     return lower(K)
 
 

@@ -82,7 +82,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "932408802f109040aac7a58877e4f2128613960c43ff8e53819cefd428e322cd"
+DIGEST = "daae9b02c25c71d96c8b09e706e37380b67199eab2218e21e9f8c9d553702845"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -116,13 +116,27 @@ def transition(t, s, Gamma, nu, beta_min, beta_max):
     return exponential(matrix(((-Gamma*beta_st/2, Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2)), t - s))
 
 
-def diffusion(t, Gamma, nu, beta_min, beta_max):
-    """G(t), (..., 2, 2)"""
-    beta = beta_min + t*(beta_max - beta_min)
+def settled(push, Gamma, nu, kappa):
+    """(K, far): K the upper triangular factor of Sigma_t = S + Psi (S_0 - S) Psi^T, S the stationary law, the data first, from
+    push = Psi(t, START); far where no digit of the sum is lost.
+    """
     Minv = (Gamma - nu)**2/4
-    return matrix(((torch.sqrt(Gamma*beta), 0), (0, torch.sqrt(beta*nu/Minv))), t)
+    like = push[..., 0, 0]
+    law, gap = matrix(((1, 0), (0, 1/Minv)), like), matrix(((-1, 0), (0, kappa/Minv - 1/Minv)), like)
+    rest = push @ gap @ push.mT
+    K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
+    K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
+    return K, (fails == 0) & (K.diagonal(dim1=-2, dim2=-1) ** 2 > 0.1 * terms).all(-1)
 
 
+NODES_8 = (
+    0.019855071751231884, 0.10166676129318664, 0.2372337950418355, 0.4082826787521751,
+    0.591717321247825, 0.7627662049581645, 0.8983332387068134, 0.9801449282487681,
+)
+WEIGHTS_8 = (
+    0.05061426814518813, 0.11119051722668724, 0.15685332293894363, 0.181341891689181,
+    0.181341891689181, 0.15685332293894363, 0.11119051722668724, 0.05061426814518813,
+)
 NODES = (
     0.0034357004074525377, 0.018014036361043106, 0.04388278587433705, 0.0804415140888906,
     0.1268340467699246, 0.1819731596367425, 0.24456649902458646, 0.3131469556422902,
@@ -139,9 +153,9 @@ WEIGHTS = (
 )
 
 
-def gauss_legendre(panels=1):
+def gauss_legendre(panels=1, rule=(NODES, WEIGHTS)):
     """Nodes and weights of Gauss-Legendre quadrature on (0, 1), cut into equal panels."""
-    x, w = torch.tensor((NODES, WEIGHTS), dtype=torch.float64)
+    x, w = torch.tensor(rule, dtype=torch.float64)
     first = torch.arange(panels, dtype=torch.float64)[:, None]
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
@@ -161,43 +175,62 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max, panels=2):
-    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.
+def diffusion(t, Gamma, nu, beta_min, beta_max):
+    """G(t), (..., 2, 2)"""
+    beta = beta_min + t*(beta_max - beta_min)
+    Minv = (Gamma - nu)**2/4
+    return matrix(((torch.sqrt(Gamma*beta), 0), (0, torch.sqrt(beta*nu/Minv))), t)
+
+
+def pulled(t, Gamma, nu, kappa, beta_min, beta_max):
+    """(W, pull): pull = Psi(START, t), W upper triangular, the data first: W W^T is the covariance of Psi(START, t) z_t given the data, which is Sigma at START
+    plus the integral of Psi(START, s) G G^T Psi(START, s)^T.  The R factor of a QR of its quadrature columns: nothing is squared
+    or subtracted, so W keeps its digits where Sigma_t is nearly singular.
     """
     Minv = (Gamma - nu)**2/4
-    x, w = gauss_legendre(panels)
+    x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
-    noise = transition(tau[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
+    pull = transition(torch.full_like(t, START), t, Gamma, nu, beta_min, beta_max)
+    noise = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    origin = torch.full_like(t, START)
-    pull, push = transition(tau, t, Gamma, nu, beta_min, beta_max), transition(t, tau, Gamma, nu, beta_min, beta_max)
-    columns = torch.cat((transition(tau, origin, Gamma, nu, beta_min, beta_max) @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
-    W = lower(columns.flip(-2)).flip(-1, -2)
-    return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
+    columns = torch.cat((matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
-def anchor(t, Gamma, nu, kappa, beta_min, beta_max):
-    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, Gamma, nu, kappa, beta_min, beta_max, panels=1)
-    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
-    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+def whitening(t, near, Gamma, nu, kappa, beta_min, beta_max):
+    """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
+
+    Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
+    """
+    push = transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max)
+    K, _ = settled(push, Gamma, nu, kappa)
+    Z = torch.linalg.solve_triangular(K, torch.eye(2, dtype=torch.float64).expand(K.shape), upper=True)
+    lead = Z @ push[..., :, DATA : DATA + 1]
+    if near.any():
+        W, pull = pulled(t[near], Gamma, nu, kappa, beta_min, beta_max)
+        K[near] = push[near] @ W
+        Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+    return Z, K, lead
+
+
+def close(t, Gamma, nu, kappa, beta_min, beta_max):
+    """Where z_t is so close to the data that Sigma_t must not be formed."""
+    _, far = settled(transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max), Gamma, nu, kappa)
+    return ~far
 
 
 def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
     """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    tau = anchor(t, Gamma, nu, kappa, beta_min, beta_max)
-    Z, W, _ = whitening(t, tau, Gamma, nu, kappa, beta_min, beta_max)
-    data = transition(tau, torch.full_like(t, START), Gamma, nu, beta_min, beta_max)[..., :, DATA : DATA + 1]
-    lead = torch.linalg.solve_triangular(W, data, upper=True)
+    Z, _, lead = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
     sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, anchor(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
+    _, K, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
     return lower(K)
 
 

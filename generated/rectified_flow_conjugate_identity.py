@@ -50,7 +50,7 @@ SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "lam": 0.0,
 }
-DIGEST = "2e2ef8d1a41dc0c80ec70dd7cae4cc1a0e9834fc1a16b5213a19727692b68370"
+DIGEST = "57b7f413982a8f9ce5a386f41e86ee16be19fd57dacaab33d0927042c3cf1e27"
 START, END = 0.0, 0.999  # the span of the network's time
 
 

@@ -54,7 +54,7 @@ PARAMS = {
     "beta_max": 20.0,
     "lam": 0.0,
 }
-DIGEST = "35c6f1f87f48083c6ff94d73c1b34794e7a60f5c8f0c571d52f35efb58989018"
+DIGEST = "029e722763ae573a11aefb0152369fff4bc2142de0fcb60600aa3ba08539cf45"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -64,10 +64,18 @@ PARAMS = {
     "tempo": 5.0,
     "kappa": 0.04,
 }
-DIGEST = "2239cb701c07db9d72ac5438f813e61079523b4aebadde8261b9c9907f1b4c33"
+DIGEST = "1ae16b3189455375993a0ca4baaa32e979ce05c1f9e56016424f489a962a9f6a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
+NODES_8 = (
+    0.019855071751231884, 0.10166676129318664, 0.2372337950418355, 0.4082826787521751,
+    0.591717321247825, 0.7627662049581645, 0.8983332387068134, 0.9801449282487681,
+)
+WEIGHTS_8 = (
+    0.05061426814518813, 0.11119051722668724, 0.15685332293894363, 0.181341891689181,
+    0.181341891689181, 0.15685332293894363, 0.11119051722668724, 0.05061426814518813,
+)
 NODES = (
     0.0034357004074525377, 0.018014036361043106, 0.04388278587433705, 0.0804415140888906,
     0.1268340467699246, 0.1819731596367425, 0.24456649902458646, 0.3131469556422902,
@@ -84,9 +92,9 @@ WEIGHTS = (
 )
 
 
-def gauss_legendre(panels=1):
+def gauss_legendre(panels=1, rule=(NODES, WEIGHTS)):
     """Nodes and weights of Gauss-Legendre quadrature on (0, 1), cut into equal panels."""
-    x, w = torch.tensor((NODES, WEIGHTS), dtype=torch.float64)
+    x, w = torch.tensor(rule, dtype=torch.float64)
     first = torch.arange(panels, dtype=torch.float64)[:, None]
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
@@ -112,9 +120,9 @@ def transition_rate(t, beta_min, beta_max, swing, tempo):
     return matrix(((0, -2*beta), (beta/2, beta*nu/2)), t)
 
 
-def collocation():
-    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes: the Gauss collocation matrix."""
-    x, w = gauss_legendre()
+def collocation(count=len(NODES)):
+    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
+    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
     u, n = 2 * x - 1, len(x)
     rows = [torch.ones_like(u), u]
     for k in range(1, n):
@@ -150,11 +158,33 @@ def transition(t, s, beta_min, beta_max, swing, tempo):
     return X
 
 
-def diffusion(t, beta_min, beta_max, swing, tempo):
-    """G(t), (..., 2, 1)"""
-    beta = beta_min + t*(beta_max - beta_min)
-    nu = swing*torch.sin(t*tempo) + 4
-    return matrix(((0,), (torch.sqrt(beta*nu)/2,)), t)
+def carried(t, beta_min, beta_max, swing, tempo):
+    """Psi(t, START): over 128 equal panels of the span in the order of time, then over the rest of the way to t."""
+    x, w = gauss_legendre(1, (NODES_8, WEIGHTS_8))
+    reach = collocation(len(x))
+
+    def across(t, s):
+        width = (s - t)[..., None]
+        return ordered(transition_rate(t[..., None] + width * x, beta_min, beta_max, swing, tempo), width * w, width[..., None] * reach)[1]
+
+    edges = torch.linspace(START, END, 128 + 1, dtype=torch.float64)
+    X = [torch.eye(2, dtype=torch.float64)]
+    for step in across(edges[1:], edges[:-1]):
+        X.append(step @ X[-1])
+    k = torch.searchsorted(edges, t.contiguous()).clamp(1, 128) - 1
+    return across(t, edges[k]) @ torch.stack(X)[k]
+
+
+def settled(push, kappa):
+    """(K, far): K the upper triangular factor of Sigma_t = S + Psi (S_0 - S) Psi^T, S the stationary law, the data first, from
+    push = Psi(t, START); far where no digit of the sum is lost.
+    """
+    like = push[..., 0, 0]
+    law, gap = matrix(((1, 0), (0, 1/4)), like), matrix(((-1, 0), (0, kappa/4 - 1/4)), like)
+    rest = push @ gap @ push.mT
+    K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
+    K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
+    return K, (fails == 0) & (K.diagonal(dim1=-2, dim2=-1) ** 2 > 0.1 * terms).all(-1)
 
 
 def lower(columns):
@@ -172,49 +202,61 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def whitening(t, tau, beta_min, beta_max, swing, tempo, kappa, panels=2):
-    """(Z, W, K): W W^T is the covariance of Psi(tau, t) z_t given the data, W upper triangular, the data first;
-    K = Psi(t, tau) W is a factor of Sigma_t and Z = K^-1 whitens z_t.  Psi(tau, .) is followed from tau to both ends, in the
-    order of time.
+def diffusion(t, beta_min, beta_max, swing, tempo):
+    """G(t), (..., 2, 1)"""
+    beta = beta_min + t*(beta_max - beta_min)
+    nu = swing*torch.sin(t*tempo) + 4
+    return matrix(((0,), (torch.sqrt(beta*nu)/2,)), t)
+
+
+def pulled(t, beta_min, beta_max, swing, tempo, kappa):
+    """(W, pull): pull = Psi(START, t), W upper triangular, the data first: W W^T is the covariance of Psi(START, t) z_t given the data, which is Sigma at START
+    plus the integral of Psi(START, s) G G^T Psi(START, s)^T.  The R factor of a QR of its quadrature columns: nothing is squared
+    or subtracted, so W keeps its digits where Sigma_t is nearly singular.
     """
     x, w = gauss_legendre()
-    ends, noise = [], []
-    for end in (torch.full_like(t, START), t):
-        width = (end - tau)[..., None] / panels
-        X = torch.eye(2, dtype=torch.float64)
-        for k in range(panels):
-            s = tau[..., None] + (k + x) * width
-            Q, step = ordered(transition_rate(s, beta_min, beta_max, swing, tempo), width * w, width[..., None] * collocation())
-            noise.append(torch.sqrt(width.abs() * w)[..., None, None] * (X.unsqueeze(-3) @ Q @ diffusion(s, beta_min, beta_max, swing, tempo)))
-            X = X @ step
-        ends.append(X)
-    columns = torch.cat(noise, dim=-3).movedim(-3, -1).flatten(-2)
-    pull, push = ends[1], transition(t, tau, beta_min, beta_max, swing, tempo)
-    columns = torch.cat((ends[0] @ matrix(((0,), (math.sqrt(kappa)/2,)), t), columns), dim=-1)
-    W = lower(columns.flip(-2)).flip(-1, -2)
-    return torch.linalg.solve_triangular(W, pull, upper=True), W, push @ W
+    width = (t - START)[..., None]
+    s = START + width * x
+    Q, pull = ordered(transition_rate(s, beta_min, beta_max, swing, tempo), width * w, width[..., None] * collocation())
+    noise = Q @ diffusion(s, beta_min, beta_max, swing, tempo)
+    columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
+    columns = torch.cat((matrix(((0,), (math.sqrt(kappa)/2,)), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
-def anchor(t, beta_min, beta_max, swing, tempo, kappa):
-    """The time tau at which `whitening` keeps its digits: t itself once Sigma_t is well conditioned, else the start."""
-    _, W, _ = whitening(t, t, beta_min, beta_max, swing, tempo, kappa, panels=1)
-    share = W.diagonal(dim1=-2, dim2=-1) / W.norm(dim=-1)
-    return torch.where(share.amin(-1) > 0.05, t, torch.full_like(t, START))
+def whitening(t, near, beta_min, beta_max, swing, tempo, kappa):
+    """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
+
+    Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
+    """
+    push = carried(t, beta_min, beta_max, swing, tempo)
+    K, _ = settled(push, kappa)
+    Z = torch.linalg.solve_triangular(K, torch.eye(2, dtype=torch.float64).expand(K.shape), upper=True)
+    lead = Z @ push[..., :, DATA : DATA + 1]
+    if near.any():
+        W, pull = pulled(t[near], beta_min, beta_max, swing, tempo, kappa)
+        K[near] = push[near] @ W
+        Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+    return Z, K, lead
+
+
+def close(t, beta_min, beta_max, swing, tempo, kappa):
+    """Where z_t is so close to the data that Sigma_t must not be formed."""
+    _, far = settled(carried(t, beta_min, beta_max, swing, tempo), kappa)
+    return ~far
 
 
 def denoiser(t, beta_min, beta_max, swing, tempo, kappa):
     """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    tau = anchor(t, beta_min, beta_max, swing, tempo, kappa)
-    Z, W, _ = whitening(t, tau, beta_min, beta_max, swing, tempo, kappa)
-    data = transition(tau, torch.full_like(t, START), beta_min, beta_max, swing, tempo)[..., :, DATA : DATA + 1]
-    lead = torch.linalg.solve_triangular(W, data, upper=True)
+    Z, _, lead = whitening(t, close(t, beta_min, beta_max, swing, tempo, kappa), beta_min, beta_max, swing, tempo, kappa)
     sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
 def start_factor(t, beta_min, beta_max, swing, tempo, kappa):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
-    _, _, K = whitening(t, anchor(t, beta_min, beta_max, swing, tempo, kappa), beta_min, beta_max, swing, tempo, kappa)
+    _, K, _ = whitening(t, close(t, beta_min, beta_max, swing, tempo, kappa), beta_min, beta_max, swing, tempo, kappa)
     return lower(K)
 
 

@@ -51,7 +51,7 @@ PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
 }
-DIGEST = "d8865dcf457e9733b7d2f24cffd6b9a1e43e70df8a03b2e192a547c35cfd1c15"
+DIGEST = "ab4780996fef1ab255732c3a8c8ca0aa351a47ccf36e3e4fce4fdb410116d8b5"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -89,7 +89,11 @@ def coefficients(times, *, sigma_min=0.01, sigma_max=50.0):
     sigma_0 = sigma(t0, sigma_min, sigma_max)
     sigma_1 = sigma(t1, sigma_min, sigma_max)
     ratio = sigma_1/sigma_0
-    x_d = 1 - ratio
+    noise_gap = (
+        sigma_min**2*(sigma_max/sigma_min)**(2*t1)*torch.expm1(2*(t0 - t1)*math.log(sigma_max/sigma_min))/(sigma_0
+        + sigma_1)
+    )
+    x_d = noise_gap/sigma_0
     x_x = ratio
     columns = (
         sigma_0,

@@ -56,7 +56,7 @@ PARAMS = {
     "sigma_max": 50.0,
     "sigma_data": 0.5,
 }
-DIGEST = "1df8e03b12d8e040ca7e0fd8c5e9188ea8bc0bfa38851e25403b49d68e4602a2"
+DIGEST = "6a2d97dd9ac28ff65015ec596aff8e26a488be034abaf5481088aa10521a551f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -140,13 +140,13 @@ def coefficients(times, *, sigma_min=0.01, sigma_max=50.0, sigma_data=0.5):
     Phi = phi(t1, t0, sigma_min, sigma_max, sigma_data)
     sigma_told_1 = torch.log(sigma_1)/4
     y_end_x = 1/torch.sqrt(sigma_1**2 + sigma_data**2)
-    skip_end_xx = -1/(sigma_1**2 + sigma_data**2)
-    out_end_x0 = sigma_data/(sigma_1*torch.sqrt(sigma_1**2 + sigma_data**2))
-    mean_s = sigma_1**2
+    noise_end = torch.exp(4*sigma_told_1)
+    width_end = torch.sqrt(noise_end**2 + sigma_data**2)
+    mean_x = sigma_data**2/(width_end*torch.sqrt(sigma_1**2 + sigma_data**2))
+    mean_n = noise_end*sigma_data/width_end
     x_x = P
     x_d = Phi
-    mean_x = mean_s*skip_end_xx + 1
-    mean_d_end = mean_s*out_end_x0
+    mean_d_end = mean_n
     columns = (
         y_x,
         sigma_told_0,

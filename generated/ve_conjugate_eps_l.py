@@ -51,7 +51,7 @@ PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
 }
-DIGEST = "ed0732c5594d1a37c7c8ef2d88bc31abe50f68d1559aa446ba1c7343d9483827"
+DIGEST = "21dfdedbbcfb6cc6a8efed30897a792b178126a7c252d9ff256e970c86032df8"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -88,7 +88,11 @@ def coefficients(times, *, sigma_min=0.01, sigma_max=50.0):
     t0, t1 = times[:-1], times[1:]
     sigma_0 = sigma(t0, sigma_min, sigma_max)
     sigma_1 = sigma(t1, sigma_min, sigma_max)
-    x_e = sigma_1 - sigma_0
+    noise_gap = (
+        sigma_min**2*(sigma_max/sigma_min)**(2*t1)*torch.expm1(2*(t0 - t1)*math.log(sigma_max/sigma_min))/(sigma_0
+        + sigma_1)
+    )
+    x_e = -noise_gap
     out_end_x0 = -1/sigma_1
     mean_s = sigma_1**2
     mean_e_end = mean_s*out_end_x0

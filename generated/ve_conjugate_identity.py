@@ -52,7 +52,7 @@ PARAMS = {
     "sigma_max": 50.0,
     "lam": 0.0,
 }
-DIGEST = "48c6abe1b768102874941b382eb43cdd4f17c334ee433754ea12eb63ac93513d"
+DIGEST = "90729be6a60cd9febadf495a25ca677e85a84307209859598bfba448d5fa3822"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

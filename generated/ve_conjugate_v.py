@@ -53,7 +53,7 @@ PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
 }
-DIGEST = "e399fb32af8df93c3241ebee759543b994e9a33f1ed31ce79cffa029c2bc4da4"
+DIGEST = "8039b4217afc3bd22c0be50737f6357c4067775199a9029416e15d03ebc9b067"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -47,7 +47,7 @@ COEFFICIENTS = (
     "x_d",
     "y_end_x",
     "sigma_told_1",
-    "mean_x__",
+    "mean_x",
     "mean_d_end",
 )
 SIGMA_COLUMNS = ()
@@ -56,7 +56,7 @@ PARAMS = {
     "beta_max": 20.0,
     "sigma_data": 0.5,
 }
-DIGEST = "88a811db06f61c1e968fcd478a13f45356096ad1b7ff975cf3705dc3a0389032"
+DIGEST = "e43225ed6f76216d8bcace940f024ffcb330f18e69ca43bde0509e4c30dd9cbd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -168,15 +168,13 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, sigma_data=0.5):
     Phi = phi(t1, t0, beta_min, beta_max, sigma_data)
     sigma_told_1 = torch.log(sigma_1/alpha_1)/4
     y_end_x = 1/(alpha_1*torch.sqrt(sigma_data**2 + sigma_1**2/alpha_1**2))
-    skip_end_xx = -1/(alpha_1**2*sigma_data**2 + sigma_1**2)
-    out_end_x0 = sigma_data/(sigma_1*torch.sqrt(sigma_data**2 + sigma_1**2/alpha_1**2))
-    mean_x = 1/alpha_1
-    mean_s = sigma_1**2/alpha_1
+    noise_end = torch.exp(4*sigma_told_1)
+    width_end = torch.sqrt(noise_end**2 + sigma_data**2)
+    mean_x = sigma_data**2/(alpha_1*width_end*torch.sqrt(sigma_data**2 + sigma_1**2/alpha_1**2))
+    mean_n = noise_end*sigma_data/width_end
     x_x = P
     x_d = Phi
-    mean_x_ = mean_s*skip_end_xx + mean_x
-    mean_d_end = mean_s*out_end_x0
-    mean_x__ = mean_x_
+    mean_d_end = mean_n
     columns = (
         y_x,
         sigma_told_0,
@@ -184,7 +182,7 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, sigma_data=0.5):
         x_d,
         y_end_x,
         sigma_told_1,
-        mean_x__,
+        mean_x,
         mean_d_end,
     )
     return torch.stack([column + torch.zeros_like(t0) for column in columns], dim=-1)
@@ -212,8 +210,8 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    _, _, _, _, y_end_x, sigma_told_1, mean_x__, mean_d_end = c
+    _, _, _, _, y_end_x, sigma_told_1, mean_x, mean_d_end = c
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_told_1)
-    mean = mean_x__ * x + mean_d_end * d_end
+    mean = mean_x * x + mean_d_end * d_end
     return (mean,)

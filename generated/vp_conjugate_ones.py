@@ -54,7 +54,7 @@ PARAMS = {
     "beta_max": 20.0,
     "lam": 0.0,
 }
-DIGEST = "6194a4873f1b9a7a0484fe4c7f69e0915027070151f25372ac665167c0c31b8b"
+DIGEST = "49cc134edeb23ce3323d32a730d668b8b4c79bb358d21dc7f29379aca73882e4"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -53,7 +53,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "7d9e95d4c0d7e83b35e2941ef1af083d351b8ba75248b9c39d6926ed49306c9f"
+DIGEST = "0ac213489f43166f82456c5e77ca0778292bcd761981983c4002c62b02a12e9b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

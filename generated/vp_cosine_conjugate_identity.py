@@ -53,7 +53,7 @@ PARAMS = {
     "shift": 0.008,
     "lam": 0.0,
 }
-DIGEST = "4321fbce3d90210a11b806a1671d574af7d632a8bf88aad4427d85f847e87329"
+DIGEST = "8b7ff6610b39717c83c30188ca9f116bb247ff04824b7aaa4fd3c916135ff1a3"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 

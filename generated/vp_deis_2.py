@@ -8,7 +8,8 @@ with beta = beta_min + t*(beta_max - beta_min)
 The step t0 -> t1 = t0 - h:
     E = eps(z, t0)
     z = alpha(t1)/alpha(t0)*z - sigma(t1)*(expm1(h)*E + h**2*phi2(h)/h0*(E - E[-1]))
-    with h = lambda(t1) - lambda(t0),  h0 = lambda(t0) - lambda(t_m1)
+    with h = lambda(t1) - lambda(t0)
+         h0 = lambda(t0) - lambda(t_m1)
     row 0:
         E = eps(z, t0)
         z = alpha(t1)/alpha(t0)*z - sigma(t1)*expm1(h)*E
@@ -59,7 +60,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "ee36d75a2e137ff8aadfecfe591a933a71d2c4adbda79babf42871b4371f0107"
+DIGEST = "fe01a0a358a584beee6bd0d6e4be6955235da0f976421fe118482e12b35e4dcd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -8,7 +8,9 @@ with beta = beta_min + t*(beta_max - beta_min)
 The step t0 -> t1 = t0 - h:
     E = eps(z, t0)
     z = alpha(t1)/alpha(t0)*z - sigma(t1)*(expm1(h)*E - (2*h**3*phi3(h) + (h0 + h1)*h**2*phi2(h))/(h0*h1)*(E[-1] - E) + (2*h**3*phi3(h) + h0*h**2*phi2(h))/((h0 + h1)*h1)*(E[-2] - E))
-    with h = lambda(t1) - lambda(t0),  h0 = lambda(t0) - lambda(t_m1),  h1 = lambda(t_m1) - lambda(t_m2)
+    with h = lambda(t1) - lambda(t0)
+         h0 = lambda(t0) - lambda(t_m1)
+         h1 = lambda(t_m1) - lambda(t_m2)
     row 0:
         E = eps(z, t0)
         z = alpha(t1)/alpha(t0)*z - sigma(t1)*expm1(h)*E
@@ -64,7 +66,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "6b01d9fe8ad4dc68e142bd6f18fb72312c60b01af727be04873192a3bb9550da"
+DIGEST = "8b82ac8112577e680ff0d9b28e70b7d103ef00c56a46f07be51d9d70e846897f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

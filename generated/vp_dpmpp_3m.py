@@ -10,7 +10,9 @@ The step t0 -> t1 = t0 - h:
     P = (D - D[-1])/r0
     Q = (D[-1] - D[-2])/r1
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D + alpha(t1)*h*phi2(-h)*(P + r0/(r0 + r1)*(P - Q)) + alpha(t1)*h*phi3(-h)/(r0 + r1)*(P - Q)
-    with h = lambda(t1) - lambda(t0),  r0 = (lambda(t0) - lambda(t_m1))/h,  r1 = (lambda(t_m1) - lambda(t_m2))/h
+    with h = lambda(t1) - lambda(t0)
+         r0 = (lambda(t0) - lambda(t_m1))/h
+         r1 = (lambda(t_m1) - lambda(t_m2))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D
@@ -63,7 +65,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "9d25c0adb41f56491595c718aadb50a456f0ecd7ff92c5d152e065aa73e9775d"
+DIGEST = "1c7be7e653aca8bada162e9a3abc9af3063c50a69539666147d868714d5b6cbb"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

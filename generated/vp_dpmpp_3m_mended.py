@@ -10,7 +10,10 @@ The step t0 -> t1 = t0 - h:
     P = (D - D[-1])/r0
     Q = (D[-1] - D[-2])/r1
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D + alpha(t1)*h*phi2(-h)*(P + r0/(r0 + r1)*(P - Q)) + 2*alpha(t1)*h*phi3(-h)/(r0 + r1)*(P - Q)
-    with h = lambda(t1) - lambda(t0),  r0 = (lambda(t0) - lambda(t_m1))/h,  r1 = (lambda(t_m1) - lambda(t_m2))/h,  s = t((lambda(t0) + lambda(t1))/2)
+    with h = lambda(t1) - lambda(t0)
+         r0 = (lambda(t0) - lambda(t_m1))/h
+         r1 = (lambda(t_m1) - lambda(t_m2))/h
+         s = t((lambda(t0) + lambda(t1))/2)
     row 0:
         D = x0(z, t0)
         u = sigma(s)/sigma(t0)*z - alpha(s)*expm1(-h/2)*D
@@ -72,7 +75,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "c7ebdcad6ace252ae1685828710a0f53103a47eefea77fbf1731aa79b84bdb71"
+DIGEST = "cc5bd58c749adf0390300bed591c21275d1cf7aff431fcc94ff6f51093af6682"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -9,7 +9,9 @@ The step t0 -> t1 = t0 - h:
     p = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + alpha(t1)*k*h/(2*h0)*(D[-1] - D[-2]) + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
     D = x0(p, t1)
     z = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + alpha(t1)*k/2*(D - D[-1]) + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
-    with h = lambda(t1) - lambda(t0),  k = (1 + tau**2)*h,  h0 = lambda(t0) - lambda(t_m1)
+    with h = lambda(t1) - lambda(t0)
+         k = (1 + tau**2)*h
+         h0 = lambda(t0) - lambda(t_m1)
     row 0:
         D[-1] = x0(z, t0)
         p = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
@@ -19,7 +21,7 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 1.  Proven weak order -, strong order -.
+Calls a step 1, draws a step 1.  Proven weak order 2, strong order -.
 The first step has 2 calls and 1 draws.
 The last step has 0 calls and 1 draws.
 Reference: arXiv 2309.05019; diffusers SASolverScheduler.
@@ -41,7 +43,7 @@ NFE_FIRST, DRAWS_FIRST = 2, 1
 NFE_LAST, DRAWS_LAST = 0, 1
 HISTORY = 2
 ORDER = None
-WEAK_ORDER = None
+WEAK_ORDER = 2
 STRONG_ORDER = None
 COMPONENTS = ("x",)
 DATA = 0
@@ -113,11 +115,10 @@ def start_factor(t, beta_min, beta_max):
 
 def start(time, *, beta_min=0.1, beta_max=20.0, tau=1.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
-    tau_ = tau
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta_min, beta_max)
 
 
-def other_rows(t0, t1, t_m1, beta_min, beta_max, tau_):
+def other_rows(t0, t1, t_m1, beta_min, beta_max, tau):
     """The columns of the rows in between."""
     sigma_0 = sigma(t0, beta_min, beta_max)
     alpha_0 = alpha(t0, beta_min, beta_max)
@@ -130,20 +131,20 @@ def other_rows(t0, t1, t_m1, beta_min, beta_max, tau_):
     alpha_m1 = alpha(t_m1, beta_min, beta_max)
     lambda_m1 = torch.log(alpha_m1/sigma_m1)
     h0 = lambda_0 - lambda_m1
-    k = h*(tau_**2 + 1)
+    k = h*(tau**2 + 1)
     sigma_hat_1 = sigma_1/alpha_1
-    p_x = sigma_1*torch.exp(-h*tau_**2)/sigma_0
+    p_x = sigma_1*torch.exp(-h*tau**2)/sigma_0
     p_D_m1 = alpha_1*h*k/(2*h0) - alpha_1*torch.expm1(-k)
     p_D_m2 = -alpha_1*h*k/(2*h0)
-    p_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau_**2))
+    p_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau**2))
     y_x = p_x/alpha_1
     y_D_m1 = p_D_m1/alpha_1
     y_D_m2 = p_D_m2/alpha_1
     y_w1 = p_w1/alpha_1
-    x_x = sigma_1*torch.exp(-h*tau_**2)/sigma_0
+    x_x = sigma_1*torch.exp(-h*tau**2)/sigma_0
     x_d = alpha_1*k/2
     x_D_m1 = -alpha_1*k/2 - alpha_1*torch.expm1(-k)
-    x_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau_**2))
+    x_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau**2))
     y_end_x = 1/alpha_1
     columns = (
         y_x,
@@ -167,7 +168,7 @@ def other_rows(t0, t1, t_m1, beta_min, beta_max, tau_):
     return torch.stack([column + torch.zeros_like(t0) for column in columns], dim=-1)
 
 
-def first_row(t0, t1, beta_min, beta_max, tau_):
+def first_row(t0, t1, beta_min, beta_max, tau):
     """The columns of the first row."""
     sigma_0 = sigma(t0, beta_min, beta_max)
     alpha_0 = alpha(t0, beta_min, beta_max)
@@ -177,19 +178,19 @@ def first_row(t0, t1, beta_min, beta_max, tau_):
     alpha_1 = alpha(t1, beta_min, beta_max)
     lambda_1 = torch.log(alpha_1/sigma_1)
     h = lambda_1 - lambda_0
-    k = h*(tau_**2 + 1)
+    k = h*(tau**2 + 1)
     sigma_hat_1 = sigma_1/alpha_1
     y1_x = 1/alpha_0
-    p_x = sigma_1*torch.exp(-h*tau_**2)/sigma_0
+    p_x = sigma_1*torch.exp(-h*tau**2)/sigma_0
     p_d1 = -alpha_1*torch.expm1(-k)
-    p_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau_**2))
+    p_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau**2))
     y2_x = p_x/alpha_1
     y2_d1 = p_d1/alpha_1
     y2_w1 = p_w1/alpha_1
-    x_x = sigma_1*torch.exp(-h*tau_**2)/sigma_0
+    x_x = sigma_1*torch.exp(-h*tau**2)/sigma_0
     x_d2 = alpha_1*k/2
     x_d1 = -alpha_1*k/2 - alpha_1*torch.expm1(-k)
-    x_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau_**2))
+    x_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau**2))
     y_end_x = 1/alpha_1
     columns = (
         0.0,
@@ -213,7 +214,7 @@ def first_row(t0, t1, beta_min, beta_max, tau_):
     return torch.stack([column + torch.zeros_like(t0) for column in columns], dim=-1)
 
 
-def last_row(t0, t1, beta_min, beta_max, tau_):
+def last_row(t0, t1, beta_min, beta_max, tau):
     """The columns of the last row."""
     sigma_0 = sigma(t0, beta_min, beta_max)
     alpha_0 = alpha(t0, beta_min, beta_max)
@@ -222,11 +223,11 @@ def last_row(t0, t1, beta_min, beta_max, tau_):
     alpha_1 = alpha(t1, beta_min, beta_max)
     lambda_1 = torch.log(alpha_1/sigma_1)
     h = lambda_1 - lambda_0
-    k = h*(tau_**2 + 1)
+    k = h*(tau**2 + 1)
     sigma_hat_1 = sigma_1/alpha_1
-    x_x = sigma_1*torch.exp(-h*tau_**2)/sigma_0
+    x_x = sigma_1*torch.exp(-h*tau**2)/sigma_0
     x_D_m1 = -alpha_1*torch.expm1(-k)
-    x_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau_**2))
+    x_w1 = sigma_1*torch.sqrt(-torch.expm1(-2*h*tau**2))
     y_end_x = 1/alpha_1
     columns = (
         0.0,
@@ -256,7 +257,6 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, tau=1.0):
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
     that break a constraint, TypeError for an unknown parameter.
     """
-    tau_ = tau
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("times must be one strictly decreasing row of at least two numbers")
@@ -270,9 +270,9 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, tau=1.0):
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]
     last = max(len(t0) - 1, 1)
     return torch.cat((
-        first_row(t0[0:1], t1[0:1], beta_min, beta_max, tau_),
-        other_rows(t0[1:last], t1[1:last], t_m1[1:last], beta_min, beta_max, tau_),
-        last_row(t0[last:], t1[last:], beta_min, beta_max, tau_),
+        first_row(t0[0:1], t1[0:1], beta_min, beta_max, tau),
+        other_rows(t0[1:last], t1[1:last], t_m1[1:last], beta_min, beta_max, tau),
+        last_row(t0[last:], t1[last:], beta_min, beta_max, tau),
     ))
 
 

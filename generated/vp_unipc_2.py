@@ -9,7 +9,12 @@ The step t0 -> t1 = t0 - h:
     p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*expm1(-h)/2*(D[-2] - D[-1])/q1
     D = x0(p, t1)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*(b1*(D[-2] - D[-1]) + b2*(D - D[-1]))
-    with h = lambda(t1) - lambda(t0),  q1 = (lambda(t_m1) - lambda(t0))/h,  g1 = -h*phi2(-h),  g2 = -2*h*phi3(-h),  b1 = (g1 - g2)/(1 - q1)/q1,  b2 = (g2 - q1*g1)/(1 - q1)
+    with h = lambda(t1) - lambda(t0)
+         q1 = (lambda(t_m1) - lambda(t0))/h
+         g1 = -h*phi2(-h)
+         g2 = -2*h*phi3(-h)
+         b1 = (g1 - g2)/(1 - q1)/q1
+         b2 = (g2 - q1*g1)/(1 - q1)
     row 0:
         D[-1] = x0(z, t0)
         p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1]
@@ -69,7 +74,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "3c4dc6d2acb08bb1bd0fe31e0815022593686aab9e817c2426a6c4fe414ddbdc"
+DIGEST = "9e5e2a1739a04868e0510f56cfc1a2bbe06b55f0899c6143e3056c3e218b487c"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

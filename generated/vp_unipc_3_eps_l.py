@@ -9,7 +9,19 @@ The step t0 -> t1 = t0 - h:
     p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*(a1*(D[-2] - D[-1]) + a2*(D[-3] - D[-1]))
     D = x0(p, t1)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1] - alpha(t1)*(c1*(D[-2] - D[-1]) + c2*(D[-3] - D[-1]) + c3*(D - D[-1]))
-    with h = lambda(t1) - lambda(t0),  q1 = (lambda(t_m1) - lambda(t0))/h,  q2 = (lambda(t_m2) - lambda(t0))/h,  g1 = -h*phi2(-h),  g2 = -2*h*phi3(-h),  g3 = -6*h*phi4(-h),  b1 = (g1 - g2)/(1 - q1)/q1,  b2 = (g2 - q1*g1)/(1 - q1),  a1 = (g2 - q2*g1)/(q1 - q2)/q1,  a2 = (g2 - q1*g1)/(q2 - q1)/q2,  c1 = (g3 - (q2 + 1)*g2 + q2*g1)/((q1 - q2)*(q1 - 1))/q1,  c2 = (g3 - (q1 + 1)*g2 + q1*g1)/((q2 - q1)*(q2 - 1))/q2,  c3 = (g3 - (q1 + q2)*g2 + q1*q2*g1)/((1 - q1)*(1 - q2))
+    with h = lambda(t1) - lambda(t0)
+         q1 = (lambda(t_m1) - lambda(t0))/h
+         q2 = (lambda(t_m2) - lambda(t0))/h
+         g1 = -h*phi2(-h)
+         g2 = -2*h*phi3(-h)
+         g3 = -6*h*phi4(-h)
+         b1 = (g1 - g2)/(1 - q1)/q1
+         b2 = (g2 - q1*g1)/(1 - q1)
+         a1 = (g2 - q2*g1)/(q1 - q2)/q1
+         a2 = (g2 - q1*g1)/(q2 - q1)/q2
+         c1 = (g3 - (q2 + 1)*g2 + q2*g1)/((q1 - q2)*(q1 - 1))/q1
+         c2 = (g3 - (q1 + 1)*g2 + q1*g1)/((q2 - q1)*(q2 - 1))/q2
+         c3 = (g3 - (q1 + q2)*g2 + q1*q2*g1)/((1 - q1)*(1 - q2))
     row 0:
         D[-1] = x0(z, t0)
         p = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1]
@@ -86,7 +98,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "ae2a7a69fa5dcfe015bcada2fb4af73583c3bc84e608fccb05f1bbdd76730880"
+DIGEST = "e98429107da6f35f77c64c3e0b5ca199f0bfbbe9fda5d7e517c13ac89169f330"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,21 +60,20 @@ def make_plan(
     _check_network(module, network)
     size = _shape(network, shape)
     own = getattr(module, "FIELD", "")
-    if own:
-        params[own] = field_of(size)
-    table = _table(module, grid, params)
+    inputs: dict[str, Any] = {**params, **({own: field_of(size)} if own else {})}
+    table = _table(module, grid, inputs)
     _warn_range(module, network, table)
     noise, kind = NoiseSource(seeds), find_dtype(dtype)
     return Plan(
         module=module,
         table=table,
-        factor=_factor(module, grid, params),
+        factor=_factor(module, grid, inputs),
         noise=noise,
         shape=size,
         device=find_device(device),
         dtype=kind,
         last=last,
-        mean=_mean(module, grid, params),
+        mean=_mean(module, grid, inputs),
         constants=check_constants(module, constants, len(noise), size, kind),
         columns=Columns.of(table, kind) if own else None,
         transform=Transform.of(size, kind) if own else None,
@@ -103,7 +102,7 @@ def full_params(module: Any, params: Mapping[str, float] | None, full: bool = Fa
     return {**{name: float(value) for name, value in module.PARAMS.items()}, **given} if full else given
 
 
-def _table(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> torch.Tensor:
+def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tensor:
     """(steps, K) float64 on the host, finite; a ValueError of the module (a constraint, a grid) becomes an
     InputError."""
     try:
@@ -125,7 +124,7 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> torch.Te
     return table
 
 
-def _factor(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
+def _factor(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
     factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
     n = blocks_of(module)
     if factor.shape[:2] != (n, n) or not torch.isfinite(factor).all():
@@ -138,7 +137,7 @@ def _factor(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[t
     return tuple(tuple(row) for row in rows)
 
 
-def _mean(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
+def _mean(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
     """``start_mean`` of the module at the grid's start; no rows where it has none."""
     if not hasattr(module, "start_mean"):
         return ()

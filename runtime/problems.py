@@ -160,8 +160,8 @@ class GaussianMixture:
         and for one block with z = alpha x0 + sigma eps, ``eps``: E[eps | z] = -sigma s and ``v``: alpha E[eps | z] -
         sigma E[x0 | z]. Where the SDE has an offset, the constant components are inputs too, behind the blocks, and z
         is taken without the offset of its mean, ``view.offset(t, s)``. ``view`` has ``transition(t, s)``,
-        ``covariance(t)``, ``factor(t, kind="lower" | "upper" | "gddim")``, numpy float64; ``end`` is handed to ``factor`` for eps-R where given. Reads the time on the host:
-        for tests, not for speed.
+        ``covariance(t)``, ``factor(t, kind="lower" | "upper" | "gddim")``, numpy float64; ``end`` is handed to ``factor``
+        for eps-R where given. Reads the time on the host: for tests, not for speed.
 
         Raises InputError (key ``network``) for another kind, or ``eps`` and ``v`` of more than one block.
         """
@@ -208,15 +208,16 @@ class SpectralGaussian:
 
     ``mean`` and ``variance`` (H, W) are those of the coefficients. With z_k = alpha_k u_k + sigma_k eps at a time,
 
-        E[eps_k | z] = sigma_k (z_k - alpha_k m_k)/(alpha_k^2 c_k + sigma_k^2),   E[u_k | z] = (z_k - sigma_k E[eps_k | z])/alpha_k.
+        E[eps_k | z] = sigma_k (z_k - alpha_k m_k)/(alpha_k^2 c_k + sigma_k^2),
+        E[u_k | z] = (z_k - sigma_k E[eps_k | z])/alpha_k.
     """
 
     mean: torch.Tensor
     variance: torch.Tensor
 
     def network(self, kind: str, alpha: Any, sigma: Any) -> Network:
-        """The exact network of images, of kind ``eps-L``, ``x0``, ``score`` or ``v``; ``alpha(t)`` and ``sigma(t)``: 0-d float64 ->
-        (H, W) or a number. Its quantities are those of the coefficients, transformed back.
+        """The exact network of images, of kind ``eps-L``, ``x0``, ``score`` or ``v``; ``alpha(t)`` and ``sigma(t)``: 0-d
+        float64 -> (H, W) or a number. Its quantities are those of the coefficients, transformed back.
         """
         from stepsmith.runtime.spectral import Transform
 

@@ -9,7 +9,8 @@ and the data component of z is the sample. History is the HISTORY newest raw out
 before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
 once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
 do not promote the state's dtype. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
-frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back from the device.
+frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back
+from the device.
 """
 
 from __future__ import annotations

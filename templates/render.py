@@ -30,11 +30,12 @@ from .printer import WIDTH, HostPrinter, wrapped
 DIALECTS = ("torch",)
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
-    """C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
-    coupling data deviator drift ds end ends entry exponent eye far first flow g gap growth h half high i inp integrals j k
-    last late lead length like linear low mean moved n near newton noise odd ones order origin out panels pull push
-    push0 push1 r rate ratio reach reached root row rows s scale score sd share sigma_0 sigma_1 sigma_s sigma_t size skip
-    spread steps target tau total u unit w weight width x zero""".split()  # noqa: SIM905
+    """A C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a across alpha_0 alpha_1 alpha_s angle at0
+    at1 b back below c count coupling data decay deviator drift drive ds edges end ends entry exponent eye fails far
+    first flow g gap growth h half high i inp integrals j k last late law lead length level like linear low mean
+    moved n near newton noise odd ones order origin out panels powers pull push pushed r rate ratio reach reached
+    rest root row rows rule s scale score sd share short sigma_0 sigma_1 sigma_s sigma_t size skip spread steps
+    target terms total turn u unit w weight width x zero""".split()  # noqa: SIM905
 )
 
 
@@ -70,7 +71,8 @@ def emit(method: Any, dialect: str = "torch") -> str:
     env.globals["rows"] = lambda M: _rows(printers[0], M)
     names, tables = table(method)
     context = {
-        "field": spelled, "given_field": field, "method": method, "program": program, "params": params, "functions": rows.functions,
+        "field": spelled, "given_field": field,
+        "method": method, "program": program, "params": params, "functions": rows.functions,
         "host": [_statement(printers[0], s) for s in program.host],
         "offset": any(f.name == "offset" for f in rows.functions),
         "columns": names, "column_texts": [_column(c) for c in tables[0]],

@@ -1,5 +1,6 @@
 """Samplers written as lines of text: what is read, what is refused, and that the programs say what the lines say."""
 
+import contextlib
 import inspect
 import itertools
 import math
@@ -8,6 +9,8 @@ import mpmath
 import pytest
 import sympy as sp
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import stepsmith as ss
 from stepsmith.derive.rows import Rows, aligned
@@ -152,6 +155,17 @@ def test_the_probe_carries_history_over_first_and_last_rows(name):
     assert found.data_var == pytest.approx((1.7 * slope**2).item(), rel=1e-11)
 
 
+@pytest.mark.parametrize("name", ["vp_unipc_3", "vp_sa_solver", "edm_sde_dpmpp_3m", "vp_dpmpp_3m_mended"])
+def test_a_sample_with_history_is_that_of_its_seed_in_every_batch(name):
+    module, network = ss.load(name), MIXTURE.network()
+    grid = TimeGrid.explicit(TIMES * module.END)
+    whole = ss.sample(module, network, grid, range(8), dtype=torch.float64)
+    for seeds in ([0], [5], [7, 2]):
+        alone = ss.sample(module, network, grid, seeds, dtype=torch.float64)
+        assert (alone - whole[seeds]).abs().max() <= 1e-13 * whole.abs().max()
+    assert (whole[0] - whole[1]).abs().max() > 1e-2
+
+
 def test_two_calls_of_the_same_value_are_one_and_two_draws_of_one_step_are_merged():
     twice = spec([D, "E = x0(z, t0)", SECOND.replace("(1 + 1/(2*r))*D", "D + 1/(2*r)*E")], let=LET)
     once = ss.derive("vp", spec())
@@ -160,14 +174,17 @@ def test_two_calls_of_the_same_value_are_one_and_two_draws_of_one_step_are_merge
     network = network_of("vp", "denoiser")
     for (x,), (y,) in zip(walk(ss.load(ss.emit(method)), network), walk(ss.load(ss.emit(once)), network), strict=True):
         assert (x - y).abs().max() < 1e-12
-    noisy = spec([D, SECOND + " + 0.3*sigma(t1)*xi1 + 0.4*sigma(t1)*xi2"], ((D, FIRST + " + sigma(t1)*xi"),), target="sde")
+    root = "sqrt(h)"  # noise that vanishes with the step
+    drawn = [D, SECOND + f" + 0.3*sigma(t1)*{root}*xi1 + 0.4*sigma(t1)*{root}*xi2"]
+    noisy = spec(drawn, ((D, FIRST + f" + sigma(t1)*{root}*xi"),), target="sde")
     method = ss.derive("vp", noisy)
     assert method.draws == 1 and [p.draws for p in method.warmup] == [1]
     module = ss.load(ss.emit(method))
     factor = dict(zip(module.COEFFICIENTS, module.coefficients(TIMES)[2].tolist(), strict=True))
     draws = [value for key, value in factor.items() if "merged" in key or key.endswith("w1")]
-    sigma = math.sqrt(-math.expm1(-(0.1 + 19.9 * TIMES[3].item() / 2) * TIMES[3].item()))
-    assert draws == [pytest.approx(0.5 * sigma, rel=1e-12)]
+    grown = [-math.expm1(-(0.1 + 19.9 * time / 2) * time) for time in TIMES[2:4].tolist()]
+    h = (math.log(1 / grown[1] - 1) - math.log(1 / grown[0] - 1)) / 2
+    assert draws == [pytest.approx(0.5 * math.sqrt(grown[1] * h), rel=1e-12)]
 
 
 # --- host functions --------------------------------------------------------------------------------------------------
@@ -287,6 +304,38 @@ def test_what_cannot_be_a_sampler_is_refused_with_the_line_and_the_mend(case):
     with pytest.raises(InputError) as caught:
         ss.load_sampler({**spec(), **change})
     assert caught.value.key.startswith(key) and what in caught.value.what and mend in caught.value.mend
+
+
+WORDS = [
+    "z", "D", "D[-1]", "D[-2]", "xi", "h", "r", "t0", "t1", "t_m1", "2", "1/3", "+", "-", "*", "/", "**", "(", ")", ",",
+    "=", "[", "]", "x0(z, t0)", "eps(D, t1)", "alpha(t0)", "lambda(", "t(h)", "phi2(h)", "expm1(", "sqrt(",
+    "drift(z, D, t0)", "9e99", "é", "'", " ",
+]  # fmt: skip
+
+
+SCALARS = ["h", "r", "1/3", "alpha(t0)", "sigma(t(lambda(t1)))", "phi2(-h)", "exp(r)", "t_m1", "(h + r)", "rho(t_m1)", "sqrt(h)"]
+VALUES = ["z", "D", "D[-1]", "xi1", "x0(D, t1)", "eps(z, t0)", "v(z, t1)", "score(D, t0)", "drift(z, D, t0)", "D[-2]"]
+SOUPS = st.lists(st.sampled_from(WORDS), max_size=14).map("".join)
+TERMS = st.tuples(st.sampled_from(SCALARS), st.sampled_from("*/"), st.sampled_from(VALUES))
+SUMS = st.lists(TERMS, min_size=1, max_size=4).map(
+    lambda terms: " - ".join(f"{c}*{v}" if sign == "*" else f"{v}/{c}" for c, sign, v in terms)
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.one_of(SOUPS, SUMS, SUMS), st.one_of(SOUPS, st.sampled_from(SCALARS[2:6])), st.booleans())
+def test_no_line_raises_anything_but_the_refusal_and_what_is_read_is_linear(line, let, warm):
+    table = spec([D, "z = " + line], ((D, "z = " + line),) if warm else ((D, FIRST),), target="sde")
+    table["let"] = {"h": LET["h"], "r": let}
+    try:
+        sampler = ss.load_sampler(table)
+    except InputError as refusal:
+        assert refusal.key.startswith("sampler.") and refusal.mend
+        return
+    for coefficient, value in sampler.formula.step[1].terms:
+        assert isinstance(coefficient, sp.Expr) and value
+    with contextlib.suppress(InputError, Unsupported):
+        assert ss.derive("vp", sampler).nfe >= 1
 
 
 @pytest.mark.parametrize("case", ["step in a splitting", "warm-up of another structure", "block words", "an offset"])

@@ -19,7 +19,7 @@ from stepsmith.derive.calculus import t
 from stepsmith.derive.split import bind
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.runtime import constants, plan, probe
-from stepsmith.templates.render import table
+from stepsmith.templates.render import columns_of_row
 
 pytestmark = pytest.mark.usefixtures("nodes_once")
 MU, MEAN, VARIANCE = -0.7, 0.4, 0.09
@@ -201,7 +201,8 @@ def test_a_missing_or_extra_offset_is_refused_and_named(letter: str, offset: Any
 
 
 def test_an_offset_on_a_row_that_the_part_does_not_move_is_refused() -> None:
-    sampler = {**SHARED, "parts": {**SHARED["parts"], "S": {"rows": ["x"], "linear": "rest", "offset": ["0", "1"], "score": "all"}}}
+    kick = {"rows": ["x"], "linear": "rest", "offset": ["0", "1"], "score": "all"}
+    sampler = {**SHARED, "parts": {**SHARED["parts"], "S": kick}}
     with pytest.raises(InputError, match="row m is not among the rows of S"):
         bind(ss.load_sampler(sampler), sde_of("pulled"))
 
@@ -369,9 +370,9 @@ def test_the_exact_part_is_the_exponential_of_the_affine_flow() -> None:
 def test_coefficients_agree_with_the_taylor_route(name: str, sampler: Any, network: str) -> None:
     method, module = emitted(name, sampler, network)
     times = [1e-4 ** (k / 8) for k in range(9)]
-    columns = [(k, c) for k, c in enumerate(table(method.program)) if not c[0].startswith("mean")]
+    columns = [(k, c) for k, c in enumerate(columns_of_row(method, 8, 3)) if not c[0].startswith("mean")]
     values = module.coefficients(times)[:, [k for k, _ in columns]].tolist()
-    found = reference.worst(method, [c for _, c in columns], times, values, (3, 7))
+    found = reference.worst(method, lambda row: [c for _, c in columns], times, values, (3, 7))
     assert found.measured < 1e-13, found
 
 
@@ -381,7 +382,7 @@ def test_the_reference_sees_a_lost_offset() -> None:
     values = module.coefficients(times)
     place = module.COEFFICIENTS.index("x_mu")
     values[0, place] *= 1 + 1e-11
-    found = reference.worst(method, table(method.program), times, values.tolist(), (0, 1))
+    found = reference.worst(method, lambda row: columns_of_row(method, 2, row), times, values.tolist(), (0, 1))
     assert found.column == "x_mu" and found.measured > 1e-12
 
 

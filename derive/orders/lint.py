@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..lower import raw
-from ..passes import reuse
+from ..passes import reuse, sources
+from ..program import Evaluate, StepProgram
 
 
 def lint(method: Any) -> list[str]:
@@ -22,9 +23,15 @@ def _idle_calls(method: Any) -> list[str]:
     found = []
     if repeated := program.nfe - reuse(program).nfe:
         found.append(f"{repeated} of the {program.nfe} evaluations see a state and a time that did not change; drop their !")
-    if idle := reuse(program).nfe - method.program.nfe:
+    if idle := sum(isinstance(op, Evaluate) and not _read(method.program, op) for op in method.program.ops):
         found.append(f"{idle} of the {program.nfe} evaluations are read by nothing on {method.sde.name}; drop their !")
     return found
+
+
+def _read(program: StepProgram, call: Evaluate) -> bool:
+    """Whether anything reads an output of the call."""
+    used = {value for op in program.ops for value in sources(op)} | {*program.result, *program.carry}
+    return not used.isdisjoint(call.outputs)
 
 
 def _neighbours(sampler: Any) -> list[str]:
@@ -39,7 +46,8 @@ def _neighbours(sampler: Any) -> list[str]:
 
 def _doubled_draws(sampler: Any) -> list[str]:
     """A noisy letter that returns before any network call has seen its first draw."""
-    found, waiting = [], set()
+    found: list[str] = []
+    waiting: set[str] = set()
     for before, token in zip((None, *sampler.composition), sampler.composition, strict=False):
         if token.fresh:
             waiting.clear()

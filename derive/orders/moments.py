@@ -7,8 +7,10 @@ reverse SDE dz = b dtau + G dw, b = -F z - offset + G G^T s,
 
 a step is of weak order p where E of every product of up to 2p components of dz agrees through h^p (longer products are
 O(h^(p+1)) on both sides).  Strong order is that of the best coupling of the draws with the Brownian path: with additive
-noise dz = r X_1 + r^2 m + r^3 X_3 + ..., X_1 and X_3 Gaussian; order 1 needs the law of X_1 and the mean m, order 3/2 the joint
-law of (X_1, X_3) and the mean of the r^4 term as well.  (methods.md 3.2, numerics.md 5b; Milstein and Tretyakov 2004, thm 1.1.)
+noise dz = r X_1 + r^2 m + r^3 X_3 + ..., X_1 and X_3 Gaussian.  Order 1 needs the law of X_1 and the mean m; order 3/2 the mean
+of the r^4 term as well, and that the draws can be turned, by an orthogonal map I + r^2 A + ... of theirs, so that X_3 agrees:
+Cov(X_1, X_3) + Cov(X_3, X_1), and on the rows N with N X_1 = 0 also N Cov(X_3, X_1) and N Cov(X_3) N^T.
+(methods.md 3.2, numerics.md 5b; Milstein and Tretyakov 2004, theorem 1.1.)
 """
 
 from __future__ import annotations
@@ -220,7 +222,12 @@ def _strong(at: Setting) -> float:
     level = all(ring.is_zero(mean(s.c[2]) - m) for s, m in zip(steps, means, strict=True))
     if not (level and _same(ring, _gram(X1, X1), want11)):
         return 0.0
-    if not (_same(ring, _gram(X1, X3), want13) and _same(ring, _gram(X3, X3), want33)):
+    N = quiet_rows(at)
+    gap13 = _minus(_gram(X1, X3), want13)
+    gap33 = _minus(_gram(X3, X3), want33)
+    turned = _minus(gap13, [[-e for e in column] for column in zip(*gap13, strict=True)])
+    unseen = _gram(N, gap13)  # N Cov(X_3, X_1)
+    if not all(ring.is_zero(e) for M in (turned, unseen, _gram(_gram(N, gap33), N)) for row in M for e in row):
         return 1.0
     fourth = itertools.takewhile(lambda found: sum(found[0]) == 1, moment_gaps(at, 2, rows))
     return 1.5 if all(ring.is_zero(gap) for _, gap in fourth) else 1.0
@@ -240,6 +247,27 @@ def _padded(rows: list[dict[int, Any]]) -> list[list[Any]]:
 
 def _gram(A: list[list[Any]], B: list[list[Any]]) -> list[list[Any]]:
     return [[sum((a * b for a, b in zip(p, q, strict=False)), 0) for q in B] for p in A]
+
+
+def _minus(A: list[list[Any]], B: list[list[Any]]) -> list[list[Any]]:
+    return [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
+
+
+def quiet_rows(at: Setting) -> list[list[Any]]:
+    """Rows N that span what G does not reach at t0, N G = 0, by elimination; a row a combination of components."""
+    ring, width = at.point.ring, len(at.state[0])
+    G = [[e.c[0] for e in row] for row in at.point.of(at.method.sde.G_let)]
+    n = len(G)
+    rows = [[*row, *(ring.number(int(i == j)) for j in range(n))] for i, row in enumerate(G)]
+    columns = len(G[0])
+    for column in range(columns):
+        pivot = next((row for row in rows if not ring.is_zero(row[column])), None)
+        if pivot is None:
+            continue
+        rows = [
+            [a - b * (row[column] / pivot[column]) for a, b in zip(row, pivot, strict=True)] for row in rows if row is not pivot
+        ]
+    return [[e if c == k else 0 for e in row[columns:] for k in range(width)] for row in rows for c in range(width)]
 
 
 def _same(ring: Any, A: list[list[Any]], B: list[list[Any]]) -> bool:

@@ -17,9 +17,10 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from ..balls import factor, invert, solve
 from ..calculus import plain, t
 from ..offset import reached
-from ..reference import bridge, factor, invert, preconditioned, solve
+from ..rules import bridge, preconditioned
 from ..score import ScoreParameterization, scalar
 from ..sde import LinearSDE
 from .rings import Ring, small_rational
@@ -236,7 +237,7 @@ def grow(
                         total += sum(left[i][q].c[k - m] * X[q][j][m] for q in range(rows))
                     if right is not None:
                         total += sum(X[i][q][m] * right[q][j].c[k - m] for q in range(columns))
-                slope[i][j] = total / (k + 1)
+                slope[i][j] = 0 if type(total) is int else total / (k + 1)
         for i in range(rows):
             for j in range(columns):
                 X[i][j].append(slope[i][j])

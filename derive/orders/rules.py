@@ -15,9 +15,10 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from ..balls import factor, solve
 from ..calculus import t
 from ..program import Function
-from ..reference import bridge, factor, preconditioned, solve
+from ..rules import bridge, preconditioned
 from ..score import scalar
 from .point import Matrix, Point, added, composed, grow, inverse, product, scaled, transpose, unit
 from .series import Series, constant, evaluate
@@ -88,18 +89,20 @@ def _eps(network: str) -> Rule:
     return rule
 
 
-def _transport(point: Point, functions: Any, function: Function, at: Sequence[Series]) -> tuple[Any, ...]:
+def _transport_score(point: Point, functions: Any, function: Function, at: Sequence[Series]) -> tuple[Any, ...]:
     U = product(composed(point.flow, at[0]), inverted(composed(point.flow, at[1])))
-    psi1, psi0 = composed(point.Psi, at[0]), composed(point.Psi, at[1])
-    gap = added(psi1, scaled(product(U, psi0), -1))
-    data = point.sde.data[0]
-    return product(psi1, inverted(psi0)), U, [[row[data]] for row in gap], composed(point.Sigma, at[1])
+    psi = product(composed(point.Psi, at[0]), inverted(composed(point.Psi, at[1])))
+    gap = product(added(psi, scaled(U, -1)), composed(point.Sigma, at[1]))
+    if function.data["kind"] is None:
+        return psi, gap
+    network = {"lower": "eps-L", "upper": "eps-U"}[function.data["kind"]]
+    return psi, product(gap, _eps(network)(point, functions, function, at[1:])[0])
 
 
 def _exact(point: Point, functions: Mapping[str, Function], function: Function, at: Sequence[Series]) -> tuple[Any, ...]:
     """X(t1) X(t0)^-1 and the factor of X(t1) (int_t1^t0 X^-1 V X^-T) X(t1)^T on the rows that noise reaches."""
     end, start = at
-    X = grow(point, unit(point), left=point.of(functions[function.data["flow"]].data["generator"]))
+    X = grow(point, unit(point), left=point.of(function.data["generator"]))
     G = point.of(functions[function.data["noise"]].data["entries"])
     pulled = product(inverted(X), G)
     grown = [[e.integral() for e in row] for row in product(pulled, transpose(pulled))]
@@ -202,9 +205,10 @@ RULES: dict[str, Rule] = {
     "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha,
     "denoiser": _denoiser, "denoiser_scalar": _denoiser, "edm": _edm,
     "eps_lower": _eps("eps-L"), "eps_upper": _eps("eps-U"), "eps_gddim": _eps("eps-R"),
-    "transport": _transport, "exact": _exact, "conjugate_closed": _conjugate, "conjugate_ordered": _conjugate,
+    "transport_score": _transport_score, "exact": _exact, "exact_ordered": _exact,
+    "conjugate_bridge": _conjugate, "conjugate_closed": _conjugate, "conjugate_ordered": _conjugate,
     "phi_scalar": _phi, "offset": _offset, "offset_scalar": _offset,
-    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "ordered", "ratio", "inverse")},
+    **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio", "inverse")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip
 

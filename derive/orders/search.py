@@ -203,7 +203,7 @@ class Bench:
 def bench(sde: Any, derived: Any, seed: int, top: int, width: int = 1) -> Bench:
     """Everything that does not depend on the scheme, for orders below ``top``."""
     method = derived("E!", "score")
-    parts = {}
+    parts: dict[str, tuple[Any, Any]] = {}
     for text in ("E!", "A! B") if sde.n > 1 else ("E!",):
         parts |= {k: (p.linear, p.score) for k, p in bind(load_sampler(text), sde).parts.items()}
     for ring in (Rationals(), Balls()):

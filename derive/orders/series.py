@@ -77,7 +77,7 @@ class Series:
 
     def __truediv__(self, other: Any) -> Series:
         if not isinstance(other, Series):
-            return Series([a / other for a in self.c], self.ring, self.v)
+            return Series([_over(a, other) for a in self.c], self.ring, self.v)
         shift = other.valuation()
         below, lost = other.c[shift:], 0
         while lost < min(shift, len(self.c)) and self.ring.is_zero(self.c[lost]):
@@ -87,7 +87,7 @@ class Series:
             for j in range(1, k + 1):
                 if not _nil(below[j]) and not _nil(out[k - j]):
                     a = a - below[j] * out[k - j]
-            out.append(a / below[0])
+            out.append(_over(a, below[0]))
         v = self.v + lost - other.v - shift
         return Series([0] * max(v, 0) + out, self.ring, min(v, 0))
 
@@ -118,26 +118,26 @@ class Series:
     def exp(self) -> Series:
         out = [self.ring.function("exp", self.c[0])]
         for k in range(1, len(self.c)):
-            out.append(sum((j * self.c[j] * out[k - j] for j in range(1, k + 1)), 0) / k)
+            out.append(_over(sum((j * self.c[j] * out[k - j] for j in range(1, k + 1)), 0), k))
         return Series(out, self.ring)
 
     def log(self) -> Series:
         out = [self.ring.function("log", self.c[0])]
         for k in range(1, len(self.c)):
             inner = sum((j * out[j] * self.c[k - j] for j in range(1, k)), 0)
-            out.append((self.c[k] - inner / k) / self.c[0])
+            out.append((self.c[k] - _over(inner, k)) / self.c[0])
         return Series(out, self.ring)
 
     def sincos(self) -> tuple[Series, Series]:
         s, c = [self.ring.function("sin", self.c[0])], [self.ring.function("cos", self.c[0])]
         for k in range(1, len(self.c)):
-            s.append(sum((j * self.c[j] * c[k - j] for j in range(1, k + 1)), 0) / k)
-            c.append(-sum((j * self.c[j] * s[k - j] for j in range(1, k + 1)), 0) / k)
+            s.append(_over(sum((j * self.c[j] * c[k - j] for j in range(1, k + 1)), 0), k))
+            c.append(-_over(sum((j * self.c[j] * s[k - j] for j in range(1, k + 1)), 0), k))
         return Series(s, self.ring), Series(c, self.ring)
 
     def integral(self) -> Series:
         """The antiderivative that vanishes at zero."""
-        return Series([0] + [a / (k + 1) for k, a in enumerate(self.c[:-1])], self.ring)
+        return Series([0] + [_over(a, k + 1) for k, a in enumerate(self.c[:-1])], self.ring)
 
     def derivative(self) -> Series:
         return Series([k * a for k, a in enumerate(self.c)][1:], self.ring)
@@ -173,6 +173,11 @@ class Series:
 
 def _nil(a: Any) -> bool:
     return type(a) is int and a == 0
+
+
+def _over(a: Any, b: Any) -> Any:
+    """a / b, where an integer zero stays one (Python would make a float of it)."""
+    return 0 if _nil(a) else a / b
 
 
 def clock(ring: Any, value: Any, length: int) -> Series:

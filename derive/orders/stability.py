@@ -54,7 +54,7 @@ class Stability:
         """What ``stepsmith error`` prints."""
         if not self.steps:
             return []
-        head = f"data N(0, {self.variance:g}): spectral radius of a step (exact in brackets), condition of the step and of the frame"
+        head = f"data N(0, {self.variance:g}): spectral radius of a step (exact), condition of the step and of the frame"
         rows = [
             f"    t = {s.t0:.4g} -> {s.t1:.4g}: {s.radius:.4f} ({s.exact:.4f}), {s.condition:.3g}, {s.frame:.3g}"
             for s in self.steps
@@ -190,9 +190,9 @@ class Linear:
 
     def amplification(self, t0: float, t1: float) -> Amplification:
         A, E = self.step(t0, t1), self.flow(t0, t1)
-        radii = [float(np.abs(np.linalg.eigvals(M)).max()) for M in (A, E)]
+        radius, exact = (float(np.abs(np.linalg.eigvals(M)).max()) for M in (A, E))
         frame = np.linalg.cond(np.linalg.cholesky(self.law(t0)[1]))
-        return Amplification(t0, t1, *radii, float(np.linalg.cond(E)), float(frame))
+        return Amplification(t0, t1, radius, exact, float(np.linalg.cond(E)), float(frame))
 
     def largest(self, t0: float) -> float | None:
         """The largest of a ladder of steps from t0, each 3/2 of the one before, before the first that amplifies too much."""

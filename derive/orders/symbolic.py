@@ -135,10 +135,10 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     other = derived(sde)
     indices = [i for total in range(power) for i in _indices(len(names) + 1, total)]
     jets = [jet_name(b, i, names) for b in names for i in indices]
-    gens = [*sde.params, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
+    gens = [*sde.symbols, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
     K, *_ = field(list(dict.fromkeys(gens)), sp.QQ)
     symbols = {str(g): K.from_expr(g.as_expr()) for g in K.gens}
-    known = {k: symbols[k] for k in (*sde.params, *other.program.params)}
+    known = {k: symbols[k] for k in (*sde.symbols, *other.program.params)}
     point = Point(Symbols(K), sde, known, symbols[AT.name], [], [], power + 1)
     values = _eliminated(K, point, symbols, names, sde.constant)
     state = [[values[b]] for b in names]
@@ -156,7 +156,8 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     slow = [sp.Symbol(f"{name}_{'t' * k}") for name in moving for k in range(1, power + 1)]
     first, last = names[0], names[-1]
     where = (
-        f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t; s{first}_{last} = d s_{first}/d {last}, s{first}_t in the network's time t",
+        f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t; "
+        f"s{first}_{last} = d s_{first}/d {last}, s{first}_t in the network's time t",
     )
     return tuple(
         ErrorTerm(b, power, tidy(c[0].as_expr().subs(shown), drifts, slow), where)

@@ -151,7 +151,7 @@ def exact_flow(at: Setting, weight: Any) -> list[Value]:
     z = [[Series([v], ring) for v in block] for block in at.state]
     for k in range(at.point.terms - 1):
         z = [
-            [Series([*e.c, d.c[k] / (k + 1)], ring) for e, d in zip(block, row, strict=True)]
+            [Series([*e.c, 0 if type(d.c[k]) is int else d.c[k] / (k + 1)], ring) for e, d in zip(block, row, strict=True)]
             for block, row in zip(z, at.drift(z, weight), strict=True)
         ]
     return z

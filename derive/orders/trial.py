@@ -7,9 +7,9 @@ the median over the states of the distance in the data block to a fine solution 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,9 @@ class Trial:
         column = psi[:, self.data]
         inverse = np.linalg.inv(sigma + SPREAD**2 * np.outer(column, column))
         pulls = [inverse @ (mean * column[:, None] - z) for mean, _ in MODES]
-        logs = np.array([np.log(w) - 0.5 * ((mean * column[:, None] - z) * p).sum(0) for (mean, w), p in zip(MODES, pulls, strict=True)])
+        logs = np.array(
+            [np.log(w) - 0.5 * ((mean * column[:, None] - z) * p).sum(0) for (mean, w), p in zip(MODES, pulls, strict=True)]
+        )
         weights = np.exp(logs - logs.max(0))
         weights /= weights.sum(0)
         return sum(w * p for w, p in zip(weights, pulls, strict=True))
@@ -70,10 +72,10 @@ def trial(sde: Any, derived: Any) -> Trial:
             known[t] = view.transition(t, float(sde.time[0])), view.covariance(t)
         return known[t]
 
-    parts = {}
+    parts: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {}
     for text in ("E!", "A! B") if sde.n > 1 else ("E!",):
         for letter, part in bind(load_sampler(text), sde).parts.items():
-            parts[letter] = tuple(_function(sde, M) for M in (part.linear, part.score))
+            parts[letter] = _function(sde, part.linear), _function(sde, part.score)
     psi, sigma = law(high)
     column, rng = psi[:, sde.data[0]], np.random.default_rng(0)
     means = rng.choice([m for m, _ in MODES], p=[w for _, w in MODES], size=STATES)
@@ -96,7 +98,7 @@ def times(span: tuple[float, float], steps: int) -> np.ndarray:
 
 def _fine(problem: Trial) -> np.ndarray:
     z, grid = problem.start, times(problem.span, FINE)
-    for t0, t1 in zip(grid, grid[1:], strict=False):
+    for t0, t1 in itertools.pairwise(grid):
         h, middle = t0 - t1, (t0 + t1) / 2
         a = problem.slope(z, t0)
         b = problem.slope(z + h / 2 * a, middle)
@@ -109,7 +111,7 @@ def _fine(problem: Trial) -> np.ndarray:
 def error_of(scheme: Any, problem: Trial, budget: int) -> float:
     """The median error in the data block of a run with at most ``budget`` calls."""
     z, grid = problem.start, times(problem.span, max(1, budget // scheme.calls))
-    for t0, t1 in zip(grid, grid[1:], strict=False):
+    for t0, t1 in itertools.pairwise(grid):
         z = stepped(scheme, problem, z, t0, t1)
         if not np.isfinite(z).all() or np.abs(z).max() > 1e12:
             return float("inf")
@@ -127,9 +129,8 @@ def stepped(scheme: Any, problem: Trial, z: np.ndarray, t0: float, t1: float) ->
             continue
         new = states[move.base]
         for term in move.terms:
-            new = new + float(term.weight) * h * problem.drift(term.letter, states[term.seen], scores[term.score], at(term.at))
+            slope = problem.drift(term.letter, states[term.seen], scores[term.score], at(term.at))
+            new = new + float(term.weight) * h * slope
         states[move.name] = new
     return states[scheme.result]
 
-
-__all__ = ["Fraction", "Trial", "error_of", "trial"]

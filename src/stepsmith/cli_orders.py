@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stepsmith.errors import InputError
 @click.option("--network", default="denoiser", show_default=True, help="What the network gives.")
 @click.option("--frame", help="The frozen quantity of a conjugate sampler.")
 @click.option("--latex", is_flag=True, help="Print the error terms as LaTeX.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the spectral radius against the step into this file (matplotlib).")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the spectral radius of a step into this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def error(sde: str, sampler: str, network: str, frame: str | None, latex: bool, plot: Path | None, as_json: bool) -> None:
     """Order, leading local error, cost and stability of SAMPLER on SDE (names, .toml files; SAMPLER also a composition)."""
@@ -114,6 +115,24 @@ def verify_orders(names: tuple[str, ...], table: Path | None, as_json: bool) -> 
         proven = sum(v.proven is not None for v in verdicts)
         click.echo(f"{len(verdicts)} modules measured, {proven} with a proof, {len(failed)} failed")
     if failed:
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder of the pages.")
+@click.option("--check", is_flag=True, help="Compare with the files; exit 1 where one differs.")
+def report(out: Path, check: bool) -> None:
+    """Write the pages that are derived: audit.md, the orders of the samplers people ship."""
+    from stepsmith.derive.orders import audit
+
+    pages = {"audit.md": audit.markdown()}
+    differ = [name for name, text in pages.items() if not (out / name).is_file() or (out / name).read_text(encoding="utf-8") != text]
+    if not check:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in differ:
+            (out / name).write_text(pages[name], encoding="utf-8")
+    click.echo(f"{len(pages)} page{'s' * (len(pages) != 1)} {'checked' if check else 'written'}, {len(differ)} {'differ' if check else 'changed'}")
+    if check and differ:
         sys.exit(1)
 
 
