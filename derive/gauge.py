@@ -21,7 +21,7 @@ So before two expressions are combined, their measures must allow it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,8 +116,9 @@ def _degree(expr: sympy.Basic, degrees: list[Any], power: Any) -> Any:
 class Gauge:
     """Measures expressions, each of their parts once; refuses those that break a limit."""
 
-    def __init__(self) -> None:
-        self.seen: dict[sympy.Basic, Measure] = {S.Pi: Measure(+_MP.pi), S.Exp1: Measure(+_MP.e)}
+    def __init__(self, known: Mapping[sympy.Basic, Measure] | None = None) -> None:
+        """``known``: names that stand for more than themselves, and what that measures."""
+        self.seen: dict[sympy.Basic, Measure] = {S.Pi: Measure(+_MP.pi), S.Exp1: Measure(+_MP.e), **(known or {})}
 
     def __call__(self, expr: sympy.Basic) -> Measure:
         if expr not in self.seen:

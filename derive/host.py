@@ -23,7 +23,8 @@ from typing import Any
 
 import sympy as sp
 
-from .calculus import careful, increment, is_zero, plain, s, t
+from .bounded import tame, tidied
+from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets
 from .program import Function
 from .sde import LinearSDE
@@ -169,8 +170,8 @@ class Library:
         if self.sde.schedule is not None:
             return self._given("sigma", self.sde.schedule[1], "The standard deviation of z_t given the data.")
         sde, f, g2 = self.sde, self.sde.F[0, 0], self.sde.GG[0, 0]
-        start = sp.nsimplify(repr(sde.time[0]), rational=True)
-        law = sp.simplify(-g2 / (2 * f)) if f != 0 else None
+        start = exact(sde.time[0])
+        law = tidied(-g2 / (2 * f)) if f != 0 else None
         if law is not None and t not in law.free_symbols:
             expr, uses = self.integrated(sde.F_let[0, 0])
             return self.add(
@@ -196,7 +197,7 @@ class Library:
     @staticmethod
     def _collected(simple: sp.Expr, careful: sp.Expr) -> sp.Expr:
         """The single power that a variance may collapse to (VE: sigma_min^2 ratio^(2t)), else the careful form."""
-        collapsed = sp.powsimp(sp.expand(simple))
+        collapsed = sp.powsimp(sp.expand(simple)) if tame(simple) else simple
         return collapsed if not collapsed.is_Add and is_zero(collapsed - simple) else careful
 
     def timeless_lets(self, expressions: Iterable[sp.Expr]) -> tuple[tuple[str, sp.Expr], ...]:

@@ -22,6 +22,7 @@ from .score import checked
 from .sde import LinearSDE
 from .split import bind
 from .splitting import split_step
+from .structure import check_density
 
 
 def lower(
@@ -40,6 +41,7 @@ def raw(
             f"{sde.name} has an offset, and samplers with a constant component are not derived yet",
             "subtract the mean from z",
         )
+    check_density(sde)
     network = checked(network, sde)
     low = Lowering(sde, sampler, network, checked(frame, sde) if frame is not None else network, params)
     if sampler.family == "conjugate":

@@ -10,7 +10,9 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from . import kernel
-from .calculus import t
+from .budget import within
+from .bounded import tame
+from .calculus import exact, t
 from .describe import equations
 from .sde import LinearSDE
 
@@ -23,9 +25,10 @@ class Section:
     latex: str
 
 
+@within("the report")
 def report(sde: LinearSDE) -> list[Section]:
     """F, G, transition, covariance, stationary law, reverse SDE and probability flow."""
-    start = sp.nsimplify(repr(sde.time[0]), rational=True)
+    start = exact(sde.time[0])
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
@@ -52,7 +55,7 @@ def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
         words = make()
     except Unsupported as error:
         return Section(key, title, f"not in closed form: {error}", rf"\text{{not in closed form: {error}}}")
-    entries = words.entries.applyfunc(sp.factor_terms)
+    entries = words.entries.applyfunc(lambda e: sp.factor_terms(e) if tame(e) else e)
     rows, columns = entries.shape
     lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]
     lines += [f"{name} = {value}" for name, value in words.integrals.items()]

@@ -10,6 +10,7 @@ from typing import Any
 from stepsmith.errors import InputError
 
 from . import spec
+from .budget import within
 from .composition import Token, parse_composition
 from .sde import HOST_NAMES
 
@@ -82,6 +83,7 @@ _STANDARD = {
 }  # fmt: skip
 
 
+@within("reading the sampler")
 def load_sampler(source: Any) -> Sampler:
     """A Sampler from a catalogue name, a path to a .toml file, a dict of the same keys, or a composition string.
 

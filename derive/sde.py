@@ -16,9 +16,12 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from . import kernel, spec
-from .calculus import is_zero, t
-from .expression import parse
+from . import kernel, spec, structure
+from .budget import within
+from .bounded import tame, tidied
+from .calculus import exact, is_zero, t
+from .expression import Names, parse
+from .point import sign
 
 if TYPE_CHECKING:
     from .numeric import NumericSDE
@@ -46,11 +49,15 @@ class Constraint:
     left: sp.Expr
     relation: str
     right: sp.Expr
+    gap: sp.Expr  # left - right, every let written out
 
     def holds(self, values: Mapping[sp.Symbol, sp.Expr]) -> bool:
-        gap = (self.left - self.right).subs(values)
-        tests = {"!=": gap != 0, "==": gap == 0, "<": gap < 0, "<=": gap <= 0, ">": gap > 0, ">=": gap >= 0}
-        return bool(tests[self.relation])
+        """Whether the relation holds at a point; False where a side has no real value there."""
+        found = sign(self.gap, values)
+        if found is None:
+            return False
+        tests = {"!=": found != 0, "==": found == 0, "<": found < 0, "<=": found <= 0, ">": found > 0, ">=": found >= 0}
+        return tests[self.relation]
 
 
 @dataclass(frozen=True)
@@ -150,14 +157,16 @@ class LinearSDE:
             if name not in self.params:
                 known = ", ".join(self.params) or "none"
                 raise InputError(self.name, f"params.{name}", "no such parameter", f"known are {known}")
+        spec.table_of_numbers(self.name, "params", params)
         values = {**self.params, **params}
-        exact = {self.symbols[k]: sp.nsimplify(repr(float(v)), rational=True) for k, v in values.items()}
+        point = {self.symbols[k]: exact(v) for k, v in values.items()}
         for constraint in self.constraints:
-            if not constraint.holds(exact):
+            if not constraint.holds(point):
                 raise InputError(self.name, "constraints", f"{constraint.text} does not hold", "change the parameters")
         return values
 
 
+@within("reading the diffusion")
 def load_sde(source: Any) -> LinearSDE:
     """A LinearSDE from a catalogue name, a path to a .toml file, or a dict of the same keys (DESIGN section 6).
 
@@ -170,18 +179,20 @@ def load_sde(source: Any) -> LinearSDE:
     spec.check_keys(
         where, "sde", table, allowed=KEYS, required=("name", "state", *(("alpha", "sigma") if paired else ("F", "G")))
     )
-    state = tuple(table["state"]) if isinstance(table["state"], list | tuple) else (table["state"],)
+    state = tuple(spec.listed(where, "sde.state", table["state"], spec.MAX_BLOCKS))
+    if not state:
+        raise InputError(where, "sde.state", "names no block", 'write one such as ["x"]')
     spec.check_names(where, "sde.state", state)
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
     lets = table.get("let", {})
     spec.check_names(where, "sde.params", (*params, *lets, *state))
     _check_unused(where, params, lets, state)
-    names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in params}}
+    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in params}})
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
         # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
         written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
-        names[name] = sp.Symbol(name, real=True)
+        names.let(name, written[name])
     n = len(state)
     schedule = _schedule(where, table, n, names, written) if paired else None
     if schedule is not None:
@@ -189,9 +200,13 @@ def load_sde(source: Any) -> LinearSDE:
     else:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
-    offset = spec.matrix(where, "sde.offset", [[e] for e in table.get("offset", [0] * n)], (n, 1), names)
-    initial, data = _initial(where, table, state, {k: v for k, v in names.items() if k != "t"})
-    constraints = tuple(_constraint(where, text, names) for text in table.get("constraints", ()))
+    offset = spec.matrix(where, "sde.offset", [[e] for e in spec.listed(where, "sde.offset", table.get("offset", [0] * n))], (n, 1), names)
+    timeless = Names(
+        {k: v for k, v in names.items() if k != "t" and t not in written.get(k, v).free_symbols}, names.measures
+    )
+    initial, data = _initial(where, table, state, timeless)
+    listed = spec.listed(where, "sde.constraints", table.get("constraints", ()))
+    constraints = tuple(_constraint(where, text, timeless, written) for text in listed)
     sde = LinearSDE(
         spec.name_of(where, "sde.name", table["name"]), state, _span(where, table.get("time", [0.0, 1.0])),
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), sp.ImmutableMatrix(offset), initial, data,
@@ -201,6 +216,7 @@ def load_sde(source: Any) -> LinearSDE:
         sde.values({})
     except InputError as error:
         raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
+    structure.check_values(where, sde)
     return sde
 
 
@@ -229,7 +245,7 @@ def _schedule(
             where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out"
         )
     pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
-    start = sp.nsimplify(repr(_span(where, table.get("time", [0.0, 1.0]))[0]), rational=True)
+    start = exact(_span(where, table.get("time", [0.0, 1.0]))[0])
     for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
         if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
             raise InputError(
@@ -254,14 +270,15 @@ def _of_schedule(schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr])
         inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
         return expr.diff(t) + inner
 
-    F = sp.simplify(slope(alpha) / alpha)
-    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(2 * sigma * (slope(sigma) - F * sigma)))]])
+    F = tidied(slope(alpha) / alpha)
+    growth = 2 * sigma * (slope(sigma) - F * sigma)
+    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(growth) if tame(growth) else growth)]])
 
 
 def _span(where: str, time: Any) -> tuple[float, float]:
     numbers = isinstance(time, list | tuple) and len(time) == 2 and all(type(v) in (int, float) for v in time)
-    if not numbers or not 0 <= time[0] < time[1] < float("inf"):
-        raise InputError(where, "sde.time", f"{time!r} is no span", "write two numbers, 0 <= start < end")
+    if not numbers or not 0 <= time[0] < time[1] <= 1e6:
+        raise InputError(where, "sde.time", "is no span", "write two numbers, 0 <= start < end <= 1e6")
     return float(time[0]), float(time[1])
 
 
@@ -272,17 +289,17 @@ def _initial(where: str, table: Mapping[str, Any], state: tuple[str, ...], names
     variances = [
         parse(given[b], names, where=where, key=f"sde.initial.{b}") if b in given else sp.S.Zero for b in state
     ]
-    data = table.get("data", [b for b in state if b not in given] or [state[0]])
-    unknown = [b for b in data if b not in state]
-    if unknown or not data:
-        raise InputError(where, "sde.data", f"{unknown or data} names no block", f"choose from {', '.join(state)}")
+    data = spec.listed(where, "sde.data", table.get("data", [b for b in state if b not in given] or [state[0]]))
+    if not data or any(b not in state for b in data) or len(set(data)) < len(data):
+        raise InputError(where, "sde.data", "does not name blocks, each once", f"choose from {', '.join(state)}")
     return sp.ImmutableMatrix(sp.diag(*variances)), tuple(state.index(b) for b in data)
 
 
-def _constraint(where: str, text: Any, names: Mapping[str, sp.Expr]) -> Constraint:
+def _constraint(where: str, text: Any, names: Names, lets: Mapping[str, sp.Expr]) -> Constraint:
     match = re.fullmatch(r"([^<>=!]+)(!=|==|<=|>=|<|>)([^<>=!]+)", text) if isinstance(text, str) else None
     if match is None:
-        raise InputError(where, "sde.constraints", f"{text!r} is no relation", "write one such as 'Gamma != nu'")
+        raise InputError(where, "sde.constraints", "an item is no relation", "write one such as 'Gamma != nu'")
     left, relation, right = match.groups()
     sides = [parse(side.strip(), names, where=where, key="sde.constraints") for side in (left, right)]
-    return Constraint(text.strip(), sides[0], relation, sides[1])
+    spelled = " ".join(text.split())
+    return Constraint(spelled, sides[0], relation, sides[1], written_out(sides[0] - sides[1], lets))

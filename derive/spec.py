@@ -9,9 +9,12 @@ out is a copy made of str, int, float, bool, list and dict alone, at most 16 lev
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import math
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
@@ -22,7 +25,7 @@ from typing import Any, Literal
 import sympy
 
 from stepsmith.derive.expression import MAX_NAME, parse, suggest
-from stepsmith.derive.gauge import FUNCTIONS
+from stepsmith.derive.gauge import FUNCTIONS, Gauge
 from stepsmith.errors import InputError
 
 Kind = Literal["sde", "sampler"]
@@ -30,8 +33,12 @@ KINDS = ("sde", "sampler")
 MAX_FILE = 256 * 1024  # bytes
 MAX_NEST = 16  # brackets in brackets, parts of a dotted key, levels of a dict
 MAX_ENTRIES = 20_000  # keys and values of a spec
+MAX_MATRIX = 20_000  # numbers, names, operators and calls of a matrix, its names written out
+MAX_BLOCKS = 32  # of a diffusion
+MAX_COLUMNS = 64  # of its noise
 MAX_NOTE = 500  # characters of doc and reference
-RESERVED = ("t", "pi", *FUNCTIONS, *keyword.kwlist)  # names become arguments of emitted functions
+# Names become arguments of emitted functions, which must not hide what those functions call.
+RESERVED = frozenset(("t", "pi", *FUNCTIONS, *keyword.kwlist, *keyword.softkwlist, *dir(builtins)))
 
 _TABLES = ("params", "let", "initial", "parts")
 _NOTES = ("doc", "reference")
@@ -86,14 +93,20 @@ def _found(source: Any, kind: Kind) -> tuple[str, Any]:
 
 
 def _bytes(where: str, kind: Kind, path: Path) -> bytes:
+    """The bytes of a plain file; a pipe, a device or a folder is none, whatever it is called and whenever it is swapped."""
     try:
-        if not path.is_file():
-            mend = f"give a .toml file, or one of: {', '.join(catalogue(kind))}"
-            raise InputError(where, kind, "there is no such file", mend)
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise InputError(where, kind, f"cannot be read ({error.strerror})", "give a file that can") from None
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(MAX_FILE + 1) if plain else b""
+    except (OSError, ValueError) as error:  # ValueError: a null byte or a lone surrogate in the name
+        missing = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | ValueError)
+        plain, data = not missing, error
+    if not plain:
+        mend = f"give a .toml file, or one of: {', '.join(catalogue(kind))}"
+        raise InputError(where, kind, "there is no such file", mend)
+    if isinstance(data, Exception):
+        reason = getattr(data, "strerror", None) or type(data).__name__
+        raise InputError(where, kind, f"cannot be read ({reason})", "give a file that can")
     if len(data) > MAX_FILE:
         raise InputError(where, kind, f"the file is larger than {MAX_FILE // 1024} KiB", "a spec is a page of text")
     return data
@@ -179,7 +192,7 @@ def check_keys(where: str, key: str, table: Any, allowed: Collection[str], requi
 def check_names(where: str, key: str, names: Iterable[Any]) -> None:
     """Refuse names that are no identifiers of at most 40 ASCII characters, that are reserved, or that occur twice.
 
-    Reserved are t, pi, the functions of the grammar and Python's keywords.
+    Reserved are t, pi, the functions of the grammar, Python's keywords and its built-in names.
     """
     seen: set[str] = set()
     for name in names:
@@ -213,6 +226,15 @@ def table_of_numbers(where: str, key: str, table: Any) -> dict[str, float]:
     return {name: float(value) for name, value in table.items()}
 
 
+def listed(where: str, key: str, value: Any, most: int = MAX_ENTRIES) -> list[Any]:
+    """A list of at most so many items."""
+    if not isinstance(value, list | tuple):
+        raise InputError(where, key, f"is {_shown(value)}, not a list", "put it in [ ]")
+    if len(value) > most:
+        raise InputError(where, key, f"has {len(value)} items, more than {most}", "write fewer")
+    return list(value)
+
+
 def entry(where: str, key: str, value: Any, names: Mapping[str, sympy.Expr]) -> sympy.Expr:
     """One expression; see ``expression.parse``."""
     return parse(value, names, where=where, key=key)
@@ -223,6 +245,8 @@ def matrix(
 ) -> sympy.Matrix:
     """A matrix of expressions, a list of rows; a width of None is that of its first row, at least 1."""
     height, width = shape
+    if width is None and isinstance(rows, list | tuple) and rows and isinstance(rows[0], list | tuple):
+        listed(where, f"{key}[0]", rows[0], MAX_COLUMNS)
     if not isinstance(rows, list | tuple):
         raise InputError(where, key, f"is {_shown(rows)}, not a list of rows", 'write [["a", "b"], ["c", "d"]]')
     for i, row in enumerate(rows):
@@ -238,7 +262,13 @@ def matrix(
         raise InputError(
             where, key, f"row [{min(height, len(rows))}] {fault}", f"it has {height} rows, here {len(rows)}"
         )
-    entries = [entry(where, f"{key}[{i}][{j}]", e, names) for i, row in enumerate(rows) for j, e in enumerate(row)]
+    entries, size, measures = [], 0, getattr(names, "measures", {})
+    for i, row in enumerate(rows):
+        for j, text in enumerate(row):
+            entries.append(entry(where, f"{key}[{i}][{j}]", text, names))
+            size += Gauge(measures)(entries[-1]).nodes
+            if size > MAX_MATRIX:
+                raise InputError(where, f"{key}[{i}][{j}]", f"the matrix has more than {MAX_MATRIX} nodes", "write less")
     return sympy.Matrix(height, width or 0, entries)
 
 

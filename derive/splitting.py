@@ -12,7 +12,9 @@ from sympy.codegen.cfunctions import expm1
 
 from stepsmith.errors import InputError
 
+from . import structure
 from .builder import Lowering, State
+from .bounded import cancelled
 from .calculus import is_zero, t
 from .composition import Token
 from .conjugate import conjugate_function
@@ -123,7 +125,7 @@ def _exact_rows(low: Lowering, part: Part, name: str, upper: str, lower: str) ->
     decay, factor = sp.eye(n), sp.zeros(n)
     for i in range(n):
         rate, power, clock = part.linear[i, i], noise[i, i], low.at(part.noise_clock[i], upper)
-        law = sp.cancel(-power / (2 * rate)) if not is_zero(sde.written_out(rate)) else None
+        law = cancelled(-power / (2 * rate)) if not is_zero(sde.written_out(rate)) else None
         if law is not None and t in sde.written_out(law).free_symbols:
             return None
         exponent = low.define(f"{name}_{low.block(i)}_rate", low.increment(rate, upper, lower))
@@ -148,7 +150,7 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     letter = part.letter.lower()
     flow = lib.transition(f"flow_{letter}", -part.linear, f"The exact linear flow of part {part.letter} from s to t.")
     noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
-    reached = _reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})
+    reached = tuple(sorted(structure.reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})))
     rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
     lib.add(
         f"exact_{letter}",
@@ -165,13 +167,6 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     return entries(f"decay_{name}", n, n), sp.Matrix(
         n, n, lambda i, j: factor[i, j] if j <= i and i in reached and j in reached else 0
     )
-
-
-def _reached(linear: sp.Matrix, rows: set[int]) -> tuple[int, ...]:
-    """The rows that noise on ``rows`` reaches through the couplings of a linear flow."""
-    while grown := {i for i in range(linear.shape[0]) if any(linear[i, j] != 0 for j in rows)} - rows:
-        rows = rows | grown
-    return tuple(sorted(rows))
 
 
 def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:
