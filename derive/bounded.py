@@ -21,7 +21,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 MAX_MONOMIALS = 500  # of an expression that may be multiplied out
-MAX_TIDY = 40  # nodes of an expression that simplify may work on
+MAX_TIDY = 40  # nodes of an expression that simplify may work on, monomials of a quotient made canonical
 MAX_CLOSED = 200  # terms of an integrand that is integrated term by term
 MAX_DEGREE = 24  # in t of a polynomial that is integrated in closed form
 

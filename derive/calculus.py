@@ -112,7 +112,7 @@ def is_zero(expr: sp.Expr, samples: int = 3, seed: int = 0) -> bool:
     if expr.is_Rational:
         return bool(expr == 0)
     rng = random.Random(seed)
-    seen = []
+    seen: list[bool | None] = []
     while len(seen) < samples + 7 and seen.count(True) < samples:  # points where it is not defined do not count
         seen.append(vanishes(expr, random_point(expr.free_symbols, rng)))
         if seen[-1] is False:

@@ -21,8 +21,8 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .bounded import cancelled, tame
 from . import stationary as law
+from .bounded import cancelled, tame
 from .calculus import exact, increment, plain, s, t
 from .entire import exponential
 from .point import BITS, Point, random_point

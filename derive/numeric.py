@@ -22,6 +22,7 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
+from .budget import check, within
 from .calculus import plain, t
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class Flow:
         value = last.value(centre) if last else self.initial
         if len(self.panels) > 4000:
             raise Unsupported("the SDE is too stiff or singular for the Taylor route", "shorten the time span")
+        check()
         coefficients = self.series(centre, value)
         width = None
         scale = _size(coefficients[0]) or flint.arb(1)
@@ -266,14 +268,17 @@ class NumericSDE:
         with flint.ctx.workprec(PRECISION):
             return self._flows[1].value(_arb(self._checked(time)))
 
+    @within("the numeric transition")
     def transition(self, t: float, s: float) -> np.ndarray:
         """Psi(t, s), float64 (n, n); t < s is allowed."""
         return _float(self.exact_transition(t, s))
 
+    @within("the numeric covariance")
     def covariance(self, t: float) -> np.ndarray:
         """Sigma_t, float64 (n, n)."""
         return _float(self.exact_covariance(t))
 
+    @within("the numeric factor")
     def factor(self, t: float, kind: str = "lower", end: float = 1e-3) -> np.ndarray:
         """A factor of Sigma_t: ``lower`` or ``upper`` Cholesky, or ``gddim``, R' = (F + G G^T Sigma^-1 / 2) R.
 
@@ -326,6 +331,7 @@ class NumericSDE:
             Q.append([[-e for e in row] for row in _mul(Q[0], rest)])
         return R
 
+    @within("the effective sigma")
     def effective_sigma(self, t: Any) -> np.ndarray:
         """The standard deviation of the best linear unbiased estimate of the data: (e^T Psi^T Sigma^-1 Psi e)^(-1/2).
 

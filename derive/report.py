@@ -10,8 +10,8 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from . import kernel
-from .budget import within
 from .bounded import tame
+from .budget import within
 from .calculus import exact, t
 from .describe import equations
 from .sde import LinearSDE
@@ -23,6 +23,21 @@ class Section:
     title: str
     text: str
     latex: str
+
+
+MAX_SHOWN = 5000  # nodes of the entries of a section
+
+
+def _nodes(expr: sp.Expr) -> int:
+    """The nodes of an expression as it is printed, a shared part counted each time; each is visited once."""
+    seen: dict[sp.Basic, int] = {}
+
+    def count(e: sp.Basic) -> int:
+        if e not in seen:
+            seen[e] = 1 + sum(map(count, e.args))
+        return seen[e]
+
+    return count(expr)
 
 
 @within("the report")
@@ -55,6 +70,8 @@ def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
         words = make()
     except Unsupported as error:
         return Section(key, title, f"not in closed form: {error}", rf"\text{{not in closed form: {error}}}")
+    if sum(_nodes(e) for e in words.entries) > MAX_SHOWN:
+        return Section(key, title, "too long to be shown; use sde.at(...)", r"\text{too long to be shown}")
     entries = words.entries.applyfunc(lambda e: sp.factor_terms(e) if tame(e) else e)
     rows, columns = entries.shape
     lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]

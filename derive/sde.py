@@ -17,8 +17,8 @@ import sympy as sp
 from stepsmith.errors import InputError
 
 from . import kernel, spec, structure
-from .budget import within
 from .bounded import tame, tidied
+from .budget import within
 from .calculus import exact, is_zero, t
 from .expression import Names, parse
 from .point import sign
@@ -129,14 +129,17 @@ class LinearSDE:
         """Whether [F(t), F(s)] = 0 for all t and s, so that exp of the integral of F is the transition."""
         return kernel.commutes(self.F)
 
+    @within("the transition")
     def transition(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
         """Psi(t, s), n x n: z_t = Psi(t, s) z_s + offset(t, s); t < s is allowed.  Unsupported without a closed form."""
         return kernel.transition(self, sp.sympify(t), sp.sympify(s))
 
+    @within("the covariance")
     def covariance(self, t: sp.Expr) -> sp.Matrix:
         """Sigma_t, n x n: the law of z_t given the data point.  Solves S' = F S + S F^T + G G^T."""
         return kernel.covariance(self, sp.sympify(t))
 
+    @within("the stationary law")
     def stationary(self) -> sp.Matrix:
         """S_inf with F S + S F^T + G G^T = 0 for all t.  Unsupported where no constant S solves it."""
         return kernel.stationary(self)
@@ -200,7 +203,13 @@ def load_sde(source: Any) -> LinearSDE:
     else:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
-    offset = spec.matrix(where, "sde.offset", [[e] for e in spec.listed(where, "sde.offset", table.get("offset", [0] * n))], (n, 1), names)
+    offset = spec.matrix(
+        where,
+        "sde.offset",
+        [[e] for e in spec.listed(where, "sde.offset", table.get("offset", [0] * n))],
+        (n, 1),
+        names,
+    )
     timeless = Names(
         {k: v for k, v in names.items() if k != "t" and t not in written.get(k, v).free_symbols}, names.measures
     )

@@ -13,8 +13,8 @@ from sympy.codegen.cfunctions import expm1
 from stepsmith.errors import InputError
 
 from . import structure
-from .builder import Lowering, State
 from .bounded import cancelled
+from .builder import Lowering, State
 from .calculus import is_zero, t
 from .composition import Token
 from .conjugate import conjugate_function

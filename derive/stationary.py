@@ -6,9 +6,7 @@ would find neither before it had multiplied everything out.
 
 from __future__ import annotations
 
-import math
 import random
-from collections import Counter
 from typing import Any
 
 import flint
@@ -16,12 +14,13 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .bounded import Counting, cancelled
+from .bounded import MAX_MONOMIALS, MAX_TIDY, Counting
+from .budget import check
 from .calculus import t
 from .point import BITS, Point, random_point
 
 MAX_BLOCKS = 12  # of a law that is solved for
-MAX_LAW = 20_000  # bound on the monomials of its entries
+MAX_LAW = 5_000  # monomials of an intermediate result
 
 
 def equations(F: sp.Matrix, GG: sp.Matrix) -> tuple[list[sp.Expr], list[sp.Symbol], sp.Matrix]:
@@ -42,11 +41,7 @@ def solve(name: str, F: sp.Matrix, GG: sp.Matrix, F_let: sp.Matrix, GG_let: sp.M
         raise Unsupported(f"no stationary law of more than {MAX_BLOCKS} blocks is derived", "state the matrix instead")
     _look(name, F, GG)
     rows, unknowns, unknown = equations(F_let, GG_let)
-    if _extent(rows, unknowns) > MAX_LAW:
-        raise Unsupported(f"the stationary law of {name} has too many terms", "state it, or use sde.at(...)")
-    solutions = list(sp.linsolve(rows, unknowns))
-    law = unknown.subs(dict(zip(unknowns, map(cancelled, solutions[0] if solutions else ()), strict=True)))
-    return law
+    return unknown.subs(dict(zip(unknowns, _eliminated(name, rows, unknowns), strict=True)))
 
 
 def _look(name: str, F: sp.Matrix, GG: sp.Matrix) -> None:
@@ -82,10 +77,73 @@ def _law_at(F: sp.Matrix, GG: sp.Matrix, values: dict[sp.Symbol, sp.Rational]) -
     return None
 
 
-def _extent(rows: list[sp.Expr], unknowns: list[sp.Symbol]) -> int:
-    """A bound on the monomials of a determinant of the equations: the box of the degrees in the names."""
+def _eliminated(name: str, rows: list[sp.Expr], unknowns: list[sp.Symbol]) -> list[sp.Expr]:
+    """The solution of linear equations over the rational functions of their names, by elimination without fractions.
+
+    Every entry of a step is a minor of the equations (Bareiss), an integer polynomial; one of more than MAX_LAW
+    monomials ends the work.  What is no sum, product or integer power counts as a name.
+    """
     count = Counting()
-    degrees: Counter[Any] = Counter()
-    for row in rows:
-        degrees.update({g: d for g, d in count(row).degrees.items() if g not in unknowns})
-    return math.prod(1 + d for d in degrees.values())
+    if any(count.terms(row) > MAX_MONOMIALS for row in rows):
+        raise _too_large(name)
+    names = sorted(
+        {g for row in rows for e in sp.fraction(sp.together(row)) for g in count(e).degrees} - {*unknowns}, key=str
+    )
+    context = flint.fmpz_mpoly_ctx.get(tuple(f"x{k}" for k in range(max(1, len(names)))), flint.Ordering.degrevlex)
+    table = [_row(row, unknowns, names, context) for row in rows]
+    last = context.from_dict({(0,) * context.nvars(): 1})
+    for k in range(len(table)):
+        check()
+        pivot = min((r for r in range(k, len(table)) if table[r][k] != 0), key=lambda r: len(table[r][k]), default=None)
+        if pivot is None:
+            raise Unsupported(f"{name} has no stationary law", "F must be stable and G G^T in proportion to it")
+        table[k], table[pivot] = table[pivot], table[k]
+        top = table[k]
+        for i, row in enumerate(table):
+            if i != k:
+                factor = row[k]
+                row[:] = [_minor(name, top[k], a, factor, b) // last for a, b in zip(row, top, strict=True)]
+        last = top[k]
+    return [_quotient(name, row[-1], row[k], names) for k, row in enumerate(table)]
+
+
+def _row(row: sp.Expr, unknowns: list[sp.Symbol], names: list[Any], context: Any) -> list[Any]:
+    """The integer polynomials of an equation: the factors of the unknowns, and minus the rest."""
+    poly = sp.Poly(sp.numer(sp.together(row)), *unknowns, *names, domain=sp.QQ).clear_denoms(convert=True)[1]
+    parts: list[dict[tuple[int, ...], int]] = [{} for _ in range(len(unknowns) + 1)]
+    for powers, c in poly.terms():
+        own, rest = powers[: len(unknowns)], powers[len(unknowns) :] or (0,)
+        place = own.index(1) if any(own) else len(unknowns)
+        parts[place][rest] = int(c) if any(own) else -int(c)
+    return [context.from_dict(part) for part in parts]
+
+
+def _minor(name: str, p: Any, a: Any, q: Any, b: Any) -> Any:
+    """p a - q b, its size looked at before and after."""
+    if max(len(p) * len(a), len(q) * len(b)) > MAX_LAW**2 // 25:
+        raise _too_large(name)
+    result = p * a - q * b
+    if len(result) > MAX_LAW:
+        raise _too_large(name)
+    return result
+
+
+def _quotient(name: str, above: Any, below: Any, names: list[Any]) -> sp.Expr:
+    common = above.gcd(below)
+    parts = [(p // common).to_dict() for p in (above, below)]
+    if max(map(len, parts)) > MAX_MONOMIALS:
+        raise _too_large(name)
+    top, bottom = (
+        sp.Add(
+            *(
+                sp.Integer(int(c)) * sp.Mul(*(g**d for g, d in zip(names, powers, strict=False)))
+                for powers, c in part.items()
+            )
+        )
+        for part in parts
+    )
+    return sp.cancel(top / bottom) if max(map(len, parts)) <= MAX_TIDY else top / bottom
+
+
+def _too_large(name: str) -> Unsupported:
+    return Unsupported(f"the stationary law of {name} has too many terms", "state it, or use sde.at(...)")

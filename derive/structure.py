@@ -41,7 +41,9 @@ def check_values(where: str, sde: LinearSDE) -> None:
                 value = at(e)
                 if not (value.is_finite() and value.imag.contains(0) and abs(value).upper() < 1e308):
                     i, j = divmod(k, entries.shape[1])
-                    what = f"has no real finite value at t = {float(start + place * (end - start)):.6g} and the defaults"
+                    what = (
+                        f"has no real finite value at t = {float(start + place * (end - start)):.6g} and the defaults"
+                    )
                     raise InputError(where, f"sde.{key}[{i}][{j}]", what, "mend the entry, the defaults or the span")
     at = Point(point)
     for name, e in zip(sde.state, sde.initial.diagonal(), strict=True):
