@@ -155,7 +155,7 @@ class _Parser:
             if sign.text == "/":
                 part = self.guarded(sign.column, self.gauge.power, part, S.NegativeOne)
             parts.append(-part if sign.text == "-" else part)
-        return self.guarded(column, sympy.Add if binding == _SUM else sympy.Mul, *parts)
+        return self.guarded(column, sympy.Add if binding == _SUM else self.gauge.product, *parts)
 
     def prefix(self) -> sympy.Expr:
         """A sign, a bracket, a number, a name or a call."""

@@ -210,6 +210,9 @@ class NumericSDE:
         try:
             clock = flint.arb_series([centre, 1])
             return [[jet(plain(e), self._values, clock) for e in row] for row in entries.tolist()]
+        except (ValueError, ZeroDivisionError):  # a pole, or a branch point, at the centre
+            place = f"t = {float(flint.arb(centre).mid()):.6g}"
+            raise Unsupported(f"{self.sde.name} has no Taylor series at {place}", "shorten the time span") from None
         finally:
             flint.ctx.cap = cap
 
