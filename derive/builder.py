@@ -39,7 +39,8 @@ class Lowering:
         self.library = Library(sde, self.params)
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.state))
+        own = (*self.params, *sde.let, *sde.state)
+        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.state, *(f"{name}_" for name in own)))
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0
         self.output: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Lowering:
         return symbol(name)
 
     def call(self, targets: tuple[str, ...], function: str, *times: sp.Expr) -> None:
+        self.library.refuse(*targets)
         if targets[0] not in self.known:
             self.known.update(dict.fromkeys(targets, function))
             self.host.append(Call(targets, function, times))

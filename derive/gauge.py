@@ -36,6 +36,7 @@ MAX_POWER = 64  # magnitude of a constant exponent, and of every number in an ex
 MAX_ROOT = 1000  # denominator of a rational exponent
 MAX_WEIGHT = 65_536  # bits of the numbers of an expression, were it written over one denominator
 MAX_ROOTED = 1000  # bits of a number of which a root is left; SymPy takes its floating logarithm
+MAX_ANGLE = 1e15  # magnitude of a constant in sin, cos and tan
 MAX_DEGREE = 100  # of an expression, were it multiplied out
 MAX_STACK = 8  # nested powers and functions
 MAX_DOUBT = 3  # those of what SymPy does not know to be real
@@ -203,27 +204,27 @@ class Gauge:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if low.bits * growth > MAX_BITS:
             raise Refusal("raises a number with too many digits to a power", "use fewer digits or a smaller power")
-        if exponent.is_Rational and not exponent.is_Integer:
+        if exponent.is_Rational:
             self._roots(base, exponent)
         return sympy.Pow(base, exponent)
 
     def _rooted(self, bits: int, exponent: Any) -> None:
         """Refuse a root of a number that SymPy would write with one that is too large.
 
-        (a/b)^(p/q), 0 < p < q, becomes a^(p/q) b^((q - p)/q) / b, and c^(p/q) the q-th root of the primes of c^p.
+        (a/b)^(p/q), 0 < p < q, becomes a^(p/q) b^((q - p)/q) / b, c^(-p/q) likewise c^((q - p)/q) / c, and c^(p/q) the
+        q-th root of the primes of c^p.
         """
         if bits * (exponent.p % exponent.q) > MAX_ROOTED:
             raise Refusal("takes a root of a number with too many digits", "use fewer digits, or a root such as 1/2")
 
     def _roots(self, base: sympy.Expr, exponent: Any) -> None:
-        """Look at the numbers, and the roots of numbers, that a root of this base would take."""
+        """Look at the numbers, and the roots of numbers, that a rational power of this base would take."""
         for factor in sympy.Mul.make_args(base):
-            if factor.is_Integer:
-                self._rooted(self(factor).bits, exponent)
-            elif factor.is_Rational:
-                self._rooted(self(factor).bits, S.One - sympy.Rational(1, exponent.q))
+            if factor.is_Rational and not exponent.is_Integer:
+                self._rooted(abs(factor.p).bit_length() if abs(factor.p) > 1 else 0, exponent)
+                self._rooted(factor.q.bit_length() if factor.q > 1 else 0, -exponent)
             elif _is_root(factor):
-                self._rooted(self(factor.base).bits, S.One - S.One / (factor.exp.q * exponent.q))
+                self._roots(factor.base, factor.exp * exponent)
 
     def product(self, *factors: sympy.Expr) -> sympy.Expr:
         """The product of all; roots of one number come together over the multiple of their q, and those of one exponent."""
@@ -246,6 +247,8 @@ class Gauge:
             return argument if value >= 0 else -argument
         head = getattr(sympy, name)
         self._stacked(argument, levels=_levels(head))
+        if name in ("sin", "cos", "tan") and value is not None and abs(value) > MAX_ANGLE:
+            raise Refusal(f"takes {name} of a number above {MAX_ANGLE:g}, where float64 knows no angle", "rescale it")
         if value is not None:
             _value(_HEADS[head], [value])
         elif name == "exp" and peak > MAX_POWER and argument.has(sympy.log):  # exp(n log a) becomes a**n

@@ -23,6 +23,8 @@ from typing import Any
 
 import sympy as sp
 
+from stepsmith.errors import InputError
+
 from .bounded import tame, tidied
 from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets
@@ -56,11 +58,13 @@ class Library:
         self.sde = sde
         self.params = tuple(params)
         self.functions: dict[str, Function] = {}
+        self.taken = {*self.params, *sde.let, *sde.state}
 
     def add(
         self, name: str, template: str, expressions: Iterable[sp.Expr] = (), uses: Iterable[str] = (), **data: Any
     ) -> str:
         """Register a function; its parameters are those of its expressions and of what it calls."""
+        self.refuse(name)
         uses = tuple(dict.fromkeys(uses))
         written = [self.sde.written_out(sp.sympify(e)) for e in expressions]
         own = params_in(self.params, written)
@@ -69,6 +73,12 @@ class Library:
         if name not in self.functions:
             self.functions[name] = Function(name, template, params, uses, data)
         return name
+
+    def refuse(self, *names: str) -> None:
+        """InputError where the module needs a name for itself that the user has given to something."""
+        for name in self.taken.intersection(names):
+            what = "the emitted module uses this name itself"
+            raise InputError(self.sde.name, f"the name {name}", what, f"rename it, to {name}_ for example")
 
     # -- leaves ------------------------------------------------------------------------------------------------------
 
@@ -104,6 +114,7 @@ class Library:
         """
         parts = in_lets(self.sde, expr)
         if parts is not None:
+            self.refuse(*(f"{name}_st" for name in parts if name))
             uses = tuple(self.integral(name) for name in parts if name)
             terms = (c * sp.Symbol(f"{k}_st", real=True) if k else c * (t - s) for k, c in parts.items())
             return sum(terms, sp.S.Zero), uses

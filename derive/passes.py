@@ -145,6 +145,7 @@ def fuse(program: StepProgram) -> StepProgram:
     host: list[Host] = list(program.host)
     draws = {op.output: f"w{k}" for k, op in enumerate((o for o in program.ops if isinstance(o, Normal)), start=1)}
     taken = {name for statement in host for name in defined_by(statement)}
+    taken |= {*program.params, *(f"{name}_" for name in program.params), *program.components}
     ops, forms = _fused(_drawn(program.ops, draws), program.components, host, taken, program.result)
     result = []
     for component, value in zip(program.components, program.result, strict=True):

@@ -65,6 +65,8 @@ class Point:
             return ball(node)
         if node.is_Float:
             return ball(sp.Rational(node))
+        if node in (sp.nan, sp.zoo, sp.oo, -sp.oo):
+            return flint.acb("nan")
         parts = [self.seen[part] for part in node.args]
         if node.is_Add:
             return sum(parts[1:], parts[0])
