@@ -34,10 +34,11 @@ KEYS = (
 # Functions and globals of the emitted modules: a parameter of the same name would hide them.  (A parameter that is only a
 # local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
-    """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS HISTORY INPUTS NETWORK NFE ORDER OUTPUTS PARAMS SAMPLER SDE SIGMA_COLUMNS
-    STRONG_ORDER WEAK_ORDER alpha_1 alpha_s s sigma_1 sigma_data sigma_s t_m1 t_m2 t_m3 END NODES START WEIGHTS alpha anchor coefficients collocation column columns denoise denoiser diffusion edm exponential
-    frame gauss_legendre log_nodes log_reach lower math matrix nfe ordered phi rotation sigma start step t t0 t1 table time
-    times torch transition transport tweedie whitening""".split()  # noqa: SIM905
+    """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS HISTORY INPUTS NETWORK NFE ORDER OUTPUTS PARAMS SAMPLER SDE
+    SIGMA_COLUMNS STRONG_ORDER WEAK_ORDER alpha_1 alpha_s s sigma_1 sigma_data sigma_s t_m1 t_m2 t_m3 END NODES
+    START WEIGHTS alpha anchor coefficients collocation column columns denoise denoiser diffusion edm exponential
+    frame gauss_legendre log_nodes log_reach lower math matrix nfe ordered phi rotation sigma start step t t0 t1
+    table time times torch transition transport tweedie whitening""".split()  # noqa: SIM905
 )
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
