@@ -136,10 +136,15 @@ def inverse(M: sp.Matrix) -> sp.Matrix:
 
     One or two rows, and a diagonal, are inverted as they stand.
     """
-    n = M.shape[0]
-    if n > 2 and not M.is_diagonal():
-        count = Counting()
-        widths = [sum(count.terms(e) for e in row if e != 0) for row in M.tolist()]
-        if math.prod(sorted(widths)[1:]) > MAX_MONOMIALS**2:
-            raise Unsupported(f"the inverse of a matrix of {n} rows has too many terms", "state the matrix instead")
+    if not solvable(M):
+        raise Unsupported(
+            f"the inverse of a matrix of {M.shape[0]} rows has too many terms", "state the matrix instead"
+        )
     return M.inv()
+
+
+def solvable(M: sp.Matrix) -> bool:
+    """Whether equations with this matrix are solved in symbols: it is diagonal, has two rows, or small cofactors."""
+    count = Counting()
+    widths = [sum(count.terms(e) for e in row if e != 0) for row in M.tolist()]
+    return M.shape[0] <= 2 or M.is_diagonal() or math.prod(sorted(widths)[1:]) <= MAX_MONOMIALS**2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
@@ -10,7 +10,8 @@ from stepsmith.errors import Unsupported
 
 from .calculus import t, t0, t1
 from .host import Library, depends_on_time, lets_in
-from .program import ONE, Call, Evaluate, Host, Op, Scalar, Update, entries
+from .offset import reached
+from .program import ONE, UNIT, Call, Evaluate, Host, Op, Scalar, Update, entries, entry
 from .sampler import Sampler
 from .score import BRIDGES, EDM_SIGMA_DATA, Score, ScoreParameterization, scalar
 from .sde import LinearSDE
@@ -36,17 +37,24 @@ class Lowering:
         self.params = {**params, **sampler.params}
         if "edm" in (network, frame):
             self.params["sigma_data"] = EDM_SIGMA_DATA
-        self.library = Library(sde, self.params)
+        self.library = Library(sde, (*self.params, *filter(None, [sde.field])))
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        own = (*self.params, *sde.let, *sde.state)
-        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.state, *(f"{name}_" for name in own)))
+        own = (*self.params, *sde.symbols, *sde.let, *sde.state, *sde.constant)
+        self.known: dict[str, object] = dict.fromkeys(
+            (*self.params, *sde.symbols, *sde.state, *sde.constant, *(f"{name}_" for name in own))
+        )
+        self.carried = (*sde.constant, UNIT)  # the values that the columns of an offset multiply
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0
         self.output: tuple[str, ...] = ()
         self.score: tuple[str, ...] = ()
         self.clock = "0"
         self.ending = False
+        self.calls = sampler.nfe
+        self.naming = True  # coefficients are host scalars from the start, not only once all is fused
+        self.moments: dict[str, sp.Expr] = {}  # times inside the step that a formula names
+        self.named: dict[object, int] = {}  # what a formula calls without naming it
 
     # -- host --------------------------------------------------------------------------------------------------------
 
@@ -76,7 +84,7 @@ class Lowering:
         return key, self.define(f"t_{key}", t0 - fraction * self.h)
 
     def moment(self, key: str) -> sp.Expr:
-        return {"0": t0, "1": t1}.get(key, symbol(f"t_{key}"))
+        return {"0": t0, "1": t1, **self.moments}.get(key, symbol(f"t_{key}"))
 
     @property
     def h(self) -> sp.Expr:
@@ -109,7 +117,9 @@ class Lowering:
 
     def update(self, output: str, terms: list[tuple[str, sp.Expr, str]]) -> str:
         """``output`` = sum of coefficient * value; each term is (name of the coefficient, expression, value)."""
-        kept = tuple((self.define(name, expr), value) for name, expr, value in terms if expr != 0)
+        kept = tuple(
+            (self.define(name, expr) if self.naming else expr, value) for name, expr, value in terms if expr != 0
+        )
         if len(kept) == 1 and kept[0][0] == ONE:
             return kept[0][1]
         self.ops.append(Update(output, kept))
@@ -117,6 +127,19 @@ class Lowering:
 
     def block(self, i: int) -> str:
         return self.sde.state[i]
+
+    def offset(self, key: str) -> sp.Matrix:
+        """o(t, start) at a time of the step, n x (m + 1), in host symbols; z - o is the state of the SDE without offset."""
+        sde = self.sde
+        mask = reached(sde.F_let, sde.offset_terms_let)
+        if mask.is_zero_matrix:
+            return mask
+        self.call((f"offset_{key}",), self.library.offset(), self.moment(key))
+        return sp.Matrix(*mask.shape, lambda i, k: entry(f"offset_{key}", i, k) if mask[i, k] else 0)
+
+    def carry(self, label: str, row: Iterable[sp.Expr]) -> list[tuple[str, sp.Expr, str]]:
+        """The terms of an update that a row of an offset's table adds."""
+        return [(f"{label}_{value}", c, value) for c, value in zip(row, self.carried, strict=True)]
 
     def score_at(self, network: Network, key: str) -> Score:
         """A parameterisation at a time of the step, in host symbols."""
@@ -186,19 +209,27 @@ class Lowering:
         return symbol(f"alpha_{key}"), symbol(f"sigma_{key}")
 
     def evaluate(self, state: State, fraction: sp.Expr) -> None:
+        """One network call at the state, at the time t0 - fraction * h."""
+        self.evaluate_at(state, self.time(fraction)[0])
+
+    def evaluate_at(self, state: State, key: str) -> None:
         """One network call at the state; keeps the raw output and the score made of it."""
-        key, _ = self.time(fraction)
-        score = self.score_at(self.network, key)
+        score, offset = self.score_at(self.network, key), self.offset(key)
+        whole = (
+            isinstance(self.network, str) and self.network not in BRIDGES
+        )  # it is given the state and what is constant
         self.evaluations += 1
-        number = "_end" if self.ending else "" if self.sampler.nfe == 1 else str(self.evaluations)
+        number = "_end" if self.ending else "" if self.calls == 1 else str(self.evaluations)
         inputs = []
         for i in range(score.inp.shape[0]):
             row = score.inp.row(i)
-            label = (
-                f"y{number}" if (score.inp.shape[0] == 1 and self.sde.n > 1) or row != sp.eye(self.sde.n).row(i) else ""
-            )
+            moved = [] if whole else list(-row * offset)
+            itself = row == sp.eye(self.sde.n).row(i) and not any(moved) and not (score.inp.shape[0] == 1 < self.sde.n)
+            label = "" if itself else f"y{number}"
             terms = [(f"{label}_{self.block(j)}", row[j], state[j]) for j in range(self.sde.n)]
+            terms += self.carry(label, moved) if moved else []
             inputs.append(self.update(label, terms))
+        inputs += self.sde.constant if whole else ()
         columns = score.out.shape[1]
         letter = "d" if self.network in (*BRIDGES, "x0") else "e"
         suffixes = [""] if columns == 1 else [f"_{self.block(i)}" for i in range(columns)]
@@ -212,7 +243,8 @@ class Lowering:
                     (f"skip{number}_{self.block(i)}{self.block(j)}", score.skip[i, j], state[j])
                     for j in range(self.sde.n)
                 ]
-                + [(f"out{number}_{self.block(i)}{k}", score.out[i, k], value) for k, value in enumerate(self.output)],
+                + [(f"out{number}_{self.block(i)}{k}", score.out[i, k], value) for k, value in enumerate(self.output)]
+                + self.carry(f"skip{number}_{self.block(i)}", -score.skip.row(i) * offset),
             )
             for i in range(self.sde.n)
         )

@@ -13,6 +13,11 @@ CONJUGATE = ("conjugate", "conjugate-identity", "conjugate-ones")
 STEPPERS = ("euler", "euler-maruyama")
 SPLITTINGS = ("nse", "rse", "nvv", "rvv", "noba", "roba", "robab", "obab", "baoab", "sscs")
 CONJUGATE_SPLITTINGS = ("conjugate-se", "conjugate-vv", "conjugate-oba")
+ODE_LINES = (
+    "ddim", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "dpmpp-3m-mended", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun",
+)  # fmt: skip
+SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
+BLOCK_LINES = ("heun-drift", "rvv2")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,16 @@ def rows() -> tuple[Row, ...]:
         for sde in ("hold", "swinging-damping")
         for sampler in (*STEPPERS, *CONJUGATE[:2], "rvv", "roba", "sscs")
     ]
+    found += [Row("ir-sde", sampler) for sampler in (*STEPPERS, *CONJUGATE[:2], "sscs")]
+    found += [Row("ir-sde", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate")]
+    found += [Row("vp", sampler) for sampler in (*ODE_LINES, *SDE_LINES)]
+    found += [Row("edm", sampler) for sampler in (*ODE_LINES[1:7], "heun", "sde-dpmpp-2m", "sde-dpmpp-3m")]
+    found += [Row(sde, "dpmpp-2m") for sde in ("vp-cosine", "ve", "sub-vp", "rectified-flow")]
+    found += [Row("vp", sampler, network) for sampler in ("dpmpp-2m", "unipc-3") for network in ("eps-L", "v")]
+    found += [Row("edm", "dpmpp-2m", "edm")]
+    found += [Row(sde, sampler) for sde in ("psld", "cld", "psld-damped") for sampler in BLOCK_LINES]
+    found += [Row("blurring", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m")]
+    found += [Row("blurring", "conjugate", "x0")]
     return tuple(found)
 
 

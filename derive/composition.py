@@ -5,7 +5,8 @@
 A letter is a part of the split, applied in the order written; blanks between tokens are optional.
 
     !        a fresh network evaluation before the part; no mark reuses the last one
-    !^       the evaluation is made at the state the part would reach with the previous output (a predictor)
+    !^       the evaluation is made at the state the part would reach with the previous output (a predictor), and an Euler
+             part takes its whole drift there: E! E!^@1 is the explicit trapezoidal rule
     @f       the network time t0 - (t0 - t1) f of that evaluation, 0 <= f <= 1; without it f = 0
     (p/q)    the letter's share of the step; else 1 / (how often the letter stands there).  All or none of a letter's
              tokens carry a share, and its shares sum to 1

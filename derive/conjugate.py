@@ -4,7 +4,8 @@
     Phi = int_{t1}^{t0} P(t1, s) G G^T(s) C_out(s) ds / 2,   n the network's output (or the frame's) at t0.
 
 P is A(t1)^-1 A(t0) of the paper with A' = A K, K = B - F + G G^T C_skip / 2, in this order: only the relative propagator is
-ever formed, and exp of the integral of K only where K commutes with itself.
+ever formed, and exp of the integral of K only where K commutes with itself.  Where the SDE has an offset, z - o(t, start)
+stands in the place of z (offset.py); B acts on it too.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sympy as sp
+from sympy.codegen.cfunctions import expm1
 
 from stepsmith.errors import Unsupported
 
 from . import spec
+from .bounded import tidied
 from .builder import Lowering, Network, State, symbol
 from .calculus import t, t0, t1
 from .kernel import commutes
@@ -24,6 +27,8 @@ from .sampler import Sampler
 from .score import NETWORKS, ScoreParameterization, scalar, spread
 from .sde import LinearSDE
 from .split import names_of
+
+CHOLESKY = {"eps-L": "lower", "eps-U": "upper"}
 
 
 def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
@@ -43,14 +48,16 @@ def conjugate_step(low: Lowering, B: sp.Matrix, frame: Network) -> State:
     low.evaluate(state, sp.Integer(0))
     n = low.sde.n
     P, Phi = _conjugate_scalar(low, B, frame) if n == 1 and frame in NETWORKS else _conjugate_matrix(low, B, frame)
-    shift = sp.eye(n) - (low.h * B.applyfunc(lambda e: low.at(e, "0")) if not B.is_zero_matrix else sp.zeros(n))
-    linear = P * shift
+    kept = sp.eye(n) - (low.h * B.applyfunc(lambda e: low.at(e, "0")) if not B.is_zero_matrix else sp.zeros(n))
+    linear = P * kept
     values = low.output
     if frame != low.network:
         Phi, values, linear = _reframed(low, Phi, linear, frame)
+    shift = low.offset("1") - linear * low.offset("0")
     new: State = {}
     for i in range(n):
         terms = [(f"{low.block(i)}_{low.block(j)}", linear[i, j], state[j]) for j in range(n)]
+        terms += low.carry(low.block(i), shift.row(i))
         terms += [(f"{low.block(i)}_{value}", Phi[i, k], value) for k, value in enumerate(values)]
         new[i] = low.update(f"{low.block(i)}_new", terms)
     return new
@@ -61,7 +68,7 @@ def _reframed(
 ) -> tuple[sp.Matrix, tuple[str, ...], sp.Matrix]:
     """Phi n_frame with C_out,f n_frame = s - C_skip,f z, written on the score and the state."""
     if frame == "eps-R" and low.sde.n > 1:
-        return Phi, low.score, linear  # Phi of this frame is built to act on the score
+        return Phi, low.output if low.network in CHOLESKY else low.score, linear  # what Phi of this frame is built for
     target = low.score_at(frame, "0")
     if target.inverse is None:
         raise Unsupported(
@@ -79,11 +86,11 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     d = symbol("sigma_data")
     S0, S1 = (spread(str(frame), a, s, d) for a, s in ((a0, s0), (a1, s1)))
     if b == 0 and frame in ("x0", "denoiser"):
-        ratio = low.define("ratio", s1 / s0)
-        return sp.Matrix([[ratio]]), sp.Matrix([[a1 - ratio * a0]])
+        ratio, gap = low.define("ratio", s1 / s0), _noise_gap(low)
+        return sp.Matrix([[ratio]]), sp.Matrix([[a1 - ratio * a0 if gap is None else a0 * a1 / s0 * gap]])
     if b == 0 and str(frame).startswith("eps"):
-        ratio = low.define("ratio", a1 / a0)
-        return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
+        ratio, gap = low.define("ratio", a1 / a0), _noise_gap(low)
+        return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0 if gap is None else -a1 * gap]])
     growth = a1 / a0 if S0 is None else S1 / S0
     exponent = low.increment(b, "0", "1") if b != 0 else sp.S.Zero
     P = low.define("P", growth * sp.exp(exponent))
@@ -98,7 +105,7 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     if b != 0:
         value, integrals = lib.integrated(b)
         weight = weight * sp.exp(value.subs({symbol("s"): symbol("t1")}).subs(t, symbol("s")))
-    source = lib.static("log_nodes", lib.quadrature())
+    source = lib.log_nodes()
     uses = (source, lib.sigma(), *(() if flat else (lib.alpha(),)), *integrals)
     half = low.sde.GG_let[0, 0] / 2
     lib.add(
@@ -111,13 +118,30 @@ def _conjugate_scalar(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     return sp.Matrix([[P]]), sp.Matrix([[symbol("Phi")]])
 
 
+def _noise_gap(low: Lowering) -> sp.Expr | None:
+    """sigma_0/alpha_0 - sigma_1/alpha_1 of data with a known blur, where the difference would lose the digits of a short step.
+
+    As (int of G^2/alpha^2 over the step) / (sigma_0/alpha_0 + sigma_1/alpha_1); None without a blur or a closed integral.
+    """
+    sde = low.sde
+    if sde.initial[0, 0] == 0 or sde.schedule is not None:
+        return None
+    (a0, s0), (a1, s1) = low.alpha_sigma("0"), low.alpha_sigma("1")
+    if sde.F.is_zero_matrix:
+        noise = low.increment(sde.GG_let[0, 0], "0", "1")
+    else:
+        law = tidied(-sde.GG[0, 0] / (2 * sde.F[0, 0]))
+        if t in law.free_symbols:
+            return None
+        noise = law / a1**2 * expm1(-2 * low.increment(sde.F_let[0, 0], "0", "1"))
+    return low.define("noise_gap", noise / (s0 / a0 + s1 / a1))
+
+
 def _conjugate_matrix(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
-    """n blocks: the closed step of the frames that know R, else P and Phi by quadrature."""
+    """n blocks: the step of the frame that knows R, else P and Phi by quadrature."""
     n = low.sde.n
-    if frame in ("denoiser", "x0", "eps-R") and B.is_zero_matrix:
-        if frame == "eps-R" and low.network == "eps-R":
-            return _own_gddim(low)
-        return _transported(low, frame)
+    if frame == "eps-R" and B.is_zero_matrix:
+        return _own_gddim(low) if low.network == "eps-R" else _transported(low)
     if frame == "eps-R":
         raise Unsupported("the frame eps-R is derived for B = 0", "use B = 0, or the frame eps-L")
     function = conjugate_function(low, "conjugate", tuple(range(n)), -low.sde.F_let, low.sde.GG_let / 2, B)
@@ -126,14 +150,12 @@ def _conjugate_matrix(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     return entries("P", n, n), entries("Phi", n, outputs)
 
 
-def _transported(low: Lowering, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
-    """z' = U z + (Psi(t1, 0) - U Psi(t0, 0)) e D, or Psi z + (Psi - U) Sigma s on the score (methods.md F1)."""
+def _transported(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
+    """z' = Psi z + (Psi - U) Sigma s with U = R(t1) R(t0)^-1 (methods.md F1); s the score, or C_out n of a Cholesky network."""
     n = low.sde.n
-    low.call(("Psi", "U", "mean", "spread"), low.library.transport(), t1, t0)
-    if frame == "eps-R":
-        gap = entries("Psi", n, n) - entries("U", n, n)
-        return entries("Psi", n, n), gap * entries("spread", n, n)
-    return entries("U", n, n), entries("mean", n, 1)
+    kind = CHOLESKY.get(low.network) if isinstance(low.network, str) else None
+    low.call(("Psi", "gap"), low.library.transport_score(kind), t1, t0)
+    return entries("Psi", n, n), entries("gap", n, n)
 
 
 def _own_gddim(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
@@ -147,9 +169,13 @@ def _own_gddim(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
 
 
 def conjugate_function(
-    low: Lowering, name: str, rows: tuple[int, ...], linear: sp.Matrix, score: sp.Matrix, B: sp.Matrix
-) -> str:
-    """The host function (t1, t0) -> (P, C, Phi) of a conjugate step of some rows."""
+    low: Lowering, name: str, rows: tuple[int, ...], linear: sp.Matrix, score: sp.Matrix, B: sp.Matrix,
+    offset: sp.Matrix | None = None,
+) -> str:  # fmt: skip
+    """The host function (t1, t0) -> (P, C, Phi) of a conjugate step of some rows; with an offset of the part, and D.
+
+    D is the integral of P(t1, s) (offset - (score C_skip + B) o), o the offset of the mean: B and C_skip act on z - o.
+    """
     lib, sde, n = low.library, low.sde, low.sde.n
     frame = low.network if low.sampler.family != "conjugate" else low.frame
     others = tuple(j for j in range(n) if j not in rows)
@@ -165,31 +191,53 @@ def conjugate_function(
     half = lib.matrix(
         f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part."
     )
+    own_offset = (
+        None if offset is None or sde.offset_let.is_zero_matrix else offset.extract(rows, range(offset.shape[1]))
+    )
+    drift: tuple[str, ...] = ()
+    shift: tuple[str, ...] = ()
+    if own_offset is not None:
+        own = lib.matrix(f"{name}_drift", own_offset, "The offset of the part.")
+        rate = (
+            ()
+            if B.is_zero_matrix
+            else (lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part."),)
+        )
+        drift, shift = (own, lib.offset(), *rate), (own, *rate)
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
-    nodes = lib.static("log_nodes", lib.quadrature())
+    nodes = lib.log_nodes()
+    if own_offset is not None:
+        common |= dict(shift=shift, shift_entries=own_offset)
     if closed:
         flow = lib.transition(f"{name}_flow", generator, "The propagator P(t, s).")
         return lib.add(
             name,
             "conjugate_closed",
             (),
-            (nodes, flow, half, *((rest,) if others else ()), *uses),
+            (nodes, flow, half, *((rest,) if others else ()), *uses, *drift),
             flow=flow,
             score=half,
             linear=rest,
             **common,
         )
-    rate = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.")
-    ordered = lib.static("ordered", lib.quadrature())
-    reach = lib.static("log_reach", nodes, ordered)
+    bridged = n > 1 and len(rows) == n and frame in ("denoiser", "x0", "edm") and own_offset is None
+    turns = not (bridged and B.is_zero_matrix)
+    turn = lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part.") if turns else ""
+    ordered, reach = lib.ordered(), lib.reach()
+    if bridged:
+        width = (symbol("sigma_data"),) if frame == "edm" else ()
+        below = (nodes, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((turn,) if turn else ()))
+        return lib.add(
+            name, "conjugate_bridge", width, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]}
+        )
     return lib.add(
         name,
         "conjugate_ordered",
         (),
-        (nodes, ordered, reach, half, rest, rate, *uses),
+        (nodes, ordered, reach, half, rest, turn, *uses, *drift),
         score=half,
         linear=rest,
-        rate=rate,
+        rate=turn,
         **common,
     )
 

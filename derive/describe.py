@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import sympy as sp
@@ -39,12 +40,11 @@ def about(method: Any) -> list[str]:
         lines.append("")
     lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
     lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
-    orders = ("-" if order is None else str(order) for order in (method.order, method.weak_order, method.strong_order))
-    lines.append(
-        "Calls a step {}, draws a step {}; proven order {}, weak {}, strong {}.".format(
-            method.nfe, method.draws, *orders
-        )
-    )
+    lines.append(f"Calls a step {method.nfe}, draws a step {method.draws}.  {claims(method)}")
+    lines += leading(method)
+    for place, program in (("first", method.rows.first), ("last", method.rows.last)):
+        if program is not None:
+            lines.append(f"The {place} step has {program.nfe} calls and {program.draws} draws.")
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")
     return lines
@@ -67,19 +67,40 @@ def update_rule(method: Any) -> list[str]:
     if sampler.family == "conjugate":
         B = conjugation(sampler, sde)
         shown = "0" if B.is_zero_matrix else str(B.tolist()) if sde.n > 1 else _text(B[0, 0])
+        moved = not sde.offset_let.is_zero_matrix
+        told = ["where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"]
         return [
             "z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame " + method.frame_name + ",",
             "P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,",
             "Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,",
+            *(told if moved else ()),
             f"B = {shown}",
         ]
+    if sampler.formula is not None:
+        return formula_lines(sampler)
     lines = [f"{sampler.text}   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)"]
+    carried = [*map(sp.Symbol, sde.constant), 1]
     for letter, part in bind(sampler, sde).parts.items():
         for i in part.rows:
             drift = sum((part.linear[i, j] * sp.Symbol(b) for j, b in enumerate(sde.state)), sp.S.Zero)
+            drift += sum((c * v for c, v in zip(part.offset.row(i), carried, strict=True)), sp.S.Zero)
             drift += sum((part.score[i, j] * sp.Symbol(f"s_{b}") for j, b in enumerate(sde.state)), sp.S.Zero)
             noise = " + noise of the diffusion" if i in part.noise_rows else ""
             lines.append(f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {part.solve}")
+    return lines
+
+
+def formula_lines(sampler: Any) -> list[str]:
+    """The lines of a sampler as they were written: the step, what its lets are, the first rows and the last."""
+    formula = sampler.formula
+    lines = [line.text for line in formula.step]
+    lines += [f"{'    ' if k else 'with'} {name} = {text}" for k, (name, text) in enumerate(formula.texts.items())]
+    rows = [(f"row {k}", program) for k, program in enumerate(formula.warmup)]
+    ends = ("the last row", "the last row but one")[: len(formula.final)][::-1]
+    for place, program in [*rows, *zip(ends, formula.final, strict=True)]:
+        lines += [f"{place}:", *(f"    {line.text}" for line in program)]
+    for letter in sampler.parts:
+        lines.append(f"{letter}(y, q, s) = linear y + q on the part {letter} of the drift, the score q, at the time s")
     return lines
 
 
@@ -94,3 +115,31 @@ def _text(expr: sp.Expr) -> str:
 
 def _factor(expr: sp.Expr) -> str:
     return f"({_text(expr)})" if expr.is_Add else _text(expr)
+
+
+def claims(method: Any) -> str:
+    """The proven orders in a sentence; a dash where none is derived."""
+    if not method.random:
+        whole = "" if method.order == method.step_order else f" (the common step alone {method.step_order})"
+        return f"Proven order {_dash(method.order)}{whole}."
+    return f"Proven weak order {_dash(method.weak_order)}, strong order {_dash(method.strong_order)}."
+
+
+def _dash(order: float | None) -> str:
+    return "-" if order is None else f"{order:g}"
+
+
+MOST = 420  # characters of an error term that a docstring has room for
+
+
+def leading(method: Any) -> list[str]:
+    """The leading local error of a deterministic step, as far as it fits into a docstring."""
+    terms = method.local_error
+    if terms is None:
+        return []
+    lines = ["Local error of a step of length h, exact minus numerical:"]
+    for term in terms:
+        text = str(term)
+        long = f"e_{term.block} = h^{term.power} * (a long expression: `stepsmith error` prints it)"
+        lines += textwrap.wrap(text if len(text) <= MOST else long, 118, initial_indent="    ", subsequent_indent=" " * 8)
+    return lines + [f"    {line}" for note in terms[0].where for line in textwrap.wrap(note, 118)]

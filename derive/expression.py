@@ -25,7 +25,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import sympy
 from sympy import S
@@ -57,6 +57,19 @@ class Names(dict[str, sympy.Expr]):
         self.measures[self[name]] = Gauge(self.measures)(value)
 
 
+class Words(Protocol):
+    """What a line of a sampler may say beyond the grammar above: ``word(a, b)`` and, for an earlier step, ``name[-k]``.
+
+    Both give the symbol that stands for what was said; a ``Refusal`` is told with its column.
+    """
+
+    known: tuple[str, ...]
+
+    def call(self, word: str, args: list[sympy.Expr]) -> sympy.Expr: ...
+
+    def earlier(self, name: str, steps: int) -> sympy.Expr: ...
+
+
 class _Token(NamedTuple):
     kind: str  # number, name, sign or end
     text: str
@@ -67,6 +80,7 @@ _TOKEN = re.compile(
     r"(?P<space>[ \t\r\n]+)|(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)"
     r"|(?P<name>[A-Za-z][A-Za-z0-9_]*)|(?P<sign>\*\*|[-+*/^()])"
 )
+_WORDED = re.compile(_TOKEN.pattern.replace(r"[-+*/^()]", r"[-+*/^()\[\],]"))
 _SUM, _PRODUCT, _SIGN, _POWER = 1, 2, 3, 4
 _BINDING = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "**": _POWER, "^": _POWER}
 
@@ -74,8 +88,10 @@ _BINDING = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "**": _POWER, "^
 class _Parser:
     """Precedence climbing over the tokens; a chain of one precedence is built at once, as SymPy likes it."""
 
-    def __init__(self, text: str, names: Mapping[str, sympy.Expr], where: str, key: str) -> None:
-        self.names, self.where, self.key = names, where, key
+    def __init__(
+        self, text: str, names: Mapping[str, sympy.Expr], where: str, key: str, words: Words | None = None
+    ) -> None:
+        self.names, self.where, self.key, self.words = names, where, key, words
         self.gauge, self.depth, self.nodes = Gauge(getattr(names, "measures", None)), 0, 0
         self.tokens = self._tokens(text)
         self.at = 0
@@ -86,7 +102,7 @@ class _Parser:
     def _tokens(self, text: str) -> list[_Token]:
         tokens, at = [], 0
         while at < len(text):
-            match = _TOKEN.match(text, at)
+            match = (_TOKEN if self.words is None else _WORDED).match(text, at)
             if match is None:
                 sign = f"{text[at]!a}"
                 self.refuse(at + 1, f"{sign} has no place in an expression", "use names, numbers, + - * / ^ ( )")
@@ -177,6 +193,15 @@ class _Parser:
         word, column, called = token.text, token.column, self.tokens[self.at].text == "("
         if len(word) > MAX_NAME:
             self.refuse(column, f"a name of more than {MAX_NAME} characters", "shorten it")
+        if self.words is not None and (called or self.tokens[self.at].text == "["):
+            if not called:
+                return self.earlier(self.words, token)
+            if word in self.words.known:
+                return self.worded(self.words, token)
+            if word == "expm1":
+                opened = self.take().column
+                argument = self.inside(opened, self.until, ")", opened)
+                return self.guarded(column, lambda: self.gauge.call("exp", argument) - 1)
         if word in FUNCTIONS and called:
             self.weigh(column)
             opened = self.take().column
@@ -185,13 +210,40 @@ class _Parser:
             self.refuse(column, f"the function {word} has no argument", f"write {word}(...)")
         value = S.Pi if word == "pi" else self.names.get(word)
         if value is None:
-            known = FUNCTIONS if called else (*self.names, "pi")
+            calls = (*FUNCTIONS, *(("expm1", *self.words.known) if self.words else ()))
+            known = calls if called else (*self.names, "pi")
             self.refuse(column, f"unknown {'function' if called else 'name'} {word!r}", suggest(word, known))
         if called:
             self.refuse(column, f"{word!r} is not a function", f"write {word}*(...)")
         result = self.guarded(column, lambda: value)
         self.weigh(column, self.gauge(result).nodes)
         return result
+
+    def worded(self, words: Words, token: _Token) -> sympy.Expr:
+        """``word(a, b, ...)`` of the words."""
+        opened = self.take().column
+        args: list[sympy.Expr] = []
+        while not args or self.tokens[self.at - 1].text == ",":
+            args.append(self.inside(opened, self.climb, 0))
+            if self.tokens[self.at].text != ",":
+                break
+            self.take()
+        if self.take().text != ")":
+            self.refuse(
+                token.column, f"the brackets of {token.text} do not close", "close them behind its last argument"
+            )
+        self.weigh(token.column)
+        return self.guarded(token.column, words.call, token.text, args)
+
+    def earlier(self, words: Words, token: _Token) -> sympy.Expr:
+        """``name[-k]``: the value of a name k steps ago."""
+        texts = [self.take().text for _ in range(4)] if self.at + 4 < len(self.tokens) else [""]
+        if len(texts) < 4 or texts[1] != "-" or texts[2] not in ("1", "2", "3") or texts[3] != "]":
+            self.refuse(
+                token.column, f"{token.text}[ is no value of an earlier step", f"write {token.text}[-1], [-2] or [-3]"
+            )
+        self.weigh(token.column)
+        return self.guarded(token.column, words.earlier, token.text, int(texts[2]))
 
 
 def _literal(text: str) -> sympy.Rational:
@@ -213,8 +265,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? {listed}" if close else listed
 
 
-def parse(text: str | int | float, names: Mapping[str, sympy.Expr], *, where: str, key: str) -> sympy.Expr:
-    """The expression that ``text`` writes in the grammar above, over ``names`` and ``pi``.
+def parse(
+    text: str | int | float, names: Mapping[str, sympy.Expr], *, where: str, key: str, words: Words | None = None
+) -> sympy.Expr:
+    """The expression that ``text`` writes in the grammar above, over ``names`` and ``pi`` and, if given, ``words``.
 
     A number is taken exactly as it prints (0.1 is 1/10); bool, nan and the infinities are refused. A refusal is an
     ``InputError(where, key, ...)``; what is wrong inside a text starts with its column, counted from 1.
@@ -228,6 +282,6 @@ def parse(text: str | int | float, names: Mapping[str, sympy.Expr], *, where: st
     if len(text) > MAX_TEXT:
         raise InputError(where, key, f"has {len(text)} characters, more than {MAX_TEXT}", "name parts of it")
     try:
-        return _Parser(text, names, where, key).until("", 1)
+        return _Parser(text, names, where, key, words).until("", 1)
     except RecursionError:
         raise InputError(where, key, "is nested too deeply for the stack it is read on", "write it flatter") from None

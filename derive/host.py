@@ -22,17 +22,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import sympy as sp
+from sympy.codegen.cfunctions import expm1
 
-from stepsmith.errors import InputError
+from stepsmith.errors import InputError, Unsupported
 
-from .bounded import tame, tidied
+from . import offset
+from .bounded import cancelled, tame, tidied
 from .calculus import careful, exact, increment, is_zero, plain, s, t
-from .kernel import commutes, in_lets
+from .kernel import commutes, in_lets, stationary_words
 from .program import Function
 from .sde import LinearSDE
 
 NODES = 20  # Gauss-Legendre nodes a panel
 PANELS = 2  # panels from the start of the span to t: 40 nodes hold exp(-40) to float64
+FEW = 8  # nodes of a short panel: e^4 to float64
+SPAN_PANELS = 128  # short panels of the span where Psi is carried in the order of time
 
 
 def lets_in(sde: LinearSDE, expressions: Iterable[sp.Expr]) -> tuple[str, ...]:
@@ -49,6 +53,24 @@ def params_in(known: Iterable[str], expressions: Iterable[sp.Expr]) -> tuple[str
     """The parameters that occur in the expressions, in the order of ``known``."""
     used = {symbol.name for expr in expressions for symbol in expr.free_symbols}
     return tuple(name for name in known if name in used)
+
+
+def one_clock(entries: sp.Matrix) -> tuple[sp.Expr, sp.Matrix] | None:
+    """(c, A) with entries = c A and no time in A, or None."""
+    lead = next(e for e in entries if e != 0)
+    timed = {symbol for e in entries for symbol in e.free_symbols if symbol in (s, t) or symbol.name.endswith("_st")}
+    _, clock = lead.as_independent(*timed, as_Add=False)
+    direction = entries.applyfunc(lambda e: cancelled(e / clock))
+    return None if direction.free_symbols & timed else (clock, direction)
+
+
+def stationary_law(sde: LinearSDE) -> sp.Matrix | None:
+    """The constant S with F S + S F^T + G G^T = 0 in the words of let, where it exists and is short."""
+    try:
+        law = stationary_words(sde)
+    except Unsupported:
+        return None
+    return law if sum(sp.count_ops(e) for e in law) < 200 else None
 
 
 class Library:
@@ -91,7 +113,8 @@ class Library:
         return self.add(name, f"helpers/{name}", uses=uses)
 
     def quadrature(self) -> str:
-        return self.add("gauss_legendre", "helpers/gauss_legendre", nodes=NODES)
+        counts = (NODES,) if self.sde.n == 1 else (FEW, NODES)
+        return self.add("gauss_legendre", "helpers/gauss_legendre", counts=counts)
 
     def matrix(self, name: str, entries: sp.Matrix, doc: str) -> str:
         """A matrix-valued function of t."""
@@ -141,24 +164,29 @@ class Library:
         """X(t, s) with dX/dt = generator X, X(s, s) = I; t < s is allowed.  (..., n, n)."""
         n = generator.shape[0]
         written = self.sde.written_out(generator)
+        if self.sde.schedule is not None and generator == -self.sde.F_let:  # alpha is given: nothing to integrate
+            given = (self.alpha(), self.static("matrix"))
+            return self.add(name, "transition_inverse", (), given, generator=generator, doc=doc)
         if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"Minus the generator of {name}.")
-            uses = (self.quadrature(), self.static("ordered", self.quadrature()), rate)
+            uses = (self.quadrature(), self.ordered(), rate)
             return self.add(
                 name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc, generator=generator
             )
         integrals = [self.integrated(e) for e in generator]
         entries = sp.Matrix(n, n, [value for value, _ in integrals])
         used = tuple(dict.fromkeys(use for _, uses in integrals for use in uses))
-        helper = (
-            (self.add("exponential", f"helpers/exponential{'' if n == 2 else '_n'}", uses=(self.static("matrix"),)),)
-            if n > 1
-            else ()
+        helper, template = {1: (None, "transition_scalar"), 2: ("exponential", "transition_pair")}.get(
+            n, ("exponential_n", "transition_n")
         )
-        template = {1: "transition_scalar", 2: "transition_pair"}.get(n, "transition_n")
+        data: dict[str, Any] = {}
+        if n > 2 and (split := one_clock(entries)) is not None:
+            helper, template = "exponential_clock", "transition_clock"
+            data = dict(zip(("clock", "direction"), split, strict=True))
+        below = (self.add("exponential", f"helpers/{helper}", uses=(self.static("matrix"),)),) if helper else ()
         return self.add(
-            name, template, generator, (*used, self.static("matrix"), *helper), doc=doc, n=n, generator=generator,
-            entries=entries,
+            name, template, generator, (*used, self.static("matrix"), *below), doc=doc, n=n, generator=generator,
+            entries=entries, **data,
             integrals=tuple((use.removeprefix("integral_"), use) for use in used),
             lets=tuple(pair for pair in self.lets(entries) if not depends_on_time(self.sde, pair[0])),
         )  # fmt: skip
@@ -214,24 +242,23 @@ class Library:
     def timeless_lets(self, expressions: Iterable[sp.Expr]) -> tuple[tuple[str, sp.Expr], ...]:
         return tuple(pair for pair in self.lets(expressions) if not depends_on_time(self.sde, pair[0]))
 
-    # -- the law of z_t ----------------------------------------------------------------------------------------------
-
-    def whitening(self) -> str:
-        """(Z, W) of the module docstring, for two blocks or more."""
-        sde = self.sde
-        psi, noise = self.psi(), self.matrix("diffusion", sde.G_let, f"G(t), (..., {sde.n}, {sde.G_let.shape[1]})")
-        ordered = self.functions[psi].template == "transition_ordered"
-        initial = sde.initial_let.applyfunc(sp.sqrt)
-        columns = [j for j in range(sde.n) if initial[j, j] != 0]
-        start = initial[:, columns] if columns else sp.zeros(sde.n, 0)
-        uses = [self.quadrature(), self.static("matrix"), self.static("lower"), psi, noise]
-        if ordered:
-            uses += [self.static("ordered", self.quadrature()), f"{psi}_rate"]
+    def offset(self) -> str:
+        """o(t, start), (..., n, m + 1): (1 - alpha) mu of one block that is drawn to mu, else the integral of Psi b."""
+        sde, doc = self.sde, f"What {' and '.join((*self.sde.constant, 'one'))} are multiplied with in the mean of z_t."
+        kept = offset.equilibrium(sde) if sde.n == 1 and sde.schedule is None else None
+        drift = sde.offset_terms_let
+        if kept is None:
+            needs = (self.quadrature(), self.psi(), self.matrix("offset_rate", drift, "The same in the drift."))
+            return self.add("offset", "offset", (), needs, start=sde.time[0], panels=PANELS, doc=doc)
+        exponent, uses = self.integrated(sde.F_let[0, 0])
         return self.add(
-            "whitening", "whitening_ordered" if ordered else "whitening", initial, uses, n=sde.n, psi=psi,
-            start=sde.time[0], initial=start, ordered=ordered, lets=self.timeless_lets(initial), panels=PANELS,
-            order=self.order,
+            "offset", "offset_scalar", (*kept, sde.F_let[0, 0], *drift), (*uses, self.static("matrix")), doc=doc,
+            entries=(-expm1(exponent) * kept).applyfunc(sp.sympify), start=sde.time[0],
+            integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
+            lets=self.timeless_lets((exponent, *kept)),
         )  # fmt: skip
+
+    # -- the law of z_t ----------------------------------------------------------------------------------------------
 
     @property
     def order(self) -> list[int] | None:
@@ -239,13 +266,79 @@ class Library:
         order = [*self.sde.data, *(i for i in range(self.sde.n) if i not in self.sde.data)]
         return None if order == list(range(self.sde.n)) else order
 
-    def anchor(self) -> str:
-        """The time to which the state is pulled back: the start near the data, t where Sigma_t is well conditioned."""
-        return self.add("anchor", "anchor", (), (self.whitening(),))
+    def _law(self) -> dict[str, Any]:
+        """What the functions of the law share: Psi and its push from the start, and the factor of the start."""
+        sde, psi = self.sde, self.psi()
+        ordered = self.functions[psi].template == "transition_ordered"
+        push = self.carried() if ordered else psi
+        initial = sde.initial_let.applyfunc(sp.sqrt)
+        columns = [j for j in range(sde.n) if initial[j, j] != 0]
+        start = initial[:, columns] if columns else sp.zeros(sde.n, 0)
+        return dict(
+            psi=psi, push=push, push_times=("t",) if ordered else ("t", "torch.full_like(t, START)"), n=sde.n,
+            ordered=ordered, initial=start, order=self.order, panels=PANELS, lets=self.timeless_lets(start),
+        )  # fmt: skip
+
+    def carried(self) -> str:
+        """Psi(t, START) of an F that does not commute with itself."""
+        psi, helper = self.psi(), self.ordered()
+        uses = (self.quadrature(), helper, f"{psi}_rate")
+        return self.add("carried", "carried", (), uses, psi=psi, n=self.sde.n, panels=SPAN_PANELS, few=FEW)
+
+    def ordered(self) -> str:
+        return self.static("ordered", self.static("collocation", self.quadrature()))
+
+    def diffusion(self) -> str:
+        G = self.sde.G_let
+        return self.matrix("diffusion", G, f"G(t), (..., {G.shape[0]}, {G.shape[1]})")
+
+    def pulled(self) -> str:
+        """W at the start of the span, of the module docstring."""
+        law = self._law()
+        uses = [self.quadrature(), self.static("matrix"), self.static("lower"), law["psi"], self.diffusion()]
+        if law["ordered"]:
+            uses += [self.ordered(), f"{law['psi']}_rate"]
+        return self.add("pulled", "pulled", law["initial"], uses, **law)
+
+    def settled(self) -> str:
+        """The factor of Sigma_t far from the data: from the stationary law where there is one, else from its own columns."""
+        sde, law, order = self.sde, self._law(), self.order
+        rest = stationary_law(sde)
+        if rest is not None:
+            gap = sp.Matrix(sde.initial_let) - rest
+            permuted = f"[..., {order}, :][..., {order}]" if order else ""
+            entries = (*rest, *gap)
+            lets = self.timeless_lets(entries)
+            return self.add(
+                "settled", "settled", entries, (self.static("matrix"),), **{**law, "lets": lets}, law=rest, gap=gap,
+                permuted=permuted,
+            )  # fmt: skip
+        uses = [self.quadrature(), self.static("matrix"), self.static("lower"), law["psi"], self.diffusion()]
+        if law["ordered"]:
+            uses += [self.ordered(), f"{law['psi']}_rate"]
+        rows = f"[..., {order}, :]" if order else ""
+        return self.add("settled", "settled_by_quadrature", law["initial"], uses, rows=rows, **law)
+
+    def close(self) -> str:
+        """Where z_t is so close to the data that Sigma_t must not be formed."""
+        law = self._law()
+        return self.add("close", "close", (), (self.settled(), law["push"]), settled=self._settled_times, **law)
+
+    @property
+    def _settled_times(self) -> tuple[str, ...]:
+        """What ``settled`` takes before Psi: the time, where it has to gather columns."""
+        return () if self.functions["settled"].template == "settled" else ("t",)
+
+    def whitening(self) -> str:
+        """(Z, K, lead) of the module docstring, for two blocks or more."""
+        law, order = self._law(), self.order
+        place = [order.index(i) for i in range(self.sde.n)] if order else None
+        uses = (self.settled(), law["push"], self.pulled())
+        return self.add("whitening", "whitening", (), uses, place=place, settled=self._settled_times, **law)
 
     def denoiser(self) -> str:
         """(skip, out, inp, sigma) of the bridge."""
-        return self.add("denoiser", "denoiser", (), (self.whitening(), self.anchor(), self.psi()), order=self.order)
+        return self.add("denoiser", "denoiser", (), (self.whitening(), self.close()))
 
     def edm(self) -> str:
         """(skip, out, inp, told) of an EDM-preconditioned network behind the bridge."""
@@ -253,32 +346,73 @@ class Library:
 
     def cholesky(self, kind: str) -> str:
         """(out, inverse): out = -L^-T for the lower (or upper) Cholesky factor of Sigma, and its inverse -L^T."""
-        uses = (self.whitening(), self.anchor(), self.static("lower"))
+        uses = (self.whitening(), self.close(), self.static("lower"))
         return self.add(f"eps_{kind}", f"eps_{kind}", (), uses, n=self.sde.n)
 
-    def rotation(self) -> str:
-        """O(t0, t1) at nodes and ends, in the frame of W: R_t = Psi W O solves R' = (F + G G^T Sigma^-1 / 2) R."""
-        n = self.sde.n
-        nodes, diffusion = self.static("log_nodes", self.quadrature()), "diffusion"
-        uses = [self.quadrature(), nodes, self.whitening(), diffusion]
-        if n > 2:
-            ordered = self.static("ordered", self.quadrature())
-            uses += [ordered, self.static("log_reach", nodes, ordered)]
-        return self.add("rotation", "rotation_pair" if n == 2 else "rotation", (), uses, n=n, start=self.sde.time[0])
+    def turning(self) -> str:
+        """Om of O' = Om O, with what whitens: R = K O is gDDIM's frame."""
+        F = self.matrix("drift", self.sde.F_let, "F(t).")
+        return self.add("turning", "turning", (), (self.whitening(), self.diffusion(), F))
 
-    def transport(self) -> str:
-        """(Psi(t1, t0), U = R(t1) R(t0)^-1, Psi(t1, 0)): all that the step of order one in the frame eps-R needs."""
-        return self.add(
-            "transport", "transport", (), (self.psi(), self.whitening(), self.rotation()), start=self.sde.time[0]
-        )
+    def rotation(self) -> str:
+        """O(t1, t0): R_t = K O solves R' = (F + G G^T Sigma^-1 / 2) R."""
+        nodes = self.log_nodes()
+        return self.add("rotation", "rotation", (), (nodes, self.turning(), self.ordered(), self.reach()))
+
+    def reach(self) -> str:
+        return self.static("log_reach", self.log_nodes(), self.static("collocation", self.quadrature()))
+
+    def log_nodes(self) -> str:
+        """The nodes of a step, fewer on a grid of short steps."""
+        few = FEW if self.sde.n > 1 else None
+        return self.add("log_nodes", "helpers/log_nodes", (), (self.quadrature(),), few=few, panels=2 * SPAN_PANELS)
+
+    def transport_score(self, kind: str | None) -> str:
+        """(Psi, gap = (Psi - U) Sigma at t0): the step of order one in the frame eps-R, on the score; with ``kind`` on the
+        output of a network of that Cholesky factor, gap C_out."""
+        nodes = self.log_nodes()
+        uses = [nodes, self.psi(), self.whitening(), self.turning(), self.ordered(), self.reach(), self.close()]
+        if kind is not None:
+            uses.append(self.cholesky(kind))
+        return self.add("transport_score", "transport_score", (), uses, kind=kind)
 
     def gddim(self) -> str:
         """(out, inverse) at t0 and at t1 for R_t anchored at the data end of the grid, O = I there."""
-        uses = (self.whitening(), self.anchor(), self.rotation(), self.static("lower"))
+        uses = (self.whitening(), self.close(), self.rotation(), self.static("lower"))
         return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
+
+    def tweedie(self) -> str:
+        """(pull, lift): the mean of the data is pull z + lift s."""
+        uses = (self.whitening(), self.close(), self.pulled())
+        return self.add("tweedie", "tweedie", (), uses)
+
+    # -- formulas ----------------------------------------------------------------------------------------------------
+
+    def time_of(self) -> str:
+        """The time at which lambda = log(alpha/sigma) has a value; d lambda/dt = -G^2 / (2 sigma^2)."""
+        flat = self.sde.F.is_zero_matrix
+        noise = self.matrix("diffusion", self.sde.G_let, "G(t), (..., 1, r)")
+        uses = (self.sigma(), *(() if flat else (self.alpha(),)), noise)
+        return self.add("time_of", "time_of", (), uses, flat=flat)
+
+    def log_sigma(self) -> sp.Expr | None:
+        """log sigma as a sum in t, where sigma is one power and alpha = 1 (VE): its differences keep all digits."""
+        function = self.functions[self.sigma()]
+        if function.template != "sigma_grown" or function.data["variance"].is_Add:
+            return None
+        factors = sp.Mul.make_args(function.data["variance"])
+        logs = (
+            f.args[0] if isinstance(f, sp.exp) else f.exp * sp.log(f.base) if f.is_Pow else sp.log(f) for f in factors
+        )
+        return sum(logs, sp.S.Zero) / 2
+
+    def phi(self, order: int) -> str:
+        """phi_k(x) = int_0^1 exp((1 - r) x) r^(k-1)/(k-1)! dr."""
+        uses = () if order == 1 else (self.quadrature(),)
+        return self.add(f"phi_{order}", "phi_function", (), uses, order=order)
 
     def start(self) -> str:
         """The lower factor of the covariance at a time: what the start of a run is drawn with."""
         if self.sde.n == 1:
             return self.add("start_factor", "start_scalar", (), (self.sigma(),))
-        return self.add("start_factor", "start", (), (self.whitening(), self.anchor(), self.static("lower")))
+        return self.add("start_factor", "start", (), (self.whitening(), self.close(), self.static("lower")))

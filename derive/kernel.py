@@ -23,7 +23,7 @@ from stepsmith.errors import Unsupported
 
 from . import stationary as law
 from .bounded import cancelled, tame
-from .calculus import exact, increment, plain, s, t
+from .calculus import exact, increment, plain, s, sums, t
 from .entire import exponential
 from .point import BITS, Point, random_point
 
@@ -97,9 +97,9 @@ def generator(sde: LinearSDE, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> W
 
     def integral(entry: sp.Expr) -> sp.Expr:
         parts = in_lets(sde, entry)
-        closed = {name: increment(sde.let[name], upper, lower) for name in parts or () if name}
+        closed = {name: _increment(sde.let[name], upper, lower) for name in parts or () if name}
         if parts is None or any(value is None for value in closed.values()):
-            whole = increment(sde.written_out(entry), upper, lower)
+            whole = _increment(sde.written_out(entry), upper, lower)
             if whole is None:
                 raise Unsupported(f"an entry of {sde.name} has no closed integral here", NUMERIC)
             return whole
@@ -109,6 +109,11 @@ def generator(sde: LinearSDE, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> W
         )
 
     return Words(sp.Matrix(F.applyfunc(integral)), integrals)
+
+
+def _increment(expr: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr | None:
+    closed = increment(expr, upper, lower)
+    return closed if closed is not None else increment(sums(expr), upper, lower)
 
 
 def transition_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> Words:

@@ -12,8 +12,12 @@ from stepsmith.errors import InputError
 
 from . import describe
 from .budget import within
-from .lower import lower
+from .lower import lower_rows
+from .orders import local, moments, stability
+from .orders.leading import leading_error
+from .orders.symbolic import ErrorTerm
 from .program import StepProgram
+from .rows import Rows
 from .sampler import Sampler, load_sampler
 from .score import BRIDGES, ScoreParameterization
 from .sde import LinearSDE, load_sde
@@ -23,8 +27,12 @@ from .sde import LinearSDE, load_sde
 class Method:
     """One step of ``sampler`` on ``sde`` for a network of the given parameterisation, as a verified program.
 
-    ``nfe`` network calls and ``draws`` normal draws a step.  ``order`` (deterministic), ``weak_order``, ``strong_order``
-    and ``local_error`` are None until they are derived; nothing is printed that was not.
+    ``warmup`` are the programs of rows 0, 1, ... of a grid, ``ending`` those of its last rows, the last one last; both are
+    empty but for samplers that say so.
+
+    ``nfe`` network calls and ``draws`` normal draws a step.  ``order`` (of a whole run, None where noise is drawn),
+    ``step_order`` (of the common step alone), ``weak_order``, ``strong_order`` and ``local_error`` are derived when they are
+    asked for (derive/orders); what cannot be derived is None and printed as a dash.
     """
 
     sde: LinearSDE
@@ -32,10 +40,28 @@ class Method:
     network: str | ScoreParameterization
     frame: str | ScoreParameterization | None
     program: StepProgram
-    order: int | None = None
-    weak_order: float | None = None
-    strong_order: float | None = None
-    local_error: Any = None
+    warmup: tuple[StepProgram, ...] = ()
+    ending: tuple[StepProgram, ...] = ()
+
+    @property
+    def final(self) -> StepProgram | None:
+        """The program of the last row, where it is not the common one."""
+        return self.ending[-1] if self.ending else None
+
+    @property
+    def rows(self) -> Rows:
+        """All programs, and which of them each row of a grid belongs to."""
+        return Rows(self.program, self.warmup, self.ending)
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The parameters of the emitted module with their defaults, those of all programs."""
+        return self.rows.params
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all programs as text."""
+        return self.rows.digest
 
     @property
     def nfe(self) -> int:
@@ -44,6 +70,49 @@ class Method:
     @property
     def draws(self) -> int:
         return self.program.draws
+
+    @property
+    def random(self) -> bool:
+        """Whether any row of a run draws noise."""
+        return any(program.draws for program in self.rows)
+
+    @cached_property
+    def order(self) -> int | None:
+        """The order of a run of a deterministic method, in z and t (orders/local.py)."""
+        return None if self.random else local.order(self)
+
+    @cached_property
+    def step_order(self) -> int | None:
+        """The order of the common step of a deterministic method, its first and last rows left out of account."""
+        return None if self.random else local.step_order(self)
+
+    @cached_property
+    def weak_order(self) -> int | None:
+        """The weak order, at most 2, of a run that draws noise (orders/moments.py)."""
+        return moments.weak_order(self) if self.random else None
+
+    @cached_property
+    def strong_order(self) -> float | None:
+        """The strong order, at most 3/2, of a one-step method that draws noise, its draws coupled at their best."""
+        return moments.strong_order(self) if self._one_step else None
+
+    @property
+    def _one_step(self) -> bool:
+        return self.random and not self.program.history and not self.warmup and not self.ending
+
+    @cached_property
+    def local_error(self) -> tuple[ErrorTerm, ...] | None:
+        """The leading local error of the common step, one ErrorTerm a block; None where noise is drawn or none is written."""
+        order = self.step_order
+        return None if order is None else leading_error(self, order)
+
+    def stability(self, variance: float = 0.25, steps: int = 50) -> stability.Stability:
+        """Spectral radii, largest stable steps and conditions on data N(0, variance) (orders/stability.py)."""
+        return stability.stability(self, variance, steps)
+
+    def on(self, sde: LinearSDE, network: str | ScoreParameterization) -> Method:
+        """The same sampler on another diffusion, for another network."""
+        return derive(sde, self.sampler, network)
 
     @property
     def network_name(self) -> str:
@@ -69,7 +138,7 @@ class Method:
         """How many tensors the network is given."""
         if isinstance(self.network, ScoreParameterization):
             return int(self.network.inp.shape[0])
-        return 1 if self.network in BRIDGES else self.sde.n
+        return 1 if self.network in BRIDGES else self.sde.n + len(self.sde.constant)
 
     @property
     def outputs(self) -> int:
@@ -112,4 +181,5 @@ def derive(
     own = {k: v for k, v in (params or {}).items() if k in sampler.params}
     sampler = replace(sampler, params={**sampler.params, **{k: float(v) for k, v in own.items()}})
     values = sde.values({k: v for k, v in (params or {}).items() if k not in own})
-    return Method(sde, sampler, network, frame, lower(sde, sampler, network, frame, values))
+    rows = lower_rows(sde, sampler, network, frame, values)
+    return Method(sde, sampler, network, frame, rows.step, warmup=rows.warmup, ending=rows.ending)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from .program import ONE, Call, Evaluate, Factor, Host, Normal, Op, Scalar, StepProgram, Update, entry, table_of
+from .program import ONE, UNIT, Call, Evaluate, Factor, Host, Normal, Op, Scalar, StepProgram, Update, entry, table_of
 
 MAX_PATHS = 2000  # products in a linear form that is written out to merge draws
 Form = dict[str, sp.Expr]  # a value as a linear form: base value -> coefficient
@@ -57,7 +57,8 @@ def reuse(program: StepProgram) -> StepProgram:
         if key is not None:
             seen[key] = outputs(op)
         ops.append(op)
-    return replace(program, ops=tuple(ops), result=tuple(same.get(value, value) for value in program.result))
+    result, carry = (tuple(same.get(v, v) for v in values) for values in (program.result, program.carry))
+    return replace(program, ops=tuple(ops), result=result, carry=carry)
 
 
 def _renamed(op: Op, name: Callable[[str], str]) -> Op:
@@ -106,9 +107,8 @@ def merge_noise(program: StepProgram) -> StepProgram:
         if isinstance(op, Evaluate):
             segments.append([])
     for position, segment in enumerate(segments):
-        later = {value for rest in segments[position + 1 :] for op in rest for value in sources(op)} | set(
-            program.result
-        )
+        later = {value for rest in segments[position + 1 :] for op in rest for value in sources(op)}
+        later |= {*program.result, *program.carry}
         ops += _merged(segment, later, f"merged_{position}", host)
     return replace(program, ops=tuple(ops), host=tuple(host))
 
@@ -141,29 +141,35 @@ def _merged(segment: list[Op], later: set[str], name: str, host: list[Host]) -> 
 
 
 def fuse(program: StepProgram) -> StepProgram:
-    """One affine map in the state, the outputs and the draws for each network input and each new component."""
+    """One affine map in the state, the outputs, the draws and what is carried in, for each network input, each value that is
+    carried out and each new component.  A value that is carried out is a base of the maps behind it.
+    """
     host: list[Host] = list(program.host)
     draws = {op.output: f"w{k}" for k, op in enumerate((o for o in program.ops if isinstance(o, Normal)), start=1)}
-    taken = {name for statement in host for name in defined_by(statement)}
+    taken = {*program.history, *(name for statement in host for name in defined_by(statement))}
     taken |= {*program.params, *(f"{name}_" for name in program.params), *program.components}
-    ops, forms = _fused(_drawn(program.ops, draws), program.components, host, taken, program.result)
-    result = []
-    for component, value in zip(program.components, program.result, strict=True):
+    bases = (*program.components, *program.history)
+    ends, carry = (tuple(draws.get(value, value) for value in values) for values in (program.result, program.carry))
+    labels = dict(zip(ends, program.components, strict=True))
+    ops, forms = _fused(_drawn(program.ops, draws), bases, host, taken, labels, carry)
+    result: list[str] = []
+    for component, value in zip(program.components, ends, strict=True):
         form = forms[value]
-        if form == {component: ONE}:
-            result.append(component)
+        if form == {component: ONE} or (set(form) <= set(carry) and set(form.values()) == {ONE} and len(form) == 1):
+            result += form
             continue
         ops.append(_written(f"{component}_new", component, form, host, taken))
         result.append(f"{component}_new")
     last, last_result = list(program.last), program.last_result
     if last:
-        last, forms = _fused(program.last, program.components, host, taken, ())
+        last, last_forms = _fused(program.last, program.components, host, taken, {})
         if last_result not in {value for op in last for value in outputs(op)}:
-            last.append(_written("mean", "mean", forms[last_result], host, taken))
+            last.append(_written("mean", "mean", last_forms[last_result], host, taken))
             last_result = "mean"
     return replace(
-        program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=tuple(last), last_result=last_result
-    )
+        program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=tuple(last), last_result=last_result,
+        carry=tuple(next(iter(forms[value])) for value in carry),
+    )  # fmt: skip
 
 
 def _drawn(ops: tuple[Op, ...], draws: dict[str, str]) -> list[Op]:
@@ -174,19 +180,25 @@ def _drawn(ops: tuple[Op, ...], draws: dict[str, str]) -> list[Op]:
 
 
 def _fused(
-    ops: Iterable[Op], components: tuple[str, ...], host: list[Host], taken: set[str], result: tuple[str, ...]
-) -> tuple[list[Op], dict[str, Form]]:
-    """The evaluations with their inputs as single affine maps; the linear forms of all values, their coefficients named."""
+    ops: Iterable[Op], bases: Iterable[str], host: list[Host], taken: set[str], labels: dict[str, str],
+    carried: tuple[str, ...] = (),
+) -> tuple[list[Op], dict[str, Form]]:  # fmt: skip
+    """The evaluations with their inputs, and the carried values, as single affine maps; the linear forms of all values, their
+    coefficients named after ``labels`` (the component of a result) or the value.
+    """
     kept: list[Op] = []
-    forms: dict[str, Form] = {component: {component: ONE} for component in components}
+    forms: dict[str, Form] = {base: {base: ONE} for base in (UNIT, *bases)}
     for op in ops:
         if isinstance(op, Update):
             form: Form = {}
             for coefficient, value in op.terms:
                 for base, c in forms[value].items():
                     form[base] = form.get(base, sp.S.Zero) + coefficient * c
-            label = components[result.index(op.output)] if op.output in result else op.output
+            label = labels.get(op.output, op.output)
             forms[op.output] = {base: _named(f"{label}_{base}", c, host, taken) for base, c in form.items() if c != 0}
+            if op.output in carried and list(forms[op.output].values()) != [ONE]:
+                kept.append(_written(op.output, op.output, forms[op.output], host, taken))
+                forms[op.output] = {op.output: ONE}
             continue
         if isinstance(op, Evaluate):
             inputs = []
@@ -256,7 +268,7 @@ def prune(program: StepProgram) -> StepProgram:
         if set(defined_by(statement)) & wanted:
             kept.append(statement)
             wanted |= reads(statement)
-    calls = {statement.function for statement in kept if isinstance(statement, Call)} | {"start_factor"}
+    calls = {statement.function for statement in kept if isinstance(statement, Call)} | {"start_factor", "offset"}
     if any(isinstance(statement, Factor) for statement in kept):
         calls |= {"lower", "matrix"}
     functions = []

@@ -18,6 +18,7 @@ from typing import Any
 import sympy as sp
 
 ONE = sp.S.One
+UNIT = "1"  # the value that is one everywhere: an additive scalar is its coefficient
 EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3))  # the times of one, two, three steps ago
 
 
@@ -93,7 +94,11 @@ class Normal:
 
 @dataclass(frozen=True)
 class Update:
-    """``output`` = the sum of coefficient times value."""
+    """``output`` = the sum of coefficient times value.
+
+    An additive scalar is the coefficient of the value ``UNIT``, which is one everywhere: every pass treats it as a base
+    like any other, and no second kind of term is needed.
+    """
 
     output: str
     terms: tuple[tuple[sp.Expr, str], ...]
@@ -123,6 +128,7 @@ class StepProgram:
     sigma_columns: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
+    field: str = ""  # what differs from frequency to frequency; host expressions may read it
 
     @property
     def nfe(self) -> int:
@@ -147,7 +153,7 @@ def verify(program: StepProgram) -> StepProgram:
     Every name is defined once and before its use; host symbols are times, parameters, earlier scalars or tables; network
     inputs are components' values; each normal is used; the result has one value a component.
     """
-    known = {"t0", "t1", *(time.name for time in EARLIER), *program.params}
+    known = {"t0", "t1", *(time.name for time in EARLIER), *program.params, *filter(None, [program.field])}
     functions = {function.name for function in program.functions}
     for statement in program.host:
         names = statement.targets if isinstance(statement, Call) else (statement.name,)
@@ -158,7 +164,7 @@ def verify(program: StepProgram) -> StepProgram:
         if known & set(names):
             raise ProgramError(f"{', '.join(names)} is defined twice on the host")
         known |= set(names)
-    values = _verify_ops(program.ops, (*program.components, *program.history), known)
+    values = _verify_ops(program.ops, (*program.components, *program.history), known, (*program.result, *program.carry))
     if len(program.result) != len(program.components):
         raise ProgramError("the result does not have one value for each component")
     if missing := set(program.result) - values:
@@ -181,10 +187,12 @@ def _require_known(known: set[str], exprs: tuple[sp.Expr, ...], place: str) -> N
                 raise ProgramError(f"{place} uses {symbol}, which is not defined before it")
 
 
-def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str]) -> set[str]:
-    values = set(components)
+def _verify_ops(
+    ops: tuple[Op, ...], components: tuple[str, ...], known: set[str], ends: tuple[str, ...] = ()
+) -> set[str]:
+    values = {UNIT, *components}
     normals: set[str] = set()
-    used: set[str] = set()
+    used = set(ends)
     for op in ops:
         outputs = op.outputs if isinstance(op, Evaluate) else (op.output,)
         sources = (
@@ -194,6 +202,8 @@ def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str
             (op.time,) if isinstance(op, Evaluate) else tuple(c for c, _ in op.terms) if isinstance(op, Update) else ()
         )
         missing = set(sources) - values
+        if isinstance(op, Evaluate) and UNIT in sources:
+            raise ProgramError(f"{outputs[0]} asks the network about a number")
         if missing:
             raise ProgramError(f"{outputs[0]} uses {', '.join(sorted(missing))} before it is defined")
         if values & set(outputs):
@@ -212,6 +222,7 @@ def dump(program: StepProgram) -> str:
     """The program as text: the form that ``stepsmith show`` prints and that the digest is taken of."""
     lines = [f"components {', '.join(program.components)}"]
     lines += [f"param {name} = {value!r}" for name, value in program.params.items()]
+    lines += [f"field {program.field}"] if program.field else []
     for function in program.functions:
         lines.append(f"function {function.name}({', '.join(function.params)}) by {function.template}")
         lines += [f"  {key}: {_plain(value)}" for key, value in function.data.items()]

@@ -9,7 +9,7 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from . import kernel
+from . import kernel, offset
 from .bounded import tame
 from .budget import within
 from .calculus import exact, t
@@ -42,7 +42,7 @@ def _nodes(expr: sp.Expr) -> int:
 
 @within("the report")
 def report(sde: LinearSDE) -> list[Section]:
-    """F, G, transition, covariance, stationary law, reverse SDE and probability flow."""
+    """F, G, transition, offset, covariance, stationary law, reverse SDE and probability flow."""
     start = exact(sde.time[0])
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
@@ -50,6 +50,7 @@ def report(sde: LinearSDE) -> list[Section]:
     return [
         Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
         _section("transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
+        *_offset(sde, start),
         _section("covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
         _section("stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
         _section(
@@ -63,6 +64,12 @@ def report(sde: LinearSDE) -> list[Section]:
             lambda: kernel.Words(sde.GG_let, {}),
         ),
     ]
+
+
+def _offset(sde: LinearSDE, start: sp.Expr) -> list[Section]:
+    if sde.offset_let.is_zero_matrix:
+        return []
+    return [_section("offset", f"offset of the mean o(t, {start})", lambda: offset.mean_words(sde, t, start))]
 
 
 def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:

@@ -9,14 +9,16 @@ from typing import Any
 
 from stepsmith.errors import InputError
 
-from . import spec
+from . import formula, spec
 from .budget import within
 from .composition import Token, parse_composition
+from .formula import Formula
 from .sde import HOST_NAMES
 
-FAMILIES = ("conjugate", "splitting", "conjugate-splitting")
-KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B")
-PART_KEYS = ("rows", "linear", "score", "noise", "noise_clock", "solve", "B")
+FAMILIES = ("conjugate", "splitting", "conjugate-splitting", *formula.FAMILIES)
+LINES = ("step", "warmup", "final", "let")
+KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B", *LINES)
+PART_KEYS = ("rows", "linear", "offset", "score", "noise", "noise_clock", "solve", "B")
 SOLVERS = ("exact", "euler", "conjugate")
 
 
@@ -27,6 +29,7 @@ class PartSpec:
     letter: str
     rows: Any = "all"
     linear: Any = "none"
+    offset: Any = None
     score: Any = "none"
     noise: Any = "none"
     noise_clock: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +39,8 @@ class PartSpec:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler: ``family`` conjugate (with the matrix ``B``), splitting or conjugate-splitting (with parts).
+    """A sampler: ``family`` conjugate (with the matrix ``B``), splitting or conjugate-splitting (with parts), or one of the
+    families whose steps are lines of text (``formula``).
 
     ``target`` is "ode" (probability flow) or "sde" (reverse SDE); ``params`` are parameters of its own, such as lambda.
     """
@@ -51,10 +55,13 @@ class Sampler:
     doc: str = ""
     reference: str = ""
     where: str = "-"
+    formula: Formula | None = None
 
     @property
     def text(self) -> str:
-        """The composition as a string."""
+        """The composition as a string; the family of a sampler that is written in lines."""
+        if self.formula is not None:
+            return self.family
         return " ".join(
             re.sub(r"\(1/\d+\)$", "", str(token)) if self._even(token) else str(token) for token in self.composition
         )
@@ -64,6 +71,8 @@ class Sampler:
 
     @property
     def nfe(self) -> int:
+        if self.formula is not None:
+            return self.formula.calls(self.formula.step)
         return max(1, sum(token.fresh for token in self.composition))
 
 
@@ -99,8 +108,10 @@ def load_sampler(source: Any) -> Sampler:
     family, target = table["family"], table.get("target", "ode")
     _choice(where, "sampler.family", family, FAMILIES)
     _choice(where, "sampler.target", target, ("ode", "sde"))
+    lined = family in formula.FAMILIES
+    _fitting(where, table, family)
     composition: tuple[Token, ...] = ()
-    if family != "conjugate":
+    if family != "conjugate" and not lined:
         if "composition" not in table or "parts" not in table:
             raise InputError(
                 where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both"
@@ -110,7 +121,7 @@ def load_sampler(source: Any) -> Sampler:
             raise InputError(
                 where, "sampler.B", f"a {family} sampler has no B of its own", "write it into a conjugate part"
             )
-    elif target != "ode" or "composition" in table or "parts" in table:
+    elif not lined and (target != "ode" or "composition" in table or "parts" in table):
         raise InputError(
             where,
             "sampler.family",
@@ -127,7 +138,17 @@ def load_sampler(source: Any) -> Sampler:
     return _checked(Sampler(
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,
+        formula.read(where, table, parts, params, target) if lined else None,
     ))  # fmt: skip
+
+
+def _fitting(where: str, table: Mapping[str, Any], family: str) -> None:
+    """Lines belong to the families that have them, compositions and B to the others."""
+    lined = family in formula.FAMILIES
+    for key in ("composition", "B") if lined else LINES:
+        if key in table:
+            mend = f"a {family} sampler is written with {'step, warmup, final and let' if lined else 'composition, parts or B'}"
+            raise InputError(where, f"sampler.{key}", f"does not belong to the family {family}", mend)
 
 
 def _choice(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -16,18 +16,19 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from . import kernel, spec, structure
-from .bounded import tame, tidied
+from . import kernel, offset, spec, structure
 from .budget import within
-from .calculus import exact, is_zero, t
+from .calculus import exact, t
 from .expression import Names, parse
 from .point import sign
+from .schedule import of_schedule, read_schedule, written_out
 
 if TYPE_CHECKING:
     from .numeric import NumericSDE
 
 KEYS = (
-    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "params", "let", "initial", "constraints",
+    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "field", "params", "let", "initial",
+    "constraints",
 )  # fmt: skip
 
 
@@ -35,11 +36,15 @@ KEYS = (
 # local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
     """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS HISTORY INPUTS NETWORK NFE ORDER OUTPUTS PARAMS SAMPLER SDE
-    SIGMA_COLUMNS STRONG_ORDER WEAK_ORDER alpha_1 alpha_s s sigma_1 sigma_data sigma_s t_m1 t_m2 t_m3 END NODES
-    START WEIGHTS alpha anchor coefficients collocation column columns denoise denoiser diffusion edm exponential
-    frame gauss_legendre log_nodes log_reach lower math matrix nfe ordered phi rotation sigma start step t t0 t1
-    table time times torch transition transport tweedie whitening""".split()  # noqa: SIM905
+    SIGMA_COLUMNS STRONG_ORDER WEAK_ORDER FIELD NFE_FIRST NFE_LAST END NODES NODES_8 START WEIGHTS WEIGHTS_8
+    alpha carried close coefficients collocation column columns denoise denoiser diffusion drift edm
+    exponential first_row frame gauss_legendre last_row last_row_but_one log_nodes log_reach lower math matrix
+    nfe offset ordered other_rows phi phi_1 phi_2 phi_3 phi_4 pulled rotation second_row settled sigma start
+    start_mean step step_first step_last t t0 t1 t_m1 t_m2 t_m3 table third_row time time_of times torch
+    transition transport_score turning tweedie whitening""".split()  # noqa: SIM905
 )
+# Symbols that derive itself writes into expressions: a name of the diffusion that is one of them would become it.
+OWN_SYMBOLS = frozenset(("s", "alpha_1", "alpha_s", "anchor", "sigma_1", "sigma_data", "sigma_s"))
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
 
@@ -68,7 +73,10 @@ class LinearSDE:
 
     ``F_let``, ``G_let``, ``offset_let`` and ``initial_let`` hold the same entries in the words of ``let``, as the user
     spelled them; ``F``, ``G``, ``offset`` and ``initial`` (the variances at time[0]) hold them written out.
-    ``data`` are the indices of the blocks that start at a data point.
+    ``data`` are the indices of the blocks that start at a data point.  ``constant`` names the components that never
+    change (an image that is given); ``offset`` is linear in them and in 1, F and G act on the state alone.
+    ``field`` names what differs from coefficient to coefficient of the state where that is a cosine transform: the
+    eigenvalue of minus the Laplacian, pi^2 (i^2/H^2 + j^2/W^2).  Entries use it like a parameter.
     """
 
     name: str
@@ -84,6 +92,8 @@ class LinearSDE:
     constraints: tuple[Constraint, ...]
     doc: str = ""
     schedule: tuple[sp.Expr, sp.Expr] | None = None  # (alpha, sigma) as the user gave them, one block
+    constant: tuple[str, ...] = ()
+    field: str = ""
 
     @property
     def n(self) -> int:
@@ -91,8 +101,8 @@ class LinearSDE:
 
     @cached_property
     def symbols(self) -> dict[str, sp.Symbol]:
-        """The parameters as SymPy symbols."""
-        return {name: sp.Symbol(name, real=True) for name in self.params}
+        """The parameters as SymPy symbols, and the field where there is one."""
+        return {name: sp.Symbol(name, real=True) for name in (*self.params, *filter(None, [self.field]))}
 
     @cached_property
     def _written_out(self) -> dict[sp.Symbol, sp.Expr]:
@@ -124,6 +134,11 @@ class LinearSDE:
         return self.written_out(self.offset_let)
 
     @cached_property
+    def offset_terms_let(self) -> sp.ImmutableMatrix:
+        """n x (m + 1): what multiplies the m constant components and 1 in the offset, in the words of let."""
+        return offset.terms(self.offset_let, self.constant)
+
+    @cached_property
     def initial(self) -> sp.ImmutableMatrix:
         return self.written_out(self.initial_let)
 
@@ -133,8 +148,12 @@ class LinearSDE:
 
     @within("the transition")
     def transition(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
-        """Psi(t, s), n x n: z_t = Psi(t, s) z_s + offset(t, s); t < s is allowed.  Unsupported without a closed form."""
+        """Psi(t, s), n x n: z_t = Psi(t, s) z_s + o(t, s) + noise; t < s is allowed.  Unsupported without a closed form."""
         return kernel.transition(self, sp.sympify(t), sp.sympify(s))
+
+    def mean_offset(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
+        """o(t, s), n x 1, linear in the constant components: o' = F o + offset, o(s, s) = 0.  Unsupported as above."""
+        return offset.mean(self, sp.sympify(t), sp.sympify(s))
 
     @within("the covariance")
     def covariance(self, t: sp.Expr) -> sp.Matrix:
@@ -151,10 +170,14 @@ class LinearSDE:
         return kernel.reverse(self, sp.sympify(eta))
 
     def at(self, **params: float) -> NumericSDE:
-        """The numeric view at these parameter values (defaults for the rest): numpy float64 from 80-digit arithmetic."""
+        """The numeric view at these parameter values (defaults for the rest): numpy float64 from 80-digit arithmetic.
+
+        A field is given like a parameter; it is that of the constant image, 0, unless it is.
+        """
         from .numeric import NumericSDE
 
-        return NumericSDE.of(self, self.values(params))
+        at = {self.field: float(params.pop(self.field, 0.0))} if self.field else {}
+        return NumericSDE.of(self, {**self.values(params), **at})
 
     def values(self, params: Mapping[str, float]) -> dict[str, float]:
         """Defaults overridden by ``params``; InputError on an unknown name or a broken constraint."""
@@ -190,38 +213,37 @@ def load_sde(source: Any) -> LinearSDE:
     spec.check_names(where, "sde.state", state)
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
     lets = table.get("let", {})
-    spec.check_names(where, "sde.params", (*params, *lets, *state))
-    _check_unused(where, params, lets, state)
-    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in params}})
+    constant = offset.constant_names(where, table.get("constant", []))
+    field = table.get("field", "")
+    used = (*params, *((field,) if "field" in table else ()))
+    spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
+    _check_unused(where, used, lets, (*state, *constant))
+    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in used}})
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
         # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
         written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
         names.let(name, written[name])
     n = len(state)
-    schedule = _schedule(where, table, n, names, written) if paired else None
+    span = _span(where, table.get("time", [0.0, 1.0]))
+    schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
     if schedule is not None:
-        F, G = _of_schedule(schedule, written)
+        F, G = of_schedule(schedule, written, bool(field))
     else:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
-    offset = spec.matrix(
-        where,
-        "sde.offset",
-        [[e] for e in spec.listed(where, "sde.offset", table.get("offset", [0] * n))],
-        (n, 1),
-        names,
-    )
+    drift = offset.read(where, table.get("offset"), n, names, constant)
     timeless = Names(
         {k: v for k, v in names.items() if k != "t" and t not in written.get(k, v).free_symbols}, names.measures
     )
     initial, data = _initial(where, table, state, timeless)
+    free = Names({name: value for name, value in timeless.items() if name != field}, names.measures)
     listed = spec.listed(where, "sde.constraints", table.get("constraints", ()))
-    constraints = tuple(_constraint(where, text, timeless, written) for text in listed)
+    constraints = tuple(_constraint(where, text, free, written) for text in listed)
     sde = LinearSDE(
-        spec.name_of(where, "sde.name", table["name"]), state, _span(where, table.get("time", [0.0, 1.0])),
-        sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), sp.ImmutableMatrix(offset), initial, data,
-        params, written, constraints, str(table.get("doc", "")), schedule,
+        spec.name_of(where, "sde.name", table["name"]), state, span,
+        sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
+        params, written, constraints, str(table.get("doc", "")), schedule, constant, field,
     )  # fmt: skip
     try:
         sde.values({})
@@ -235,7 +257,7 @@ def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state:
     """Names become arguments and variables of the emitted module: refuse those that it needs itself."""
     for key, names in (("sde.params", params), ("sde.let", lets)):
         for name in names:
-            if name in HOST_NAMES:
+            if name in HOST_NAMES | OWN_SYMBOLS:
                 raise InputError(
                     where,
                     f"{key}.{name}",
@@ -245,45 +267,6 @@ def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state:
     for name in state:
         if STEP_NAMES.fullmatch(name):
             raise InputError(where, "sde.state", f"the emitted step uses the name {name!r} itself", "rename the block")
-
-
-def _schedule(
-    where: str, table: Mapping[str, Any], n: int, names: Any, lets: Mapping[str, sp.Expr]
-) -> tuple[sp.Expr, sp.Expr]:
-    """(alpha, sigma) of z_t = alpha x_0 + sigma eps, one block; they take the place of F and G."""
-    if n != 1 or "F" in table or "G" in table or "initial" in table:
-        raise InputError(
-            where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out"
-        )
-    pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
-    start = exact(_span(where, table.get("time", [0.0, 1.0]))[0])
-    for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
-        if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
-            raise InputError(
-                where,
-                f"sde.{key}",
-                f"{key} at the start of the span is not {wanted}",
-                f"write one with {key} = {wanted} there",
-            )
-    return pair[0], pair[1]
-
-
-def written_out(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
-    """An expression with every let replaced by what it stands for."""
-    return expr.subs({sp.Symbol(name, real=True): value for name, value in lets.items()})
-
-
-def _of_schedule(schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr]) -> tuple[sp.Matrix, sp.Matrix]:
-    """F = alpha'/alpha and G^2 = (sigma^2)' - 2 F sigma^2, so that z_t has these alpha and sigma; in the words of let."""
-    alpha, sigma = schedule
-
-    def slope(expr: sp.Expr) -> sp.Expr:
-        inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
-        return expr.diff(t) + inner
-
-    F = tidied(slope(alpha) / alpha)
-    growth = 2 * sigma * (slope(sigma) - F * sigma)
-    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(growth) if tame(growth) else growth)]])
 
 
 def _span(where: str, time: Any) -> tuple[float, float]:

@@ -4,11 +4,13 @@ In reverse time tau (dtau = -dt) the whole is
 
     sde:  dz = (-F z - b + G G^T s) dtau + G dw          ode:  dz = (-F z - b + G G^T s / 2) dtau
 
-and a part is ``dz = (linear z + score s) dtau + noise^(1/2) dw`` on its rows.  Words of a spec:
+and a part is ``dz = (linear z + offset + score s) dtau + noise^(1/2) dw`` on its rows.  Words of a spec:
 
     rows    all | data | auxiliary | a list of blocks
     linear  none | diagonal (of F) | stationary (-F - G G^T S_inf^-1, the reverse drift under the stationary score)
             | rest (what the other parts leave of -F on these rows) | a matrix of expressions
+    offset  none | rest (of -b) | stationary (-b + G G^T S_inf^-1 m with F m + b = 0) | a list of expressions, one a block;
+            where it is left out it goes with linear = rest or stationary
     score   none | all (of these rows) | a matrix of expressions that multiplies s
     noise   none | all (of these rows) | a list of blocks
     solve   exact (linear and noise only) | euler (F, G frozen at the network time) | conjugate (one conjugate Euler step)
@@ -21,12 +23,14 @@ from typing import Any
 
 import sympy as sp
 
-from stepsmith.errors import InputError
+from stepsmith.errors import InputError, Unsupported
 
 from . import bounded, spec
 from .bounded import cancelled, tame
 from .calculus import exact, is_zero, t
 from .expression import Names
+from .offset import equilibrium, terms
+from .offset import read as read_offset
 from .point import sign
 from .sampler import PartSpec, Sampler
 from .sde import LinearSDE
@@ -34,7 +38,10 @@ from .sde import LinearSDE
 
 @dataclass(frozen=True)
 class Part:
-    """dz = (linear z + score s) dtau + noise^(1/2) dw, n x n matrices in the words of the SDE's let."""
+    """dz = (linear z + offset c + score s) dtau + noise^(1/2) dw, n x n matrices in the words of the SDE's let.
+
+    ``offset``, n x (m + 1), multiplies c: the constant components and 1.
+    """
 
     letter: str
     rows: tuple[int, ...]
@@ -45,6 +52,7 @@ class Part:
     solve: str
     B: sp.ImmutableMatrix
     scored: bool  # the spec gives it a score, be it zero on this SDE
+    offset: sp.ImmutableMatrix
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,12 @@ class Split:
 
 def names_of(sde: LinearSDE, sampler: Sampler) -> Names:
     """What an expression of a sampler's spec may use: t, the SDE's parameters and lets, the sampler's own parameters."""
-    clash = set(sampler.params) & ({*sde.params, *sde.let, *sde.state})
+    clash = set(sampler.params) & {*sde.symbols, *sde.let, *sde.state, *sde.constant}
     if clash:
         raise InputError(
             sampler.where, "sampler.params", f"{sorted(clash)[0]} is a name of {sde.name} already", "rename it"
         )
-    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in (*sde.params, *sampler.params)}})
+    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in (*sde.symbols, *sampler.params)}})
     for name, value in sde.let.items():
         names.let(name, value)
     return names
@@ -73,13 +81,17 @@ def bind(sampler: Sampler, sde: LinearSDE) -> Split:
     """The split of ``sde`` that ``sampler`` describes; InputError names the missing or the extra term."""
     names = names_of(sde, sampler)
     explicit = {letter: _linear(sampler, part, sde, names) for letter, part in sampler.parts.items()}
+    stated = {letter: _offset(sampler, part, sde, names) for letter, part in sampler.parts.items()}
+    given = sum((matrix for matrix in stated.values() if matrix is not None), sp.zeros(*sde.offset_terms_let.shape))
     taken = sum((matrix for matrix in explicit.values() if matrix is not None), sp.zeros(sde.n))
     whole = sde.GG_let if sampler.target == "sde" else sde.GG_let / 2
     parts = {}
     for letter, part in sampler.parts.items():
         rows = _rows(sampler, part, sde)
         linear = explicit[letter] if explicit[letter] is not None else _masked(-sde.F_let - taken, rows)
-        parts[letter] = _part(sampler, part, sde, rows, linear, whole, names)
+        offset = stated[letter]
+        offset = offset if offset is not None else _masked(-sde.offset_terms_let - given, rows)
+        parts[letter] = _part(sampler, part, sde, rows, (linear, offset), whole, names)
     split = Split(sde, sampler.target, parts)
     _prove_sum(split, sampler, whole)
     return split
@@ -148,12 +160,37 @@ def _linear(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, s
     return _matrix(sampler, part, "linear", part.linear, sde, names)
 
 
+def _offset(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, sp.Expr]) -> sp.Matrix | None:
+    """The offset that a spec states, n x (m + 1); None for "rest"."""
+    b = sde.offset_terms_let
+    word = part.offset
+    if word is None:
+        word = part.linear if part.linear in ("rest", "stationary") else "none"
+    if word == "none" or (b.is_zero_matrix and isinstance(word, str)):
+        return sp.zeros(*b.shape)
+    if word == "rest":
+        return None
+    rows = _rows(sampler, part, sde)
+    if word == "stationary":
+        kept = equilibrium(sde)
+        if kept is None:
+            raise Unsupported(f"{sde.name} keeps no mean", "give the part its offset: offset = [...]")
+        return _masked(sde.GG_let * bounded.inverse(sde.stationary()) * kept - b, rows).applyfunc(cancelled)
+    key = f"sampler.parts.{part.letter}.offset"
+    entries = read_offset(sampler.where, word, sde.n, names, sde.constant, key, every=False)
+    outside = [sde.state[i] for i in range(sde.n) if i not in rows and entries[i] != 0]
+    if outside:
+        what = f"row {outside[0]} is not among the rows of {part.letter}"
+        raise InputError(sampler.where, key, what, "add the row or empty it")
+    return sp.Matrix(terms(entries, sde.constant))
+
+
 def _part(
     sampler: Sampler,
     part: PartSpec,
     sde: LinearSDE,
     rows: tuple[int, ...],
-    linear: sp.Matrix,
+    drift: tuple[sp.Matrix, sp.Matrix],
     whole: sp.Matrix,
     names: dict[str, sp.Expr],
 ) -> Part:
@@ -192,8 +229,9 @@ def _part(
             "only 1 samples the SDE; make it a parameter with default 1",
         )
     return Part(
-        part.letter, rows, sp.ImmutableMatrix(linear), sp.ImmutableMatrix(score), noise_rows, clock, part.solve,
+        part.letter, rows, sp.ImmutableMatrix(drift[0]), sp.ImmutableMatrix(score), noise_rows, clock, part.solve,
         sp.ImmutableMatrix(_conjugation(sampler, part, sde, rows, names)), part.score != "none",
+        sp.ImmutableMatrix(drift[1]),
     )  # fmt: skip
 
 
@@ -233,17 +271,20 @@ def _prove_sum(split: Split, sampler: Sampler, whole: sp.Matrix) -> None:
         noise += sp.Matrix(
             n, n, lambda i, j, part=part: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0
         )
+    b = sde.offset_terms_let
     sums = {
         "linear": (sum((p.linear for p in split.parts.values()), sp.zeros(n)), -sde.F_let),
+        "offset": (sum((p.offset for p in split.parts.values()), sp.zeros(*b.shape)), -b),
         "score": (sum((p.score for p in split.parts.values()), sp.zeros(n)), whole),
         "noise": (noise, sde.GG_let if split.target == "sde" else sp.zeros(n)),
     }
     for kind, (total, wanted) in sums.items():
         for i in range(n):
-            for j in range(n):
+            for j in range(wanted.shape[1]):
                 gap = wanted[i, j] - total[i, j]
                 if not is_zero(sde.written_out(gap)):
-                    column = f"{'the score of ' if kind == 'score' else ''}{sde.state[j]}"
+                    column = (*sde.constant, "one")[j] if kind == "offset" else sde.state[j]
+                    column = f"{'the score of ' if kind == 'score' else ''}{column}"
                     word, term = _gap(sde, total[i, j], wanted[i, j])
                     whole = "reverse SDE" if split.target == "sde" else "probability flow"
                     place = f"{kind} of row {sde.state[i]} in {column}, {word} {_shown(term)}"

@@ -18,6 +18,7 @@ from .builder import Lowering, State
 from .calculus import is_zero, t
 from .composition import Token
 from .conjugate import conjugate_function
+from .offset import reached as offset_reached
 from .program import ONE, Normal, entries, entry
 from .split import Part, Split
 
@@ -29,52 +30,58 @@ def split_step(low: Lowering, split: Split) -> State:
         part = split.parts[token.letter]
         upper, lower = low.time(done[token.letter])[0], low.time(done[token.letter] + token.share)[0]
         done[token.letter] += token.share
+        ahead = state
         if token.fresh:
             ahead = (
-                apply(low, part, token, position, f"{position}p", state, upper, lower)
+                apply(low, part, token, f"{position}p", state, state, upper, lower)
                 if token.predict and low.output
                 else state
             )
             low.evaluate(ahead, token.at)
-        state = apply(low, part, token, position, str(position), state, upper, lower)
+        state = apply(low, part, token, str(position), state, ahead if token.predict else state, upper, lower)
     return state
 
 
 def apply(
-    low: Lowering, part: Part, token: Token, position: int, mark: str, state: State, upper: str, lower: str
+    low: Lowering, part: Part, token: Token, mark: str, state: State, seen: State, upper: str, lower: str
 ) -> State:
+    """The part over its sub-interval; ``seen`` is the state that an Euler part takes its drift at."""
     name = f"{part.letter}{mark}"
     if part.solve == "exact":
         return _exact(low, part, name, state, upper, lower)
     if part.solve == "conjugate":
         return _conjugate_part(low, part, name, state, upper, lower)
-    return _euler(low, part, name, state, token, upper)
+    return _euler(low, part, name, state, seen, token, upper)
 
 
-def _euler(low: Lowering, part: Part, name: str, state: State, token: Token, upper: str) -> State:
-    """z + share h (linear z + score s) + sqrt(share h) G xi, F and G at the network time."""
+def _euler(low: Lowering, part: Part, name: str, state: State, seen: State, token: Token, upper: str) -> State:
+    """z + share h (linear z_seen + score s) + sqrt(share h) G xi, F and G at the network time."""
     uses_score = not part.score.is_zero_matrix
     key = low.clock if part.scored else upper
     step = token.share * low.h
     noise = _euler_noise(low, part, name, key, step)
     new: State = {}
     for i in range(low.sde.n):
-        terms = [
-            (
-                f"{name}_{low.block(i)}{low.block(j)}",
-                (ONE if i == j else 0) + step * low.at(part.linear[i, j], key),
-                state[j],
-            )
-            for j in range(low.sde.n)
-        ]
+        terms = _moved(low, name, i, part.linear.row(i).applyfunc(lambda e: step * low.at(e, key)), state, seen)
         if uses_score:
             terms += [
                 (f"{name}_{low.block(i)}s{low.block(j)}", step * low.at(part.score[i, j], key), s)
                 for j, s in enumerate(low.score)
             ]
+        terms += low.carry(f"{name}_{low.block(i)}", [step * low.at(e, key) for e in part.offset.row(i)])
         terms += noise.get(i, [])
         new[i] = low.update(f"{low.block(i)}_{name}", terms) if i in part.rows else state[i]
     return new
+
+
+def _moved(
+    low: Lowering, name: str, i: int, rate: sp.Matrix, state: State, seen: State
+) -> list[tuple[str, sp.Expr, str]]:
+    """The terms of z_i + rate z_seen, one a value where the state itself is seen."""
+    names = [f"{name}_{low.block(i)}{low.block(j)}" for j in range(low.sde.n)]
+    if all(seen[j] == state[j] for j in range(low.sde.n)):
+        return [(names[j], (ONE if i == j else 0) + rate[j], state[j]) for j in range(low.sde.n)]
+    return [(f"{names[i]}_kept", ONE, state[i]), *((names[j], rate[j], seen[j]) for j in range(low.sde.n))]
 
 
 def _euler_noise(
@@ -104,41 +111,47 @@ def _euler_noise(
 def _exact(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:
     """The exact flow of dz = linear z dtau + noise^(1/2) dw over the part's own sub-interval."""
     flow = _exact_rows(low, part, name, upper, lower) or _exact_matrix(low, part, name, upper, lower)
-    decay, factor = flow
+    decay, factor, shift = flow
     rows = [i for i in range(low.sde.n) if any(e != 0 for e in factor.row(i))]
     draws = {j: f"xi_{name}_{low.block(j)}" for j in range(low.sde.n) if any(factor[i, j] != 0 for i in rows)}
     low.ops += [Normal(draw) for draw in draws.values()]
     new: State = {}
     for i in range(low.sde.n):
         terms = [(f"{name}_{low.block(i)}{low.block(j)}", decay[i, j], state[j]) for j in range(low.sde.n)]
+        terms += low.carry(f"{name}_{low.block(i)}", shift.row(i))
         terms += [(f"{name}_{low.block(i)}w{low.block(j)}", factor[i, j], draw) for j, draw in draws.items()]
         new[i] = low.update(f"{low.block(i)}_{name}", terms)
     return new
 
 
-def _exact_rows(low: Lowering, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, sp.Matrix] | None:
-    """Closed form where every row is by itself: decay exp(k), k = int linear, noise sqrt(v (1 - exp(2k)))."""
+def _exact_rows(low: Lowering, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...] | None:
+    """Closed form where every row is by itself: decay exp(k), k = int linear, noise sqrt(v (1 - exp(2k))), and
+    (1 - exp(k)) m where linear and offset are linear (z - m), m constant.
+    """
     sde, n = low.sde, low.sde.n
     noise = sp.Matrix(n, n, lambda i, j: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0)
     if not (part.linear.is_diagonal() and noise.is_diagonal()):
         return None
-    decay, factor = sp.eye(n), sp.zeros(n)
+    decay, factor, shift = sp.eye(n), sp.zeros(n), sp.zeros(*part.offset.shape)
     for i in range(n):
         rate, power, clock = part.linear[i, i], noise[i, i], low.at(part.noise_clock[i], upper)
         law = cancelled(-power / (2 * rate)) if not is_zero(sde.written_out(rate)) else None
-        if law is not None and t in sde.written_out(law).free_symbols:
+        kept = part.offset.row(i).applyfunc(lambda e, r=rate: cancelled(-e / r)) if law is not None else sp.zeros(1, 0)
+        if any(t in sde.written_out(e).free_symbols for e in (law or sp.S.Zero, *kept)):
             return None
         exponent = low.define(f"{name}_{low.block(i)}_rate", low.increment(rate, upper, lower))
         decay[i, i] = sp.exp(exponent)
         if law is None:
             factor[i, i] = sp.sqrt(clock * low.increment(power, upper, lower))
+            shift[i, :] = part.offset.row(i).applyfunc(lambda e: low.increment(e, upper, lower))
         else:
+            shift[i, :] = kept.applyfunc(lambda e, k=exponent: -expm1(k) * low.at(e, upper))
             factor[i, i] = sp.sqrt(low.at(law, upper)) * sp.sqrt(-expm1(2 * clock * exponent))
-    return decay, factor
+    return decay, factor, shift
 
 
-def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, sp.Matrix]:
-    """(decay, lower factor of the noise covariance) by quadrature of the noise columns."""
+def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...]:
+    """(decay, lower factor of the noise covariance, shift by the offset) by quadrature over the sub-interval."""
     if any(clock != 1 for clock in part.noise_clock):
         raise InputError(
             low.sampler.where,
@@ -152,40 +165,57 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
     reached = tuple(sorted(structure.reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})))
     rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
+    moved = offset_reached(part.linear, part.offset)
+    drift = (
+        ()
+        if moved.is_zero_matrix
+        else (lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}."),)
+    )
+    ordered = lib.functions[flow].template == "transition_ordered"
+    below = (lib.ordered(), f"{flow}_rate") if ordered else (flow,)
     lib.add(
         f"exact_{letter}",
-        "exact",
+        "exact_ordered" if ordered else "exact",
         (),
-        (lib.quadrature(), flow, rows, lib.static("lower")),
+        (lib.quadrature(), *below, rows, lib.static("lower"), *drift),
         flow=flow,
+        generator=-part.linear,
         noise=rows,
         letter=part.letter,
         reached=reached,
+        **({"drift": drift[0]} if drift else {}),
     )
-    low.call((f"decay_{name}", f"factor_{name}"), f"exact_{letter}", low.moment(lower), low.moment(upper))
+    tables = tuple(f"{stem}_{name}" for stem in ("decay", "factor", *(("shift",) if drift else ())))
+    low.call(tables, f"exact_{letter}", low.moment(lower), low.moment(upper))
     factor = entries(f"factor_{name}", n, n)
-    return entries(f"decay_{name}", n, n), sp.Matrix(
-        n, n, lambda i, j: factor[i, j] if j <= i and i in reached and j in reached else 0
-    )
+    noise = sp.Matrix(n, n, lambda i, j: factor[i, j] if j <= i and i in reached and j in reached else 0)
+    shift = sp.Matrix(*moved.shape, lambda i, k: entry(f"shift_{name}", i, k) if moved[i, k] else 0)
+    return entries(f"decay_{name}", n, n), noise, shift
 
 
 def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:
     """z_R' = P (I - a h B) z_R + C z_other + Phi n, one conjugate Euler step of the rows R of the part."""
-    function = conjugate_function(low, f"conjugate_{part.letter.lower()}", part.rows, part.linear, part.score, part.B)
+    function = conjugate_function(
+        low, f"conjugate_{part.letter.lower()}", part.rows, part.linear, part.score, part.B, part.offset
+    )
     rows, others = part.rows, [j for j in range(low.sde.n) if j not in part.rows]
-    tables = tuple(f"{stem}_{name}" for stem in ("P", "C", "Phi"))
+    moved = not low.sde.offset_let.is_zero_matrix
+    tables = tuple(f"{stem}_{name}" for stem in ("P", "C", "Phi", *(("D",) if moved else ())))
     low.call(tables, function, low.moment(lower), low.moment(upper))
     width = low.moment(upper) - low.moment(lower)
-    kept = entries(tables[0], len(rows), len(rows)) * (
-        sp.eye(len(rows))
-        - low.define(f"h_{name}", width) * part.B.extract(rows, rows).applyfunc(lambda e: low.at(e, upper))
-    )
+    P = entries(tables[0], len(rows), len(rows))
+    frozen = low.define(f"h_{name}", width) * part.B.extract(rows, rows).applyfunc(lambda e: low.at(e, upper))
+    kept = P * (sp.eye(len(rows)) - frozen)
+    shift = sp.zeros(len(rows), len(low.carried))
+    if moved:  # B acts on z - o: B o, taken from the rest, is given back frozen like B z itself
+        shift = P * frozen * low.offset(upper).extract(rows, range(shift.shape[1])) + entries(tables[3], *shift.shape)
     new = dict(state)
     for a, i in enumerate(rows):
         terms = [(f"{name}_{low.block(i)}{low.block(j)}", kept[a, b], state[j]) for b, j in enumerate(rows)]
         terms += [
             (f"{name}_{low.block(i)}{low.block(j)}", entry(tables[1], a, b), state[j]) for b, j in enumerate(others)
         ]
+        terms += low.carry(f"{name}_{low.block(i)}", shift.row(a))
         terms += [(f"{name}_{low.block(i)}n{k}", entry(tables[2], a, k), value) for k, value in enumerate(low.output)]
         new[i] = low.update(f"{low.block(i)}_{name}", terms)
     return new

@@ -71,6 +71,17 @@ def check_module(module: Any, where: str = "-") -> Any:
         raise InputError(
             where, "DATA", f"{module.DATA} is no component of {module.COMPONENTS}", "emit the module again"
         )
+    field = getattr(module, "FIELD", "")
+    if not isinstance(field, str) or (field and field in module.PARAMS):
+        raise InputError(where, "FIELD", f"{field!r} names no field of its own", "emit the module again")
+    constants = getattr(module, "CONSTANTS", ())
+    if constants and (
+        module.COMPONENTS[-len(constants) :] != tuple(constants)
+        or len(constants) == len(module.COMPONENTS)
+        or not callable(getattr(module, "start_mean", None))
+    ):
+        what = f"{constants} are not the last of {module.COMPONENTS}, with start_mean beside start"
+        raise InputError(where, "CONSTANTS", what, "emit the module again")
     return module
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
+from stepsmith.runtime.constants import blocks_of, check_constants, names_of
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module, load
 from stepsmith.runtime.noise import NoiseSource
+from stepsmith.runtime.spectral import Columns, Transform, field_of
 
 _SPREAD = 1e-9  # an effective sigma may pass the end of a network's range by this much, relatively, without a word
 
@@ -23,12 +25,16 @@ class Plan:
 
     module: Any
     table: torch.Tensor  # (steps, K) float64, on the host; a coefficient a frequency adds trailing dimensions
-    factor: tuple[tuple[float, ...], ...]  # L, of the start
+    factor: tuple[tuple[Any, ...], ...]  # L, of the start; a number an entry, or a tensor over the frequencies
     noise: NoiseSource
     shape: tuple[int, ...]  # one component of one sample
     device: torch.device
     dtype: torch.dtype
     last: str
+    mean: tuple[tuple[float, ...], ...] = ()  # what multiplies the constants and 1 in the mean of the start, a row a block
+    constants: tuple[torch.Tensor, ...] = ()  # (batch or 1, *shape), on the host
+    columns: Columns | None = None  # the table taken apart, where a coefficient depends on the frequency
+    transform: Transform | None = None  # of images to the state, there
 
 
 def make_plan(
@@ -42,6 +48,7 @@ def make_plan(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     shape: Sequence[int] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Plan:
     """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
     module = resolve(module)
@@ -51,17 +58,25 @@ def make_plan(
         raise _refuse("grid", f"{type(grid).__name__} is not a TimeGrid", "use TimeGrid.explicit(times)")
     params = full_params(module, params)
     _check_network(module, network)
-    table = _table(module, grid, params)
+    size = _shape(network, shape)
+    own = getattr(module, "FIELD", "")
+    inputs: dict[str, Any] = {**params, **({own: field_of(size)} if own else {})}
+    table = _table(module, grid, inputs)
     _warn_range(module, network, table)
+    noise, kind = NoiseSource(seeds), find_dtype(dtype)
     return Plan(
         module=module,
         table=table,
-        factor=_factor(module, grid, params),
-        noise=NoiseSource(seeds),
-        shape=_shape(network, shape),
+        factor=_factor(module, grid, inputs),
+        noise=noise,
+        shape=size,
         device=find_device(device),
-        dtype=find_dtype(dtype),
+        dtype=kind,
         last=last,
+        mean=_mean(module, grid, inputs),
+        constants=check_constants(module, constants, len(noise), size, kind),
+        columns=Columns.of(table, kind) if own else None,
+        transform=Transform.of(size, kind) if own else None,
     )
 
 
@@ -87,7 +102,7 @@ def full_params(module: Any, params: Mapping[str, float] | None, full: bool = Fa
     return {**{name: float(value) for name, value in module.PARAMS.items()}, **given} if full else given
 
 
-def _table(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> torch.Tensor:
+def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tensor:
     """(steps, K) float64 on the host, finite; a ValueError of the module (a constraint, a grid) becomes an
     InputError."""
     try:
@@ -109,16 +124,27 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> torch.Te
     return table
 
 
-def _factor(module: Any, grid: TimeGrid, params: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
+def _factor(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
     factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
-    n = len(module.COMPONENTS)
-    if factor.shape != (n, n) or not torch.isfinite(factor).all():
+    n = blocks_of(module)
+    if factor.shape[:2] != (n, n) or not torch.isfinite(factor).all():
         raise _refuse(
             "start",
             f"the factor of the start is not a finite {n} x {n} matrix",
             "check the parameters and the grid's start",
         )
-    return tuple(tuple(row) for row in factor.tolist())
+    rows = factor.tolist() if factor.dim() == 2 else [row.unbind(0) for row in factor.unbind(0)]
+    return tuple(tuple(row) for row in rows)
+
+
+def _mean(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+    """``start_mean`` of the module at the grid's start; no rows where it has none."""
+    if not hasattr(module, "start_mean"):
+        return ()
+    mean = torch.as_tensor(module.start_mean(grid.times[0].item(), **params), dtype=torch.float64)
+    if mean.shape != (blocks_of(module), len(names_of(module)) + 1) or not torch.isfinite(mean).all():
+        raise _refuse("start", "the mean of the start is not finite", "check the parameters and the grid's start")
+    return tuple(tuple(row) for row in mean.tolist())
 
 
 def _check_network(module: Any, network: Any) -> None:

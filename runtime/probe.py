@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
+from stepsmith.runtime.constants import blocks_of, check_constants
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.sampler import steps_of
 
@@ -95,20 +96,27 @@ def moments(
     *,
     params: Mapping[str, float] | None = None,
     last: str = "none",
+    constants: Mapping[str, float] | None = None,
 ) -> Moments:
     """Mean and covariance of the state over a grid, exactly; carried outputs start at zero.
 
-    ``start_mean`` (n,) defaults to zero and ``start_cov`` (n, n) to L L^T of ``module.start``: what :func:`sample`
-    draws.
+    ``start_mean`` (b,) of the b blocks that move defaults to that of ``module.start_mean`` (zero where it has none) and
+    ``start_cov`` (b, b) to L L^T of ``module.start``: what :func:`sample` draws. ``constants``: the values of the constant
+    components, numbers; they are the last of the n components.
     """
     n, held = len(module.COMPONENTS), module.HISTORY
     params = dict(params or {})
     table = module.coefficients(grid.times, **params)
     factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
     m, P = torch.zeros(n + held, dtype=torch.float64), torch.zeros(n + held, n + held, dtype=torch.float64)
-    P[:n, :n] = factor @ factor.T if start_cov is None else torch.as_tensor(start_cov, dtype=torch.float64)
+    blocks = blocks_of(module)
+    P[:blocks, :blocks] = factor @ factor.T if start_cov is None else torch.as_tensor(start_cov, dtype=torch.float64)
+    given = check_constants(module, constants, 1, (), torch.float64)
+    m[blocks:n] = torch.tensor([float(value) for value in given], dtype=torch.float64)
     if start_mean is not None:
-        m[:n] = torch.as_tensor(start_mean, dtype=torch.float64)
+        m[:blocks] = torch.as_tensor(start_mean, dtype=torch.float64)
+    elif hasattr(module, "start_mean"):
+        m[:blocks] = module.start_mean(grid.times[0].item(), **params) @ torch.cat([m[blocks:n], torch.ones(1)])
     means, covs = [m[:n]], [P[:n, :n]]
     for row, (step, draws) in zip(table.unbind(0), steps_of(module, grid.steps), strict=True):
         A, b, N = affine_map(module, row, network, step=step, draws=draws)

@@ -158,9 +158,10 @@ class GaussianMixture:
         (z blocks, t) -> outputs; with s the score, K K^T = Sigma the factor of the kind: ``score``: s; ``eps-L``,
         ``eps-U``, ``eps-R``: -K^T s, one output a block (lower, upper Cholesky, gDDIM); ``x0``: E[x0 | z], one output;
         and for one block with z = alpha x0 + sigma eps, ``eps``: E[eps | z] = -sigma s and ``v``: alpha E[eps | z] -
-        sigma E[x0 | z]. ``view`` has ``transition(t, s)``, ``covariance(t)``, ``factor(t, kind="lower" | "upper" |
-        "gddim")``, numpy float64; ``end`` is handed to ``factor`` for eps-R where given. Reads the time on the host:
-        for tests, not for speed.
+        sigma E[x0 | z]. Where the SDE has an offset, the constant components are inputs too, behind the blocks, and z
+        is taken without the offset of its mean, ``view.offset(t, s)``. ``view`` has ``transition(t, s)``,
+        ``covariance(t)``, ``factor(t, kind="lower" | "upper" | "gddim")``, numpy float64; ``end`` is handed to ``factor``
+        for eps-R where given. Reads the time on the host: for tests, not for speed.
 
         Raises InputError (key ``network``) for another kind, or ``eps`` and ``v`` of more than one block.
         """
@@ -174,7 +175,7 @@ class GaussianMixture:
         def call(inputs: Tensors, time: torch.Tensor) -> Tensors:
             t = float(time)
             Psi, Sigma = view.transition(t, first), view.covariance(t)
-            score, mean = self._posterior(inputs, Psi, Sigma, data)
+            score, mean = self._posterior(_centred(inputs, view, t, first, count), Psi, Sigma, data)
             if kind in _FACTORS:
                 extra = {} if end is None or kind != "eps-R" else {"end": end}
                 factor = view.factor(t, kind=_FACTORS[kind], **extra)
@@ -185,7 +186,54 @@ class GaussianMixture:
             answers = {"score": score, "x0": (mean,), "eps": (eps,), "v": (float(Psi[0, 0]) * eps - sigma * mean,)}
             return answers[kind]
 
-        return Network(call, kind, self.shape, None, count, 1 if kind == "x0" else count)
+        given = len(getattr(getattr(view, "sde", None), "constant", ()))
+        return Network(call, kind, self.shape, None, count + given, 1 if kind == "x0" else count)
+
+
+def _centred(inputs: Tensors, view: Any, time: float, first: float, count: int) -> Tensors:
+    """The blocks without the offset of their mean."""
+    blocks, given = inputs[:count], inputs[count:]
+    if not hasattr(view, "offset"):
+        return blocks
+    rows = view.offset(time, first).tolist()
+    return tuple(
+        z - sum((c * value for c, value in zip(row, given, strict=False)), row[-1])
+        for z, row in zip(blocks, rows, strict=True)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralGaussian:
+    """Images whose cosine coefficients are independent, u_k ~ N(m_k, c_k): the exact problem of a blurring diffusion.
+
+    ``mean`` and ``variance`` (H, W) are those of the coefficients. With z_k = alpha_k u_k + sigma_k eps at a time,
+
+        E[eps_k | z] = sigma_k (z_k - alpha_k m_k)/(alpha_k^2 c_k + sigma_k^2),
+        E[u_k | z] = (z_k - sigma_k E[eps_k | z])/alpha_k.
+    """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+    def network(self, kind: str, alpha: Any, sigma: Any) -> Network:
+        """The exact network of images, of kind ``eps-L``, ``x0``, ``score`` or ``v``; ``alpha(t)`` and ``sigma(t)``: 0-d
+        float64 -> (H, W) or a number. Its quantities are those of the coefficients, transformed back.
+        """
+        from stepsmith.runtime.spectral import Transform
+
+        if kind not in ("eps-L", "x0", "score", "v"):
+            raise _refuse("network", f"no exact network of kind {kind!r}", "known are eps-L, x0, score, v")
+        transform = Transform.of(self.mean.shape, torch.float64)
+
+        def call(inputs: Tensors, time: torch.Tensor) -> Tensors:
+            (image,) = inputs
+            z, a, s = transform.forth(image.to(torch.float64)), alpha(time), sigma(time)
+            eps = s * (z - a * self.mean) / (a**2 * self.variance + s**2)
+            data = (z - s * eps) / a
+            found = {"eps-L": eps, "x0": data, "score": -eps / s, "v": a * eps - s * data}[kind]
+            return (transform.back(found).to(image.dtype),)
+
+        return Network(call, kind, (1, *self.mean.shape))
 
 
 def Gaussian(mean: Any, variance: Any = 1.0) -> GaussianMixture:

@@ -1,17 +1,21 @@
 """Run an emitted step module over a time grid.
 
     start      z_i = sum_j L_ij xi_j, L = module.start(times[0], **params) lower triangular, L L^T =
-    covariance(times[0]) N steps    z, history = module.step(z, c_k, network, noise, history), c_k the K coefficients of
+    covariance(times[0]), plus sum_k M_ik c_k where the SDE has an offset, M = module.start_mean(times[0], **params), c the
+    constant components and 1 N steps    z, history = module.step(z, c_k, network, noise, history), c_k the K coefficients of
     row k last       "none": nothing;  "denoise": z = module.denoise(z, c_{N-1}, network), one more network call
 
 and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
 before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
 once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
-do not promote the state's dtype. Between upload and return nothing is read back from the device.
+do not promote the state's dtype. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
+frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back
+from the device.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +26,7 @@ from tqdm import tqdm
 
 import stepsmith
 from stepsmith.errors import InputError
+from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import NoiseSource, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, full_params, make_plan, resolve
@@ -43,12 +48,14 @@ def sample(
     callback: Callable[[int, State], Any] | None = None,
     shape: Sequence[int] | None = None,
     progress: bool = False,
+    constants: Mapping[str, Any] | None = None,
 ) -> torch.Tensor:
     """Samples (len(seeds), *shape) in ``dtype`` (float32 unless given) on ``device`` (the CPU unless given).
 
     ``module``: an emitted module, or what :func:`load` takes. ``network(inputs, time) -> outputs``: tuples of (batch,
     *shape) tensors and a 0-d float64 time; it may have ``shape``, ``inputs``, ``outputs`` (counts) and ``sigma_range``,
-    which are then checked. ``seeds``: one a sample; a sample depends on its seed and not on its neighbours. ``params``
+    which are then checked. ``constants``: the SDE's constant components by name, each a tensor that broadcasts to
+    (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and not on its neighbours. ``params``
     override the module's ``PARAMS``. ``shape`` is that of one component of one sample (``network.shape`` unless given).
     ``callback(k, state)`` is called after step k = 0 .. N - 1. ``last="denoise"`` adds a network call at ``times[-1]``
     and returns the mean of the data given that state.
@@ -56,7 +63,10 @@ def sample(
     Raises :class:`InputError` before the first network call for a module, network, grid, seed, parameter, shape or
     device that does not fit, and after the first step where the network's outputs changed the state's shape or dtype.
     """
-    plan = make_plan(module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape)
+    plan = make_plan(
+        module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
+        constants=constants,
+    )  # fmt: skip
     with torch.no_grad():
         return run_plan(plan, network, callback, progress)
 
@@ -70,7 +80,12 @@ def run_plan(
     """The loop: draws the start, takes every step, returns the data component. No read from the device, no copy."""
     module = plan.module
     noise = plan.noise.to(plan.device)
-    rows = [row.unbind(0) for row in upload(plan.table, plan.device).unbind(0)]
+    to_device = functools.partial(upload, device=plan.device)
+    if plan.columns is None or plan.transform is None:
+        rows, transform = [row.unbind(0) for row in to_device(plan.table).unbind(0)], None
+    else:
+        rows, transform = plan.columns.rows(to_device), plan.transform.put(to_device)
+        network = transform.around(network)
     state = _start(plan, noise)
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
@@ -84,7 +99,7 @@ def run_plan(
             callback(k, state)
     if plan.last == "denoise":
         state = module.denoise(state, rows[-1], network)
-    return state[module.DATA]
+    return state[module.DATA] if transform is None else transform.back(state[module.DATA])
 
 
 def count_nfe(module: Any, steps: int, last: str = "none") -> int:
@@ -111,11 +126,13 @@ def record(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     network: Any = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What was run, as plain values that JSON can hold: arguments as :func:`sample`.
 
-    Keys: sde, sampler, network, digest, params, grid (name and times), seeds, last, nfe, dtype, device, model (the
-    network's ``name`` or class, and its ``digest`` where it has one) and versions.
+    Keys: sde, sampler, network, digest, params, constants (the digest of each, where there are any), grid (name and
+    times), seeds, last, nfe, dtype, device, model (the network's ``name`` or class, and its ``digest`` where it has one)
+    and versions.
     """
     module = resolve(module)
     return {
@@ -124,6 +141,7 @@ def record(
         "network": module.NETWORK,
         "digest": module.DIGEST,
         "params": full_params(module, params, full=True),
+        **({"constants": digest(constants)} if constants else {}),
         "grid": {"name": grid.name, "times": grid.times.tolist()},
         "seeds": list(NoiseSource(seeds).seeds),
         "last": last,
@@ -158,15 +176,19 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
 
 
 def _start(plan: Plan, noise: NoiseSource) -> State:
-    """z_i = sum_j L_ij xi_j, summed in float64 and rounded once to the state's dtype."""
+    """z_i = sum_j L_ij xi_j and the mean, summed in float64 and rounded once to the state's dtype; then the constants."""
     normals = [noise.normal(plan.shape, "start", 0, j, dtype=torch.float64) for j in range(len(plan.factor))]
-    return tuple(
-        sum(
-            (weight * xi for weight, xi in zip(row, normals, strict=True) if weight != 0.0),
-            torch.zeros_like(normals[0]),
-        ).to(plan.dtype)
-        for row in plan.factor
+    given = tuple(upload(c, plan.device).expand(len(noise), *plan.shape) for c in plan.constants)
+    around = [torch.zeros_like(normals[0]) for _ in plan.factor]
+    for i, row in enumerate(plan.mean):
+        terms = (weight * value.to(torch.float64) for weight, value in zip(row, given, strict=False))
+        around[i] = sum(terms, around[i] + row[-1])
+    factor = [[upload(w, plan.device) if isinstance(w, torch.Tensor) else w for w in row] for row in plan.factor]
+    moving = tuple(
+        sum((w * xi for w, xi in zip(row, normals, strict=True) if not isinstance(w, float) or w), mean).to(plan.dtype)
+        for row, mean in zip(factor, around, strict=True)
     )
+    return (*moving, *given)
 
 
 def _normals(plan: Plan, noise: NoiseSource, draws: Sequence[int]) -> Iterator[State]:

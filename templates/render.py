@@ -10,7 +10,20 @@ import sympy as sp
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stepsmith.derive.budget import within
-from stepsmith.derive.program import ONE, Call, Evaluate, Factor, Function, Normal, StepProgram, Update
+from stepsmith.derive.program import (
+    EARLIER,
+    ONE,
+    UNIT,
+    Call,
+    Evaluate,
+    Factor,
+    Function,
+    Normal,
+    StepProgram,
+    Update,
+    table_of,
+)
+from stepsmith.derive.rows import Rows, aligned
 from stepsmith.errors import Unsupported
 
 from .printer import WIDTH, HostPrinter, wrapped
@@ -19,10 +32,12 @@ DIALECTS = ("torch",)
 MAX_BEFORE_STAR = 255  # names that Python unpacks before a starred one
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
-    """C C0 C1 K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a alpha_0 alpha_1 alpha_s angle at0 at1 b back below
-    coupling data deviator ds end ends entry exponent eye first g growth h half i inp integrals j k lead length like linear
-    mean n noise odd ones order origin out panels pull push push0 push1 r rate ratio reach reached root row rows s scale
-    score sd share sigma_0 sigma_1 sigma_s size skip spread steps tau total u unit w weight width x zero""".split()  # noqa: SIM905
+    """A C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a across alpha_0 alpha_1 alpha_s angle at0
+    at1 b back below c count coupling data decay deviator drift drive ds edges end ends entry exponent eye fails far
+    first flow g gap growth h half high i inp integrals j k last late law lead length level like linear low mean
+    moved n near newton noise odd ones order origin out panels powers pull push pushed r rate ratio reach reached
+    rest root row rows rule s scale score sd share short sigma_0 sigma_1 sigma_s sigma_t size skip spread steps
+    target terms total turn u unit w weight width x zero""".split()  # noqa: SIM905
 )
 
 
@@ -42,27 +57,103 @@ def emit(method: Any, dialect: str = "torch") -> str:
     """
     if dialect not in DIALECTS:
         raise Unsupported(f"no dialect {dialect!r}", f"use {', '.join(DIALECTS)}")
-    program: StepProgram = method.program
-    numbers = {*program.params, *_numbers(program, method.sde)}
-    respelled = {name: f"{name}_" for name in (*program.params, *method.sde.let) if name in LOCALS}
-    printer = HostPrinter(numbers, respelled)
+    rows: Rows = method.rows
+    program, params = rows.step, rows.params
+    respelled = {name: f"{name}_" for name in (*method.sde.symbols, *params, *method.sde.let) if name in LOCALS}
+    field = method.sde.field
+    spelled = respelled.get(field, field)
+    at_nodes = {**respelled, field: f"{spelled}[..., None]"}  # behind the field's dimensions stands that of the nodes
     env = environment()
     env.filters["spelled"] = lambda name: respelled.get(name, name)
-    env.filters["code"] = printer.doprint
     env.filters["wrap"] = wrapped
-    env.globals["call"] = _caller(program, respelled)
-    env.globals["rows"] = lambda M: _rows(printer, M)
-    step, last = columns(program.ops), columns(program.last)
+    env.globals["call"] = _caller(rows.functions, respelled)
+    printers = [HostPrinter({*params, *_numbers(each, method.sde)}, respelled) for each in rows]
+    env.filters["code"] = printers[0].doprint
+    env.globals["call_at_nodes"] = _caller(rows.functions, at_nodes)
+    env.filters["code_at_nodes"] = HostPrinter(printers[0].numbers, at_nodes).doprint
+    env.globals["rows"] = lambda M: _rows(printers[0], M)
+    names, tables = table(method)
     context = {
-        "method": method, "program": program, "host": [_statement(printer, s) for s in program.host],
-        "step": [_operation(op) for op in program.ops], "last": [_operation(op) for op in program.last],
-        "columns": [name for name, _ in table(program)], "column_texts": [c.name for _, c in table(program)],
-        "step_columns": step, "last_columns": last,
-        "draws": [op.output for op in program.ops if isinstance(op, Normal)],
-        "unpack": _unpack,
-        "legendre": legendre, "constraints": _constraints(printer, method.sde, set(program.params)), "span": method.sde.time,
+        "field": spelled, "given_field": field,
+        "method": method, "program": program, "params": params, "functions": rows.functions,
+        "host": [_statement(printers[0], s) for s in program.host],
+        "offset": any(f.name == "offset" for f in rows.functions),
+        "columns": names, "column_texts": [_column(c) for c in tables[0]],
+        "row_functions": [_row_function(*each, params) for each in zip(_row_names(rows), rows, tables, printers, strict=True)],
+        "places": _places(rows), "nfe": _nfe(rows),
+        "steps": [_step(name, each, names) for name, each in _step_names(rows)], "unpack": _unpack,
+        "last": [_operation(op, program) for op in program.last], "last_columns": columns(program.last),
+        "legendre": legendre, "constraints": _constraints(printers[0], method.sde, set(params)), "span": method.sde.time,
     }  # fmt: skip
     return env.get_template("module.py.jinja").render(**context)
+
+
+def _column(c: sp.Expr) -> str:
+    return str(c) if c.is_Symbol else repr(float(c))
+
+
+# -- rows of a grid that have programs of their own ----------------------------------------------------------------------
+
+ORDINALS = ("first", "second", "third")
+ENDS = ("last_row", "last_row_but_one")
+
+
+def _row_names(rows: Rows) -> list[str]:
+    """The functions that make the rows of the table: of the common step, of the first rows, of the last."""
+    first = [f"{ORDINALS[k]}_row" for k in range(len(rows.warmup))]
+    return ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
+
+
+def _row_function(
+    name: str, program: StepProgram, texts: list[sp.Expr], printer: HostPrinter, params: dict[str, float]
+) -> dict[str, Any]:
+    """What the template writes a row function with; ``back`` are the times of earlier steps that it reads."""
+    read = {table_of(symbol) for statement in program.host for symbol in _symbols(statement)} | {str(c) for c in texts}
+    return {
+        "name": name, "back": [time.name for time in EARLIER if time.name in read],
+        "params": [*filter(None, [program.field]), *(p for p in params if p in program.params)],
+        "host": [_statement(printer, s) for s in program.host], "texts": [_column(c) for c in texts],
+    }  # fmt: skip
+
+
+def _symbols(statement: Any) -> set[sp.Symbol]:
+    if isinstance(statement, Call):
+        return {symbol for time in statement.times for symbol in time.free_symbols}
+    return (statement.rows if isinstance(statement, Factor) else statement.expr).free_symbols
+
+
+def _places(rows: Rows) -> list[tuple[str, str]]:
+    """(row function, slice of the grid) in the order of the rows; ``last`` is the first row of the last program, if any."""
+    names, w, e = _row_names(rows), len(rows.warmup), len(rows.ending)
+    first = names[1 : 1 + w]
+    end = "steps" if not e else "last"
+    found = [(name, f"{k}:{k + 1}" if not (e and k) else f"{k}:min({k + 1}, last)") for k, name in enumerate(first)]
+    if e < 2:
+        return [*found, ("other_rows", f"{w}:{end}" if e else f"{w}:"), *((name, "last:") for name in names[1 + w :])]
+    return [*found, ("other_rows", f"{w}:late"), (names[-2], "late:last"), (names[-1], "last:")]
+
+
+def _step_names(rows: Rows) -> list[tuple[str, StepProgram]]:
+    named = (("step", rows.step), ("step_first", rows.first), ("step_last", rows.last))
+    return [(name, program) for name, program in named if program is not None]
+
+
+def _nfe(rows: Rows) -> str:
+    """Network calls of a run, as an expression in ``steps``; a single step is a first one."""
+    if rows.first is None:
+        return "NFE * steps" if rows.last is None else "NFE * (steps - 1) + NFE_LAST"
+    if rows.last is None:
+        return "NFE_FIRST + NFE * (steps - 1)"
+    return "NFE_FIRST + NFE * (steps - 2) + NFE_LAST if steps > 1 else NFE_FIRST"
+
+
+def _step(name: str, program: StepProgram, names: list[str]) -> dict[str, Any]:
+    """What the template writes a step function with."""
+    return {
+        "name": name, "program": program, "columns": columns(program.ops),
+        "ops": [_operation(op, program) for op in program.ops],
+        "draws": [op.output for op in program.ops if isinstance(op, Normal)],
+    }  # fmt: skip
 
 
 @functools.cache
@@ -92,11 +183,36 @@ def columns(ops: Any) -> list[str]:
     return list(names)
 
 
-def table(program: StepProgram) -> list[tuple[str, sp.Expr]]:
-    """(name, host expression) of the columns of the emitted table, in its order."""
-    exprs = {column_name(c): c for op in (*program.ops, *program.last) for c in _coefficients(op) if c != ONE}
-    step, last = columns(program.ops), columns(program.last)
-    return [(name, exprs[name]) for name in (*step, *(c for c in last if c not in step))]
+def table(method: Any) -> tuple[list[str], list[list[sp.Expr]]]:
+    """The names of the columns of the emitted table and, for each program of ``method.rows``, the host expression in each:
+    zero where a program has no use for a column.
+    """
+    rows: Rows = method.rows
+    own = [_own(program) for program in rows]
+    shared = {name: None for _, program in _step_names(rows) for name in columns(program.ops)}
+    names = list({**shared, **dict.fromkeys(columns(rows.step.last))})
+    found = []
+    for program, exprs in zip(rows, own, strict=True):
+        if program not in (rows.first, rows.last):
+            fitted = aligned(rows.step, program) or {}
+            exprs = {
+                **{name: fitted.get(c, c) for name, c in own[0].items()},
+                **{n: exprs[n] for n in columns(program.last)},
+            }
+        found.append([exprs.get(name, sp.S.Zero) for name in names])
+    return names, found
+
+
+def columns_of_row(method: Any, steps: int, row: int) -> list[tuple[str, sp.Expr]]:
+    """(name, host expression) of the columns of one row of a grid."""
+    names, tables = table(method)
+    programs = list(method.rows)
+    return list(zip(names, tables[programs.index(method.rows.at(row, steps))], strict=True))
+
+
+def _own(program: StepProgram) -> dict[str, sp.Expr]:
+    """The columns of a program by name."""
+    return {column_name(c): c for op in (*program.ops, *program.last) for c in _coefficients(op) if c != ONE}
 
 
 def _coefficients(op: Any) -> tuple[sp.Expr, ...]:
@@ -132,11 +248,11 @@ def _unpack(used: list[str], all_columns: list[str]) -> str:
     return "(\n        " + "\n        ".join(lines) + "\n    )"
 
 
-def _caller(program: StepProgram, respelled: dict[str, str]) -> Any:
-    functions = {function.name: function for function in program.functions}
+def _caller(functions: tuple[Function, ...], respelled: dict[str, str]) -> Any:
+    params = {function.name: function.params for function in functions}
 
     def call(name: str, *times: str) -> str:
-        return f"{name}({', '.join((*times, *(respelled.get(p, p) for p in functions[name].params)))})"
+        return f"{name}({', '.join((*times, *(respelled.get(p, p) for p in params[name])))})"
 
     return call
 
@@ -144,7 +260,11 @@ def _caller(program: StepProgram, respelled: dict[str, str]) -> Any:
 def _numbers(program: StepProgram, sde: Any) -> set[str]:
     """Names that are Python numbers on the host: parameters, and what is made of them alone."""
     t = sp.Symbol("t", real=True)
-    known = {*program.params, *(name for name, expr in sde.let.items() if t not in expr.free_symbols)}
+
+    def names(expr: sp.Expr) -> set[str]:
+        return {symbol.name for symbol in expr.free_symbols}
+
+    known = {*program.params, *(name for name, expr in sde.let.items() if not {t.name, program.field} & names(expr))}
     for statement in program.host:
         if not isinstance(statement, Call | Factor) and {s.name for s in statement.expr.free_symbols} <= known:
             known.add(statement.name)
@@ -167,13 +287,24 @@ def _statement(printer: HostPrinter, statement: Any) -> dict[str, Any]:
     return {"text": wrapped(f"{name} = {printer.doprint(statement.expr)}"), "function": ""}
 
 
-def _operation(op: Any) -> dict[str, Any]:
+def _operation(op: Any, program: StepProgram) -> dict[str, Any]:
     if isinstance(op, Evaluate):
-        return {"network": True, "outputs": op.outputs, "inputs": op.inputs, "time": column_name(op.time), "text": ""}
+        time = f"{column_name(op.time)}.amax()" if program.field else column_name(op.time)
+        return {"network": True, "outputs": op.outputs, "inputs": op.inputs, "time": time, "text": ""}
     if isinstance(op, Normal):
         return {"network": False, "text": ""}
-    terms = " + ".join(value if c == ONE else f"{column_name(c)} * {value}" for c, value in op.terms)
+    if not op.terms:
+        return {"network": False, "text": f"{op.output} = torch.zeros_like({program.components[0]})"}
+    terms = " + ".join(_term(c, value) for c, value in op.terms)
+    if program.field:  # a tensor of float64 coefficients would widen the state
+        terms = f"({terms}).to({program.components[0]}.dtype)"
     return {"network": False, "text": wrapped(f"{op.output} = {terms}")}
+
+
+def _term(c: sp.Expr, value: str) -> str:
+    if c == ONE:
+        return value
+    return column_name(c) if value == UNIT else f"{column_name(c)} * {value}"
 
 
 def _constraints(printer: HostPrinter, sde: Any, params: set[str]) -> list[dict[str, str]]:

@@ -15,8 +15,8 @@ from scipy.integrate import solve_ivp
 
 import stepsmith as ss
 from stepsmith.derive import calculus
+from stepsmith.derive.balls import factor as cholesky
 from stepsmith.derive.calculus import t
-from stepsmith.derive.numeric import cholesky
 from stepsmith.derive.score import scalar
 from stepsmith.errors import Unsupported
 

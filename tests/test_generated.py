@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 import stepsmith.generated
 from stepsmith.derive import catalogue, dump
 from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, networks, sample
+from stepsmith.runtime.sampler import steps_of
 
 NAMES = [row.name for row in catalogue.rows()]
 FOLDER = Path(stepsmith.generated.__path__[0])
@@ -63,6 +64,11 @@ def short(module: ModuleType) -> tuple[torch.Tensor, torch.Tensor]:
     return times, module.coefficients(times)
 
 
+def given(module: ModuleType) -> dict[str, float]:
+    """A value of each constant component."""
+    return dict.fromkeys(getattr(module, "CONSTANTS", ()), 0.3)
+
+
 def network_of(module: ModuleType, seen: list | None = None):
     """A network of the module's number of inputs and outputs that mixes all of them, in the dtype it is given."""
 
@@ -82,12 +88,21 @@ def tensors(count: int, dtype=torch.float64, seed: int = 0, shape=(3, 2, 5)) -> 
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(count))
 
 
-def run(module: ModuleType, network, dtype=torch.float64, seed: int = 0):
-    """All steps by hand, without the runtime: the states, the start first."""
+def held(module: ModuleType, dtype=torch.float64, seed: int = 7) -> tuple[torch.Tensor, ...]:
+    """What a step before may have handed on."""
+    return tensors(module.HISTORY, dtype, seed)
+
+
+def run(module: ModuleType, network, dtype=torch.float64, seed: int = 0, before: float = 0.0):
+    """All steps by hand, without the runtime: the states, the start first.  ``before`` is what the first step is handed."""
     states = [tensors(len(module.COMPONENTS), dtype, seed)]
-    for k, row in enumerate(short(module)[1].unbind(0)):
-        state, history = module.step(states[-1], row.unbind(0), network, tensors(module.DRAWS, dtype, seed + k + 1), ())
-        assert history == ()
+    history = tuple(torch.full_like(states[0][0], before) for _ in range(module.HISTORY))
+    table = short(module)[1]
+    for k, (row, (step, draws)) in enumerate(zip(table.unbind(0), steps_of(module, len(table)), strict=True)):
+        noise = tensors(draws, dtype, seed + k + 1)
+        state, history = step(states[-1], row.unbind(0), network, noise, history)
+        assert len(history) == module.HISTORY
+        assert all(value.dtype == dtype and value.shape == states[0][0].shape for value in history)
         states.append(state)
     return states
 
@@ -153,10 +168,17 @@ def test_the_constants_are_those_of_the_contract(name, emitted):
     assert all(isinstance(word, str) and word.isidentifier() for word in (*module.COMPONENTS, *module.COEFFICIENTS))
     assert len(set(module.COEFFICIENTS)) == len(module.COEFFICIENTS)
     assert all(type(key) is str and type(value) is float for key, value in module.PARAMS.items())
-    assert method.sde.state == module.COMPONENTS and method.sde.data[0] == module.DATA
+    assert (*method.sde.state, *method.sde.constant) == module.COMPONENTS
+    assert method.sde.constant == getattr(module, "CONSTANTS", ()) and method.sde.data[0] == module.DATA
     assert method.sde.time == (module.START, module.END)
-    assert (method.nfe, method.draws) == (module.NFE, module.DRAWS) and module.HISTORY >= 0
-    assert hashlib.sha256(dump(method.program).encode()).hexdigest() == module.DIGEST
+    assert (method.nfe, method.draws, len(method.program.history)) == (module.NFE, module.DRAWS, module.HISTORY)
+    for end, program in (("FIRST", method.rows.first), ("LAST", method.rows.last)):
+        assert hasattr(module, f"NFE_{end}") == hasattr(module, f"step_{end.lower()}") == (program is not None)
+        if program is not None:
+            found = getattr(module, f"NFE_{end}"), getattr(module, f"DRAWS_{end}")
+            assert (program.nfe, program.draws, len(program.carry)) == (*found, module.HISTORY)
+    assert hashlib.sha256(method.rows.text.encode()).hexdigest() == module.DIGEST
+    assert method.rows.text.startswith(dump(method.program))
     assert module.DRAWS > 0 if method.sampler.target == "sde" else module.DRAWS == 0
     assert (module.WEAK_ORDER, module.STRONG_ORDER) == (None, None) or module.DRAWS > 0
     assert module.ORDER is None or module.DRAWS == 0
@@ -184,18 +206,26 @@ def test_coefficients_are_finite_float64_on_the_host_down_to_1e_5(name, emitted)
         assert table.dtype == torch.float64 and table.device.type == "cpu" and not table.requires_grad
         assert torch.isfinite(table).all()
     factor = module.start(module.END)
-    n = len(module.COMPONENTS)
+    n = len(module.COMPONENTS) - len(given(module))
     assert factor.shape == (n, n) and factor.dtype == torch.float64 and torch.equal(factor, factor.tril())
     assert torch.isfinite(factor).all() and (factor.diagonal() > 0).all()
 
 
 @EVERY
 def test_a_row_is_that_of_its_two_times(name, emitted):
-    """No row reads a neighbour (HISTORY 0): a grid of one step gives the same row; lists and float32 are taken too."""
-    module = emitted[name].module
+    """No row reads a neighbour where nothing is carried: a grid of one step gives the same row; lists are taken too.
+
+    Else a row reads what its program says, at most three times back: without the first time the rows are the same.
+    """
+    module, rows = emitted[name].module, emitted[name].method.rows
     times, table = short(module)
     assert torch.equal(module.coefficients(times.tolist()), table)
-    if "eps_r" not in name:  # anchored at the end of its grid
+    if module.HISTORY:
+        times = grid_of(module, 9, 0.02)
+        first, last = len(rows.warmup) + 1, 9 - len(rows.ending)
+        whole, less = module.coefficients(times)[first:last], module.coefficients(times[1:])[first - 1 : last - 1]
+        assert torch.allclose(whole, less, rtol=1e-12, atol=1e-14) and len(whole) > 3
+    elif "eps_r" not in name:  # anchored at the end of its grid
         alone = module.coefficients(times[1:3], **module.PARAMS)[0]
         assert torch.allclose(alone, table[1], rtol=1e-12, atol=1e-14)
 
@@ -206,7 +236,7 @@ def test_every_parameter_is_taken_by_keyword_and_matters(name, emitted):
     times, table = short(module)
     factor = module.start(times[0].item())
     for key, value in module.PARAMS.items():
-        other = {key: value * 1.25 + 0.01 if key != "lambda_s" else 1.25}
+        other = {key: {"lambda_s": 1.25, "eta": 0.7}.get(key, value * 1.25 + 0.01)}  # DDIM's eta is at most 1
         changed = module.coefficients(times, **other)
         same_start = torch.equal(module.start(times[0].item(), **other), factor)
         assert not torch.equal(changed, table) or not same_start, key
@@ -270,20 +300,32 @@ def test_a_parameter_that_is_nan_breaks_a_constraint(name, emitted):
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
+def functions_of(module: ModuleType) -> list:
+    """(function, calls, draws) of the step and, where they are others, of the first and the last."""
+    ends = [end for end in ("first", "last") if hasattr(module, f"step_{end}")]
+    found = [(module.step, module.NFE, module.DRAWS)]
+    named = [(f"step_{end}", f"NFE_{end.upper()}", f"DRAWS_{end.upper()}") for end in ends]
+    return found + [tuple(getattr(module, name) for name in names) for names in named]
+
+
 @EVERY
 def test_the_network_is_called_as_often_as_is_declared(name, emitted):
     module = emitted[name].module
     grid = TimeGrid.explicit(grid_of(module))
     seen = []
-    row = short(module)[1][0].unbind(0)
+    row = short(module)[1][1].unbind(0)
     state = tensors(len(module.COMPONENTS))
-    module.step(state, row, network_of(module, seen), tensors(module.DRAWS, seed=1))
-    assert len(seen) == module.NFE
+    for step, calls, draws in functions_of(module):
+        seen.clear()
+        step(state, row, network_of(module, seen), tensors(draws, seed=1), held(module))
+        assert len(seen) == calls
     for last in ("none", "denoise"):
         seen.clear()
-        sample(module, network_of(module, seen), grid, [0, 1], shape=(3,), last=last)
+        sample(module, network_of(module, seen), grid, [0, 1], shape=(2, 3), last=last, constants=given(module))
         assert len(seen) == module.nfe(STEPS) + (last == "denoise") == count_nfe(module, STEPS, last)
-    assert [module.nfe(k) for k in (1, 7)] == [module.NFE, 7 * module.NFE]
+    for steps in (1, 2, 7):
+        calls = {step: calls for step, calls, _ in functions_of(module)}
+        assert module.nfe(steps) == sum(calls[step] for step, _ in steps_of(module, steps))
 
 
 @EVERY
@@ -292,12 +334,24 @@ def test_the_network_is_told_times_or_noise_levels_of_the_step(name, emitted):
     seen = []
     times, _ = short(module)
     run(module, network_of(module, seen))
-    told = torch.stack(seen).reshape(3, module.NFE)
-    if module.NETWORK in ("denoiser", "edm"):  # rises with the time, whatever it is
-        assert (told.diff(dim=0) < 0).all() and (module.NETWORK == "edm" or (told > 0).all())
-    else:
-        assert ((told >= times[1:, None]) & (told <= times[:-1, None])).all()
-    assert (told.diff(dim=1) <= 0).all()
+    calls = {step: calls for step, calls, _ in functions_of(module)}
+    told = torch.stack(seen).split([calls[step] for step, _ in steps_of(module, 3)])
+    assert (torch.stack(seen).diff() <= 0).all() or module.NFE > 1
+    for k, (step, end, begin) in enumerate(zip(told, times[1:], times[:-1], strict=True)):
+        if module.NETWORK in ("denoiser", "edm"):  # rises with the time, whatever it is
+            shared = [told[j][: len(step)] for j in (k - 1,) if k and len(told[j]) == len(step)]
+            assert all((step < before).all() for before in shared) and (module.NETWORK == "edm" or (step > 0).all())
+        else:
+            assert ((step >= end) & (step <= begin)).all()
+        assert (step.diff() <= 0).all()
+
+
+@EVERY
+def test_warm_up_rows_give_no_weight_to_a_history_that_is_not_there(name, emitted):
+    """Whatever stands in the place of the missing values, the run is the same."""
+    module = emitted[name].module
+    plain, other = (run(module, network_of(module), before=value) for value in (0.0, 1e3))
+    assert all(torch.equal(a, b) for one, two in zip(plain, other, strict=True) for a, b in zip(one, two, strict=True))
 
 
 @EVERY
@@ -306,17 +360,18 @@ def test_every_draw_is_taken_and_moves_the_state(name, emitted):
     row = short(module)[1][1].unbind(0)
     state, network = tensors(len(module.COMPONENTS)), network_of(module)
     noise = tensors(module.DRAWS, seed=1)
-    before, _ = module.step(state, row, network, noise)
+    past = held(module)
+    before, _ = module.step(state, row, network, noise, past)
     for i in range(module.DRAWS):
         other = (*noise[:i], noise[i] + 1, *noise[i + 1 :])
-        after, _ = module.step(state, row, network, other)
+        after, _ = module.step(state, row, network, other, past)
         assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     if module.DRAWS:
         for count in (module.DRAWS - 1, module.DRAWS + 1):
             with pytest.raises(ValueError, match="unpack"):
-                module.step(state, row, network, tensors(count, seed=1))
+                module.step(state, row, network, tensors(count, seed=1), past)
     else:
-        plain, _ = module.step(state, row, network)
+        plain, _ = module.step(state, row, network, history=past)
         assert all(torch.equal(a, b) for a, b in zip(before, plain, strict=True))
 
 
@@ -344,12 +399,13 @@ def test_a_step_changes_nothing_that_it_was_given_and_repeats_itself(name, emitt
     module = emitted[name].module
     table = short(module)[1]
     row = table[1].unbind(0)
-    given = (tensors(len(module.COMPONENTS)), tensors(module.DRAWS, seed=1))
+    given = (tensors(len(module.COMPONENTS)), tensors(module.DRAWS, seed=1), held(module))
     kept = [[value.clone() for value in values] for values in given]
     rows = table.clone()
-    first, _ = module.step(given[0], row, network_of(module), given[1])
+    first, carried = module.step(given[0], row, network_of(module), *given[1:])
     copies = [value.clone() for value in first]
-    second, _ = module.step(given[0], row, network_of(module), given[1])
+    second, again = module.step(given[0], row, network_of(module), *given[1:])
+    assert all(torch.equal(a, b) for a, b in zip(carried, again, strict=True))
     module.denoise(given[0], row, network_of(module))
     assert torch.equal(rows, table)
     for values, before in zip(given, kept, strict=True):
@@ -367,18 +423,24 @@ def test_step_and_loop_never_wait_for_a_device_mix_devices_or_copy_back(name, fa
     for dtype in (torch.float32, torch.bfloat16):
         with fake_cuda.guard():
             row = torch.empty(table.shape[1:], dtype=torch.float64, device="cuda").unbind(0)
-            state, noise = (
+            state, noise, past = (
                 tuple(torch.empty(3, 2, 5, dtype=dtype, device="cuda") for _ in range(count))
-                for count in (len(module.COMPONENTS), module.DRAWS)
+                for count in (len(module.COMPONENTS), module.DRAWS, module.HISTORY)
             )
-            after, _ = module.step(state, row, network, noise)
-            for value in (*after, *module.denoise(state, row, network)):
+            after, carried = module.step(state, row, network, noise, past)
+            for value in (*after, *carried, *module.denoise(state, row, network)):
                 assert value.device.type == "cuda" and value.dtype == dtype and value.shape == (3, 2, 5)
         assert all(time.device.type == "cuda" for time in seen)
     dtype = (torch.float32, torch.bfloat16)[NAMES.index(name) % 2]
-    found, uploads = fake_cuda.run(module, network, TimeGrid.explicit(times), dtype)
+    found, uploads = fake_cuda.run(module, network, TimeGrid.explicit(times), dtype, constants=given(module))
     assert found.device.type == "cuda" and found.dtype == dtype and found.shape == (3, 2, 3)
-    assert uploads == [(2, 3), tuple(table.shape)]  # the seeds' keys and the table, once
+    constants = [(1, 2, 3) for _ in given(module)]
+    tables = [tuple(table.shape)]
+    if hasattr(module, "FIELD"):  # what is the same at every frequency, the others, two matrices, the factor of the start
+        shared, own = uploads[1][1], uploads[2][1]
+        assert shared >= 1 and shared + own == len(module.COEFFICIENTS)
+        tables = [(STEPS, shared), (STEPS, own, 2, 3), (2, 2), (3, 3), (2, 3)]
+    assert uploads == [(2, 3), *tables, *constants]  # the seeds' keys, the table and what is constant, once
 
 
 def test_the_guard_sees_a_step_that_reads_back(fake_cuda, emitted):
@@ -415,17 +477,22 @@ for path in sorted(pathlib.Path(".").glob("*.py")):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    table = module.coefficients(torch.linspace(module.END, 1e-3, 5, dtype=torch.float64))
+    field = {module.FIELD: 2.0} if hasattr(module, "FIELD") else {}
+    table = module.coefficients(torch.linspace(module.END, 1e-3, 5, dtype=torch.float64), **field)
     calls = []
     def network(inputs, time):
         calls.append(1)
         return (sum(inputs) / (1 + time * time),) * module.OUTPUTS
     x = torch.arange(6, dtype=torch.float64).reshape(2, 3) / 7
     state = tuple(x + i for i in range(len(module.COMPONENTS)))
-    for row in table.unbind(0):
-        state, history = module.step(state, row.unbind(0), network, tuple(x - i for i in range(module.DRAWS)))
+    history = (torch.zeros_like(x),) * module.HISTORY
+    for k, row in enumerate(table.unbind(0)):
+        end = "_first" if k == 0 and hasattr(module, "step_first") else ""
+        end = "_last" if k == len(table) - 1 and hasattr(module, "step_last") else end
+        noise = tuple(x - i for i in range(getattr(module, "DRAWS" + end.upper())))
+        state, history = getattr(module, "step" + end)(state, row.unbind(0), network, noise, history)
     state = module.denoise(state, table[-1].unbind(0), network)
-    factor = module.start(module.END)
+    factor = module.start(module.END, **field)
     digest = hashlib.sha256(b"".join(v.contiguous().numpy().tobytes() for v in (*state, factor))).hexdigest()
     told[path.stem] = [digest, len(calls), bool(all(v.isfinite().all() for v in state))]
 names = {name.split(".")[0] for name in sys.modules}
@@ -441,7 +508,7 @@ def test_modules_run_in_a_folder_with_torch_and_nothing_of_ours(tmp_path, emitte
     assert done.returncode == 0, done.stderr
     told, ours = json.loads(done.stdout)
     assert ours == [] and list(told) == sorted(NAMES)
-    assert {name: calls for name, (_, calls, _) in told.items()} == {n: 4 * emitted[n].module.NFE + 1 for n in NAMES}
+    assert {name: calls for name, (_, calls, _) in told.items()} == {n: emitted[n].module.nfe(4) + 1 for n in NAMES}
     assert all(finite for _, _, finite in told.values())
     assert len({digest for digest, _, _ in told.values()}) > len(NAMES) / 2  # they are not one and the same thing
 

@@ -112,7 +112,9 @@ def test_the_lists_of_names_hold_every_name_that_is_emitted() -> None:
         }
         for function in functions:
             assert function.name in HOST_NAMES | own, (path.name, function.name)
-            if function.name in ("coefficients", "step", "denoise", "start", "nfe"):
+            if function.name in ("coefficients", "step", "step_first", "step_last", "denoise", "start", "nfe"):
+                continue
+            if function.name.endswith(("_row", "_rows", "_but_one")):  # as coefficients: scalars known to the lowering
                 continue
             stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
             names = stored | {argument.arg for argument in function.args.args}

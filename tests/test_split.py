@@ -341,7 +341,10 @@ class ByHand:
         clock, done = t0, {token.letter: 0.0 for token in letters}
         del cov
 
-        def moved(token: Any, z: np.ndarray, images: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        def moved(
+            token: Any, z: np.ndarray, images: list[np.ndarray], seen: tuple[np.ndarray, list[np.ndarray]] | None = None
+        ) -> tuple[np.ndarray, list[np.ndarray]]:
+            """The token's move; an Euler part takes its linear drift at ``seen`` where that is given."""
             share = float(token.share)
             upper = t0 - done[token.letter] * h
             lower = upper - share * h
@@ -358,6 +361,13 @@ class ByHand:
                 linear, on_score, noise = self.part(token.letter, clock)
                 flow, out = np.eye(n) + share * h * linear, share * h * on_score
             assert kept is not None
+            if seen is not None and how == "euler":
+                assert not noise
+                late = list(seen[1]) + [np.zeros_like(z[:, :1])] * (len(images) - len(seen[1]))
+                last = list(kept[1]) + [np.zeros_like(z[:, :1])] * (len(images) - len(kept[1]))
+                drift = flow - np.eye(n)
+                moves = zip(images, late, last, strict=True)
+                return z + drift @ seen[0] + out @ kept[0], [a + drift @ b + out @ c for a, b, c in moves]
             z = flow @ z + out @ kept[0]
             last = kept[1] + [np.zeros_like(kept[1][0] if kept[1] else kept[0][:, :1])] * (len(images) - len(kept[1]))
             images = [flow @ image + out @ seen for image, seen in zip(images, last, strict=True)]
@@ -374,13 +384,15 @@ class ByHand:
 
         z = state[0]
         for token in letters:
+            seen = None
             if token.fresh:
                 at = t0 - float(token.at) * h
                 ahead, images = moved(token, z, draws) if token.predict and kept is not None else (z, draws)
+                seen = (ahead, images) if token.predict else None
                 S = score(at)
                 kept = S @ ahead, [S @ image for image in images]
                 clock = at
-            z, draws = moved(token, z, draws)
+            z, draws = moved(token, z, draws, seen)
             done[token.letter] += float(token.share)
         return z, sum((image @ image.T for image in draws), np.zeros((n, n)))
 

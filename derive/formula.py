@@ -1,0 +1,319 @@
+"""A sampler as lines of text: multistep, Runge-Kutta and predictor-corrector steps, read and checked before any diffusion.
+
+    step = ["D = x0(z, t0)", "z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r))*D - 1/(2*r)*D[-1])"]
+
+A line gives a name a linear combination of values, in the order written; ``z`` is the state, and its last value is the new
+one.  A value is a name defined before, or
+
+    x0(y, s), eps(y, s), score(y, s), v(y, s)    one network call at the value y and time s, converted to that quantity
+    A(y, q, s), drift(y, q, s)                   a part of the split, or all of it, at y with the score q: linear y + score q
+    D[-1], D[-2], D[-3]                          the value that the name D had at the end of that earlier step
+    xi, xi1, xi2, ...                            a standard normal, the same wherever it stands within a step
+
+A coefficient is an expression in t0, t1, t_m1, t_m2, t_m3 (the times of earlier steps), the lets, the sampler's parameters and
+
+    alpha(s), sigma(s), lambda(s), rho(s)        of a diffusion of one block: log(alpha/sigma), sigma/alpha
+    t(l)                                         the time at which lambda is l
+    expm1(a), phi1(a), ..., phi4(a)              phi_k(a) = (phi_{k-1}(a) - 1/(k-1)!)/a, phi_0 = exp
+
+``warmup`` holds the programs of the first rows of a grid, ``final`` those of the last; each row reads only steps that it has.
+The program of row 0 may set what later rows read as the value of a step before the first: "D[-1] = x0(z, t0)".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy as sp
+
+from stepsmith.errors import InputError
+
+from . import spec
+from .expression import parse
+from .gauge import FUNCTIONS, Refusal
+from .program import EARLIER
+from .sde import HOST_NAMES
+
+FAMILIES = ("multistep", "runge-kutta", "predictor-corrector")
+NETWORK = ("x0", "eps", "score", "v")
+SCALAR = ("alpha", "sigma", "lambda", "rho", "t", "phi1", "phi2", "phi3", "phi4")
+ONE_BLOCK = ("x0", "eps", "v", "alpha", "sigma", "lambda", "rho", "t")  # words that only a diffusion of one block has
+MAX_LINES = 32
+MAX_WARMUP, MAX_FINAL = 3, 2
+NOISE = re.compile(r"xi\d{0,2}")
+EARLIER_VALUE = re.compile(r"([A-Za-z][A-Za-z0-9]{0,19})\[-([123])\]")
+TIMES = ("t0", "t1", *(time.name for time in EARLIER))
+
+
+@dataclass(frozen=True)
+class Applied:
+    """``word(values..., scalars...)``: what a symbol of a line stands for."""
+
+    word: str
+    values: tuple[str, ...] = ()
+    scalars: tuple[sp.Expr, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """``target`` = the sum of coefficient times value; a value is a name, an earlier one, a normal or an Applied."""
+
+    text: str
+    target: str
+    terms: tuple[tuple[sp.Expr, str], ...]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """The lines of a sampler: of a step, of the first rows (in order) and of the last rows (the last one last).
+
+    ``applied`` says what the symbols of coefficients and values stand for; ``history`` holds (name, depth) of what is
+    carried.
+    """
+
+    step: tuple[Line, ...]
+    warmup: tuple[tuple[Line, ...], ...]
+    final: tuple[tuple[Line, ...], ...]
+    let: Mapping[str, sp.Expr]
+    applied: Mapping[str, Applied]
+    history: tuple[tuple[str, int], ...]
+    texts: Mapping[str, str] = field(default_factory=dict)  # of the lets, as written
+
+    @property
+    def words(self) -> set[str]:
+        """The words that stand in the lines and lets."""
+        return {applied.word for applied in self.applied.values()}
+
+    @property
+    def programs(self) -> tuple[tuple[Line, ...], ...]:
+        return (self.step, *self.warmup, *self.final)
+
+    def calls(self, lines: Iterable[Line]) -> int:
+        """Network calls of a program."""
+        used = {value for line in lines for _, value in line.terms if value in self.applied}
+        return sum(self.applied[value].word in NETWORK for value in used)
+
+
+def symbol(name: str) -> sp.Symbol:
+    return sp.Symbol(name, real=True)
+
+
+def read(where: str, table: Mapping[str, Any], parts: Iterable[str], params: Iterable[str], target: str) -> Formula:
+    """The checked lines of the table of a sampler; InputError names the line and the mend."""
+    return _Reader(where, tuple(parts), tuple(params), target).read(table)
+
+
+class _Reader:
+    """Reads lines in order; also the ``Words`` of the parser: it keeps what each symbol stands for."""
+
+    def __init__(self, where: str, parts: tuple[str, ...], params: tuple[str, ...], target: str) -> None:
+        self.where, self.parts, self.params, self.target = where, parts, params, target
+        self.known = (*NETWORK, *SCALAR, "drift", *parts)
+        self.applied: dict[str, Applied] = {}
+        self.let: dict[str, sp.Expr] = {}
+        self.values: set[str] = set()  # defined so far in the program at hand
+        self.steady: set[str] = set()  # names that every step defines
+        self.depth: dict[str, int] = {}
+        self.before: dict[str, int] = {}  # how many steps before the first row 0 gives a name values for
+
+    def read(self, table: Mapping[str, Any]) -> Formula:
+        self._lets(table.get("let", {}))
+        if "step" not in table:
+            mend = 'write step = ["D = ...", "z = ..."]'
+            raise InputError(self.where, "sampler.step", "the lines of the step are missing", mend)
+        texts = {"step": self._texts("sampler.step", table["step"])}
+        warmup = self._programs("warmup", table.get("warmup", []), MAX_WARMUP)
+        given = table.get("final", [])
+        plain = isinstance(given, list | tuple) and bool(given) and all(isinstance(line, str) for line in given)
+        final = self._programs("final", [given] if plain else given, MAX_FINAL)
+        self.steady = {self._split("sampler.step", line)[0].strip() for line in texts["step"]} - {"z"}
+        step = self._program("sampler.step", texts["step"])
+        formula = Formula(
+            step,
+            tuple(self._program(f"sampler.warmup[{k}]", lines) for k, lines in enumerate(warmup)),
+            tuple(self._program(f"sampler.final[{k}]", lines) for k, lines in enumerate(final)),
+            self.let, self.applied, tuple(self.depth.items()),
+            {name: " ".join(str(text).split()) for name, text in table.get("let", {}).items()},
+        )  # fmt: skip
+        self._check(formula)
+        return formula
+
+    def _texts(self, key: str, lines: Any) -> tuple[str, ...]:
+        if not isinstance(lines, list | tuple) or not lines or not all(isinstance(line, str) for line in lines):
+            raise InputError(self.where, key, "is not a list of lines", 'write ["D = x0(z, t0)", "z = ..."]')
+        if len(lines) > MAX_LINES:
+            raise InputError(self.where, key, f"has more than {MAX_LINES} lines", "write fewer")
+        return tuple(lines)
+
+    def _programs(self, name: str, given: Any, most: int) -> list[tuple[str, ...]]:
+        if not isinstance(given, list | tuple):
+            raise InputError(self.where, f"sampler.{name}", "is not a list of programs", "write [[line, ...], ...]")
+        if len(given) > most:
+            raise InputError(self.where, f"sampler.{name}", f"has more than {most} programs", f"{most} rows at most")
+        return [self._texts(f"sampler.{name}[{k}]", lines) for k, lines in enumerate(given)]
+
+    def _lets(self, lets: Mapping[str, Any]) -> None:
+        spec.check_names(self.where, "sampler.let", (*lets, *self.params))
+        for name in HOST_NAMES & set(lets):
+            what, mend = "the emitted module uses this name itself", f"rename it, to {name}_"
+            raise InputError(self.where, f"sampler.let.{name}", what, mend)
+        for name in (*lets, *self.params):
+            key = f"sampler.{'let' if name in lets else 'params'}.{name}"
+            if name in self.known or name in (*TIMES, "z", "expm1") or NOISE.fullmatch(name):
+                raise InputError(self.where, key, f"{name} is a word of the formulas", f"rename it, to {name}_")
+        for name, text in lets.items():
+            key = f"sampler.let.{name}"
+            self.let[name] = parse(text, self._scalars(), where=self.where, key=key, words=self)
+
+    def _scalars(self) -> dict[str, sp.Expr]:
+        return {name: symbol(name) for name in (*TIMES, *self.params, *self.let)}
+
+    # -- the words, as the parser asks for them ----------------------------------------------------------------------
+
+    def call(self, word: str, args: list[sp.Expr]) -> sp.Expr:
+        """The symbol that stands for ``word(args)``."""
+        count = 0 if word in SCALAR else 1 if word in NETWORK else 2
+        if len(args) != count + 1:
+            shape = ("s", "y, s", "y, q, s")[count]
+            raise Refusal(f"gives {word} {len(args)} arguments", f"write {word}({shape})")
+        values, scalar = args[:count], args[count]
+        for value in values:
+            if value.name not in self.values if value.is_Symbol else True:
+                raise Refusal(f"gives {word} {value}, which is no name of a value", "give the value a line of its own")
+        if self._holds_values(scalar):
+            raise Refusal(f"gives {word} a value where a time or a number belongs", "use t0, t1 or a let")
+        text = f"{word}({', '.join(map(str, args))})"
+        if word not in SCALAR:  # the same words at another place may mean another value
+            text = f"{text}#{len(self.applied)}"
+        self.applied[text] = Applied(word, tuple(value.name for value in values), (scalar,))
+        return symbol(text)
+
+    def earlier(self, name: str, steps: int) -> sp.Expr:
+        """The symbol that stands for ``name[-steps]``."""
+        if name not in self.steady:
+            which = "the state, which every step changes" if name == "z" else "not given a value by the step"
+            raise Refusal(f"asks for {name} of an earlier step, but {name} is {which}", "give that value a line and a name")
+        self.depth[name] = max(steps, self.depth.get(name, 0))
+        return symbol(f"{name}[-{steps}]")
+
+    def _is_value(self, name: str) -> bool:
+        if name in self.applied:
+            return self.applied[name].word not in SCALAR
+        return name in self.values or name.endswith("]") or bool(NOISE.fullmatch(name))
+
+    def _holds_values(self, expr: sp.Expr) -> bool:
+        return any(self._is_value(s.name) for s in expr.free_symbols)
+
+    # -- lines -------------------------------------------------------------------------------------------------------
+
+    def _split(self, key: str, line: str) -> tuple[str, str]:
+        left, sign, right = line.partition("=")
+        if not sign:
+            raise InputError(self.where, key, f"{line[:40]!r} is no line", 'write "name = value"')
+        return left, right
+
+    def _program(self, key: str, lines: tuple[str, ...]) -> tuple[Line, ...]:
+        self.values, later = {"z"}, {self._split(key, line)[0].strip() for line in lines}
+        found = []
+        for k, text in enumerate(lines):
+            found.append(self._line(f"{key}[{k}]", text, later))
+            self.values.add(found[-1].target)
+        if "z" not in later:
+            raise InputError(self.where, key, "no line gives the new state", 'end with "z = ..."')
+        return tuple(found)
+
+    def _line(self, key: str, text: str, later: set[str]) -> Line:
+        left, right = self._split(key, text)
+        target = left.strip()
+        self._check_target(key, target)
+        names = {**self._scalars(), **{name: symbol(name) for name in self.values}}
+        names |= {name: symbol(name) for name in re.findall(r"\bxi\d{0,2}\b", right)}
+        for name in sorted(later - self.values - set(names)):
+            if name.isalnum() and re.search(rf"\b{name}\b(?!\[)", right):
+                raise InputError(self.where, key, f"{name} is used before it is defined", "move its line up")
+        expr = parse(" " * (len(left) + 1) + right, names, where=self.where, key=key, words=self)
+        return Line(" ".join(text.split()), target, self._linear(key, expr))
+
+    def _check_target(self, key: str, target: str) -> None:
+        """A name of the user's; in row 0 also what later rows read as the value of a step before the first."""
+        before = EARLIER_VALUE.fullmatch(target)
+        if before and key.startswith("sampler.warmup[0]") and before[1] in self.steady:
+            self.before[before[1]] = max(int(before[2]), self.before.get(before[1], 0))
+            return
+        taken = {*self.known, *TIMES, *self.params, *self.let, "pi", *FUNCTIONS, "expm1"}
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9]{0,19}", target) or target in taken or NOISE.fullmatch(target):
+            what = f"{target[:40]!r} cannot name a value"
+            raise InputError(self.where, key, what, "use letters and digits, and no word of the formulas")
+
+    def _order(self, value: sp.Symbol) -> tuple[int, int, str]:
+        """The state, the values of this step, the calls as written, earlier values, normals."""
+        name = value.name
+        if name in self.applied:
+            return 2, int(name.split("#")[1]), name
+        return (0 if name == "z" else 1 if name in self.values else 3 if name.endswith("]") else 4), 0, name
+
+    def _linear(self, key: str, expr: sp.Expr) -> tuple[tuple[sp.Expr, str], ...]:
+        """The terms of a line; refused unless it is linear in the values."""
+        values = sorted((s for s in expr.free_symbols if self._is_value(s.name)), key=self._order)
+        terms = [(expr.diff(value), value.name) for value in values]
+        none = dict.fromkeys(values, sp.S.Zero)
+        flat = all(not self._holds_values(coefficient) for coefficient, _ in terms)
+        if not flat or not values or expr.xreplace(none) != 0:
+            raise InputError(
+                self.where, key, "the line is not linear in the values",
+                "write a sum of numbers times values, without products of values and without a constant",
+            )  # fmt: skip
+        return tuple((coefficient, name) for coefficient, name in terms if coefficient != 0)
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+
+    def _check(self, formula: Formula) -> None:
+        where = self.where
+        if not formula.calls(formula.step):
+            raise InputError(where, "sampler.step", "no line calls the network", "write one such as D = x0(z, t0)")
+        noisy = any(NOISE.fullmatch(v) for lines in formula.programs for line in lines for _, v in line.terms)
+        if noisy and self.target == "ode":
+            raise InputError(where, "sampler.target", "the lines draw noise", 'say target = "sde"')
+        rows = [("sampler.step", formula.step, len(formula.warmup))]
+        rows += [(f"sampler.warmup[{k}]", lines, k) for k, lines in enumerate(formula.warmup)]
+        last = len(formula.final) - 1
+        rows += [
+            (f"sampler.final[{k}]", lines, 1 if k == last else len(formula.warmup))
+            for k, lines in enumerate(formula.final)
+        ]
+        for key, lines, row in rows:
+            self._check_reach(key, formula, lines, row)
+            missing = [name for name in self.depth if name not in {line.target for line in lines}]
+            if missing and not key.startswith("sampler.final"):
+                what = f"{missing[0]} has no value here, and a later step reads it"
+                raise InputError(where, key, what, f"add a line that defines {missing[0]}")
+
+    def _check_reach(self, key: str, formula: Formula, lines: tuple[Line, ...], row: int) -> None:
+        """No row reads a step before the first: row k has k steps behind it, and what row 0 says of those before."""
+        given: set[str] = set()
+        for k, line in enumerate(lines):
+            for reach, word in self._reaches(formula, line):
+                name = word.split("[")[0]
+                if word not in given and reach > row + (self.before.get(name, 0) if row else 0):
+                    what = f"{word} is not there in row {row}, which has {row or 'no'} steps behind it"
+                    mend = "give the last row a program that needs one step" if "final" in key else "add a program to warmup"
+                    raise InputError(self.where, f"{key}[{k}]", what, mend)
+            given.add(line.target)
+
+    def _reaches(self, formula: Formula, line: Line) -> list[tuple[int, str]]:
+        """(how many steps back, the word) of what a line reads of earlier steps."""
+        found = [(int(v[-2]), v) for _, v in line.terms if v.endswith("]")]
+        todo = [c for c, _ in line.terms]
+        todo += [s for _, v in line.terms if v in self.applied for s in self.applied[v].scalars]
+        seen: set[str] = set()
+        while todo:
+            for name in sorted(s.name for s in todo.pop().free_symbols):
+                if name not in seen:
+                    seen.add(name)
+                    found += [(int(name[3:]), name)] if name in TIMES[2:] else []
+                    todo += [formula.let[name]] if name in formula.let else []
+                    todo += self.applied[name].scalars if name in self.applied else ()
+        return found

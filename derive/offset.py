@@ -1,0 +1,111 @@
+"""The offset of an affine SDE, dz = (F z + b) dt + G dw, and what it adds to the mean.
+
+    b(t) = b_1(t) c_1 + ... + b_m(t) c_m + b_0(t)      c the constant components: given, the same at all times
+    z_t = Psi(t, s) z_s + o(t, s) + noise              o(t, s) = int_s^t Psi(t, r) b(r) dr,  linear in c and in 1
+    F m + b = 0  =>  o(t, s) = (I - Psi(t, s)) m       m the mean that the SDE keeps, where one constant m solves it
+
+With o taken off, z - o(t, start) obeys the SDE without the offset: covariance and score are those of that one, taken there.
+Tables of what multiplies c_1, ..., c_m and 1 are n x (m + 1), in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from stepsmith.errors import InputError, Unsupported
+
+from . import kernel, spec
+from .bounded import cancelled, solvable
+from .calculus import is_zero, t
+from .expression import Names
+
+if TYPE_CHECKING:
+    from .sde import LinearSDE
+
+
+def constant_names(where: str, given: Any) -> tuple[str, ...]:
+    """The names of the constant components; InputError for what is no list of names."""
+    if not isinstance(given, list | tuple):
+        raise InputError(where, "sde.constant", "is no list of names", 'write such as constant = ["mu"]')
+    spec.check_names(where, "sde.constant", given)
+    return tuple(given)
+
+
+def symbols(constant: tuple[str, ...]) -> list[sp.Symbol]:
+    return [sp.Symbol(name, real=True) for name in constant]
+
+
+def read(
+    where: str,
+    given: Any,
+    n: int,
+    names: Mapping[str, sp.Expr],
+    constant: tuple[str, ...],
+    key: str = "sde.offset",
+    every: bool = True,
+) -> sp.ImmutableMatrix:
+    """The offset, n x 1; InputError where it is not linear in the constant components, or (``every``) leaves one out."""
+    known = Names({**names, **dict(zip(constant, symbols(constant), strict=True))}, getattr(names, "measures", None))
+    rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
+    offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
+    for i, entry in enumerate(offset):
+        slopes = [entry.diff(c) for c in symbols(constant)]
+        if any(not is_zero(slope.diff(c)) for slope in slopes for c in symbols(constant)):
+            what = f"entry [{i}] is not linear in {', '.join(constant)}"
+            raise InputError(where, key, what, "write a sum of coefficients times constant components")
+    unused = [
+        name for name, column in zip(constant, terms(offset, constant).T.tolist(), strict=False) if not any(column)
+    ]
+    if unused and every:
+        raise InputError(where, key, f"no entry uses the constant component {unused[0]}", "use it, or remove it")
+    return offset
+
+
+def terms(offset: sp.Matrix, constant: tuple[str, ...]) -> sp.ImmutableMatrix:
+    """n x (m + 1): the coefficients of the constant components and of 1 in a linear offset."""
+    own = symbols(constant)
+    rows = [[*(e.diff(c) for c in own), e.subs(dict.fromkeys(own, 0))] for e in offset]
+    return sp.ImmutableMatrix(len(rows), len(own) + 1, [e for row in rows for e in row])
+
+
+def reached(F: sp.Matrix, terms: sp.Matrix) -> sp.Matrix:
+    """n x (m + 1) of 0 and 1: which entries of o(t, s) can differ from zero, by way of the couplings in F."""
+    mask = terms.applyfunc(lambda e: sp.Integer(e != 0))
+    for _ in range(F.shape[0]):
+        mask = (mask + F.applyfunc(lambda e: sp.Integer(e != 0)) * mask).applyfunc(lambda e: sp.Integer(e != 0))
+    return sp.Matrix(mask)
+
+
+def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
+    """m, n x (m + 1) in the words of let, with F m + b = 0 and m free of t; None where there is none."""
+    b = sde.offset_terms_let
+    if b.is_zero_matrix:
+        return sp.zeros(*b.shape)
+    if sde.F_let.is_zero_matrix or not solvable(sde.F_let) or (sde.n > 1 and is_zero(sde.F_let.det())):
+        return None
+    m = (sde.F_let.LUsolve(-b)).applyfunc(cancelled)
+    timed = sde.written_out(m).applyfunc(cancelled).has(t)
+    return None if timed else sp.Matrix(m)
+
+
+def mean_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> kernel.Words:
+    """o(upper, lower), n x 1, in words: (I - Psi) m, or the integral of b where F = 0."""
+    carried = sp.Matrix([*symbols(sde.constant), 1])
+    if sde.F_let.is_zero_matrix:
+        growth = kernel.generator(sde, sde.offset_terms_let, upper, lower)
+        return kernel.Words(growth.entries * carried, growth.integrals)
+    m = equilibrium(sde)
+    if m is None:
+        raise Unsupported(f"the offset of {sde.name} has no mean that the SDE keeps", kernel.NUMERIC)
+    if m.is_zero_matrix:
+        return kernel.Words(sp.zeros(sde.n, 1), {})
+    psi = kernel.transition_words(sde, upper, lower)
+    return kernel.Words((sp.eye(sde.n) - psi.entries) * m * carried, psi.integrals)
+
+
+def mean(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
+    """o(upper, lower), written out in t, the parameters and the constant components."""
+    return mean_words(sde, upper, lower).written_out(sde)

@@ -1,0 +1,59 @@
+"""Words of warning about a composition: what costs calls or draws and changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..lower import raw
+from ..passes import reuse, sources
+from ..program import Evaluate, StepProgram
+
+
+def lint(method: Any) -> list[str]:
+    """One sentence a finding; none for samplers that are not compositions."""
+    sampler = method.sampler
+    if not sampler.composition:
+        return []
+    return [*_idle_calls(method), *_neighbours(sampler), *_doubled_draws(sampler)]
+
+
+def _idle_calls(method: Any) -> list[str]:
+    """Calls that the passes drop: of a state and a time that did not change, or of which nothing is read."""
+    program = raw(method.sde, method.sampler, method.network, method.frame, method.params)
+    found = []
+    if repeated := program.nfe - reuse(program).nfe:
+        found.append(f"{repeated} of the {program.nfe} evaluations see a state and a time that did not change; drop their !")
+    if idle := sum(isinstance(op, Evaluate) and not _read(method.program, op) for op in method.program.ops):
+        found.append(f"{idle} of the {program.nfe} evaluations are read by nothing on {method.sde.name}; drop their !")
+    return found
+
+
+def _read(program: StepProgram, call: Evaluate) -> bool:
+    """Whether anything reads an output of the call."""
+    used = {value for op in program.ops for value in sources(op)} | {*program.result, *program.carry}
+    return not used.isdisjoint(call.outputs)
+
+
+def _neighbours(sampler: Any) -> list[str]:
+    """Equal letters side by side without a fresh evaluation between them."""
+    found = []
+    for first, second in zip(sampler.composition, sampler.composition[1:], strict=False):
+        if first.letter == second.letter and not second.fresh:
+            share = first.share + second.share
+            found.append(f"{first.letter} stands twice in a row; one {first.letter}({share}) does the same")
+    return found
+
+
+def _doubled_draws(sampler: Any) -> list[str]:
+    """A noisy letter that returns before any network call has seen its first draw."""
+    found: list[str] = []
+    waiting: set[str] = set()
+    for before, token in zip((None, *sampler.composition), sampler.composition, strict=False):
+        if token.fresh:
+            waiting.clear()
+        if sampler.parts[token.letter].noise == "none":
+            continue
+        if token.letter in waiting and (before is None or before.letter != token.letter):
+            found.append(f"no evaluation sees the first of two draws of {token.letter}; a second one only doubles the draws")
+        waiting.add(token.letter)
+    return found

@@ -1,0 +1,244 @@
+"""One random rational point of a method: parameters, a time, the law of z there, the state; and what is expanded around it.
+
+The law at t0 is a random pair (Psi, Sigma): whatever the initial law, Psi' = F Psi and Sigma' = F Sigma + Sigma F^T + G G^T
+carry it on, so an order found here holds for every start.  Everything is a power series in x = t - t0.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import flint
+import sympy as sp
+
+from stepsmith.errors import Unsupported
+
+from ..balls import factor, invert, solve
+from ..calculus import plain, t
+from ..offset import reached
+from ..rules import bridge, preconditioned
+from ..score import ScoreParameterization, scalar
+from ..sde import LinearSDE
+from .rings import Ring, small_rational
+from .series import Series, clock, constant, evaluate, matrix
+
+Matrix = list[list[Series]]
+UNIT = {1: ((1,), 1), 2: ((3, 4), 5), 3: ((2, 3, 6), 7), 4: ((1, 1, 1, 1), 2)}  # rational points of spheres
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """Numbers of a ring: ``params``, ``t0``, ``psi`` and ``low`` (n x n; Sigma = low low^T); ``terms`` of every series."""
+
+    ring: Ring
+    sde: LinearSDE
+    params: Mapping[str, Any]
+    t0: Any
+    psi: list[list[Any]]
+    low: list[list[Any]]
+    terms: int
+
+    @cached_property
+    def time(self) -> Series:
+        """t0 + x."""
+        return clock(self.ring, self.t0, self.terms)
+
+    def of(self, entries: sp.Matrix) -> Matrix:
+        """A matrix of expressions in t, lets and parameters."""
+        return matrix(self.sde.written_out(entries), {**self.params, "t": self.time}, self.time)
+
+    def one(self, expr: Any) -> Series:
+        return self.of(sp.Matrix([[expr]]))[0][0]
+
+    @cached_property
+    def F(self) -> Matrix:
+        return self.of(self.sde.F_let)
+
+    @cached_property
+    def V(self) -> Matrix:
+        """G G^T."""
+        return self.of(self.sde.GG_let)
+
+    @cached_property
+    def Psi(self) -> Matrix:
+        if self.sde.schedule is not None:
+            return [[self.one(self.sde.schedule[0])]]
+        return grow(self, self.psi, left=self.F)
+
+    @cached_property
+    def Sigma(self) -> Matrix:
+        if self.sde.schedule is not None:
+            sigma = self.one(self.sde.schedule[1])
+            return [[sigma * sigma]]
+        if self.sde.n == 1 and self.sde.F.is_zero_matrix:  # programs may say log(sigma) in closed form: the law is the actual one
+            try:
+                return [[self.one(plain(self.sde.covariance(t)[0, 0]))]]
+            except Unsupported:
+                pass
+        start = [[sum(a * b for a, b in zip(p, q, strict=True)) for q in self.low] for p in self.low]
+        return grow(self, start, left=self.F, right=transpose(self.F), inhomogeneous=self.V)
+
+    @cached_property
+    def b(self) -> Matrix:
+        """What multiplies the constant components and 1 in the offset, n x (m + 1)."""
+        return self.of(self.sde.offset_terms_let)
+
+    @cached_property
+    def offset(self) -> Matrix:
+        """o(t, start), n x (m + 1): o' = F o + b.  Random at t0 like the law, zero where the SDE has no offset."""
+        mask = reached(self.sde.F_let, self.sde.offset_terms_let)
+        rows, columns = mask.shape
+        start = [[self.ring.number(2 * i + j + 1, 7) * int(mask[i, j]) for j in range(columns)] for i in range(rows)]
+        return grow(self, start, left=self.F, inhomogeneous=self.b)
+
+    @cached_property
+    def flow(self) -> Matrix:
+        """X with R_t = X R_t0, R' = (F + G G^T Sigma^-1 / 2) R (methods.md F2)."""
+        rate = added(self.F, scaled(product(self.V, solve(self.Sigma)), self.ring.number(1, 2)))
+        return grow(self, unit(self), left=rate)
+
+    def parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
+        """(C_skip, C_out, C_in, C_noise) of a network."""
+        if isinstance(network, ScoreParameterization):
+            return self.of(network.skip), self.of(network.out), self.of(network.inp), self.one(network.noise)
+        n, data = self.sde.n, self.sde.data[0]
+        zero, one = constants(self, [[0] * n] * n), constants(self, unit(self))
+        if network == "score":
+            return zero, one, one, self.time
+        if n == 1:
+            a, s, d = sp.symbols("a_ s_ d_")
+            known = {"a_": self.Psi[0][0], "s_": self.Sigma[0][0].sqrt(), "t": self.time}
+            known["d_"] = constant(self.ring, self.params.get("sigma_data", self.ring.number(1)), self.terms)
+            skip, out, inp, noise = (evaluate(e, known, self.time) for e in scalar(network, a, s, t, d))
+            return [[skip]], [[out]], [[inp]], noise
+        if network in ("denoiser", "edm", "x0"):
+            found: Any = bridge(data, self.Psi, self.Sigma)
+            if network == "x0":
+                return found[0], found[1], one, self.time
+            return preconditioned(found, self.params["sigma_data"]) if network == "edm" else found
+        return zero, scaled(transpose(inverse(self.root(network))), -1), one, self.time
+
+    def root(self, network: str) -> Matrix:
+        """The factor of Sigma that an epsilon network was trained with; eps-R is anchored at t0 here, as good as anywhere."""
+        if network == "eps-R":
+            return product(self.flow, constants(self, self.low))
+        return factor(self.Sigma, network == "eps-U")
+
+
+def draw(method: Any, ring: Ring, seed: int, terms: int) -> Point:
+    """A random point of a method: parameters near their defaults that keep the constraints, a time inside the span.
+
+    Parameters that decide what is sampled (a noise clock, eta) stay at their defaults.
+    """
+    rng, sde = random.Random(seed), method.sde
+    fixed = {s.name for part in method.sampler.parts.values() for e in part.noise_clock.values() for s in _symbols(e)}
+    if method.sampler.formula is not None:
+        fixed |= set(method.sampler.params)  # such as eta: another value samples another diffusion
+    values = _parameters(method, rng, fixed)
+    low, high = (flint.fmpq(*float(end).as_integer_ratio()) for end in sde.time)
+    t0 = low + (high - low) * (flint.fmpq(1, 2) + small_rational(rng, -0.1, 0.1))
+    number = lambda q: ring.number(int(q.p), int(q.q))  # noqa: E731
+    n = sde.n
+    root = [
+        [number(small_rational(rng) / 2 if j < i else 1 + small_rational(rng) / 3 if i == j else flint.fmpq(0)) for j in range(n)]
+        for i in range(n)
+    ]
+    psi = [[number(small_rational(rng) / 3 + (1 if i == j else 0)) for j in range(n)] for i in range(n)]
+    if n in UNIT and len(sde.data) == 1:  # sigma_eff = 1/|L^-1 Psi e| is then rational, and so is what the bridge makes of it
+        size = flint.fmpq(10, rng.randint(7, 13) * UNIT[n][1])
+        lead = [number(p * size) for p in UNIT[n][0]]
+        for i in range(n):
+            psi[i][sde.data[0]] = sum((root[i][j] * lead[j] for j in range(n)), number(flint.fmpq(0)))
+    if sde.F.is_zero_matrix:  # the programs of such a diffusion know that Psi is the unit matrix
+        psi = [[number(flint.fmpq(int(i == j))) for j in range(n)] for i in range(n)]
+    return Point(ring, sde, {k: number(v) for k, v in values.items()}, number(t0), psi, root, terms)
+
+
+def _symbols(text: Any) -> list[sp.Symbol]:
+    return [sp.Symbol(word) for word in str(text).replace("*", " ").replace("+", " ").split() if word.isidentifier()]
+
+
+def _parameters(method: Any, rng: random.Random, fixed: set[str]) -> dict[str, flint.fmpq]:
+    """Defaults times a rational near one; a default of zero becomes a rational between 1/10 and 1."""
+    for _ in range(200):
+        values = {}
+        field = {method.sde.field: 0.0} if method.sde.field else {}
+        for name, default in {**method.program.params, **field}.items():
+            exact = flint.fmpq(*float(default).as_integer_ratio())
+            moved = exact * (1 + small_rational(rng) / 4) if exact else abs(small_rational(rng))
+            values[name] = exact if name in fixed else flint.fmpq(round(float(moved) * 10**6), 10**6)
+        exact_values = {sp.Symbol(k, real=True): sp.Rational(int(v.p), int(v.q)) for k, v in values.items()}
+        if all(c.holds(exact_values) for c in method.sde.constraints):
+            return values
+    raise Unsupported(f"no parameters near the defaults of {method.sde.name} keep its constraints", "loosen the constraints")
+
+
+# -- matrices of series ----------------------------------------------------------------------------------------------------
+
+
+def unit(point: Point) -> list[list[Any]]:
+    n = point.sde.n
+    return [[point.ring.number(int(i == j)) for j in range(n)] for i in range(n)]
+
+
+def constants(point: Point, values: list[list[Any]]) -> Matrix:
+    return [[constant(point.ring, e, point.terms) for e in row] for row in values]
+
+
+def transpose(A: Matrix) -> Matrix:
+    return [list(column) for column in zip(*A, strict=True)]
+
+
+def product(A: Matrix, B: Matrix) -> Matrix:
+    columns = transpose(B)
+    return [[_dot(row, column) for column in columns] for row in A]
+
+
+def _dot(row: list[Series], column: list[Series]) -> Series:
+    terms = [a * b for a, b in zip(row, column, strict=True)]
+    return sum(terms[1:], terms[0])
+
+
+def added(A: Matrix, B: Matrix) -> Matrix:
+    return [[a + b for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
+
+
+def scaled(A: Matrix, c: Any) -> Matrix:
+    return [[e * c for e in row] for row in A]
+
+
+def composed(A: Matrix, inner: Series) -> Matrix:
+    return [[e.at(inner) for e in row] for row in A]
+
+
+def inverse(A: Matrix) -> Matrix:
+    """The inverse of a triangular or nearly unit matrix of series."""
+    return solve(A) if len(A) == 1 else invert(A)
+
+
+def grow(
+    point: Point, start: list[list[Any]], left: Matrix | None = None, right: Matrix | None = None,
+    inhomogeneous: Matrix | None = None,
+) -> Matrix:  # fmt: skip
+    """X' = left X + X right + inhomogeneous from X(t0) = start, coefficient by coefficient."""
+    rows, columns = len(start), len(start[0])
+    X = [[[e] for e in row] for row in start]
+    for k in range(point.terms - 1):
+        slope: list[list[Any]] = [[0] * columns for _ in range(rows)]
+        for i in range(rows):
+            for j in range(columns):
+                total = inhomogeneous[i][j].c[k] if inhomogeneous is not None else 0
+                for m in range(k + 1):
+                    if left is not None:
+                        total += sum(left[i][q].c[k - m] * X[q][j][m] for q in range(rows))
+                    if right is not None:
+                        total += sum(X[i][q][m] * right[q][j].c[k - m] for q in range(columns))
+                slope[i][j] = 0 if type(total) is int else total / (k + 1)
+        for i in range(rows):
+            for j in range(columns):
+                X[i][j].append(slope[i][j])
+    return [[Series(e, point.ring) for e in row] for row in X]

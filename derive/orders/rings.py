@@ -1,0 +1,107 @@
+"""The numbers that a verdict is computed with: exact rationals, and balls where a rational will not do.
+
+A local error coefficient that is not zero is a proof of failure in both rings (a ball that excludes zero).  A coefficient
+that is zero at a random rational point is zero identically but for the small chance that the point lies on the zero set
+of a polynomial that is not; callers ask several points.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import flint
+
+from .polynomial import Polynomial
+
+PRECISION = 512  # bits of a ball
+TINY = flint.arb(2) ** -200  # a ball around zero that is smaller counts as zero
+
+
+class IrrationalError(Exception):
+    """A value that the exact ring cannot hold: the caller takes the balls."""
+
+
+@dataclass(frozen=True)
+class Rationals:
+    """Exact rational numbers; a root or an exponential that is not rational raises IrrationalError."""
+
+    name: str = "rationals"
+
+    def number(self, p: int, q: int = 1) -> Any:
+        return flint.fmpq(p, q)
+
+    def constant(self, name: str) -> Any:
+        raise IrrationalError(name)
+
+    def is_zero(self, value: Any) -> bool:
+        if isinstance(value, Polynomial):
+            return all(self.is_zero(c) for c in value.terms.values())
+        return bool(value == 0)
+
+    def function(self, name: str, value: Any) -> Any:
+        known = {"exp": (0, 1), "log": (1, 0), "sin": (0, 0), "cos": (0, 1), "atan": (0, 0)}
+        if name in known and value == known[name][0]:
+            return flint.fmpq(known[name][1])
+        raise IrrationalError(f"{name}({value})")
+
+    def sqrt(self, value: Any) -> Any:
+        value = flint.fmpq(value)
+        if value < 0:
+            raise IrrationalError(f"sqrt({value})")
+        p, q = value.p.isqrt(), value.q.isqrt()
+        if p * p != value.p or q * q != value.q:
+            raise IrrationalError(f"sqrt({value})")
+        return flint.fmpq(p, q)
+
+
+@dataclass(frozen=True)
+class Balls:
+    """Real balls of PRECISION bits."""
+
+    name: str = "balls"
+
+    def number(self, p: int, q: int = 1) -> Any:
+        return flint.arb(flint.fmpq(p, q))
+
+    def constant(self, name: str) -> Any:
+        return {"pi": flint.arb.pi, "e": lambda: flint.arb(1).exp()}[name]()
+
+    def is_zero(self, value: Any) -> bool:
+        if isinstance(value, Polynomial):
+            return all(self.is_zero(c) for c in value.terms.values())
+        value = flint.arb(value)
+        return bool(value.contains(0)) and bool(value.rad() < TINY)
+
+    def function(self, name: str, value: Any) -> Any:
+        return getattr(flint.arb(value), name)()
+
+    def sqrt(self, value: Any) -> Any:
+        return flint.arb(value).sqrt()
+
+
+class Ring(Protocol):
+    """What a power series needs of its coefficients."""
+
+    @property
+    def name(self) -> str: ...
+
+    def number(self, p: int, q: int = 1) -> Any: ...
+
+    def constant(self, name: str) -> Any: ...
+
+    def is_zero(self, value: Any) -> bool: ...
+
+    def function(self, name: str, value: Any) -> Any: ...
+
+    def sqrt(self, value: Any) -> Any: ...
+
+
+def small_rational(rng: random.Random, low: float = -1.0, high: float = 1.0) -> flint.fmpq:
+    """A rational of small height between two numbers, never zero."""
+    q = rng.choice((7, 11, 13, 17, 19, 23))
+    p = 0
+    while p == 0:
+        p = rng.randint(round(low * q), round(high * q))
+    return flint.fmpq(p, q)

@@ -1,0 +1,303 @@
+"""Search for schemes: compositions of the letters A (data), B (the rest), E (all), and two-stage Runge-Kutta programs.
+
+A scheme is a short list of moves that is run on power series, to find its order, and on numbers, to find its error; what is
+found is derived as a method like any other, and its order proven there.
+
+THEOREM says why compositions without ``!^`` are not enough.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import flint
+
+from ..composition import parse_composition
+from ..sampler import load_sampler
+from ..split import bind
+from .point import Matrix, composed
+from .rings import PRECISION, Balls, IrrationalError, Rationals
+from .series import Series, constant
+from .taylor import Setting, Value, combined, exact_flow, setting
+
+Number = Fraction
+THEOREM = """\
+Theorem: a composition of Euler kicks without ^ has order 1 at most where the score of a block depends on that block.
+Proof: let b_1, b_2, ... be the shares of the block moved under its successive evaluations; the j-th has seen b_1 + ... + b_(j-1).
+The numerical h^2 term of (ds_m/dm) dm has the factor sum_j b_j (b_1 + ... + b_(j-1)) = (1 - sum_j b_j^2)/2 < 1/2 for real shares
+with sum 1; the exact solution has 1/2."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """``name`` = the score at a state, network time t0 - at h."""
+
+    name: str
+    state: str
+    at: Number
+
+
+@dataclass(frozen=True)
+class Term:
+    """weight h (linear seen + score s) of the rows of a letter, F and G at t0 - at h."""
+
+    weight: Number
+    letter: str
+    seen: str
+    score: str
+    at: Number
+
+
+@dataclass(frozen=True)
+class Move:
+    """``name`` = base + the sum of the terms."""
+
+    name: str
+    base: str
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Moves from the state "z" to the state ``result``; ``text`` is a composition, ``lines`` those of a Runge-Kutta spec."""
+
+    moves: tuple[Score | Move, ...]
+    result: str
+    text: str = ""
+    lines: tuple[str, ...] = ()
+
+    @property
+    def calls(self) -> int:
+        return sum(isinstance(move, Score) for move in self.moves)
+
+    @property
+    def source(self) -> Any:
+        """What ``load_sampler`` takes."""
+        if self.text:
+            return self.text
+        rows = {"A": "data", "B": "auxiliary"}
+        parts = {k: {"rows": v, "linear": "rest", "score": "all"} for k, v in rows.items()}
+        return {
+            "name": "found", "family": "runge-kutta", "target": "ode", "parts": parts, "let": {"h": "t0 - t1"},
+            "step": list(self.lines),
+        }  # fmt: skip
+
+
+def composed_of(text: str) -> Scheme:
+    """The moves of a composition string."""
+    moves: list[Score | Move] = []
+    state, score, clock = "z", "", Number(0)
+    for k, token in enumerate(parse_composition(text)):
+        share, seen = Number(int(token.share.p), int(token.share.q)), state
+        if token.fresh:
+            at = Number(int(token.at.p), int(token.at.q))
+            if token.predict:
+                seen = f"p{k}"
+                moves.append(Move(seen, state, (Term(share, token.letter, state, score, clock),)))
+            score, clock = f"s{k}", at
+            moves.append(Score(score, seen, at))
+        moves.append(Move(f"z{k}", state, (Term(share, token.letter, seen, score, clock),)))
+        state = f"z{k}"
+    return Scheme(tuple(moves), state, text)
+
+
+MARKS = ("", "!", "!@1/2", "!@1", "!^", "!^@1/2", "!^@1")
+
+
+def compositions(length: int, calls: int, letters: Sequence[str] = ("AB", "E")) -> Iterator[Scheme]:
+    """Every composition of up to so many tokens and calls, equal shares, that begins with a plain evaluation."""
+    for alphabet in letters:
+        for count in range(len(alphabet), length + 1):
+            for word in itertools.product(alphabet, repeat=count):
+                if set(word) != set(alphabet):
+                    continue
+                for marks in itertools.product(MARKS, repeat=count - 1):
+                    if 1 + sum("!" in mark for mark in marks) <= calls and _sensible(word, marks):
+                        yield composed_of(" ".join(f"{a}{m}" for a, m in zip(word, ("!", *marks), strict=True)))
+
+
+def _sensible(word: Sequence[str], marks: Sequence[str]) -> bool:
+    """No letter twice in a row without a fresh evaluation between."""
+    return all(mark or a != b for a, b, mark in zip(word, word[1:], marks, strict=False))
+
+
+def two_stage() -> Iterator[Scheme]:
+    """z' = z + h sum_l (v_l f_l(u_l, s1, t0) + w_l f_l(p, s2, t)), v_l + w_l = 1, p made of z with the one score s1.
+
+    u_l is z or what half a step of the other letter made of it; p moves A and B from z or from such a u, once each; t = t0 - c h.
+    """
+    half, one, zero = Number(1, 2), Number(1), Number(0)
+    for at in (half, one):
+        for first, second in itertools.product(("z", "half"), repeat=2):
+            seen = {"A": "yb" if first == "half" else "z", "B": "ya" if second == "half" else "z"}
+            start: list[Score | Move] = [Score("s1", "z", zero)]
+            if first == "half":
+                start.append(Move("yb", "z", (Term(at / 2, "B", "z", "s1", zero),)))
+            if second == "half":
+                start.append(Move("ya", "z", (Term(at / 2, "A", "z", "s1", zero),)))
+            ahead = Move("p", "z", tuple(Term(at, k, seen[k], "s1", zero) for k in "AB"))
+            for weights in itertools.product((zero, half, one), repeat=2):
+                for late in itertools.product(("z", "seen"), repeat=2):
+                    terms = []
+                    for k, w, how in zip("AB", weights, late, strict=True):
+                        u = seen[k] if how == "seen" else "z"
+                        terms += [Term(one - w, k, u, "s1", zero), Term(w, k, "p", "s2", at)]
+                    if any(how == "seen" and seen[k] == "z" for k, how in zip("AB", late, strict=True)):
+                        continue
+                    last = Move("new", "z", tuple(term for term in terms if term.weight))
+                    if any(weights):
+                        yield _lined((*start, ahead, Score("s2", "p", at), last))
+
+
+def _lined(moves: tuple[Score | Move, ...]) -> Scheme:
+    lines = []
+    for move in moves:
+        if isinstance(move, Score):
+            lines.append(f"{move.name} = score({move.state}, {_time(move.at)})")
+        else:
+            terms = " + ".join(f"{_weight(t.weight)}{t.letter}({t.seen}, {t.score}, {_time(t.at)})" for t in move.terms)
+            lines.append(f"{'z' if move.name == 'new' else move.name} = {move.base} + {terms}")
+    return Scheme(moves, "new", lines=tuple(lines))
+
+
+def _time(at: Number) -> str:
+    return {Number(0): "t0", Number(1): "t1"}.get(at, "(t0 + t1)/2")
+
+
+def _weight(weight: Number) -> str:
+    if weight.denominator == 1:
+        return "h*" if weight == 1 else f"{weight.numerator}*h*"
+    return f"{'' if weight.numerator == 1 else f'{weight.numerator}*'}h/{weight.denominator}*"
+
+
+# -- orders of many schemes --------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Bench:
+    """A random setting, its exact solution and the parts at the times of the step: what many schemes are tried on."""
+
+    at: Setting
+    parts: dict[str, tuple[Any, Any]]
+    top: int
+    exact: list[Value] = field(default_factory=list)
+    start: list[Value] = field(default_factory=list)
+    at_times: dict[tuple[str, Number], tuple[Matrix, Matrix]] = field(default_factory=dict)
+
+    def part(self, letter: str, time: Number) -> tuple[Matrix, Matrix]:
+        if (letter, time) not in self.at_times:
+            point = self.at.point
+            linear, gain = (composed(point.of(M), self.offset(time)) for M in self.parts[letter])
+            self.at_times[letter, time] = linear, gain
+        return self.at_times[letter, time]
+
+    def offset(self, time: Number) -> Series:
+        ring = self.at.point.ring
+        return Series([0, ring.number(-time.numerator, time.denominator), *([0] * (self.top - 1))], ring)
+
+
+def bench(sde: Any, derived: Any, seed: int, top: int, width: int = 1) -> Bench:
+    """Everything that does not depend on the scheme, for orders below ``top``."""
+    method = derived("E!", "score")
+    parts: dict[str, tuple[Any, Any]] = {}
+    for text in ("E!", "A! B") if sde.n > 1 else ("E!",):
+        parts |= {k: (p.linear, p.score) for k, p in bind(load_sampler(text), sde).parts.items()}
+    for ring in (Rationals(), Balls()):
+        try:
+            at = setting(method, ring, seed, top + 1, width, top - 1)
+            found = Bench(at, parts, top)
+            flow = exact_flow(at, ring.number(1, 2))
+            found.exact = [[e.at(found.offset(Number(1))) for e in block] for block in flow]
+            found.start = [[constant(ring, v, top + 1) for v in block] for block in at.state]
+            return found
+        except IrrationalError:
+            continue
+    raise AssertionError("the balls hold everything")
+
+
+def order(scheme: Scheme, on: Bench) -> int:
+    """The order of a scheme on one bench, at most top - 1."""
+    ring = on.at.point.ring
+    states: dict[str, list[Value]] = {"z": on.start}
+    scores: dict[str, list[Value]] = {}
+    h = Series([0, ring.number(1), *([0] * (on.top - 1))], ring)
+    for move in scheme.moves:
+        if isinstance(move, Score):
+            scores[move.name] = on.at.score(states[move.state], on.offset(move.at))
+            continue
+        state = states[move.base]
+        for term in move.terms:
+            linear, gain = on.part(term.letter, term.at)
+            slope = zip(combined(linear, states[term.seen]), combined(gain, scores[term.score]), strict=True)
+            size = h * ring.number(term.weight.numerator, term.weight.denominator)
+            state = [
+                [z + (a + b) * size for z, a, b in zip(block, p, q, strict=True)]
+                for block, (p, q) in zip(state, slope, strict=True)
+            ]
+        states[move.name] = state
+    for k in range(on.top + 1):
+        for p, q in zip(on.exact, states[scheme.result], strict=True):
+            if any(not ring.is_zero(a.c[k] - b.c[k]) for a, b in zip(p, q, strict=True)):
+                return k - 1
+    return on.top
+
+
+@dataclass(frozen=True)
+class Found:
+    """A scheme, its proven order and its error at a budget of calls on the reference problem."""
+
+    scheme: Scheme
+    order: int
+    error: float
+    budget: int
+
+    @property
+    def constant(self) -> float:
+        """The error times calls^order: what a call is worth."""
+        return self.error * self.budget**self.order
+
+    @property
+    def text(self) -> str:
+        return self.scheme.text or "; ".join(self.scheme.lines)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was tried and what came out: the schemes by order, then by error; ``plain`` compositions without ^."""
+
+    tried: int
+    plain: int
+    plain_passed: int
+    found: tuple[Found, ...]
+
+
+def search(sde: Any, derived: Any, length: int = 4, calls: int = 2, keep: int = 10, budget: int = 48) -> Search:
+    """Enumerate, sort by order, prove the best, and rank them by their error at a budget of calls (reference.error_of).
+
+    ``derived(source, network)`` makes the Method of a sampler on the diffusion.
+    """
+    from .trial import error_of, trial
+
+    with flint.ctx.workprec(PRECISION):
+        on = bench(sde, derived, 1, 3)
+        letters = ("AB", "E") if sde.n > 1 else ("E",)
+        staged = two_stage() if sde.n > 1 and calls > 1 else ()
+        schemes = [*compositions(length, calls, letters), *dict.fromkeys(staged)]
+        orders = [order(scheme, on) for scheme in schemes]
+    plain = [o for scheme, o in zip(schemes, orders, strict=True) if scheme.text and "^" not in scheme.text]
+    problem = trial(sde, derived)
+    best = max(orders)
+    ranked = sorted(
+        (Found(s, o, error_of(s, problem, budget), budget) for s, o in zip(schemes, orders, strict=True) if o >= min(best, 2)),
+        key=lambda f: (-f.order, f.error),
+    )
+    proven: list[Found] = []
+    for each in ranked:
+        if len(proven) == keep:
+            break
+        proven.append(Found(each.scheme, derived(each.scheme.source, "denoiser").order, each.error, budget))
+    return Search(len(schemes), len(plain), sum(o > 1 for o in plain), tuple(proven))

@@ -1,0 +1,238 @@
+"""Truncated power series in one small quantity over any ring, and SymPy expressions evaluated on them.
+
+A Series is its list of coefficients, as far as they are known: a sum or product is as long as its shorter side, a
+division by a series that begins with zeros loses as many terms, so nothing unknown is ever read.  The quantity is
+h = t0 - t1 for deterministic programs, r = sqrt(h) where noise is drawn, x = t - t0 inside the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1, log1p
+
+from stepsmith.errors import Unsupported
+
+from .rings import IrrationalError
+
+Number = Any
+
+
+class Series:
+    """x^v sum_k c[k] x^k + O(x^(v + len(c))), v <= 0, coefficients in a ring that knows + - * / among themselves and with
+    integers.  v < 0 is a pole, which a coefficient may have on its way (1/h); what a program ends with has none.
+    """
+
+    __slots__ = ("c", "ring", "v")
+
+    def __init__(self, c: Sequence[Number], ring: Any, v: int = 0) -> None:
+        self.c, self.ring, self.v = list(c), ring, v
+        while self.v < 0 and self.c and (_nil(self.c[0]) or ring.is_zero(self.c[0])):
+            self.c, self.v = self.c[1:], self.v + 1
+
+    def _other(self, other: Any) -> Series:
+        return other if isinstance(other, Series) else Series([other] + [0] * (len(self.c) - 1), self.ring)
+
+    def _from(self, v: int) -> list[Any]:
+        """The coefficients from x^v on."""
+        return [0] * (self.v - v) + self.c
+
+    def __add__(self, other: Any) -> Series:
+        if not isinstance(other, Series):
+            if self.v:
+                return self + Series([other] + [0] * (len(self.c) + self.v - 1), self.ring)
+            return Series([self.c[0] + other, *self.c[1:]], self.ring)
+        v = min(self.v, other.v)
+        pairs = zip(self._from(v), other._from(v), strict=False)
+        return Series([a + b for a, b in pairs], self.ring, v)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Series:
+        return Series([-a for a in self.c], self.ring, self.v)
+
+    def __sub__(self, other: Any) -> Series:
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Series:
+        return -self + other
+
+    def __mul__(self, other: Any) -> Series:
+        if not isinstance(other, Series):
+            return Series([a * other for a in self.c], self.ring, self.v)
+        n = min(len(self.c), len(other.c))
+        out: list[Any] = [0] * n
+        right = [(j, b) for j, b in enumerate(other.c) if not _nil(b)]
+        for i, a in enumerate(self.c[:n]):
+            if not _nil(a):
+                for j, b in right:
+                    if i + j >= n:
+                        break
+                    out[i + j] = out[i + j] + a * b
+        return Series(out, self.ring, self.v + other.v)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Series:
+        if not isinstance(other, Series):
+            return Series([_over(a, other) for a in self.c], self.ring, self.v)
+        shift = other.valuation()
+        below, lost = other.c[shift:], 0
+        while lost < min(shift, len(self.c)) and self.ring.is_zero(self.c[lost]):
+            lost += 1
+        out: list[Any] = []
+        for k, a in enumerate(self.c[lost : lost + len(below)]):
+            for j in range(1, k + 1):
+                if not _nil(below[j]) and not _nil(out[k - j]):
+                    a = a - below[j] * out[k - j]
+            out.append(_over(a, below[0]))
+        v = self.v + lost - other.v - shift
+        return Series([0] * max(v, 0) + out, self.ring, min(v, 0))
+
+    def __rtruediv__(self, other: Any) -> Series:
+        return self._other(other) / self
+
+    def valuation(self) -> int:
+        """The number of leading coefficients in ``c`` that vanish; ZeroDivisionError where all do."""
+        for k, a in enumerate(self.c):
+            if not self.ring.is_zero(a):
+                return k
+        raise ZeroDivisionError("a series that vanishes to the order kept")
+
+    def sqrt(self) -> Series:
+        """The root with positive leading coefficient; a leading power of the small quantity must be even."""
+        if all(self.ring.is_zero(a) for a in self.c):
+            return Series([0] * len(self.c), self.ring)
+        v = self.valuation()
+        if v % 2:
+            raise IrrationalError("the root of an odd power of the step")
+        c = self.c[v:]
+        root = [self.ring.sqrt(c[0])]
+        for k in range(1, len(c)):
+            inner = sum((root[j] * root[k - j] for j in range(1, k)), 0)
+            root.append((c[k] - inner) / (2 * root[0]))
+        return Series([0] * (v // 2) + root, self.ring)
+
+    def exp(self) -> Series:
+        out = [self.ring.function("exp", self.c[0])]
+        for k in range(1, len(self.c)):
+            out.append(_over(sum((j * self.c[j] * out[k - j] for j in range(1, k + 1)), 0), k))
+        return Series(out, self.ring)
+
+    def log(self) -> Series:
+        out = [self.ring.function("log", self.c[0])]
+        for k in range(1, len(self.c)):
+            inner = sum((j * out[j] * self.c[k - j] for j in range(1, k)), 0)
+            out.append((self.c[k] - _over(inner, k)) / self.c[0])
+        return Series(out, self.ring)
+
+    def sincos(self) -> tuple[Series, Series]:
+        s, c = [self.ring.function("sin", self.c[0])], [self.ring.function("cos", self.c[0])]
+        for k in range(1, len(self.c)):
+            s.append(_over(sum((j * self.c[j] * c[k - j] for j in range(1, k + 1)), 0), k))
+            c.append(-_over(sum((j * self.c[j] * s[k - j] for j in range(1, k + 1)), 0), k))
+        return Series(s, self.ring), Series(c, self.ring)
+
+    def integral(self) -> Series:
+        """The antiderivative that vanishes at zero."""
+        return Series([0] + [_over(a, k + 1) for k, a in enumerate(self.c[:-1])], self.ring)
+
+    def derivative(self) -> Series:
+        return Series([k * a for k, a in enumerate(self.c)][1:], self.ring)
+
+    def at(self, inner: Series) -> Series:
+        """The composition with a series that vanishes at zero."""
+        if not self.ring.is_zero(inner.c[0]):
+            raise ValueError("the inner series of a composition must vanish at zero")
+        inner = Series([0, *inner.c[1:]], self.ring)
+        n = len(inner.c)
+        lowest = next((k for k, a in enumerate(inner.c) if not _nil(a)), n)
+        known = min(n, len(self.c) * lowest)  # what the first term that is missing here would reach
+        total = Series([self.c[-1]] + [0] * (n - 1), self.ring)
+        for a in reversed(self.c[:-1]):
+            total = total * inner + a
+        return Series(total.c[:known], self.ring)
+
+    def __pow__(self, k: int) -> Series:
+        if k < 0:
+            return 1 / self ** (-k)
+        out = Series([self.ring.number(1)] + [0] * (len(self.c) - 1), self.ring)
+        for _ in range(k):
+            out = out * self
+        return out
+
+    @property
+    def regular(self) -> list[Any]:
+        """The coefficients of a series without a pole."""
+        if self.v:
+            raise ZeroDivisionError("a pole in the step")
+        return self.c
+
+
+def _nil(a: Any) -> bool:
+    return type(a) is int and a == 0
+
+
+def _over(a: Any, b: Any) -> Any:
+    """a / b, where an integer zero stays one (Python would make a float of it)."""
+    return 0 if _nil(a) else a / b
+
+
+def clock(ring: Any, value: Any, length: int) -> Series:
+    """value + x."""
+    return Series(([value, ring.number(1)] + [0] * length)[:length], ring)
+
+
+def constant(ring: Any, value: Any, length: int) -> Series:
+    return Series([value] + [0] * (length - 1), ring)
+
+
+FUNCTIONS: dict[Any, Callable[[Series], Series]] = {
+    sp.exp: lambda x: x.exp(), sp.log: lambda x: x.log(),
+    sp.sin: lambda x: x.sincos()[0], sp.cos: lambda x: x.sincos()[1],
+    sp.tan: lambda x: x.sincos()[0] / x.sincos()[1],
+    sp.sinh: lambda x: (x.exp() - (-x).exp()) / 2, sp.cosh: lambda x: (x.exp() + (-x).exp()) / 2,
+    sp.tanh: lambda x: 1 - 2 / ((2 * x).exp() + 1),
+    sp.Abs: lambda x: x if x.c[0] > 0 else -x,
+    expm1: lambda x: x.exp() - 1, log1p: lambda x: (1 + x).log(),
+}  # fmt: skip
+
+
+def evaluate(expr: sp.Expr, values: Mapping[str, Any], like: Series) -> Series:
+    """A SymPy expression with its symbols replaced by name: series stay, numbers of the ring become constants."""
+    ring, length = like.ring, len(like.c)
+    if expr.is_Rational:
+        return constant(ring, ring.number(int(expr.p), int(expr.q)), length)
+    if expr.is_Symbol:
+        value = values[expr.name]
+        return value if isinstance(value, Series) else constant(ring, value, length)
+    if expr in (sp.pi, sp.E):
+        return constant(ring, ring.constant("pi" if expr == sp.pi else "e"), length)
+    args = [evaluate(arg, values, like) for arg in expr.args]
+    if expr.is_Add:
+        return sum(args[1:], args[0])
+    if expr.is_Mul:
+        product = args[0]
+        for arg in args[1:]:
+            product = product * arg
+        return product
+    if expr.is_Pow:
+        return _power(args[0], expr.exp, args[1])
+    if expr.func in FUNCTIONS:
+        return FUNCTIONS[expr.func](args[0])
+    raise Unsupported(f"no power series for {expr.func.__name__}", "write it with exp, log, sqrt and sin, cos, tan")
+
+
+def _power(base: Series, exponent: sp.Expr, power: Series) -> Series:
+    if exponent.is_Integer:
+        return base ** int(exponent)
+    if exponent.is_Rational and exponent.q == 2:
+        return base.sqrt() ** int(exponent.p)
+    return (power * base.log()).exp()
+
+
+def matrix(entries: sp.Matrix, values: Mapping[str, Any], like: Series) -> list[list[Series]]:
+    """A matrix of expressions, entry by entry."""
+    return [[evaluate(e, values, like) for e in row] for row in entries.tolist()]

@@ -1,0 +1,228 @@
+"""The leading local error in the symbols of the diffusion: the same expansion over a field of rational functions.
+
+Every time-dependent let k becomes k + k_t x + k_tt x^2/2 + ..., every constant one a symbol, the network a Taylor polynomial
+whose coefficients are its partial derivatives (sx_m = d s_x / d m, s_t in the network's forward time t).  The drifts dx, dm, ...
+(dz/dtau, tau running against t) take the place of the values they determine, so that what an error has in common shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sympy as sp
+from sympy.polys.fields import field
+
+from stepsmith.errors import InputError
+
+from ..calculus import t
+from ..sde import LinearSDE
+from .local import local_error_at
+from .point import Point
+from .rings import IrrationalError
+from .taylor import Network, Setting
+
+H = sp.Symbol("h", positive=True)
+AT = sp.Symbol("t_", real=True)  # the time of the expansion
+
+
+@dataclass(frozen=True)
+class ErrorTerm:
+    """One block of the leading local error, exact minus numerical over a step: ``coefficient`` h^power.
+
+    ``where`` says what the symbols are, a line each.
+    """
+
+    block: str
+    power: int
+    coefficient: sp.Expr
+    where: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.coefficient == 0:
+            return f"e_{self.block} = O(h^{self.power + 1})"
+        text = sp.sstr(self.coefficient)
+        return f"e_{self.block} = h^{self.power} * {f'({text})' if self.coefficient.is_Add else text}".replace("**", "^")
+
+    def latex(self) -> str:
+        """The term as LaTeX."""
+        body = sp.latex(self.coefficient * H**self.power) if self.coefficient != 0 else rf"O(h^{{{self.power + 1}}})"
+        return rf"e_{{{self.block}}} = {body}"
+
+    def at(self, **numbers: float) -> float:
+        """The coefficient of h^power at these values of its symbols; InputError names a symbol without one."""
+        missing = sorted({s.name for s in self.coefficient.free_symbols} - set(numbers))
+        if missing:
+            raise InputError("-", f"local_error.{self.block}", f"{missing[0]} has no value", "give each symbol one")
+        return float(self.coefficient.subs({s: numbers[s.name] for s in self.coefficient.free_symbols}))
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """A field of rational functions as a ring of coefficients."""
+
+    K: Any
+    name: str = "symbols"
+
+    def number(self, p: int, q: int = 1) -> Any:
+        return self.K(p) / self.K(q)
+
+    def constant(self, name: str) -> Any:
+        raise IrrationalError(name)
+
+    def is_zero(self, value: Any) -> bool:
+        return bool(value == 0)
+
+    def function(self, name: str, value: Any) -> Any:
+        known = {"exp": (0, 1), "log": (1, 0), "sin": (0, 0), "cos": (0, 1)}
+        if name in known and value == known[name][0]:
+            return self.K(known[name][1])
+        raise IrrationalError(f"{name}({value})")
+
+    def sqrt(self, value: Any) -> Any:
+        if value in (0, 1):
+            return self.K(int(value == 1))
+        raise IrrationalError(f"sqrt({value})")
+
+
+def symbolic(sde: LinearSDE, degree: int) -> LinearSDE:
+    """The diffusion with its lets opaque: at t = AT the let k and its derivatives are the parameters k_0, k_t, k_tt, ..."""
+    lets, params = {}, {**sde.params, AT.name: 1.0}
+    for name, expr in sde.let.items():
+        if t not in expr.free_symbols:
+            params[name] = 1.0
+            continue
+        names = [f"{name}_{'t' * k or '0'}" for k in range(degree + 1)]
+        params |= dict.fromkeys(names, 1.0)
+        lets[name] = sum(sp.Symbol(n, real=True) * (t - AT) ** k / math.factorial(k) for k, n in enumerate(names))
+    return replace(sde, let=lets, params=params, constraints=(), time=(0.0, 1.0))
+
+
+def jet_name(block: str, index: Sequence[int], names: Sequence[str]) -> str:
+    """The name of a partial derivative of the score of a block: sx, sx_m, sx_xt, ..."""
+    letters = "".join(name * k for name, k in zip((*names, "t"), index, strict=True))
+    return f"s{block}_{letters}" if letters else f"s{block}"
+
+
+def by_drift(method: Any, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
+    """The terms of a splitting or a Runge-Kutta step on the score; ``derived`` makes the method on another diffusion.
+
+    Raises IrrationalError for several blocks whose F or G G^T is no rational function of lets and parameters.
+    """
+    try:
+        return _by_drift(method.sde, derived, power)
+    except IrrationalError:
+        if method.sde.n > 1:
+            raise
+        return _by_drift(opaque(method.sde), derived, power)
+
+
+def opaque(sde: LinearSDE) -> LinearSDE:
+    """One block with F = f (or 0) and G^2 = V, functions of time that nothing is known of."""
+    f, V = (sp.Symbol(name, real=True) for name in ("f", "V"))
+    lets = {"f": sp.Function("f")(t), "V": sp.Function("V")(t)}
+    F = sp.ImmutableMatrix([[0 if sde.F.is_zero_matrix else f]])
+    return replace(sde, F_let=F, G_let=sp.ImmutableMatrix([[sp.sqrt(V)]]), let=lets, schedule=None, params={})
+
+
+def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
+    names = sde.state
+    moving = [name for name, expr in sde.let.items() if t in expr.free_symbols]
+    sde = symbolic(sde, power)
+    other = derived(sde)
+    indices = [i for total in range(power) for i in _indices(len(names) + 1, total)]
+    jets = [jet_name(b, i, names) for b in names for i in indices]
+    gens = [*sde.symbols, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
+    K, *_ = field(list(dict.fromkeys(gens)), sp.QQ)
+    symbols = {str(g): K.from_expr(g.as_expr()) for g in K.gens}
+    known = {k: symbols[k] for k in (*sde.symbols, *other.program.params)}
+    point = Point(Symbols(K), sde, known, symbols[AT.name], [], [], power + 1)
+    values = _eliminated(K, point, symbols, names, sde.constant)
+    state = [[values[b]] for b in names]
+    given = [[symbols[c]] for c in sde.constant]
+    centre = [*(v[0] for v in (*state, *given)), point.t0]
+    inner = [(*i[: len(names)], *([0] * len(given)), i[-1]) for i in indices]
+    rows = [
+        [values.get(jet_name(b, i, names), symbols[jet_name(b, i, names)]) / math.prod(map(math.factorial, i)) for b in names]
+        for i in indices
+    ]
+    at = Setting(point, other, state, given, Network(centre, tuple(inner), rows, 1))
+    found = local_error_at(at, (other.program,), power)
+    shown = {sp.Symbol(f"{name}_0"): sp.Symbol(name) for name in moving} | {sp.Symbol(AT.name): sp.Symbol("t")}
+    drifts = [sp.Symbol(f"d{b}") for b in names]
+    slow = [sp.Symbol(f"{name}_{'t' * k}") for name in moving for k in range(1, power + 1)]
+    first, last = names[0], names[-1]
+    where = (
+        f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t; "
+        f"s{first}_{last} = d s_{first}/d {last}, s{first}_t in the network's time t",
+    )
+    return tuple(
+        ErrorTerm(b, power, tidy(c[0].as_expr().subs(shown), drifts, slow), where)
+        for b, c in zip(names, found.coefficients[power], strict=True)
+    )
+
+
+def _indices(count: int, total: int) -> list[tuple[int, ...]]:
+    return [
+        tuple(chosen.count(i) for i in range(count))
+        for chosen in itertools.combinations_with_replacement(range(count), total)
+    ]
+
+
+def _eliminated(
+    K: Any, point: Point, symbols: Mapping[str, Any], names: Sequence[str], constant: Sequence[str]
+) -> dict[str, Any]:
+    """State and scores at the point, as many of them as can be said by the drifts d_i = sum V_ij s_j/2 - F_ij z_j - b_i."""
+    n = len(names)
+    unknown = [*(f"s{b}" for b in names), *names]
+    V, F, b = ([[e.c[0] for e in row] for row in M] for M in (point.V, point.F, point.b))
+    carried = [*(symbols[c] for c in constant), K(1)]
+    rows = []
+    for i in range(n):
+        moved = sum((b[i][k] * c for k, c in enumerate(carried)), K(0))
+        rows.append([*(K(e) / 2 for e in V[i]), *(-K(e) for e in F[i]), symbols[f"d{names[i]}"] + moved])
+    pivots: dict[int, int] = {}
+    for i in range(n):
+        column = next((j for j in range(2 * n) if j not in pivots.values() and rows[i][j] != 0), None)
+        if column is None:
+            continue
+        pivots[i] = column
+        rows[i] = [e / rows[i][column] for e in rows[i]]
+        for k in range(n):
+            if k != i and rows[k][column] != 0:
+                rows[k] = [a - rows[k][column] * e for a, e in zip(rows[k], rows[i], strict=True)]
+    values = {name: symbols[name] for name in unknown}
+    for i, column in pivots.items():
+        rest = (rows[i][j] * symbols[unknown[j]] for j in range(2 * n) if j != column)
+        values[unknown[column]] = rows[i][-1] - sum(rest, K(0))
+    return values
+
+
+def tidy(expr: sp.Expr, first: Sequence[sp.Symbol], slow: Sequence[sp.Symbol] = ()) -> sp.Expr:
+    """The same expression, the changes ``slow`` of the lets apart, each piece collected by ``first``, common factors outside."""
+    numerator, denominator = sp.fraction(sp.together(expr))
+    expanded = sp.expand(numerator)
+    if len(sp.Add.make_args(expanded)) > LONG:
+        return expanded / denominator
+    still = expanded.subs(dict.fromkeys(slow, 0))
+    moving = sp.collect(sp.expand(expanded - still), slow, evaluate=False) if slow else {}
+    total = _collected(still, denominator, first)
+    for change, piece in moving.items():
+        total += _collected(sp.expand(piece), denominator, first) * change
+    return total
+
+
+LONG = 60  # terms of an expression that is left as it comes
+
+
+def _collected(expanded: sp.Expr, denominator: sp.Expr, first: Sequence[sp.Symbol]) -> sp.Expr:
+    if expanded == 0:
+        return sp.S.Zero
+    content, primitive = expanded.as_content_primitive()
+    terms = sp.Add.make_args(sp.expand(primitive))
+    common = sp.gcd_list([sp.Mul(*[a for a in sp.Mul.make_args(term) if a.free_symbols]) for term in terms])
+    inner = sp.collect(sp.Add(*(term / common for term in terms)), first, func=sp.factor)
+    return sp.cancel(content * common / denominator) * inner

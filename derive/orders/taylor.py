@@ -1,0 +1,258 @@
+"""A generic smooth network as a Taylor polynomial, the exact solution, and a program, all as power series of the step.
+
+Tensors become lists of ``width`` series, one a coordinate; the network couples all coordinates of all its inputs, as a
+real one does, so that order conditions which a scalar problem would hide are seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+from ..program import UNIT, Call, Evaluate, Factor, Host, Normal, StepProgram, Update, table_of
+from ..score import BRIDGES, ScoreParameterization
+from .point import Matrix, Point, composed, draw
+from .rings import small_rational
+from .rules import apply
+from .series import Series, constant, evaluate
+
+Value = list[Series]  # one series a coordinate
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """outputs = sum over multi-indices of coefficient * (inputs - centre)^index * (time - time0)^k, a random polynomial."""
+
+    centre: list[Any]  # inputs and time at the point, numbers
+    monomials: tuple[tuple[int, ...], ...]
+    coefficients: list[list[Any]]  # a row a monomial, a column an output coordinate
+    width: int
+
+    def __call__(self, inputs: Sequence[Value], time: Series) -> tuple[Value, ...]:
+        """The outputs, each a list of ``width`` series."""
+        shifts = [e - c for e, c in zip([*(s for value in inputs for s in value), time], self.centre, strict=True)]
+        ring = time.ring
+        for shift in shifts:
+            if not ring.is_zero(shift.c[0]):
+                raise ValueError("the network is called away from the point of the expansion")
+            shift.c[0] = 0
+        one = constant(ring, ring.number(1), min(len(shift.c) for shift in shifts))
+        powers: dict[tuple[int, ...], Series] = {(0,) * len(shifts): one}
+        totals: list[Series | None] = [None] * len(self.coefficients[0])
+        for index, row in zip(self.monomials, self.coefficients, strict=True):
+            if index not in powers:
+                axis = next(i for i, k in enumerate(index) if k)
+                below = tuple(k - (i == axis) for i, k in enumerate(index))
+                powers[index] = powers[below] * shifts[axis]
+            for o, c in enumerate(row):
+                term = powers[index] * c
+                totals[o] = term if totals[o] is None else totals[o] + term
+        outputs = [total for total in totals if total is not None]
+        return tuple(outputs[k : k + self.width] for k in range(0, len(outputs), self.width))
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A random point of a method with a state there, the constant components and a network: where a step is expanded."""
+
+    point: Point
+    method: Any
+    state: list[list[Any]]
+    constants: list[list[Any]]
+    net: Network
+
+    def carried(self, length: int) -> list[Value]:
+        """The constant components and the value 1."""
+        one = [[self.point.ring.number(1)] * len(self.state[0])]
+        return [[constant(self.point.ring, v, length) for v in block] for block in [*self.constants, *one]]
+
+    def score(self, z: Sequence[Value], at: Series | None = None) -> list[Value]:
+        """s = C_skip (z - o) + C_out n(inputs) at the times t0 + ``at`` (t0 + x where None)."""
+        point, kind = self.point, self.method.network
+        skip, out, inp, noise = point.parameterization(kind)
+        offset = point.offset
+        if at is not None:
+            skip, out, inp, offset = (composed(M, at) for M in (skip, out, inp, offset))
+            noise = noise.at(at)
+        carried = self.carried(len(z[0][0].c))
+        free = _combine(z, combined(offset, carried), -1)
+        inputs = [*combined(inp, z), *carried[:-1]] if whole(kind) else combined(inp, free)
+        return _combine(combined(skip, free), combined(out, self.net(inputs, noise)), 1)
+
+    def drift(self, z: Sequence[Value], weight: Any, at: Series | None = None) -> list[Value]:
+        """F z + b - weight G G^T s."""
+        F, V, b = (M if at is None else composed(M, at) for M in (self.point.F, self.point.V, self.point.b))
+        forced = _combine(combined(F, z), combined(b, self.carried(len(z[0][0].c))), 1)
+        return _combine(forced, combined(V, self.score(z, at)), -weight)
+
+
+def _combine(A: Sequence[Value], B: Sequence[Value], weight: Any) -> list[Value]:
+    """A + weight B, block by block."""
+    return [[a + b * weight for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
+
+
+def whole(kind: str | ScoreParameterization) -> bool:
+    """Whether a network is given the state itself and what is constant, rather than the inputs of a bridge."""
+    return isinstance(kind, str) and kind not in BRIDGES
+
+
+def setting(method: Any, ring: Any, seed: int, terms: int, width: int, degree: int) -> Setting:
+    """A random point, a random state of ``width`` coordinates a block, and a random network of a degree around both."""
+    point = draw(method, ring, seed, terms)
+    rng = random.Random(f"state {seed}")
+    n, kind = method.sde.n, method.network
+    state, given = ([[_drawn(rng, ring) for _ in range(width)] for _ in range(k)] for k in (n, len(method.sde.constant)))
+    _, out, inp, noise = point.parameterization(kind)
+    bare = Setting(point, method, state, given, Network([], (), [], width))
+    values = [[Series([v], ring) for v in block] for block in state]
+    free = _combine(values, combined(point.offset, bare.carried(1)), -1)
+    inputs = [*combined(inp, values), *bare.carried(1)[:-1]] if whole(kind) else combined(inp, free)
+    centre = [*(e.c[0] for value in inputs for e in value), noise.c[0]]
+    monomials = tuple(index for total in range(degree + 1) for index in _indices(len(centre), total))
+    coefficients = [[_drawn(rng, ring) for _ in range(len(out[0]) * width)] for _ in monomials]
+    return Setting(point, method, state, given, Network(centre, monomials, coefficients, width))
+
+
+def _indices(variables: int, total: int) -> list[tuple[int, ...]]:
+    """The multi-indices of one total degree."""
+    return [
+        tuple(chosen.count(i) for i in range(variables))
+        for chosen in itertools.combinations_with_replacement(range(variables), total)
+    ]
+
+
+def _drawn(rng: random.Random, ring: Any) -> Any:
+    q = small_rational(rng)
+    return ring.number(int(q.p), int(q.q))
+
+
+def combined(M: Matrix, values: Sequence[Value]) -> list[Value]:
+    """M applied to blocks."""
+    return [
+        [_sum([e * value[c] for e, value in zip(row, values, strict=True)]) for c in range(len(values[0]))] for row in M
+    ]
+
+
+def _sum(terms: list[Series]) -> Series:
+    return sum(terms[1:], terms[0])
+
+
+def exact_flow(at: Setting, weight: Any) -> list[Value]:
+    """The solution of dz/dt = F z + b - weight G G^T s through the state at t0, as series in x = t - t0.
+
+    weight is 1/2 for the probability flow.  Picard's iteration: each pass makes one more coefficient right.
+    """
+    ring = at.point.ring
+    z = [[Series([v], ring) for v in block] for block in at.state]
+    for k in range(at.point.terms - 1):
+        z = [
+            [Series([*e.c, 0 if type(d.c[k]) is int else d.c[k] / (k + 1)], ring) for e, d in zip(block, row, strict=True)]
+            for block, row in zip(z, at.drift(z, weight), strict=True)
+        ]
+    return z
+
+
+class Table(dict[str, Any]):
+    """Host values by name; the entry [i, j] of a table of matrices by its spelling."""
+
+    def put(self, name: str, value: Any) -> None:
+        if isinstance(value, Series):
+            self[name] = value
+            return
+        for i, row in enumerate(value):
+            for j, entry in enumerate(row):
+                self[f"{name}[..., {i}, {j}]"] = entry
+
+
+def host_values(point: Point, program: StepProgram, times: Mapping[str, Series]) -> Table:
+    """Every host scalar and table that the operations need; ``times`` are offsets from t0 by name (t0, t1, t_m1, ...)."""
+    values = Table({**point.params, **{name: offset + point.t0 for name, offset in times.items()}})
+    like = next(iter(times.values()))
+    functions = {f.name: f for f in program.functions}
+    needed = _needed(program)
+    for statement in program.host:
+        if isinstance(statement, Call):
+            if needed & set(statement.targets):
+                arguments = [evaluate(time, values, like) for time in statement.times]
+                found = apply(point, functions, functions[statement.function], arguments)
+                for name, value in zip(statement.targets, found, strict=True):
+                    values.put(name, value)
+        elif statement.name in needed:
+            if isinstance(statement, Factor):
+                values.put(statement.name, _factored([[evaluate(e, values, like) for e in r] for r in statement.rows.tolist()]))
+            else:
+                values[statement.name] = evaluate(statement.expr, values, like)
+    return values
+
+
+def _needed(program: StepProgram) -> set[str]:
+    """The tables and scalars that the step reads, directly or not (what only ``last`` reads is left out)."""
+    exprs = [e for op in program.ops if isinstance(op, Update) for e, _ in op.terms]
+    exprs += [op.time for op in program.ops if isinstance(op, Evaluate)]
+    needed = {table_of(s) for e in exprs for s in e.free_symbols}
+    for statement in reversed(program.host):
+        names = set(statement.targets) if isinstance(statement, Call) else {statement.name}
+        if names & needed:
+            needed |= {table_of(s) for e in _read(statement) for s in sp.sympify(e).free_symbols}
+    return needed
+
+
+def _read(statement: Host) -> Iterable[sp.Expr]:
+    if isinstance(statement, Call):
+        return statement.times
+    return statement.rows if isinstance(statement, Factor) else (statement.expr,)
+
+
+def _factored(rows: Matrix) -> Matrix:
+    """The lower triangular factor of rows rows^T."""
+    n = len(rows)
+    C = [[_sum([a * b for a, b in zip(p, q, strict=True)]) for q in rows] for p in rows]
+    L: Matrix = [[C[0][0] * 0] * n for _ in range(n)]
+    for j in range(n):
+        L[j][j] = (C[j][j] - _sum([L[j][k] * L[j][k] for k in range(j)] or [C[0][0] * 0])).sqrt()
+        for i in range(j + 1, n):
+            rest = C[i][j] - _sum([L[i][k] * L[j][k] for k in range(j)] or [C[0][0] * 0])
+            L[i][j] = rest / L[j][j]
+    return L
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one step makes: the new state and the values carried out."""
+
+    state: list[Value]
+    carried: list[Value]
+
+
+def run(
+    at: Setting, program: StepProgram, state: Sequence[Value], times: Mapping[str, Series],
+    history: Sequence[Value] = (), normals: Mapping[str, Value] | None = None,
+) -> Run:  # fmt: skip
+    """One step of the program on series: what ``step`` of the emitted module does, with exact coefficients."""
+    values = host_values(at.point, program, times)
+    like = next(iter(times.values()))
+    *given, unit = at.carried(len(like.c))
+    tensors: dict[str, Value] = dict(zip(program.components, [*state, *given], strict=True))
+    tensors[UNIT] = unit
+    tensors.update(zip(program.history, history, strict=True))
+    for op in program.ops:
+        if isinstance(op, Evaluate):
+            outputs = at.net([tensors[name] for name in op.inputs], evaluate(op.time, values, like))
+            tensors.update(zip(op.outputs, outputs, strict=True))
+        elif isinstance(op, Normal):
+            tensors[op.output] = (normals or {})[op.output]
+        else:
+            tensors[op.output] = _updated(op, tensors, values, like)
+    return Run([tensors[name] for name in program.result[: len(state)]], [tensors[name] for name in program.carry])
+
+
+def _updated(op: Update, tensors: Mapping[str, Value], values: Table, like: Series) -> Value:
+    terms = [(evaluate(c, values, like), tensors[name]) for c, name in op.terms]
+    width = len(terms[0][1])
+    return [_sum([c * value[k] for c, value in terms]) for k in range(width)]
+

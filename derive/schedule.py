@@ -1,0 +1,65 @@
+"""One block written as a pair of schedules, z_t = alpha(t) x_0 + sigma(t) eps, in the place of F and G.
+
+F = alpha'/alpha,   G^2 = (sigma^2)' - 2 F sigma^2,   alpha = 1 and sigma = 0 at the start of the span
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy as sp
+
+from stepsmith.errors import InputError
+
+from . import spec
+from .bounded import tame, tidied
+from .calculus import exact, is_zero, t
+
+
+def read_schedule(
+    where: str, table: Mapping[str, Any], n: int, names: Any, lets: Mapping[str, sp.Expr], begin: float
+) -> tuple[sp.Expr, sp.Expr]:
+    """(alpha, sigma) of z_t = alpha x_0 + sigma eps, one block; they take the place of F and G."""
+    if n != 1 or "F" in table or "G" in table or "initial" in table:
+        raise InputError(
+            where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out"
+        )
+    pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
+    start = exact(begin)
+    for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
+        if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
+            raise InputError(
+                where,
+                f"sde.{key}",
+                f"{key} at the start of the span is not {wanted}",
+                f"write one with {key} = {wanted} there",
+            )
+    return pair[0], pair[1]
+
+
+def written_out(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
+    """An expression with every let replaced by what it stands for."""
+    return expr.subs({sp.Symbol(name, real=True): value for name, value in lets.items()})
+
+
+def of_schedule(
+    schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr], field: bool = False
+) -> tuple[sp.Matrix, sp.Matrix]:
+    """F = alpha'/alpha and G^2 = (sigma^2)' - 2 F sigma^2, so that z_t has these alpha and sigma; in the words of let.
+
+    With a field F is left the sum over the factors of alpha: brought together, exp(-k2 tau) may meet its own inverse,
+    which overflows at high frequencies.
+    """
+    alpha, sigma = schedule
+
+    def slope(expr: sp.Expr) -> sp.Expr:
+        inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
+        return expr.diff(t) + inner
+
+    if field:
+        F = sp.Add(*(slope(factor) / factor for factor in sp.Mul.make_args(alpha)))
+        return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(2 * sigma * (slope(sigma) - F * sigma))]])
+    F = tidied(slope(alpha) / alpha)
+    growth = 2 * sigma * (slope(sigma) - F * sigma)
+    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(growth) if tame(growth) else growth)]])

@@ -1,0 +1,108 @@
+"""The verbs about orders: ``stepsmith error`` and ``stepsmith search``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stepsmith.errors import InputError
+
+
+@click.command()
+@click.argument("sde")
+@click.argument("sampler")
+@click.option("--network", default="denoiser", show_default=True, help="What the network gives.")
+@click.option("--frame", help="The frozen quantity of a conjugate sampler.")
+@click.option("--latex", is_flag=True, help="Print the error terms as LaTeX.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the spectral radius of a step into this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def error(sde: str, sampler: str, network: str, frame: str | None, latex: bool, plot: Path | None, as_json: bool) -> None:
+    """Order, leading local error, cost and stability of SAMPLER on SDE (names, .toml files; SAMPLER also a composition)."""
+    from stepsmith.derive.method import derive
+    from stepsmith.derive.orders.lint import lint
+
+    method = derive(sde, sampler, network, frame)
+    if plot is not None:
+        _draw(method, plot)
+    terms = method.local_error
+    stability = method.stability()
+    shown = {} if terms is None else {t.block: t.latex() if latex else str(t) for t in terms}
+    where, warnings = list(terms[0].where) if terms else [], lint(method)
+    told = {
+        "name": method.name, "nfe": method.nfe, "draws": method.draws, "order": method.order, "step_order": method.step_order,
+        "weak_order": method.weak_order, "strong_order": method.strong_order,
+        "local_error": shown or None, "where": where, "warnings": warnings, "stability": stability.told(),
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    from stepsmith.derive.describe import claims
+
+    click.echo(f"{method.name}: {method.nfe} network calls and {method.draws} normal draws a step")
+    click.echo(claims(method))
+    if terms is not None:
+        click.echo("local error of a step, exact minus numerical:")
+        for line in [*shown.values(), *where]:
+            click.echo(f"    {line}")
+    for line in stability.lines():
+        click.echo(line)
+    for line in warnings:
+        click.echo(f"warning: {line}")
+
+
+@click.command()
+@click.argument("sde")
+@click.option("--length", type=click.IntRange(1, 6), default=4, show_default=True, help="Letters of a composition, at most.")
+@click.option("--calls", type=click.IntRange(1, 4), default=2, show_default=True, help="Network calls a step, at most.")
+@click.option("--keep", type=click.IntRange(1, 100), default=8, show_default=True, help="Schemes to print.")
+@click.option("--budget", type=click.IntRange(4, 1000), default=48, show_default=True, help="Calls of a run that ranks them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def search(sde: str, length: int, calls: int, keep: int, budget: int, as_json: bool) -> None:
+    """Look for deterministic schemes on SDE: compositions and two-stage programs, by proven order, then by error."""
+    from stepsmith.derive import load_sde
+    from stepsmith.derive.method import derive
+    from stepsmith.derive.orders.search import THEOREM
+    from stepsmith.derive.orders.search import search as searched
+
+    diffusion = load_sde(sde)
+    if len(diffusion.data) != 1 or not diffusion.offset_let.is_zero_matrix:
+        raise InputError(sde, "data", "the reference problem needs one data block and no offset", "search on another diffusion")
+    result = searched(diffusion, lambda source, network: derive(diffusion, source, network), length, calls, keep, budget)
+    if as_json:
+        rows: list[dict[str, Any]] = [
+            {"scheme": f.text, "order": f.order, "calls": f.scheme.calls, "error": f.error, "constant": f.constant}
+            for f in result.found
+        ]
+        told = {"tried": result.tried, "plain": result.plain, "plain_above_one": result.plain_passed, "found": rows}
+        click.echo(json.dumps(told, indent=2))
+        return
+    click.echo(f"{result.tried} schemes of up to {calls} calls a step on {diffusion.name}\n")
+    click.echo(THEOREM)
+    click.echo(f"Seen: {result.plain_passed} of {result.plain} compositions without ^ pass order 1.\n")
+    click.echo(f"order  calls  error at {budget} calls  error x calls^order  scheme")
+    for f in result.found:
+        click.echo(f"{f.order:5}  {f.scheme.calls:5}  {f.error:16.2e}  {f.constant:19.2e}  {f.text}")
+
+
+def _draw(method: Any, path: Path) -> None:
+    """The spectral radius of a step on Gaussian data against its length, numerical and exact, from three times."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError("-", "plot", "matplotlib is not installed", "pip install matplotlib, or leave --plot out") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    from stepsmith.derive.orders.stability import curves
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for k, (t0, lengths, radii, exact) in enumerate(curves(method)):
+        axes.loglog(lengths, radii, f"C{k}-", label=f"t = {t0:.3g}")
+        axes.loglog(lengths, exact, f"C{k}:")
+    axes.set(xlabel="step h", ylabel="spectral radius (dotted: exact)", title=method.name)
+    axes.legend()
+    figure.savefig(path)
+    pyplot.close(figure)
