@@ -8,7 +8,8 @@ with scale = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
 The step t0 -> t1 = t0 - h:
     D = x0(z, t0)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r))*D - 1/(2*r)*D[-1])
-    with h = lambda(t1) - lambda(t0),  r = (lambda(t0) - lambda(t_m1))/h
+    with h = lambda(t1) - lambda(t0)
+         r = (lambda(t0) - lambda(t_m1))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D
