@@ -9,6 +9,7 @@ import mpmath
 import sympy as sp
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from stepsmith.derive.budget import within
 from stepsmith.derive.program import (
     EARLIER,
     ONE,
@@ -29,6 +30,7 @@ from .layout import nfe, places, row_names, step_names
 from .printer import WIDTH, HostPrinter, wrapped
 
 DIALECTS = ("torch",)
+MAX_BEFORE_STAR = 255  # names that Python unpacks before a starred one
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
     """A C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a across alpha_0 alpha_1 alpha_s angle at0
@@ -48,6 +50,7 @@ def environment() -> Environment:
     )  # fmt: skip
 
 
+@within("the emission")
 def emit(method: Any, dialect: str = "torch") -> str:
     """The emitted module of a Method as text; the same bytes for the same method, whatever the process.
 
@@ -159,7 +162,10 @@ def table(method: Any) -> tuple[list[str], list[list[sp.Expr]]]:
     for program, exprs in zip(rows, own, strict=True):
         if program not in (rows.first, rows.last):
             fitted = aligned(rows.step, program) or {}
-            exprs = {**{name: fitted.get(c, c) for name, c in own[0].items()}, **{n: exprs[n] for n in columns(program.last)}}
+            exprs = {
+                **{name: fitted.get(c, c) for name, c in own[0].items()},
+                **{n: exprs[n] for n in columns(program.last)},
+            }
         found.append([exprs.get(name, sp.S.Zero) for name in names])
     return names, found
 
@@ -194,8 +200,9 @@ def _unpack(used: list[str], all_columns: list[str]) -> str:
     """The left side that takes a row apart: names as far as they are used, ``_`` for the gaps, ``*_`` for the rest."""
     last = max((all_columns.index(name) for name in used), default=-1)
     names = [name if name in used else "_" for name in all_columns[: last + 1]]
-    if last + 1 < len(all_columns):
-        names.append("*_")
+    rest = len(all_columns) - len(names)
+    if rest:
+        names += ["*_"] if len(names) < MAX_BEFORE_STAR else ["_"] * rest
     text = ", ".join(names) if len(names) > 1 else f"({names[0]},)"
     if len(text) < WIDTH - 10:
         return text
