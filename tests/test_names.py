@@ -99,7 +99,6 @@ def test_the_lists_of_names_hold_every_name_that_is_emitted() -> None:
             *sde.symbols,
             *sde.let,
             *(f"{name}_st" for name in sde.let),
-            *(f"{name}_" for name in (*sde.params, *sde.let)),  # as the printer may respell them
             "lam",
             "lambda_a",
             "lambda_b",
