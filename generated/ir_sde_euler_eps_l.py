@@ -90,12 +90,12 @@ def integral_theta(t, s, delta, shift):
     return (width * w * (-math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2))).sum(-1)
 
 
-def sigma(t, level_, delta, shift):
+def sigma(t, level, delta, shift):
     """The standard deviation of z_t given the data."""
     s = torch.full_like(t, START)
     theta_st = integral_theta(t, s, delta, shift)
     exponent = -2*theta_st
-    return torch.sqrt(-level_**2 * torch.expm1(exponent))
+    return torch.sqrt(-level**2 * torch.expm1(exponent))
 
 
 def matrix(rows, like):
@@ -122,20 +122,18 @@ def offset(t, delta, shift):
     return matrix(((-torch.expm1(-theta_st), 0),), t)
 
 
-def start_factor(t, level_, delta, shift):
+def start_factor(t, level, delta, shift):
     """The standard deviation of z_t given the data, as a 1 x 1 factor."""
-    return sigma(t, level_, delta, shift)[..., None, None]
+    return sigma(t, level, delta, shift)[..., None, None]
 
 
 def start(time, *, level=0.0392156862745098, delta=0.005, shift=0.008):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
-    level_ = level
-    return start_factor(torch.as_tensor(time, dtype=torch.float64), level_, delta, shift)
+    return start_factor(torch.as_tensor(time, dtype=torch.float64), level, delta, shift)
 
 
 def start_mean(time, *, level=0.0392156862745098, delta=0.005, shift=0.008):
     """What mu and one are multiplied with in the mean of the start at `time`, (n, 2) float64."""
-    level_ = level
     return offset(torch.as_tensor(time, dtype=torch.float64), delta, shift)
 
 
@@ -145,13 +143,12 @@ def coefficients(times, *, level=0.0392156862745098, delta=0.005, shift=0.008):
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
     that break a constraint, TypeError for an unknown parameter.
     """
-    level_ = level
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("times must be one strictly decreasing row of at least two numbers")
     if not (START < float(times[-1]) and float(times[0]) <= END):
         raise ValueError(f"times must lie in the span ({START}, {END}]")
-    if not level_ > 0:
+    if not level > 0:
         raise ValueError("the parameters must fulfil level > 0")
     if not delta > 0:
         raise ValueError("the parameters must fulfil delta > 0")
@@ -160,7 +157,7 @@ def coefficients(times, *, level=0.0392156862745098, delta=0.005, shift=0.008):
     if not shift > 0:
         raise ValueError("the parameters must fulfil shift > 0")
     t0, t1 = times[:-1], times[1:]
-    sigma_0 = sigma(t0, level_, delta, shift)
+    sigma_0 = sigma(t0, level, delta, shift)
     out_x0 = -1/sigma_0
     h = t0 - t1
     theta_0 = (
@@ -168,9 +165,9 @@ def coefficients(times, *, level=0.0392156862745098, delta=0.005, shift=0.008):
         + math.pi*t0/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
     )
     E1_xx = h*theta_0 + 1
-    E1_xsx = h*level_**2*theta_0
+    E1_xsx = h*level**2*theta_0
     E1_x_mu = -h*theta_0
-    sigma_1 = sigma(t1, level_, delta, shift)
+    sigma_1 = sigma(t1, level, delta, shift)
     alpha_1 = alpha(t1, delta, shift)
     offset_1 = offset(t1, delta, shift)
     out_end_x0 = -1/sigma_1
