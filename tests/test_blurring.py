@@ -157,7 +157,7 @@ def test_coefficients_agree_with_the_taylor_route_at_several_frequencies(sampler
     times = [0.995 * 1e-5 ** (k / 12) for k in range(13)]
     for value in (0.0, 0.05, 2.0, 19.5) if network == "eps-L" else (0.0, 2.0):
         table = module.coefficients(times, k2=value).tolist()
-        found = reference.worst(method, partial(columns_of_row, method, 12), times, table, (2, 11), value)
+        found = reference.worst(method, partial(columns_of_row, method, 12), times, table, (2, 11), field=value)
         assert found.measured < 1e-13, (value, found)
 
 
@@ -165,7 +165,7 @@ def test_the_reference_reads_the_frequency() -> None:
     method, module = ss.derive("blurring", "conjugate", "eps-L"), module_of("conjugate")
     times = TIMES.tolist()
     found = reference.worst(
-        method, partial(columns_of_row, method, 4), times, module.coefficients(times, k2=0.5).tolist(), (2,), 0.5001
+        method, partial(columns_of_row, method, 4), times, module.coefficients(times, k2=0.5).tolist(), (2,), field=0.5001
     )
     assert found.measured > 1e-6
 
@@ -179,7 +179,7 @@ def test_a_field_given_by_F_and_G() -> None:
     for place in ((0, 0), (0, 1), (1, 1)):
         found = table[(..., *place)].tolist()
         assert torch.allclose(torch.tensor(found), module.coefficients(grid, freq=float(k2[place])).float(), rtol=1e-6)
-        worst = reference.worst(method, partial(columns_of_row, method, 2), grid, found, (0, 1), float(k2[place]))
+        worst = reference.worst(method, partial(columns_of_row, method, 2), grid, found, (0, 1), field=float(k2[place]))
         assert worst.measured < 1e-13, worst
 
 
@@ -203,7 +203,7 @@ def test_lines_of_text_run_a_frequency_at_a_time(sampler: str) -> None:
     table = module.coefficients(TIMES, k2=K2)
     assert method.order == 2 and torch.equal(module.coefficients(TIMES, k2=K2[3, 2]), table[..., 3, 2])
     worst = reference.worst(
-        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), float(K2[3, 2])
+        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), field=float(K2[3, 2])
     )
     assert worst.measured < 1e-13, worst
 
