@@ -289,8 +289,10 @@ class Library:
         return self.static("ordered", self.collocation())
 
     def collocation(self) -> str:
-        single = {"single": True} if self.sde.n == 1 else {}  # one block has one rule of quadrature
-        return self.add("collocation", "helpers/collocation", uses=(self.quadrature(),), **single)
+        uses = (self.quadrature(),)
+        if self.sde.n == 1:  # one rule of quadrature
+            return self.add("collocation", "helpers/collocation", (), uses, single=True)
+        return self.add("collocation", "helpers/collocation", (), uses)
 
     def diffusion(self) -> str:
         G = self.sde.G_let
