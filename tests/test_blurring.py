@@ -203,7 +203,7 @@ def test_lines_of_text_run_a_frequency_at_a_time(sampler: str) -> None:
     table = module.coefficients(TIMES, k2=K2)
     assert method.order == 2 and torch.equal(module.coefficients(TIMES, k2=K2[3, 2]), table[..., 3, 2])
     worst = reference.worst(
-        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), float(K2[3, 2])
+        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), field=float(K2[3, 2])
     )
     assert worst.measured < 1e-13, worst
 
