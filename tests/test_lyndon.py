@@ -12,8 +12,9 @@ import pytest
 import sympy as sp
 
 import stepsmith as ss
-from stepsmith.derive.orders import lyndon
-from stepsmith.derive.orders.lyndon import conditions, lyndon_words, order_of, order_of_sampler, refine, solve
+from stepsmith.derive.orders import lyndon, shares
+from stepsmith.derive.orders.lyndon import lyndon_words, order_of, order_of_sampler
+from stepsmith.derive.orders.shares import conditions, refine, solve
 from stepsmith.errors import InputError, Unsupported
 
 CUBE = 2 ** (1 / 3)
@@ -55,7 +56,7 @@ def slope(steps: list[tuple[str, float]], seed: int = 1, letters: str = "AB") ->
 
 
 def test_the_examples_of_the_docstrings_hold() -> None:
-    assert doctest.testmod(lyndon).failed == 0
+    assert doctest.testmod(lyndon).failed == doctest.testmod(shares).failed == 0
 
 
 def test_lyndon_words_are_counted_by_the_necklace_formula() -> None:
