@@ -20,6 +20,7 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from .budget import check
 from .calculus import plain, t
 
 PATIENCE, PANELS = 300, 1500  # panels before a chain is asked how many more it needs, and how many more it may need
@@ -280,6 +281,7 @@ class Flow:
         last = self.panels[-1] if self.panels else None
         centre = last.centre + last.width if last else self.start
         value = last.value(centre) if last else self.initial
+        check()
         coefficients = self.series(centre, value)
         width = None
         scale = size(coefficients[0]) or flint.arb(1)

@@ -40,7 +40,9 @@ class Lowering:
         self.library = Library(sde, (*self.params, *filter(None, [sde.field])))
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.symbols, *sde.state, *sde.constant))
+        own = (*self.params, *sde.symbols, *sde.let, *sde.state, *sde.constant)
+        taken = (*self.params, *sde.symbols, *sde.state, *sde.constant, *(f"{name}_" for name in own))
+        self.known: dict[str, object] = dict.fromkeys(taken)
         self.carried = (*sde.constant, UNIT)  # the values that the columns of an offset multiply
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0
@@ -68,6 +70,7 @@ class Lowering:
         return symbol(name)
 
     def call(self, targets: tuple[str, ...], function: str, *times: sp.Expr) -> None:
+        self.library.refuse(*targets)
         if targets[0] not in self.known:
             self.known.update(dict.fromkeys(targets, function))
             self.host.append(Call(targets, function, times))

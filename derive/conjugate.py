@@ -18,6 +18,7 @@ from sympy.codegen.cfunctions import expm1
 from stepsmith.errors import Unsupported
 
 from . import spec
+from .bounded import tidied
 from .builder import Lowering, Network, State, symbol
 from .calculus import t, t0, t1
 from .kernel import commutes
@@ -129,7 +130,7 @@ def _noise_gap(low: Lowering) -> sp.Expr | None:
     if sde.F.is_zero_matrix:
         noise = low.increment(sde.GG_let[0, 0], "0", "1")
     else:
-        law = sp.simplify(-sde.GG[0, 0] / (2 * sde.F[0, 0]))
+        law = tidied(-sde.GG[0, 0] / (2 * sde.F[0, 0]))
         if t in law.free_symbols:
             return None
         noise = law / a1**2 * expm1(-2 * low.increment(sde.F_let[0, 0], "0", "1"))

@@ -32,10 +32,10 @@ import sympy as sp
 from stepsmith.errors import InputError
 
 from . import spec
-from .expression import parse
+from .expression import Names, parse
 from .gauge import FUNCTIONS, Refusal
 from .program import EARLIER
-from .sde import HOST_NAMES
+from .sde import ARGUMENTS, HOST_NAMES
 
 FAMILIES = ("multistep", "runge-kutta", "predictor-corrector")
 NETWORK = ("x0", "eps", "score", "v")
@@ -157,7 +157,7 @@ class _Reader:
 
     def _lets(self, lets: Mapping[str, Any]) -> None:
         spec.check_names(self.where, "sampler.let", (*lets, *self.params))
-        for name in HOST_NAMES & set(lets):
+        for name in sorted((HOST_NAMES - ARGUMENTS) & set(lets)):
             what, mend = "the emitted module uses this name itself", f"rename it, to {name}_"
             raise InputError(self.where, f"sampler.let.{name}", what, mend)
         for name in (*lets, *self.params):
@@ -168,8 +168,11 @@ class _Reader:
             key = f"sampler.let.{name}"
             self.let[name] = parse(text, self._scalars(), where=self.where, key=key, words=self)
 
-    def _scalars(self) -> dict[str, sp.Expr]:
-        return {name: symbol(name) for name in (*TIMES, *self.params, *self.let)}
+    def _scalars(self) -> Names:
+        names = Names({name: symbol(name) for name in (*TIMES, *self.params)})
+        for name, value in self.let.items():
+            names.let(name, value)
+        return names
 
     # -- the words, as the parser asks for them ----------------------------------------------------------------------
 
@@ -229,7 +232,8 @@ class _Reader:
         left, right = self._split(key, text)
         target = left.strip()
         self._check_target(key, target)
-        names = {**self._scalars(), **{name: symbol(name) for name in self.values}}
+        names = self._scalars()
+        names |= {name: symbol(name) for name in self.values}
         names |= {name: symbol(name) for name in re.findall(r"\bxi\d{0,2}\b", right)}
         for name in sorted(later - self.values - set(names)):
             if name.isalnum() and re.search(rf"\b{name}\b(?!\[)", right):

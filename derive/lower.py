@@ -25,6 +25,7 @@ from .score import BRIDGES, ScoreParameterization, checked
 from .sde import LinearSDE
 from .split import Part, Split, bind
 from .splitting import split_step
+from .structure import check_density
 
 
 def lower(
@@ -56,6 +57,7 @@ def _lowering(
         raise Unsupported(
             f"{sde.name} has an offset, and lines of text say nothing of it", "take a splitting or a conjugate sampler"
         )
+    check_density(sde)
     network = checked(network, sde)
     if sde.field:
         _check_field(sde, sampler, network, frame)

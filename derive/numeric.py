@@ -40,6 +40,7 @@ from .balls import (
     terms_of,
     transpose,
 )  # fmt: skip
+from .budget import within
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -73,7 +74,11 @@ class NumericSDE:
 
     def jets(self, entries: sp.Matrix, centre: Any, terms: int | None = None) -> Matrix:
         """Taylor series of the entries of a matrix of expressions, at ``centre``."""
-        return series_of(entries, self._values, centre, terms or self.terms)
+        try:
+            return series_of(entries, self._values, centre, terms or self.terms)
+        except (ValueError, ZeroDivisionError):  # a pole, or a branch point, at the centre
+            place = f"t = {float(flint.arb(centre).mid()):.6g}"
+            raise Unsupported(f"{self.sde.name} has no Taylor series at {place}", "shorten the time span") from None
 
     def flow(self, start: Any, initial: Matrix, series: Callable[[Any, Matrix], list[Matrix]]) -> Flow:
         return Flow(start, initial, series, self.accuracy)
@@ -130,18 +135,22 @@ class NumericSDE:
             moved = mul(self.exact_transition(upper, lower), low)
             return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(up, moved, strict=True)]
 
+    @within("the numeric offset")
     def offset(self, t: float, s: float) -> np.ndarray:
         """o(t, s) of z_t = Psi z_s + o + noise, float64 (n, m + 1): what multiplies the m constant components and 1."""
         return floats(self.exact_offset(t, s))
 
+    @within("the numeric transition")
     def transition(self, t: float, s: float) -> np.ndarray:
         """Psi(t, s), float64 (n, n); t < s is allowed."""
         return floats(self.exact_transition(t, s))
 
+    @within("the numeric covariance")
     def covariance(self, t: float) -> np.ndarray:
         """Sigma_t, float64 (n, n)."""
         return floats(self.exact_covariance(t))
 
+    @within("the numeric factor")
     def factor(self, t: float, kind: str = "lower", end: float = 1e-3) -> np.ndarray:
         """A factor of Sigma_t: ``lower`` or ``upper`` Cholesky, or ``gddim``, R' = (F + G G^T Sigma^-1 / 2) R.
 
@@ -187,12 +196,13 @@ class NumericSDE:
 
     def rates(self, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """F (n, n), what the offset multiplies the constant components and 1 with (n, m + 1), and G G^T (n, n), at t."""
-        with flint.ctx.workprec(PRECISION):
+        with flint.ctx.workprec(self.precision):
             entries = (self.sde.F, self.sde.written_out(self.sde.offset_terms_let), self.sde.GG)
-            jets = (self.jets(M, _arb(self._checked(t)), 1) for M in entries)
-            F, source, V = (_float(self._coefficients(jet, 0)) for jet in jets)
+            jets = (self.jets(M, arb(self._checked(t)), 1) for M in entries)
+            F, source, V = (floats(term(jet, 0)) for jet in jets)
         return F, source, V
 
+    @within("the effective sigma")
     def effective_sigma(self, t: Any) -> np.ndarray:
         """The standard deviation of the best linear unbiased estimate of the data: (e^T Psi^T Sigma^-1 Psi e)^(-1/2).
 

@@ -18,7 +18,9 @@ import sympy as sp
 from stepsmith.errors import InputError, Unsupported
 
 from . import kernel, spec
+from .bounded import cancelled, solution
 from .calculus import t
+from .expression import Names
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -28,8 +30,9 @@ def constant_names(where: str, given: Any) -> tuple[str, ...]:
     """The names of the constant components; InputError for what is no list of names."""
     if not isinstance(given, list | tuple):
         raise InputError(where, "sde.constant", "is no list of names", 'write such as constant = ["mu"]')
-    spec.check_names(where, "sde.constant", given)
-    return tuple(given)
+    names = spec.listed(where, "sde.constant", given, spec.MAX_BLOCKS)
+    spec.check_names(where, "sde.constant", names)
+    return tuple(names)
 
 
 def symbols(constant: tuple[str, ...]) -> list[sp.Symbol]:
@@ -46,12 +49,11 @@ def read(
     every: bool = True,
 ) -> sp.ImmutableMatrix:
     """The offset, n x 1; InputError where it is not linear in the constant components, or (``every``) leaves one out."""
-    known = {**names, **dict(zip(constant, symbols(constant), strict=True))}
-    rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
+    known = Names({**names, **dict(zip(constant, symbols(constant), strict=True))}, getattr(names, "measures", None))
+    rows = [[e] for e in spec.listed(where, key, [0] * n if given is None else given)]
     offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
     for i, entry in enumerate(offset):
-        slopes = [entry.diff(c) for c in symbols(constant)]
-        if any(sp.simplify(slope.diff(c)) != 0 for slope in slopes for c in symbols(constant)):
+        if any(entry.diff(c).free_symbols & set(symbols(constant)) for c in symbols(constant)):
             what = f"entry [{i}] is not linear in {', '.join(constant)}"
             raise InputError(where, key, what, "write a sum of coefficients times constant components")
     unused = [name for name, column in zip(constant, terms(offset, constant).T.tolist(), strict=False) if not any(column)]
@@ -80,11 +82,14 @@ def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
     b = sde.offset_terms_let
     if b.is_zero_matrix:
         return sp.zeros(*b.shape)
-    if (sde.n > 1 and sp.cancel(sde.F_let.det()) == 0) or sde.F_let.is_zero_matrix:
+    if sde.F_let.is_zero_matrix:
         return None
-    m = (sde.F_let.LUsolve(-b)).applyfunc(sp.cancel)
-    timed = sde.written_out(m).applyfunc(sp.cancel).has(t)
-    return None if timed else sp.Matrix(m)
+    try:
+        m = solution(sde.F_let, -b)
+    except Unsupported:  # too large to be written down
+        return None
+    timed = m is not None and sde.written_out(m).applyfunc(cancelled).has(t)
+    return None if timed else m
 
 
 def mean_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> kernel.Words:

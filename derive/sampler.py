@@ -10,6 +10,7 @@ from typing import Any
 from stepsmith.errors import InputError
 
 from . import formula, spec
+from .budget import within
 from .composition import Token, parse_composition
 from .formula import Formula
 from .sde import HOST_NAMES
@@ -91,6 +92,7 @@ _STANDARD = {
 }  # fmt: skip
 
 
+@within("reading the sampler")
 def load_sampler(source: Any) -> Sampler:
     """A Sampler from a catalogue name, a path to a .toml file, a dict of the same keys, or a composition string.
 
@@ -147,7 +149,7 @@ def _fitting(where: str, table: Mapping[str, Any], family: str) -> None:
 
 def _choice(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InputError(where, key, f"{value!r} is not one of {', '.join(allowed)}", "choose one of them")
+        raise InputError(where, key, f"{spec.shown(value)} is not one of {', '.join(allowed)}", "choose one of them")
 
 
 def _part(where: str, letter: str, part: Any) -> PartSpec:
@@ -158,6 +160,8 @@ def _part(where: str, letter: str, part: Any) -> PartSpec:
         raise InputError(where, key, "a part is a table", "write rows, linear, score, noise, solve")
     spec.check_keys(where, key, part, allowed=PART_KEYS, required=())
     _choice(where, f"{key}.solve", part.get("solve", "euler"), SOLVERS)
+    clock = part.get("noise_clock", {})
+    spec.check_keys(where, f"{key}.noise_clock", clock, allowed=clock, required=())
     return PartSpec(letter=letter, **part)
 
 
@@ -182,7 +186,9 @@ def _checked(sampler: Sampler) -> Sampler:
             )
         if token.share < 0 and sampler.parts[token.letter].noise != "none":
             what = f"a negative share of {token.letter}, which draws noise"
-            raise InputError(sampler.where, "sampler.composition", what, "noise cannot be taken back: give it positive shares")
+            raise InputError(
+                sampler.where, "sampler.composition", what, "noise cannot be taken back: give it positive shares"
+            )
         fresh = fresh or token.fresh
         if sampler.parts[token.letter].score != "none" and not fresh:
             raise InputError(
@@ -212,6 +218,7 @@ def _from_string(text: str) -> Sampler:
         what = f"no part defines the letter {unknown[0]}" if unknown else f"no standard parts for the letters {letters}"
         raise InputError("-", "sampler", what, "use A B, O A B, A S or E, or write a .toml with parts")
     target, parts = _STANDARD[letters]
+    text = " ".join(text.split())
     name = re.sub(r"[^A-Za-z0-9]+", "-", text.replace("!", "f")).strip("-").lower()
     return _checked(
         Sampler(

@@ -9,6 +9,7 @@ import mpmath
 import sympy as sp
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from stepsmith.derive.budget import within
 from stepsmith.derive.program import (
     EARLIER,
     ONE,
@@ -28,6 +29,7 @@ from stepsmith.errors import Unsupported
 from .printer import WIDTH, HostPrinter, wrapped
 
 DIALECTS = ("torch",)
+MAX_BEFORE_STAR = 255  # names that Python unpacks before a starred one
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
     """A C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a across alpha_0 alpha_1 alpha_s angle at0
@@ -47,6 +49,7 @@ def environment() -> Environment:
     )  # fmt: skip
 
 
+@within("the emission")
 def emit(method: Any, dialect: str = "torch") -> str:
     """The emitted module of a Method as text; the same bytes for the same method, whatever the process.
 
@@ -227,8 +230,9 @@ def _unpack(used: list[str], all_columns: list[str]) -> str:
     """The left side that takes a row apart: names as far as they are used, ``_`` for the gaps, ``*_`` for the rest."""
     last = max((all_columns.index(name) for name in used), default=-1)
     names = [name if name in used else "_" for name in all_columns[: last + 1]]
-    if last + 1 < len(all_columns):
-        names.append("*_")
+    rest = len(all_columns) - len(names)
+    if rest:
+        names += ["*_"] if len(names) < MAX_BEFORE_STAR else ["_"] * rest
     text = ", ".join(names) if len(names) > 1 else f"({names[0]},)"
     if len(text) < WIDTH - 10:
         return text
