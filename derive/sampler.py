@@ -117,6 +117,10 @@ def load_sampler(source: Any) -> Sampler:
                 where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both"
             )
         composition = parse_composition(table["composition"], where, "sampler.composition")
+        if "B" in table:
+            raise InputError(
+                where, "sampler.B", f"a {family} sampler has no B of its own", "write it into a conjugate part"
+            )
     elif not lined and (target != "ode" or "composition" in table or "parts" in table):
         raise InputError(
             where,

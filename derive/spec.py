@@ -126,6 +126,8 @@ def toml(where: str, data: bytes) -> dict[str, Any]:
     except RecursionError:
         raise InputError(where, "TOML", "is nested too deeply for this stack", "write it flatter") from None
     except ValueError as error:  # TOMLDecodeError, and the longest integers
+        if not isinstance(error, tomllib.TOMLDecodeError):
+            raise InputError(where, "TOML", "holds an integer of thousands of digits", "write fewer") from None
         what, _, place = " ".join(str(error).split()).partition(" (at ")
         found = re.match(r"line \d+", place)
         key = found[0] if found else "last line" if place else "TOML"
@@ -167,7 +169,8 @@ class _Copy:
             return float(value)
         if isinstance(value, str | int) and not (isinstance(value, int) and value.bit_length() > 1024):
             return value
-        raise InputError(self.where, key, f"is {shown(value)}", "write text, a number, a list or a table")
+        what = "is an integer of more than 1024 bits" if isinstance(value, int) else f"is {shown(value)}"
+        raise InputError(self.where, key, what, "write text, a number, a list or a table")
 
     def key(self, key: Any, parent: str) -> str:
         if not isinstance(key, str) or not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}", key):
