@@ -198,8 +198,7 @@ class NumericSDE:
         """F (n, n), what the offset multiplies the constant components and 1 with (n, m + 1), and G G^T (n, n), at t."""
         with flint.ctx.workprec(self.precision):
             entries = (self.sde.F, self.sde.written_out(self.sde.offset_terms_let), self.sde.GG)
-            jets = (self.jets(M, arb(self._checked(t)), 1) for M in entries)
-            F, source, V = (floats(term(jet, 0)) for jet in jets)
+            F, source, V = (floats(term(self.jets(M, arb(self._checked(t)), 1), 0)) for M in entries)
         return F, source, V
 
     @within("the effective sigma")

@@ -37,7 +37,7 @@ Network = Callable[[State, torch.Tensor], Sequence[torch.Tensor]]
 
 FLOOR = 1e3 * torch.finfo(torch.float64).eps
 SETTLED = 0.05  # two slopes in a row
-FIRST, LEAST, MOST = 8, 128, 512  # steps: of the first run, before which nothing settles, of the last run
+FIRST, LEAST, MOST = 8, 128, 1024  # steps: of the first run, before which nothing settles, of the last run
 DOUBT = 4.0  # a coefficient is seen when it is this many times what one run fewer changes in it
 SPAN = (2.0, 0.6)  # effective sigma at t_a and t_b: the data have a standard deviation of about 1
 STRETCH = {"uniform": 1.0, "uneven": 4.0}  # first step to last step of a grid
@@ -211,15 +211,17 @@ def read(error: Callable[[int], torch.Tensor], sizes: Callable[[torch.Tensor], t
     """N doubled until the slope settles, the errors sink into the rounding or N has grown to MOST."""
     steps, errors, found = [FIRST], [error(FIRST)], []
     seen = [sizes(errors[0])]
-    settled = False
+    settled, last = False, errors[0]
     while steps[-1] < MOST and not settled:
         last = error(2 * steps[-1])
-        if max(sizes(last)) < FLOOR:
+        if not max(sizes(last)) >= FLOOR:  # or not a number
             break
         steps, errors, seen = [*steps, 2 * steps[-1]], [*errors, last], [*seen, sizes(last)]
         found.append([math.log2(a / b) for a, b in zip(*seen[-2:], strict=True)])
         if len(found) > 1:
             settled = max(abs(a - b) for a, b in zip(*found[-2:], strict=True)) <= SETTLED and steps[-1] >= LEAST
+    if not all(torch.isfinite(e).all() for e in (*errors, last)):
+        return Slope(grid, tuple(steps), tuple(size[0] for size in seen), -math.inf, True, None)
     value = min(found[-1]) if found else math.inf  # exact but for rounding
     limit = lowest_power(steps, errors) if len(steps) > 3 else None
     return Slope(grid, tuple(steps), tuple(size[0] for size in seen), value, settled or not found, limit)

@@ -59,6 +59,14 @@ def step_order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) 
     return min(_order(method, step_chain, seed, most) for seed in seeds)
 
 
+def row_powers(method: Any, seeds: Sequence[int] = (1, 2), most: int = MOST) -> list[tuple[str, int, int]]:
+    """(first or last, number of the row from that end, power of h that its local error begins with) of the special rows."""
+    names = [("first", k + 1) for k in range(len(method.warmup))]
+    names += [("last", len(method.ending) - k) for k in range(len(method.ending))]
+    powers = [min(_order(method, chain, seed, most) + 1 for seed in seeds) for chain in _special(method)]
+    return [(place, k, power) for (place, k), power in zip(names, powers, strict=True)]
+
+
 Chain = tuple[StepProgram, ...]  # programs of consecutive rows, the last one asked about
 Chained = Callable[[Any, int], Chain]  # of a method and the power of h that is asked about
 

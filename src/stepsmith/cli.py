@@ -1,4 +1,4 @@
-"""The command line: ``stepsmith list | derive | error | build | show | verify | sample | search``.
+"""The command line: ``stepsmith list | derive | error | build | show | verify | sample | search | report``.
 
 Exit status 0 done; 1 a check failed; 2 bad input, told in one line on stderr: ``<file or ->: <key>: <what>; <mend>``.
 Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from stepsmith import __version__
-from stepsmith.cli_orders import error, search
+from stepsmith.cli_orders import error, report, search, verify_orders
 from stepsmith.errors import InputError, Unsupported, one_line
 
 
@@ -30,6 +30,7 @@ def cli() -> None:
 
 cli.add_command(error)
 cli.add_command(search)
+cli.add_command(report)
 
 
 def main() -> NoReturn:
@@ -191,22 +192,27 @@ def show(name: str) -> None:
 @click.option(
     "--coefficients",
     is_flag=True,
-    required=True,
-    help="Hold each coefficient to a 400-bit evaluation by another route.",
+    help="Instead of the orders, hold each coefficient to a 400-bit evaluation by another route.",
 )
 @click.option("--end", type=float, default=1e-5, show_default=True, help="Where the geometric grid of 24 steps ends.")
+@click.option("--table", type=click.Path(path_type=Path), help="Write the table of orders into this file (Markdown).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(names: tuple[str, ...], everything: bool, coefficients: bool, end: float, as_json: bool) -> None:
-    """Derive, prove, emit and check NAMES of the catalogue; exit 1 where an entry is off by more than 1e-13.
+def verify(
+    names: tuple[str, ...], everything: bool, coefficients: bool, end: float, table: Path | None, as_json: bool
+) -> None:
+    """Hold NAMES of the catalogue to their proofs; exit 1 where a measured order falls more than 0.1 under the proven one.
 
-    The measure is |c - true| / max(|true|, sum |p dc/dp|), p the float64 inputs, entry by entry, of every fourth step of the
-    grid and of its first and last ones.
+    With --coefficients, derive, prove and emit them and hold the tables to their definitions; exit 1 where an entry is off by
+    more than 1e-13.  The measure is |c - true| / max(|true|, sum |p dc/dp|), p the float64 inputs, entry by entry, of every
+    fourth step of the grid and of its first and last ones.
     """
     from stepsmith.derive import catalogue
     from stepsmith.verification import verdicts
 
     if not names and not everything:
         raise InputError("-", "names", "nothing to verify", "name modules or say --all")
+    if not coefficients:
+        return verify_orders(names, table, as_json)
     if not 0 < end < 0.1:
         raise InputError("-", "end", f"{end!r} is no end of the grid", "give a time between 0 and 0.1")
     rows = [catalogue.find(name) for name in names] or list(catalogue.rows())

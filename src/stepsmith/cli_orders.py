@@ -1,8 +1,10 @@
-"""The verbs about orders: ``stepsmith error`` and ``stepsmith search``."""
+"""The verbs about orders: ``stepsmith error``, ``stepsmith search``, and what ``stepsmith verify`` does with them."""
 
 from __future__ import annotations
 
 import json
+import sys
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,53 @@ def search(sde: str, length: int, calls: int, keep: int, budget: int, as_json: b
     click.echo(f"order  calls  error at {budget} calls  error x calls^order  scheme")
     for f in result.found:
         click.echo(f"{f.order:5}  {f.scheme.calls:5}  {f.error:16.2e}  {f.constant:19.2e}  {f.text}")
+
+
+def verify_orders(names: tuple[str, ...], table: Path | None, as_json: bool) -> None:
+    """Proven and measured orders of modules of the catalogue (all where none is named); exit 1 where one falls short."""
+    from stepsmith.checks import HEAD, check_all, document
+    from stepsmith.derive import catalogue
+
+    rows = [catalogue.find(name) for name in names] or list(catalogue.rows())
+    if table is not None and not table.resolve().parent.is_dir():
+        raise InputError(str(table), "table", "its folder does not exist", "choose another place")
+    if not as_json:
+        click.echo(HEAD)
+    verdicts = []
+    quiet = as_json or not sys.stderr.isatty()
+    with click.progressbar(check_all(rows), length=len(rows), label="measuring", file=sys.stderr, hidden=quiet) as bar:
+        for found in bar:
+            verdicts.append(found)
+            if not as_json:
+                click.echo(str(found))
+    failed = [v for v in verdicts if not v.ok]
+    if table is not None:
+        table.write_text(document(verdicts), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps({"modules": [v.told for v in verdicts], "failed": [v.name for v in failed]}, indent=2))
+    else:
+        proven = sum(v.proven is not None for v in verdicts)
+        click.echo(f"{len(verdicts)} modules measured, {proven} with a proof, {len(failed)} failed")
+    if failed:
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder of the pages.")
+@click.option("--check", is_flag=True, help="Compare with the files; exit 1 where one differs.")
+def report(out: Path, check: bool) -> None:
+    """Write the pages that are derived: audit.md, the orders of the samplers people ship."""
+    from stepsmith.derive.orders import audit
+
+    pages = {"audit.md": audit.markdown()}
+    differ = [name for name, text in pages.items() if not (out / name).is_file() or (out / name).read_text(encoding="utf-8") != text]
+    if not check:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in differ:
+            (out / name).write_text(pages[name], encoding="utf-8")
+    click.echo(f"{len(pages)} page{'s' * (len(pages) != 1)} {'checked' if check else 'written'}, {len(differ)} {'differ' if check else 'changed'}")
+    if check and differ:
+        sys.exit(1)
 
 
 def _draw(method: Any, path: Path) -> None:
