@@ -131,27 +131,20 @@ def tidied(expr: sp.Expr) -> sp.Expr:
     return sp.simplify(expr) if small and tame(expr) else expr
 
 
-def _check_cofactors(M: sp.Matrix) -> None:
-    n = M.shape[0]
-    if n > 2 and not M.is_diagonal():
-        count = Counting()
-        widths = [sum(count.terms(e) for e in row if e != 0) for row in M.tolist()]
-        if math.prod(sorted(widths)[1:]) > MAX_MONOMIALS**2:
-            raise Unsupported(f"the inverse of a matrix of {n} rows has too many terms", "state the matrix instead")
-
-
 def inverse(M: sp.Matrix) -> sp.Matrix:
     """The inverse of a matrix; Unsupported where its cofactors could have more than MAX_MONOMIALS monomials each.
 
     One or two rows, and a diagonal, are inverted as they stand.
     """
-    _check_cofactors(M)
+    if not solvable(M):
+        raise Unsupported(
+            f"the inverse of a matrix of {M.shape[0]} rows has too many terms", "state the matrix instead"
+        )
     return M.inv()
 
 
-def solution(M: sp.Matrix, right: sp.Matrix) -> sp.Matrix | None:
-    """X with M X = right; None where M is singular, Unsupported as for the inverse."""
-    _check_cofactors(M)
-    if M.shape[0] > 1 and cancelled(M.det()) == 0:
-        return None
-    return sp.Matrix(M.LUsolve(right).applyfunc(cancelled))
+def solvable(M: sp.Matrix) -> bool:
+    """Whether equations with this matrix are solved in symbols: it is diagonal, has two rows, or small cofactors."""
+    count = Counting()
+    widths = [sum(count.terms(e) for e in row if e != 0) for row in M.tolist()]
+    return M.shape[0] <= 2 or M.is_diagonal() or math.prod(sorted(widths)[1:]) <= MAX_MONOMIALS**2

@@ -45,10 +45,8 @@ def increment(f: sp.Expr, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Expr | N
 
 
 def sums(f: sp.Expr) -> sp.Expr:
-    """f with each product of two sines or cosines as a sum, for which the table has rows; digits may cancel in it.
+    """f with each product of two sines or cosines as a sum, for which the table has rows; digits may cancel in it."""
 
-    An f of more than MAX_CLOSED terms stays as it is written.
-    """
     if monomials(f) > MAX_CLOSED:
         return f
 

@@ -219,7 +219,6 @@ class _Parser:
         self.weigh(column, self.gauge(result).nodes)
         return result
 
-
     def worded(self, words: Words, token: _Token) -> sympy.Expr:
         """``word(a, b, ...)`` of the words."""
         opened = self.take().column
@@ -230,7 +229,9 @@ class _Parser:
                 break
             self.take()
         if self.take().text != ")":
-            self.refuse(token.column, f"the brackets of {token.text} do not close", "close them behind its last argument")
+            self.refuse(
+                token.column, f"the brackets of {token.text} do not close", "close them behind its last argument"
+            )
         self.weigh(token.column)
         return self.guarded(token.column, words.call, token.text, args)
 
@@ -238,7 +239,9 @@ class _Parser:
         """``name[-k]``: the value of a name k steps ago."""
         texts = [self.take().text for _ in range(4)] if self.at + 4 < len(self.tokens) else [""]
         if len(texts) < 4 or texts[1] != "-" or texts[2] not in ("1", "2", "3") or texts[3] != "]":
-            self.refuse(token.column, f"{token.text}[ is no value of an earlier step", f"write {token.text}[-1], [-2] or [-3]")
+            self.refuse(
+                token.column, f"{token.text}[ is no value of an earlier step", f"write {token.text}[-1], [-2] or [-3]"
+            )
         self.weigh(token.column)
         return self.guarded(token.column, words.earlier, token.text, int(texts[2]))
 

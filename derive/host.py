@@ -401,7 +401,9 @@ class Library:
         if function.template != "sigma_grown" or function.data["variance"].is_Add:
             return None
         factors = sp.Mul.make_args(function.data["variance"])
-        logs = (f.args[0] if isinstance(f, sp.exp) else f.exp * sp.log(f.base) if f.is_Pow else sp.log(f) for f in factors)
+        logs = (
+            f.args[0] if isinstance(f, sp.exp) else f.exp * sp.log(f.base) if f.is_Pow else sp.log(f) for f in factors
+        )
         return sum(logs, sp.S.Zero) / 2
 
     def phi(self, order: int) -> str:

@@ -18,8 +18,8 @@ import sympy as sp
 from stepsmith.errors import InputError, Unsupported
 
 from . import kernel, spec
-from .bounded import cancelled, solution
-from .calculus import t
+from .bounded import cancelled, solvable
+from .calculus import is_zero, t
 from .expression import Names
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ def constant_names(where: str, given: Any) -> tuple[str, ...]:
     """The names of the constant components; InputError for what is no list of names."""
     if not isinstance(given, list | tuple):
         raise InputError(where, "sde.constant", "is no list of names", 'write such as constant = ["mu"]')
-    names = spec.listed(where, "sde.constant", given, spec.MAX_BLOCKS)
-    spec.check_names(where, "sde.constant", names)
-    return tuple(names)
+    spec.check_names(where, "sde.constant", given)
+    return tuple(given)
 
 
 def symbols(constant: tuple[str, ...]) -> list[sp.Symbol]:
@@ -50,13 +49,16 @@ def read(
 ) -> sp.ImmutableMatrix:
     """The offset, n x 1; InputError where it is not linear in the constant components, or (``every``) leaves one out."""
     known = Names({**names, **dict(zip(constant, symbols(constant), strict=True))}, getattr(names, "measures", None))
-    rows = [[e] for e in spec.listed(where, key, [0] * n if given is None else given)]
+    rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
     offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
     for i, entry in enumerate(offset):
-        if any(entry.diff(c).free_symbols & set(symbols(constant)) for c in symbols(constant)):
+        slopes = [entry.diff(c) for c in symbols(constant)]
+        if any(not is_zero(slope.diff(c)) for slope in slopes for c in symbols(constant)):
             what = f"entry [{i}] is not linear in {', '.join(constant)}"
             raise InputError(where, key, what, "write a sum of coefficients times constant components")
-    unused = [name for name, column in zip(constant, terms(offset, constant).T.tolist(), strict=False) if not any(column)]
+    unused = [
+        name for name, column in zip(constant, terms(offset, constant).T.tolist(), strict=False) if not any(column)
+    ]
     if unused and every:
         raise InputError(where, key, f"no entry uses the constant component {unused[0]}", "use it, or remove it")
     return offset
@@ -82,14 +84,11 @@ def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
     b = sde.offset_terms_let
     if b.is_zero_matrix:
         return sp.zeros(*b.shape)
-    if sde.F_let.is_zero_matrix:
+    if sde.F_let.is_zero_matrix or not solvable(sde.F_let) or (sde.n > 1 and is_zero(sde.F_let.det())):
         return None
-    try:
-        m = solution(sde.F_let, -b)
-    except Unsupported:  # too large to be written down
-        return None
-    timed = m is not None and sde.written_out(m).applyfunc(cancelled).has(t)
-    return None if timed else m
+    m = (sde.F_let.LUsolve(-b)).applyfunc(cancelled)
+    timed = sde.written_out(m).applyfunc(cancelled).has(t)
+    return None if timed else sp.Matrix(m)
 
 
 def mean_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> kernel.Words:

@@ -1,6 +1,6 @@
 """One block written as a pair of schedules, z_t = alpha(t) x_0 + sigma(t) eps, in the place of F and G.
 
-    F = alpha'/alpha,   G^2 = (sigma^2)' - 2 F sigma^2,   alpha = 1 and sigma = 0 at the start of the span
+F = alpha'/alpha,   G^2 = (sigma^2)' - 2 F sigma^2,   alpha = 1 and sigma = 0 at the start of the span
 """
 
 from __future__ import annotations

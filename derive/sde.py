@@ -35,15 +35,16 @@ KEYS = (
 # Functions and globals of the emitted modules: a parameter of the same name would hide them.  (A parameter that is only a
 # local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
-    """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS END HISTORY INPUTS NETWORK NFE NODES NODES_8 ORDER OUTPUTS PARAMS
-    SAMPLER SDE SIGMA_COLUMNS START STRONG_ORDER WEAK_ORDER WEIGHTS WEIGHTS_8 alpha alpha_1 alpha_s carried close
-    coefficients collocation column columns denoise denoiser diffusion drift edm exponential first_row frame
-    gauss_legendre last_row last_row_but_one log_nodes log_reach lower math matrix nfe offset ordered other_rows phi
-    phi_1 phi_2 phi_3 phi_4 pulled rotation s second_row settled sigma sigma_1 sigma_data sigma_s start start_mean step
-    step_first step_last t t0 t1 t_m1 t_m2 t_m3 table third_row time time_of times torch transition transport_score
-    turning tweedie whitening""".split()  # noqa: SIM905
+    """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS HISTORY INPUTS NETWORK NFE ORDER OUTPUTS PARAMS SAMPLER SDE
+    SIGMA_COLUMNS STRONG_ORDER WEAK_ORDER FIELD NFE_FIRST NFE_LAST END NODES NODES_8 START WEIGHTS WEIGHTS_8
+    alpha carried close coefficients collocation column columns denoise denoiser diffusion drift edm
+    exponential first_row frame gauss_legendre last_row last_row_but_one log_nodes log_reach lower math matrix
+    nfe offset ordered other_rows phi phi_1 phi_2 phi_3 phi_4 pulled rotation second_row settled sigma start
+    start_mean step step_first step_last t t0 t1 t_m1 t_m2 t_m3 table third_row time time_of times torch
+    transition transport_score turning tweedie whitening""".split()  # noqa: SIM905
 )
-ARGUMENTS = frozenset("s")  # of host functions alone: a let of a sampler, which no function is given, may have the name
+# Symbols that derive itself writes into expressions: a name of the diffusion that is one of them would become it.
+OWN_SYMBOLS = frozenset(("s", "alpha_1", "alpha_s", "anchor", "sigma_1", "sigma_data", "sigma_s"))
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
 
@@ -104,11 +105,6 @@ class LinearSDE:
         return {name: sp.Symbol(name, real=True) for name in (*self.params, *filter(None, [self.field]))}
 
     @cached_property
-    def defaults(self) -> dict[sp.Symbol, sp.Rational]:
-        """The point of the default parameters; a field is that of the constant image, 0."""
-        return {symbol: exact(self.params.get(name, 0.0)) for name, symbol in self.symbols.items()}
-
-    @cached_property
     def _written_out(self) -> dict[sp.Symbol, sp.Expr]:
         return {sp.Symbol(name, real=True): expr for name, expr in self.let.items()}
 
@@ -155,7 +151,6 @@ class LinearSDE:
         """Psi(t, s), n x n: z_t = Psi(t, s) z_s + o(t, s) + noise; t < s is allowed.  Unsupported without a closed form."""
         return kernel.transition(self, sp.sympify(t), sp.sympify(s))
 
-    @within("the offset of the mean")
     def mean_offset(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
         """o(t, s), n x 1, linear in the constant components: o' = F o + offset, o(s, s) = 0.  Unsupported as above."""
         return offset.mean(self, sp.sympify(t), sp.sympify(s))
@@ -238,10 +233,12 @@ def load_sde(source: Any) -> LinearSDE:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
     drift = offset.read(where, table.get("offset"), n, names, constant)
-    timeless = _free_of(names, written, "t")
+    timeless = Names(
+        {k: v for k, v in names.items() if k != "t" and t not in written.get(k, v).free_symbols}, names.measures
+    )
     initial, data = _initial(where, table, state, timeless)
+    free = Names({name: value for name, value in timeless.items() if name != field}, names.measures)
     listed = spec.listed(where, "sde.constraints", table.get("constraints", ()))
-    free = _free_of(timeless, written, field)
     constraints = tuple(_constraint(where, text, free, written) for text in listed)
     sde = LinearSDE(
         spec.name_of(where, "sde.name", table["name"]), state, span,
@@ -256,17 +253,11 @@ def load_sde(source: Any) -> LinearSDE:
     return sde
 
 
-def _free_of(names: Names, lets: Mapping[str, sp.Expr], held: str) -> Names:
-    """The names that stand for nothing with ``held`` in it."""
-    symbol = sp.Symbol(held, real=True)
-    return Names({k: v for k, v in names.items() if symbol not in lets.get(k, v).free_symbols}, names.measures)
-
-
 def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state: Iterable[str]) -> None:
     """Names become arguments and variables of the emitted module: refuse those that it needs itself."""
     for key, names in (("sde.params", params), ("sde.let", lets)):
         for name in names:
-            if name in HOST_NAMES:
+            if name in HOST_NAMES | OWN_SYMBOLS:
                 raise InputError(
                     where,
                     f"{key}.{name}",

@@ -250,7 +250,7 @@ def _gap(sde: LinearSDE, total: sp.Expr, wanted: sp.Expr) -> tuple[str, sp.Expr]
     """
     if total == 0:
         return "missing", wanted
-    point = {**sde.defaults, t: exact(sum(sde.time) / 2)}
+    point = {**{sde.symbols[k]: exact(v) for k, v in sde.params.items()}, t: exact(sum(sde.time) / 2)}
     surplus = sde.written_out((total - wanted) * wanted)
     more = is_zero(sde.written_out(wanted)) or (surplus.free_symbols <= set(point) and (sign(surplus, point) or 0) > 0)
     return ("extra", total - wanted) if more else ("missing", wanted - total)

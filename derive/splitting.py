@@ -166,7 +166,11 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     reached = tuple(sorted(structure.reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})))
     rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
     moved = offset_reached(part.linear, part.offset)
-    drift = () if moved.is_zero_matrix else (lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}."),)
+    drift = (
+        ()
+        if moved.is_zero_matrix
+        else (lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}."),)
+    )
     ordered = lib.functions[flow].template == "transition_ordered"
     below = (lib.ordered(), f"{flow}_rate") if ordered else (flow,)
     lib.add(

@@ -29,14 +29,20 @@ def reached(couplings: sp.Matrix, rows: set[int]) -> set[int]:
     return rows
 
 
+def _defaults(sde: LinearSDE) -> dict[sp.Symbol, sp.Rational]:
+    """The default parameters; 1 for a frequency and for the constant components."""
+    ones = dict.fromkeys((*sde.constant, *filter(None, [sde.field])), 1.0)
+    return {sp.Symbol(name, real=True): exact(value) for name, value in {**ones, **sde.params}.items()}
+
+
 def check_values(where: str, sde: LinearSDE) -> None:
     """InputError for an entry without a real finite value inside the span, at the default parameters."""
-    point = sde.defaults
+    point = _defaults(sde)
     start, end = map(exact, sde.time)
-    tables = {"F": sde.F, "G": sde.G, "offset": sde.written_out(sde.offset_terms_let)}
+    tables = {"F": (sde.F_let, sde.F), "G": (sde.G_let, sde.G), "offset": (sde.offset_let, sde.offset)}
     for place in _PLACES:
         at = Point({**point, t: start + place * (end - start)})
-        for key, entries in tables.items():
+        for key, (_, entries) in tables.items():
             for k, e in enumerate(entries):
                 value = at(e)
                 if not (value.is_finite() and value.imag.contains(0) and abs(value).upper() < 1e308):
@@ -55,7 +61,7 @@ def check_values(where: str, sde: LinearSDE) -> None:
 
 def check_density(sde: LinearSDE) -> None:
     """InputError where Sigma_t is singular for all t, by the name of a block that nothing random reaches."""
-    if sde.schedule is not None:
+    if sde.schedule is not None or sde.field:
         return
     random = {i for i in range(sde.n) if sde.initial[i, i] != 0}
     random |= {i for i in range(sde.n) if any(e != 0 for e in sde.GG.row(i))}
@@ -71,7 +77,7 @@ def check_density(sde: LinearSDE) -> None:
 
 def _full(sde: LinearSDE) -> bool:
     """Whether G G^T alone is positive definite, at the defaults in the middle of the span."""
-    at = Point({**sde.defaults, t: (exact(sde.time[0]) + exact(sde.time[1])) / 2})
+    at = Point({**_defaults(sde), t: (exact(sde.time[0]) + exact(sde.time[1])) / 2})
     with flint.ctx.workprec(at.bits):
         noise = flint.acb_mat([[at(e) for e in row] for row in sde.GG.tolist()])
         return not noise.det().contains(0)

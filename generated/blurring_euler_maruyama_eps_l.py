@@ -4,6 +4,7 @@ The diffusion, forward in the network's time t:
     du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
 
 with scale = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
     E!   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)

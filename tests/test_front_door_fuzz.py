@@ -137,11 +137,17 @@ def mutated_bytes(draw: random.Random, data: bytes) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
-KEYS = ("name", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "params", "let", "initial", "constraints", "doc",
-        "family", "target", "composition", "parts", "B", "rows", "linear", "score", "noise", "solve", "noise_clock")  # fmt: skip
-VALUES = ("3", "-1", "1e308", "nan", "inf", "true", '""', '"x"', '"t"', '"../../etc/passwd"', "[]", "[[]]", '["x"]', "[[1]]", "{}",
-          "{ x = 1 }", '[["1", "t"], ["t^2", "exp(t)"]]', "[0, 1]", "[1, 0]", "[0.0, 1e300]", "2020-01-01", "0x10", '"1/0"', '["x", "x"]',
-          '{ x = "lam" }', '"rest"', '"all"', '"data"', '"A! A"', "[{}]", '"sin(t)/t"', '"-8*t^64"')  # fmt: skip
+KEYS = (
+    'name', 'state', 'data', 'time', 'F', 'G', 'alpha', 'sigma', 'offset', 'params', 'let', 'initial',
+    'constraints', 'doc', 'family', 'target', 'composition', 'parts', 'B', 'rows', 'linear', 'score', 'noise',
+    'solve', 'noise_clock',
+)  # fmt: skip
+VALUES = (
+    '3', '-1', '1e308', 'nan', 'inf', 'true', '""', '"x"', '"t"', '"../../etc/passwd"', '[]', '[[]]', '["x"]',
+    '[[1]]', '{}', '{ x = 1 }', '[["1", "t"], ["t^2", "exp(t)"]]', '[0, 1]', '[1, 0]', '[0.0, 1e300]',
+    '2020-01-01', '0x10', '"1/0"', '["x", "x"]', '{ x = "lam" }', '"rest"', '"all"', '"data"', '"A! A"', '[{}]',
+    '"sin(t)/t"', '"-8*t^64"',
+)  # fmt: skip
 
 # --- the run, in a process of its own ----------------------------------------------------------------------------------
 

@@ -264,7 +264,9 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
     help=".png, .npz or .safetensors.",
 )
 @click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
-@click.option("--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors).")
+@click.option(
+    "--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors)."
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True
@@ -319,7 +321,14 @@ def sample(
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     told = record(
-        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net,
+        module,
+        times,
+        chosen,
+        params=values,
+        last=last,
+        device=device,
+        dtype=getattr(torch, dtype),
+        network=net,
         constants=given,
     )
     told["specs"] = {key: _spec_text(source) for key, source in (("sde", sde), ("sampler", sampler))}
