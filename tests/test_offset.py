@@ -138,6 +138,7 @@ def test_no_closed_mean_is_refused_by_name() -> None:
     [
         ({"offset": ["mu**2", "bias"]}, "sde.offset", "not linear in mu, bias"),
         ({"offset": ["mu*bias", "0"]}, "sde.offset", "not linear"),
+        ({"offset": ["(mu**2 - 4)/(mu - 2)", "bias"]}, "sde.offset", "entry [0] is not linear"),
         ({"offset": ["mu", "exp(bias)"]}, "sde.offset", "entry [1] is not linear"),
         ({"offset": ["mu", "0"]}, "sde.offset", "no entry uses the constant component bias"),
         ({"offset": None}, "sde.offset", "no entry uses the constant component mu"),
