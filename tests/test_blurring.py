@@ -88,6 +88,7 @@ def test_alpha_and_sigma_are_those_published_and_solve_their_equations() -> None
         ({"field": "sigma"}, "sde.params.sigma", "the emitted module uses this name"),
         ({"field": "other"}, "sde.F[0][0]", "unknown name 'freq'"),
         ({"constraints": ["freq > 0"]}, "sde.constraints", "unknown name 'freq'"),
+        ({"let": {"tau": "t", "above": "freq + 1"}, "constraints": ["above > 0"]}, "sde.constraints", "unknown name 'above'"),
     ],
 )
 def test_what_is_no_field_is_refused(change: dict, key: str, words: str) -> None:
