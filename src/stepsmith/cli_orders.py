@@ -132,11 +132,7 @@ def report(out: Path, check: bool) -> None:
         for name in differ:
             (out / name).write_text(pages[name], encoding="utf-8")
     done, found = ("checked", "differ") if check else ("written", "changed")
-<<<<<<< HEAD
     click.echo(f"{len(pages)} pages {done}, {len(differ)} {found}")
-=======
-    click.echo(f"{len(pages)} page{'s' * (len(pages) != 1)} {done}, {len(differ)} {found}")
->>>>>>> integrate
     if check and differ:
         sys.exit(1)
 
