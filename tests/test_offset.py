@@ -182,7 +182,7 @@ def test_the_stationary_part_of_sscs_is_drawn_to_mu() -> None:
     ("letter", "offset", "words"),
     [
         ("S", "none", "offset of row x in mu, missing -2*theta"),
-        ("O", "none", "offset of row x in mu, missing theta"),
+        ("O", "none", "offset of row x in mu, extra -theta"),
         ("S", ["-2*theta*mu + t"], "offset of row x in one, extra t"),
         ("S", ["-theta*mu"], "offset of row x in mu, missing -theta"),
     ],
