@@ -13,7 +13,7 @@ from . import kernel, offset
 from .bounded import tame
 from .budget import within
 from .calculus import exact, t
-from .describe import equations
+from .describe import equations, frequency
 from .sde import LinearSDE
 
 
@@ -46,6 +46,7 @@ def report(sde: LinearSDE) -> list[Section]:
     start = exact(sde.time[0])
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
+    heads += [frequency(sde)] if sde.field else []
     where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
     return [
         Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),

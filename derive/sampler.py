@@ -9,7 +9,7 @@ from typing import Any
 
 from stepsmith.errors import InputError
 
-from . import formula, spec
+from . import formula, formula_reader, spec
 from .budget import within
 from .composition import Token, parse_composition
 from .formula import Formula
@@ -138,7 +138,7 @@ def load_sampler(source: Any) -> Sampler:
     return _checked(Sampler(
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,
-        formula.read(where, table, parts, params, target) if lined else None,
+        formula_reader.read(where, table, parts, params, target) if lined else None,
     ))  # fmt: skip
 
 

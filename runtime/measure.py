@@ -33,7 +33,7 @@ from stepsmith.runtime.problems import Gaussian, GaussianMixture
 from stepsmith.runtime.sampler import steps_of
 
 State = tuple[torch.Tensor, ...]
-Network = Callable[[State, torch.Tensor], Sequence[torch.Tensor]]
+Network = Callable[[State, torch.Tensor], State]
 
 FLOOR = 1e3 * torch.finfo(torch.float64).eps
 SETTLED = 0.05  # two slopes in a row
@@ -77,17 +77,23 @@ class Slope:
 class Reference:
     """What the modules of one diffusion are measured on: the span, the law on it, and exact trajectories.
 
-    ``field``: the frequency of a diffusion that has a coefficient a frequency, as a keyword argument.
+    ``params``: the parameters that the law was made with, where they are not the defaults, and the frequency of a diffusion
+    that has a coefficient a frequency.
     """
 
     law: Law
-    field: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, view: Any, field: Mapping[str, float] | None = None) -> Reference:
+    def of(cls, view: Any, params: Mapping[str, float] | None = None) -> Reference:
         """From a numeric view (DESIGN section 5) that also gives ``rates(t)``: F, the terms of the offset and G G^T."""
         high, low = (_time_of(view, sigma) for sigma in SPAN)
-        return cls(Law.of(view, low, high), dict(field or {}))
+        return cls(Law.of(view, low, high), dict(params or {}))
+
+    def arguments(self, module: Any, own: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The parameters as keyword arguments of a module, which takes those that it needs, and the sampler's ``own``."""
+        taken = {*module.PARAMS, getattr(module, "FIELD", "")}
+        return {name: value for name, value in {**self.params, **(own or {})}.items() if name in taken}
 
     @property
     def constants(self) -> tuple[str, ...]:
@@ -155,21 +161,26 @@ def network_of(module: Any, problem: GaussianMixture, law: Law) -> Network:
     return raw
 
 
-def measure(module: Any, reference: Reference) -> tuple[Slope, ...]:
-    """The slope on each grid: the weak one of a module that draws noise in any row, else the deterministic one."""
+def measure(module: Any, reference: Reference, grid: str, own: Mapping[str, float] | None = None) -> Slope:
+    """The slope on a grid: the weak one of a module that draws noise in any row, else the deterministic one.
+
+    ``own``: values for parameters of the sampler.
+    """
     random = any(draws for _, draws in steps_of(module, 3))
     error, sizes = (linear_error, _largest) if random else (mixture_error, _typical)
-    return tuple(read(functools.partial(error, module, reference, grid), sizes, grid) for grid in STRETCH)
+    return read(lambda steps: error(module, reference, grid, steps, own), sizes, grid)
 
 
-def linear_error(module: Any, reference: Reference, grid: str, steps: int) -> torch.Tensor:
+def linear_error(
+    module: Any, reference: Reference, grid: str, steps: int, own: Mapping[str, float] | None = None
+) -> torch.Tensor:
     """Exact minus numerical mean and covariance at t_b on Gaussian data, in standard deviations; no Monte Carlo."""
     law, problem = reference.law, Gaussian(MU, S0)
     given = torch.full((len(reference.constants),), GIVEN[0], dtype=torch.float64)
     (m0, P0), (m1, P1) = (_gaussian(reference, t, module.DATA, given) for t in (law.high, law.low))
     found = probe.moments(
         module, network_of(module, problem, law), TimeGrid.explicit(reference.times(steps, grid)), m0, P0,
-        params=reference.field, constants=dict.fromkeys(reference.constants, GIVEN[0]) or None,
+        params=reference.arguments(module, own), constants=dict.fromkeys(reference.constants, GIVEN[0]) or None,
     )  # fmt: skip
     n, scale = len(m1), P1.diagonal().sqrt()
     mean, cov = (m1 - found.mean[-1, :n]) / scale, (P1 - found.cov[-1, :n, :n]) / torch.outer(scale, scale)
@@ -183,9 +194,11 @@ def _gaussian(reference: Reference, t: float, data: int, given: torch.Tensor) ->
     return mean, S0 * torch.outer(p, p) + torch.from_numpy(reference.law.covariance(t))
 
 
-def mixture_error(module: Any, reference: Reference, grid: str, steps: int) -> torch.Tensor:
+def mixture_error(
+    module: Any, reference: Reference, grid: str, steps: int, own: Mapping[str, float] | None = None
+) -> torch.Tensor:
     """Exact minus numerical states of the mixture at t_b, (n, STATES, 2), in standard deviations of their block."""
-    table = module.coefficients(reference.times(steps, grid), **reference.field)
+    table = module.coefficients(reference.times(steps, grid), **reference.arguments(module, own))
     network = network_of(module, MIXTURE, reference.law)
     start = reference.start
     state: State = (*start.unbind(0), *reference.given)
@@ -228,7 +241,7 @@ def read(error: Callable[[int], torch.Tensor], sizes: Callable[[torch.Tensor], t
 
 
 def lowest_power(steps: Sequence[int], errors: Sequence[torch.Tensor]) -> int | None:
-    """The lowest k with c_k beyond doubt in e = c_0 + c_1 h + ..., interpolated through all runs, and through all but the first."""
+    """The lowest k with c_k beyond doubt in e = c_0 + c_1 h + ...: interpolated through all runs, and all but the first."""
     full, less = _interpolated(steps, errors), _interpolated(steps[1:], errors[1:])
     whole = errors[-1].norm().item()
     for k, (c, d) in enumerate(zip(full, less, strict=False)):

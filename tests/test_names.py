@@ -96,7 +96,7 @@ def test_the_lists_of_names_hold_every_name_that_is_emitted() -> None:
         functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
         sde = ss.load_sde(path_sde(module))
         own = {
-            *sde.params,
+            *sde.symbols,
             *sde.let,
             *(f"{name}_st" for name in sde.let),
             "lam",
