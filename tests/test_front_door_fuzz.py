@@ -167,9 +167,9 @@ class Watch:
 
     @staticmethod
     def _monomials(event: str, args: tuple[Any, ...]) -> bool:
-        """SymPy writes its products of monomials for a number of names it has not met, and compiles them."""
+        """SymPy compiles its products of monomials for a number of names it has not met, Cython what finds its frame."""
         if event == "compile":
-            return isinstance(args[0], bytes) and args[0].startswith(b"def monomial_")
+            return isinstance(args[0], bytes) and (args[0].startswith(b"def monomial_") or args[0] == b"_getframe()")
         return event == "exec" and args[0].co_names[:1] != () and args[0].co_names[0].startswith("monomial_")
 
 
