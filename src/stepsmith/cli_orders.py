@@ -125,12 +125,14 @@ def report(out: Path, check: bool) -> None:
     from stepsmith.derive.orders import audit
 
     pages = {"audit.md": audit.markdown()}
-    differ = [name for name, text in pages.items() if not (out / name).is_file() or (out / name).read_text(encoding="utf-8") != text]
+    there = {name: (out / name).read_text(encoding="utf-8") if (out / name).is_file() else None for name in pages}
+    differ = [name for name, text in pages.items() if there[name] != text]
     if not check:
         out.mkdir(parents=True, exist_ok=True)
         for name in differ:
             (out / name).write_text(pages[name], encoding="utf-8")
-    click.echo(f"{len(pages)} page{'s' * (len(pages) != 1)} {'checked' if check else 'written'}, {len(differ)} {'differ' if check else 'changed'}")
+    done, found = ("checked", "differ") if check else ("written", "changed")
+    click.echo(f"{len(pages)} pages {done}, {len(differ)} {found}")
     if check and differ:
         sys.exit(1)
 
