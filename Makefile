@@ -1,5 +1,6 @@
 # make run    set-up, then derive, emit and sample: the table of the README
 # make test   set-up, then all the tests
+# make docs   measure every order and write docs/orders.md
 # The build of torch is a variable: `make run TORCH=torch` takes the one with CUDA where pip finds it.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test lint build clean
+.PHONY: run test lint build docs clean
 
 run: $(VENV)/.installed
 	$(BIN)/python examples/first_run.py
@@ -33,6 +34,9 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
+
+docs: $(VENV)/.installed
+	$(BIN)/stepsmith verify --all --table docs/orders.md
 
 clean:
 	rm -rf $(VENV) out build

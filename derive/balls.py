@@ -20,6 +20,7 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from .budget import check
 from .calculus import plain, t
 
 PATIENCE, PANELS = 300, 1500  # panels before a chain is asked how many more it needs, and how many more it may need
@@ -98,7 +99,11 @@ def series_of(entries: sp.Matrix, values: Mapping[sp.Symbol, Any], centre: Any, 
     """Taylor series of the entries of a matrix of expressions, at ``centre``."""
     with terms_of(terms):
         clock = flint.arb_series([centre, 1])
-        return [[jet(plain(e), values, clock) for e in row] for row in entries.tolist()]
+        try:
+            return [[jet(plain(e), values, clock) for e in row] for row in entries.tolist()]
+        except (ValueError, ZeroDivisionError):  # a pole, or a branch point, at the centre
+            place = f"t = {float(arb(centre).mid()):.6g}"
+            raise Unsupported(f"an entry has no Taylor series at {place}", "shorten the time span") from None
 
 
 # -- matrices of numbers or of series alike --------------------------------------------------------------------------------
@@ -202,7 +207,9 @@ def size(A: Matrix) -> Any:
 # -- linear equations --------------------------------------------------------------------------------------------------------
 
 
-def linear(value: Matrix, terms: int, L: Matrix | None = None, M: Matrix | None = None, N: Matrix | None = None) -> list[Matrix]:
+def linear(
+    value: Matrix, terms: int, L: Matrix | None = None, M: Matrix | None = None, N: Matrix | None = None
+) -> list[Matrix]:
     """The Taylor coefficients of X' = L X + X M + N from X = value; L, M, N are matrices of series, None for zero.
 
     The sums over j are one product of balls a term: [L_0 ... L_k] [X_k; ...; X_0] and [X_k ... X_0] [M_0; ...; M_k].
@@ -280,6 +287,7 @@ class Flow:
         last = self.panels[-1] if self.panels else None
         centre = last.centre + last.width if last else self.start
         value = last.value(centre) if last else self.initial
+        check()
         coefficients = self.series(centre, value)
         width = None
         scale = size(coefficients[0]) or flint.arb(1)

@@ -40,7 +40,10 @@ class Lowering:
         self.library = Library(sde, (*self.params, *filter(None, [sde.field])))
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        self.known: dict[str, object] = dict.fromkeys((*self.params, *sde.symbols, *sde.state, *sde.constant))
+        own = (*self.params, *sde.symbols, *sde.let, *sde.state, *sde.constant)
+        self.known: dict[str, object] = dict.fromkeys(
+            (*self.params, *sde.symbols, *sde.state, *sde.constant, *(f"{name}_" for name in own))
+        )
         self.carried = (*sde.constant, UNIT)  # the values that the columns of an offset multiply
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0
@@ -68,6 +71,7 @@ class Lowering:
         return symbol(name)
 
     def call(self, targets: tuple[str, ...], function: str, *times: sp.Expr) -> None:
+        self.library.refuse(*targets)
         if targets[0] not in self.known:
             self.known.update(dict.fromkeys(targets, function))
             self.host.append(Call(targets, function, times))
@@ -113,7 +117,9 @@ class Lowering:
 
     def update(self, output: str, terms: list[tuple[str, sp.Expr, str]]) -> str:
         """``output`` = sum of coefficient * value; each term is (name of the coefficient, expression, value)."""
-        kept = tuple((self.define(name, expr) if self.naming else expr, value) for name, expr, value in terms if expr != 0)
+        kept = tuple(
+            (self.define(name, expr) if self.naming else expr, value) for name, expr, value in terms if expr != 0
+        )
         if len(kept) == 1 and kept[0][0] == ONE:
             return kept[0][1]
         self.ops.append(Update(output, kept))
@@ -209,7 +215,9 @@ class Lowering:
     def evaluate_at(self, state: State, key: str) -> None:
         """One network call at the state; keeps the raw output and the score made of it."""
         score, offset = self.score_at(self.network, key), self.offset(key)
-        whole = isinstance(self.network, str) and self.network not in BRIDGES  # it is given the state and what is constant
+        whole = (
+            isinstance(self.network, str) and self.network not in BRIDGES
+        )  # it is given the state and what is constant
         self.evaluations += 1
         number = "_end" if self.ending else "" if self.calls == 1 else str(self.evaluations)
         inputs = []

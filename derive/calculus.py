@@ -2,7 +2,8 @@
 
 An increment int_s^t f is written so that no two nearly equal numbers are subtracted: polynomials carry the factor
 (t - s), exponentials an expm1, logarithms a log1p.  What is in no row of the table returns None and is integrated by
-Gauss-Legendre quadrature in the emitted module; nothing here searches, so nothing here can hang.
+Gauss-Legendre quadrature in the emitted module, and so is what has too many terms.  Nothing here searches, and what is
+multiplied out is counted before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterable
 import sympy as sp
 from sympy.codegen.cfunctions import expm1, log1p
 
-from .entire import C
+from .bounded import MAX_CLOSED, MAX_DEGREE, monomials
+from .point import random_point, vanishes
 
 t = sp.Symbol("t", real=True)
 s = sp.Symbol("s", real=True)
@@ -22,9 +24,17 @@ t1 = sp.Symbol("t1", real=True)
 
 
 def increment(f: sp.Expr, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Expr | None:
-    """int_lower^upper f(t) dt in closed form, or None where the table below has no row for a term of f."""
+    """int_lower^upper f(t) dt in closed form, or None where the table below has no row for a term of f.
+
+    None also for an f of more than MAX_CLOSED terms, and for a polynomial of a degree above MAX_DEGREE.
+    """
+    if monomials(f) > MAX_CLOSED:
+        return None
     terms = sp.Add.make_args(sp.expand(f))
-    total = _polynomial(sp.Add(*(term for term in terms if term.is_polynomial(t))), upper, lower)
+    polynomial = sp.Add(*(term for term in terms if term.is_polynomial(t)))
+    if sp.degree(polynomial, t) > MAX_DEGREE:
+        return None
+    total = _polynomial(polynomial, upper, lower)
     for term in (term for term in terms if not term.is_polynomial(t)):
         constant, rest = term.as_independent(t, as_Add=False)
         piece = _row(rest, upper, lower)
@@ -36,6 +46,9 @@ def increment(f: sp.Expr, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Expr | N
 
 def sums(f: sp.Expr) -> sp.Expr:
     """f with each product of two sines or cosines as a sum, for which the table has rows; digits may cancel in it."""
+
+    if monomials(f) > MAX_CLOSED:
+        return f
 
     def row(term: sp.Expr) -> sp.Expr:
         waves = [e for e in sp.Mul.make_args(term) if isinstance(e, sp.sin | sp.cos) and e.has(t)]
@@ -105,25 +118,28 @@ def plain(expr: sp.Expr) -> sp.Expr:
     return expr.replace(expm1, lambda x: sp.exp(x) - 1).replace(log1p, lambda x: sp.log(1 + x))
 
 
-def is_zero(expr: sp.Expr, samples: int = 3, seed: int = 0) -> bool:
-    """Whether an expression vanishes identically.
+def exact(number: float) -> sp.Rational:
+    """A float64 as the rational number that it prints as: 0.1 is 1/10."""
+    return sp.Rational(repr(float(number)))
 
-    Exact where cancellation shows it; otherwise the value at random rational points, 50 digits, must lie below 1e-40 of
-    the size of its terms.  A nonzero verdict is a proof, a zero verdict of the second kind has the probability of a
-    random rational point lying on the zero set.
+
+def is_zero(expr: sp.Expr, samples: int = 3, seed: int = 0) -> bool:
+    """Whether an expression vanishes identically, by its values at random rational points (``point.vanishes``).
+
+    A nonzero verdict is a proof: a ball without zero.  A zero verdict says that at every point the value is below 1e-40
+    of the size of its terms; the points have 64 random bits a name, so a polynomial of degree d that is not 0 passes
+    with a probability below d 2^-63 a point (Schwartz and Zippel).
     """
-    expr = plain(sp.sympify(expr))
-    if expr.is_zero or (not expr.has(C) and expr.is_polynomial(*expr.free_symbols) and sp.expand(expr) == 0):
-        return True
+    expr = sp.sympify(expr)
+    if expr.is_Rational:
+        return bool(expr == 0)
     rng = random.Random(seed)
-    symbols = sorted(expr.free_symbols, key=str)
-    for _ in range(samples):
-        point = {v: sp.Rational(rng.randint(10, 99), 100) + rng.randint(0, 1) for v in symbols}
-        terms = [sp.N(term.subs(point), 60) for term in sp.Add.make_args(expr)]
-        value, size = sum(terms, sp.S.Zero), max((abs(term) for term in terms), default=sp.S.Zero)
-        if not value.is_number or abs(sp.N(value, 50)) > sp.Float("1e-40") * (1 + size):
+    seen: list[bool | None] = []
+    while len(seen) < samples + 7 and seen.count(True) < samples:  # points where it is not defined do not count
+        seen.append(vanishes(expr, random_point(expr.free_symbols, rng)))
+        if seen[-1] is False:
             return False
-    return True
+    return seen.count(True) == samples
 
 
 def is_zero_matrix(entries: Iterable[sp.Expr]) -> bool:

@@ -30,8 +30,9 @@ from stepsmith.errors import InputError
 
 Refuse = Callable[[str, str], InputError]
 _NUMBER = r"-?\d{1,6}(?:/\d{1,6})?"
-_TOKEN = re.compile(rf"\s*([A-Z])(!)?(?:(\^))?(?:@({_NUMBER}))?(?:\(({_NUMBER})\))?")
-LIMIT = 64
+_TOKEN = re.compile(rf"\s*([A-Z])(!)?(?:(\^))?(?:@({_NUMBER}))?(?:\(({_NUMBER})\))?", re.ASCII)
+LIMIT = 64  # tokens
+MAX_TEXT = 4096  # characters
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,15 @@ def parse_composition(text: str, where: str = "-", key: str = "composition") -> 
 
     if not isinstance(text, str) or not text.strip():
         raise refuse("the composition is empty", "write one such as 'O B! A'")
+    if len(text) > MAX_TEXT:
+        raise refuse(f"has {len(text)} characters, more than {MAX_TEXT}", "shorten it")
     raw, position = [], 0
     while text[position:].strip():
         match = _TOKEN.match(text, position)
         if match is None:
             column = position + len(text[position:]) - len(text[position:].lstrip()) + 1
             raise refuse(
-                f"{text[column - 1]!r} at column {column} starts no token",
+                f"{text[column - 1]!a} at column {column} starts no token",
                 "a token is a letter, then !, ^, @fraction, (share)",
             )
         raw.append(match.groups())

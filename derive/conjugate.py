@@ -18,6 +18,7 @@ from sympy.codegen.cfunctions import expm1
 from stepsmith.errors import Unsupported
 
 from . import spec
+from .bounded import tidied
 from .builder import Lowering, Network, State, symbol
 from .calculus import t, t0, t1
 from .kernel import commutes
@@ -129,7 +130,7 @@ def _noise_gap(low: Lowering) -> sp.Expr | None:
     if sde.F.is_zero_matrix:
         noise = low.increment(sde.GG_let[0, 0], "0", "1")
     else:
-        law = sp.simplify(-sde.GG[0, 0] / (2 * sde.F[0, 0]))
+        law = tidied(-sde.GG[0, 0] / (2 * sde.F[0, 0]))
         if t in law.free_symbols:
             return None
         noise = law / a1**2 * expm1(-2 * low.increment(sde.F_let[0, 0], "0", "1"))
@@ -190,12 +191,18 @@ def conjugate_function(
     half = lib.matrix(
         f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part."
     )
-    own_offset = None if offset is None or sde.offset_let.is_zero_matrix else offset.extract(rows, range(offset.shape[1]))
+    own_offset = (
+        None if offset is None or sde.offset_let.is_zero_matrix else offset.extract(rows, range(offset.shape[1]))
+    )
     drift: tuple[str, ...] = ()
     shift: tuple[str, ...] = ()
     if own_offset is not None:
         own = lib.matrix(f"{name}_drift", own_offset, "The offset of the part.")
-        rate = () if B.is_zero_matrix else (lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part."),)
+        rate = (
+            ()
+            if B.is_zero_matrix
+            else (lib.matrix(f"{name}_rate", B.extract(rows, rows), "B on the rows of the part."),)
+        )
         drift, shift = (own, lib.offset(), *rate), (own, *rate)
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
     nodes = lib.log_nodes()
@@ -220,7 +227,9 @@ def conjugate_function(
     if bridged:
         width = (symbol("sigma_data"),) if frame == "edm" else ()
         below = (nodes, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((turn,) if turn else ()))
-        return lib.add(name, "conjugate_bridge", width, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]})
+        return lib.add(
+            name, "conjugate_bridge", width, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]}
+        )
     return lib.add(
         name,
         "conjugate_ordered",

@@ -36,7 +36,8 @@ def about(method: Any) -> list[str]:
     sde, sampler = method.sde, method.sampler
     lines = ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde)), ""]
     lines += [f"with {name} = {_text(expr)}" for name, expr in sde.let.items()]
-    if sde.let:
+    lines += [frequency(sde)] if sde.field else []
+    if sde.let or sde.field:
         lines.append("")
     lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
     lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
@@ -48,6 +49,12 @@ def about(method: Any) -> list[str]:
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")
     return lines
+
+
+def frequency(sde: Any) -> str:
+    """What the field of an SDE is, in a line."""
+    names = ", ".join(sde.state)
+    return f"with {sde.field} = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): {names} is the cosine transform of an image"
 
 
 def equations(sde: Any) -> list[str]:

@@ -16,6 +16,8 @@ from typing import Any
 import mpmath
 import sympy as sp
 
+from .bounded import tame
+
 
 class C(sp.Function):
     """C(k, x) = 0F1(; k + 1/2; x/4): entire in x, C(k, 0) = 1, dC(k, x)/dx = C(k+1, x) / (4k + 2).
@@ -64,7 +66,8 @@ def exponential(M: sp.Matrix, meaning: Callable[[sp.Expr], sp.Expr] = lambda e: 
     a = (M[0, 0] + M[1, 1]) / 2
     half = (M[0, 0] - M[1, 1]) / 2
     x = half**2 + M[0, 1] * M[1, 0]
-    x = sp.S.Zero if sp.expand(meaning(x)) == 0 else sp.factor_terms(x)
+    plain = meaning(x)
+    x = sp.S.Zero if tame(plain) and sp.expand(plain) == 0 else sp.factor_terms(x)
     deviator = sp.Matrix([[half, M[0, 1]], [M[1, 0], -half]])
     return sp.exp(a) * (C(0, x) * sp.eye(2) + C(1, x) * deviator)
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import sympy
 from sympy import S
 
-from stepsmith.derive.gauge import FUNCTIONS, MAX_HEIGHT, Gauge, Refusal
+from stepsmith.derive.gauge import FUNCTIONS, MAX_HEIGHT, Gauge, Measure, Refusal
 from stepsmith.errors import InputError
 
 MAX_TEXT = 4096  # characters
@@ -39,6 +39,22 @@ MAX_DEPTH = MAX_HEIGHT  # nested brackets, calls, signs and powers
 MAX_NAME = 40  # characters
 MAX_DIGITS = 40  # of a literal, its exponent apart
 MAX_DECIMAL = 308  # magnitude of a literal's decimal exponent
+
+
+class Names(dict[str, sympy.Expr]):
+    """What an expression may name; ``measures`` holds the names that stand for an expression, and what that measures.
+
+    An entry is then held to the limits that it meets once its names are written out.
+    """
+
+    def __init__(self, names: Mapping[str, sympy.Expr], measures: Mapping[sympy.Basic, Measure] | None = None) -> None:
+        super().__init__(names)
+        self.measures = dict(measures or {})
+
+    def let(self, name: str, value: sympy.Expr) -> None:
+        """From here on ``name`` stands for ``value``, and is written as a symbol."""
+        self[name] = sympy.Symbol(name, real=True)
+        self.measures[self[name]] = Gauge(self.measures)(value)
 
 
 class Words(Protocol):
@@ -76,7 +92,7 @@ class _Parser:
         self, text: str, names: Mapping[str, sympy.Expr], where: str, key: str, words: Words | None = None
     ) -> None:
         self.names, self.where, self.key, self.words = names, where, key, words
-        self.gauge, self.depth, self.nodes = Gauge(), 0, 0
+        self.gauge, self.depth, self.nodes = Gauge(getattr(names, "measures", None)), 0, 0
         self.tokens = self._tokens(text)
         self.at = 0
 
@@ -155,7 +171,7 @@ class _Parser:
             if sign.text == "/":
                 part = self.guarded(sign.column, self.gauge.power, part, S.NegativeOne)
             parts.append(-part if sign.text == "-" else part)
-        return self.guarded(column, sympy.Add if binding == _SUM else sympy.Mul, *parts)
+        return self.guarded(column, sympy.Add if binding == _SUM else self.gauge.product, *parts)
 
     def prefix(self) -> sympy.Expr:
         """A sign, a bracket, a number, a name or a call."""
@@ -203,7 +219,6 @@ class _Parser:
         self.weigh(column, self.gauge(result).nodes)
         return result
 
-
     def worded(self, words: Words, token: _Token) -> sympy.Expr:
         """``word(a, b, ...)`` of the words."""
         opened = self.take().column
@@ -214,7 +229,9 @@ class _Parser:
                 break
             self.take()
         if self.take().text != ")":
-            self.refuse(token.column, f"the brackets of {token.text} do not close", "close them behind its last argument")
+            self.refuse(
+                token.column, f"the brackets of {token.text} do not close", "close them behind its last argument"
+            )
         self.weigh(token.column)
         return self.guarded(token.column, words.call, token.text, args)
 
@@ -222,7 +239,9 @@ class _Parser:
         """``name[-k]``: the value of a name k steps ago."""
         texts = [self.take().text for _ in range(4)] if self.at + 4 < len(self.tokens) else [""]
         if len(texts) < 4 or texts[1] != "-" or texts[2] not in ("1", "2", "3") or texts[3] != "]":
-            self.refuse(token.column, f"{token.text}[ is no value of an earlier step", f"write {token.text}[-1], [-2] or [-3]")
+            self.refuse(
+                token.column, f"{token.text}[ is no value of an earlier step", f"write {token.text}[-1], [-2] or [-3]"
+            )
         self.weigh(token.column)
         return self.guarded(token.column, words.earlier, token.text, int(texts[2]))
 

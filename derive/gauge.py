@@ -9,7 +9,8 @@ So before two expressions are combined, their measures must allow it:
 - a constant exponent is at most 64 in magnitude, its denominator at most 1000; where an exponent holds names, no
   number in it is above 64 (``exp`` is free of this, unless a logarithm stands in it) and its base holds no such
   power;
-- numerators and denominators have at most 1280 bits, those under a root or below a named exponent at most 320;
+- numerators and denominators have at most 1280 bits, those under a root or below a named exponent at most 320, and
+  what SymPy writes (a/b)^(p/q) with, a^p b^(q-p), at most 1000;
 - multiplied out, an expression has a degree of at most 100 and, over one denominator, numbers of at most 65,536 bits: a
   power of n multiplies both by n, products add the degrees, sums and products the bits;
 - its questions of sign, and of real and imaginary parts, take a time exponential in the nest of powers (divisions too)
@@ -21,7 +22,8 @@ So before two expressions are combined, their measures must allow it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,8 @@ MAX_HEIGHT = 64  # levels of an expression, those of its names included
 MAX_POWER = 64  # magnitude of a constant exponent, and of every number in an exponent with names
 MAX_ROOT = 1000  # denominator of a rational exponent
 MAX_WEIGHT = 65_536  # bits of the numbers of an expression, were it written over one denominator
+MAX_ROOTED = 1000  # bits of a number of which a root is left; SymPy takes its floating logarithm
+MAX_ANGLE = 1e15  # magnitude of a constant in sin, cos and tan
 MAX_DEGREE = 100  # of an expression, were it multiplied out
 MAX_STACK = 8  # nested powers and functions
 MAX_DOUBT = 3  # those of what SymPy does not know to be real
@@ -113,11 +117,16 @@ def _degree(expr: sympy.Basic, degrees: list[Any], power: Any) -> Any:
     return max(degrees) * power if isinstance(expr, sympy.Add | sympy.Pow) else 1
 
 
+def _is_root(factor: Any) -> bool:
+    return factor.is_Pow and factor.base.is_number and factor.exp.is_Rational and not factor.exp.is_Integer
+
+
 class Gauge:
     """Measures expressions, each of their parts once; refuses those that break a limit."""
 
-    def __init__(self) -> None:
-        self.seen: dict[sympy.Basic, Measure] = {S.Pi: Measure(+_MP.pi), S.Exp1: Measure(+_MP.e)}
+    def __init__(self, known: Mapping[sympy.Basic, Measure] | None = None) -> None:
+        """``known``: names that stand for more than themselves, and what that measures."""
+        self.seen: dict[sympy.Basic, Measure] = {S.Pi: Measure(+_MP.pi), S.Exp1: Measure(+_MP.e), **(known or {})}
 
     def __call__(self, expr: sympy.Basic) -> Measure:
         if expr not in self.seen:
@@ -195,7 +204,37 @@ class Gauge:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if low.bits * growth > MAX_BITS:
             raise Refusal("raises a number with too many digits to a power", "use fewer digits or a smaller power")
+        if exponent.is_Rational:
+            self._roots(base, exponent)
         return sympy.Pow(base, exponent)
+
+    def _rooted(self, bits: int, exponent: Any) -> None:
+        """Refuse a root of a number that SymPy would write with one that is too large.
+
+        (a/b)^(p/q), 0 < p < q, becomes a^(p/q) b^((q - p)/q) / b, c^(-p/q) likewise c^((q - p)/q) / c, and c^(p/q) the
+        q-th root of the primes of c^p.
+        """
+        if bits * (exponent.p % exponent.q) > MAX_ROOTED:
+            raise Refusal("takes a root of a number with too many digits", "use fewer digits, or a root such as 1/2")
+
+    def _roots(self, base: sympy.Expr, exponent: Any) -> None:
+        """Look at the numbers, and the roots of numbers, that a rational power of this base would take."""
+        for factor in sympy.Mul.make_args(base):
+            if factor.is_Rational and not exponent.is_Integer:
+                self._rooted(abs(factor.p).bit_length() if abs(factor.p) > 1 else 0, exponent)
+                self._rooted(factor.q.bit_length() if factor.q > 1 else 0, -exponent)
+            elif _is_root(factor):
+                self._roots(factor.base, factor.exp * exponent)
+
+    def product(self, *factors: sympy.Expr) -> sympy.Expr:
+        """The product of all; roots of one number come together over the multiple of their q, and those of one exponent."""
+        roots = [part for factor in factors for part in sympy.Mul.make_args(factor) if _is_root(part)]
+        for root in roots if len(roots) > 1 else ():
+            same = [other.exp.q for other in roots if other.base == root.base]
+            if len(same) > 1:
+                self._rooted(self(root.base).bits, S.One - S.One / math.lcm(*map(int, same)))
+            self._rooted(sum(self(other.base).bits for other in roots if other.exp == root.exp), root.exp)
+        return sympy.Mul(*factors)
 
     def call(self, name: str, argument: sympy.Expr) -> sympy.Expr:
         """``name(argument)``, under the same conditions."""
@@ -208,8 +247,15 @@ class Gauge:
             return argument if value >= 0 else -argument
         head = getattr(sympy, name)
         self._stacked(argument, levels=_levels(head))
+        if name in ("sin", "cos", "tan") and value is not None and abs(value) > MAX_ANGLE:
+            raise Refusal(f"takes {name} of a number above {MAX_ANGLE:g}, where float64 knows no angle", "rescale it")
         if value is not None:
             _value(_HEADS[head], [value])
         elif name == "exp" and peak > MAX_POWER and argument.has(sympy.log):  # exp(n log a) becomes a**n
             raise Refusal(f"has a number above {MAX_POWER} beside a logarithm in exp", "write it as a power")
+        for term in sympy.Add.make_args(argument) if name == "exp" else ():
+            factors = sympy.Mul.make_args(term)
+            logs = [factor for factor in factors if isinstance(factor, sympy.log)]
+            if len(logs) == 1:  # exp(c log a) becomes a**c
+                self.power(logs[0].args[0], sympy.Mul(*(factor for factor in factors if factor is not logs[0])))
         return head(argument)

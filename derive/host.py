@@ -24,10 +24,11 @@ from typing import Any
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
-from stepsmith.errors import Unsupported
+from stepsmith.errors import InputError, Unsupported
 
 from . import offset
-from .calculus import careful, increment, is_zero, plain, s, t
+from .bounded import cancelled, tame, tidied
+from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets, stationary_words
 from .program import Function
 from .sde import LinearSDE
@@ -59,7 +60,7 @@ def one_clock(entries: sp.Matrix) -> tuple[sp.Expr, sp.Matrix] | None:
     lead = next(e for e in entries if e != 0)
     timed = {symbol for e in entries for symbol in e.free_symbols if symbol in (s, t) or symbol.name.endswith("_st")}
     _, clock = lead.as_independent(*timed, as_Add=False)
-    direction = entries.applyfunc(lambda e: sp.cancel(e / clock))
+    direction = entries.applyfunc(lambda e: cancelled(e / clock))
     return None if direction.free_symbols & timed else (clock, direction)
 
 
@@ -79,11 +80,13 @@ class Library:
         self.sde = sde
         self.params = tuple(params)
         self.functions: dict[str, Function] = {}
+        self.taken = {*self.params, *sde.let, *sde.state}
 
     def add(
         self, name: str, template: str, expressions: Iterable[sp.Expr] = (), uses: Iterable[str] = (), **data: Any
     ) -> str:
         """Register a function; its parameters are those of its expressions and of what it calls."""
+        self.refuse(name)
         uses = tuple(dict.fromkeys(uses))
         written = [self.sde.written_out(sp.sympify(e)) for e in expressions]
         own = params_in(self.params, written)
@@ -92,6 +95,12 @@ class Library:
         if name not in self.functions:
             self.functions[name] = Function(name, template, params, uses, data)
         return name
+
+    def refuse(self, *names: str) -> None:
+        """InputError where the module needs a name for itself that the user has given to something."""
+        for name in self.taken.intersection(names):
+            what = "the emitted module uses this name itself"
+            raise InputError(self.sde.name, f"the name {name}", what, f"rename it, to {name}_ for example")
 
     # -- leaves ------------------------------------------------------------------------------------------------------
 
@@ -128,6 +137,7 @@ class Library:
         """
         parts = in_lets(self.sde, expr)
         if parts is not None:
+            self.refuse(*(f"{name}_st" for name in parts if name))
             uses = tuple(self.integral(name) for name in parts if name)
             terms = (c * sp.Symbol(f"{k}_st", real=True) if k else c * (t - s) for k, c in parts.items())
             return sum(terms, sp.S.Zero), uses
@@ -199,8 +209,8 @@ class Library:
         if self.sde.schedule is not None:
             return self._given("sigma", self.sde.schedule[1], "The standard deviation of z_t given the data.")
         sde, f, g2 = self.sde, self.sde.F[0, 0], self.sde.GG[0, 0]
-        start = sp.nsimplify(repr(sde.time[0]), rational=True)
-        law = sp.simplify(-g2 / (2 * f)) if f != 0 else None
+        start = exact(sde.time[0])
+        law = tidied(-g2 / (2 * f)) if f != 0 else None
         if law is not None and t not in law.free_symbols:
             expr, uses = self.integrated(sde.F_let[0, 0])
             return self.add(
@@ -226,7 +236,7 @@ class Library:
     @staticmethod
     def _collected(simple: sp.Expr, careful: sp.Expr) -> sp.Expr:
         """The single power that a variance may collapse to (VE: sigma_min^2 ratio^(2t)), else the careful form."""
-        collapsed = sp.powsimp(sp.expand(simple))
+        collapsed = sp.powsimp(sp.expand(simple)) if tame(simple) else simple
         return collapsed if not collapsed.is_Add and is_zero(collapsed - simple) else careful
 
     def timeless_lets(self, expressions: Iterable[sp.Expr]) -> tuple[tuple[str, sp.Expr], ...]:
@@ -391,7 +401,9 @@ class Library:
         if function.template != "sigma_grown" or function.data["variance"].is_Add:
             return None
         factors = sp.Mul.make_args(function.data["variance"])
-        logs = (f.args[0] if isinstance(f, sp.exp) else f.exp * sp.log(f.base) if f.is_Pow else sp.log(f) for f in factors)
+        logs = (
+            f.args[0] if isinstance(f, sp.exp) else f.exp * sp.log(f.base) if f.is_Pow else sp.log(f) for f in factors
+        )
         return sum(logs, sp.S.Zero) / 2
 
     def phi(self, order: int) -> str:

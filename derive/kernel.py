@@ -11,15 +11,21 @@ the ordered numeric route of numeric.py and of the emitted modules.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import flint
 import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .calculus import increment, is_zero_matrix, plain, s, sums, t
+from . import stationary as law
+from .bounded import cancelled, tame
+from .calculus import exact, increment, plain, s, sums, t
 from .entire import exponential
+from .point import BITS, Point, random_point
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -40,10 +46,22 @@ class Reverse:
     noise: sp.Matrix
 
 
+def _commutator_vanishes(F: sp.Matrix, values: Mapping[sp.Symbol, sp.Rational]) -> bool:
+    """Whether F(t) F(s) - F(s) F(t) is 0 at a point, to 40 digits of its terms."""
+    bits = 2 * BITS
+    early, late = Point({**values, t: values[s]}, bits), Point(values, bits)
+    with flint.ctx.workprec(bits):
+        A, B = (flint.acb_mat([[at(e) for e in row] for row in F.tolist()]) for at in (early, late))
+        gap, size = A * B - B * A, sum((abs(e) for e in (*A.entries(), *B.entries())), flint.arb(1)) ** 2
+        return all(abs(e).upper() < size * flint.arb("1e-40") for e in gap.entries())
+
+
 def commutes(F: sp.Matrix) -> bool:
-    """Whether F(t) F(s) = F(s) F(t) identically."""
-    other = F.subs(t, s)
-    return F.shape == (1, 1) or is_zero_matrix(F * other - other * F)
+    """Whether F(t) F(s) = F(s) F(t) identically, as far as three random points show (see ``calculus.is_zero``)."""
+    if F.shape == (1, 1) or t not in F.free_symbols:
+        return True
+    rng = random.Random(0)
+    return all(_commutator_vanishes(F, random_point({*F.free_symbols, s}, rng)) for _ in range(3))
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,7 @@ def in_lets(sde: LinearSDE, expr: sp.Expr) -> dict[str, sp.Expr] | None:
     symbols = [sp.Symbol(name, real=True) for name in timed]
     if not timed:
         return None if expr.has(t) else {"": expr}
-    poly = sp.Poly(expr, *symbols) if expr.is_polynomial(*symbols) else None
+    poly = sp.Poly(expr, *symbols) if expr.is_polynomial(*symbols) and tame(expr) else None
     if poly is None or poly.total_degree() > 1 or any(c.has(t) for c in poly.coeffs()):
         return None
     parts = {name: poly.coeff_monomial(x) for name, x in zip(timed, symbols, strict=True)}
@@ -118,32 +136,19 @@ def transition_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> Words:
 
 def stationary_words(sde: LinearSDE) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, in the words of let."""
-    n = sde.n
-    unknown = sp.Matrix(n, n, lambda i, j: sp.Symbol(f"S{min(i, j)}{max(i, j)}"))
-    equations = sde.F_let * unknown + unknown * sde.F_let.T + sde.GG_let
-    symbols = [unknown[i, j] for i in range(n) for j in range(i, n)]
-    solutions = list(sp.linsolve([equations[i, j] for i in range(n) for j in range(i, n)], symbols))
-    if not solutions:
-        raise Unsupported(f"{sde.name} has no stationary law", "F must be stable and G G^T in proportion to it")
-    law = unknown.subs(dict(zip(symbols, map(sp.cancel, solutions[0]), strict=True)))
-    timed = sp.cancel(sde.written_out(law)[0, 0]).has(t) or any(sp.cancel(e).has(t) for e in sde.written_out(law))
-    if timed or law.free_symbols & set(symbols):
-        raise Unsupported(
-            f"the law that F and G of {sde.name} would keep changes with t", "F and G G^T must share one clock"
-        )
-    return law
+    return law.solve(sde.name, sde.F, sde.GG, sde.F_let, sde.GG_let)
 
 
 def covariance_words(sde: LinearSDE, time: sp.Expr) -> Words:
     """Sigma at ``time``, from Sigma at the start of the span = diag(initial), in words."""
     if sde.schedule is not None:
         return Words(sp.Matrix([[sde.schedule[1].subs(t, time) ** 2]]), {})
-    start = sp.nsimplify(repr(sde.time[0]), rational=True)
+    start = exact(sde.time[0])
     if sde.F.is_zero_matrix:
         growth = generator(sde, sde.GG_let, time, start)
         return Words(sde.initial_let + growth.entries, growth.integrals)
-    psi, law = transition_words(sde, time, start), stationary_words(sde)
-    return Words(law + psi.entries * (sde.initial_let - law) * psi.entries.T, psi.integrals)
+    psi, S = transition_words(sde, time, start), stationary_words(sde)
+    return Words(S + psi.entries * (sde.initial_let - S) * psi.entries.T, psi.integrals)
 
 
 def transition(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
@@ -153,7 +158,7 @@ def transition(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
 
 def stationary(sde: LinearSDE) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, written out."""
-    return sde.written_out(stationary_words(sde)).applyfunc(sp.cancel)
+    return sde.written_out(stationary_words(sde)).applyfunc(cancelled)
 
 
 def covariance(sde: LinearSDE, time: sp.Expr) -> sp.Matrix:

@@ -25,6 +25,7 @@ from .score import BRIDGES, ScoreParameterization, checked
 from .sde import LinearSDE
 from .split import Part, Split, bind
 from .splitting import split_step
+from .structure import check_density
 
 
 def lower(
@@ -38,6 +39,7 @@ def raw(
     sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
 ) -> StepProgram:
     """The program as the scheme writes it down, before the passes."""
+    check_density(sde)
     low = _lowering(sde, sampler, network, frame, params)
     if sampler.formula is not None:
         return _lined(low, sampler.formula.step)
@@ -67,15 +69,22 @@ def _lowering(
 def _check_field(sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None) -> None:
     """A coefficient a frequency is derived for one block without an offset, and networks that see the whole image."""
     if sde.n > 1 or not sde.offset_let.is_zero_matrix:
-        raise Unsupported(f"{sde.name} has a field, and more than one block or an offset", "take one block without an offset")
+        raise Unsupported(
+            f"{sde.name} has a field, and more than one block or an offset", "take one block without an offset"
+        )
     for each in (network, frame):
         if each in BRIDGES:
             what = f"a scalar denoiser is told one noise level, and {sde.name} has one a frequency"
             raise Unsupported(what, "use the network eps-L, x0, v or score")
-        if isinstance(each, ScoreParameterization) and sde.symbols[sde.field] in sde.written_out(each.noise).free_symbols:
+        if (
+            isinstance(each, ScoreParameterization)
+            and sde.symbols[sde.field] in sde.written_out(each.noise).free_symbols
+        ):
             raise Unsupported(f"{each.name} tells the network a {sde.field}", "tell it the time")
     if any(part.solve == "conjugate" for part in sampler.parts.values()):
-        raise Unsupported("conjugate parts are not derived for a field", "take a conjugate sampler, or parts solved by euler")
+        raise Unsupported(
+            "conjugate parts are not derived for a field", "take a conjugate sampler, or parts solved by euler"
+        )
 
 
 def _program(
@@ -152,7 +161,7 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
         noise = low.define("noise_end", sp.exp(4 * score.noise))
         width = low.define("width_end", sp.sqrt(noise**2 + d**2))
         terms = [(f"mean_{b}", d**2 / width * score.inp[j], b) for j, b in enumerate(sde.state)]
-        terms += low.carry("mean", -d**2 / width * score.inp * offset)
+        terms += low.carry("mean", -(d**2) / width * score.inp * offset)
         result = low.update("mean", [*terms, ("mean_n", noise * d / width, low.output[0])])
         return tuple(low.ops), result
     if sde.n == 1:

@@ -11,6 +11,7 @@ import stepsmith
 from stepsmith.errors import InputError
 
 from . import describe
+from .budget import within
 from .lower import lower_rows
 from .orders import local, moments, stability
 from .orders.leading import leading_error
@@ -159,6 +160,7 @@ class Method:
         return stepsmith.__version__
 
 
+@within("the derivation")
 def derive(
     sde: Any, sampler: Any, network: str | ScoreParameterization = "denoiser", frame: str | ScoreParameterization | None = None,
     target: str | None = None, params: Mapping[str, float] | None = None,

@@ -40,6 +40,7 @@ from .balls import (
     terms_of,
     transpose,
 )  # fmt: skip
+from .budget import within
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -134,14 +135,17 @@ class NumericSDE:
         """o(t, s) of z_t = Psi z_s + o + noise, float64 (n, m + 1): what multiplies the m constant components and 1."""
         return floats(self.exact_offset(t, s))
 
+    @within("the numeric transition")
     def transition(self, t: float, s: float) -> np.ndarray:
         """Psi(t, s), float64 (n, n); t < s is allowed."""
         return floats(self.exact_transition(t, s))
 
+    @within("the numeric covariance")
     def covariance(self, t: float) -> np.ndarray:
         """Sigma_t, float64 (n, n)."""
         return floats(self.exact_covariance(t))
 
+    @within("the numeric factor")
     def factor(self, t: float, kind: str = "lower", end: float = 1e-3) -> np.ndarray:
         """A factor of Sigma_t: ``lower`` or ``upper`` Cholesky, or ``gddim``, R' = (F + G G^T Sigma^-1 / 2) R.
 
@@ -192,6 +196,7 @@ class NumericSDE:
             F, source, V = (floats(term(self.jets(M, arb(self._checked(t)), 1), 0)) for M in entries)
         return F, source, V
 
+    @within("the effective sigma")
     def effective_sigma(self, t: Any) -> np.ndarray:
         """The standard deviation of the best linear unbiased estimate of the data: (e^T Psi^T Sigma^-1 Psi e)^(-1/2).
 

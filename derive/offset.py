@@ -18,7 +18,9 @@ import sympy as sp
 from stepsmith.errors import InputError, Unsupported
 
 from . import kernel, spec
-from .calculus import t
+from .bounded import cancelled, solvable
+from .calculus import is_zero, t
+from .expression import Names
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -46,15 +48,17 @@ def read(
     every: bool = True,
 ) -> sp.ImmutableMatrix:
     """The offset, n x 1; InputError where it is not linear in the constant components, or (``every``) leaves one out."""
-    known = {**names, **dict(zip(constant, symbols(constant), strict=True))}
+    known = Names({**names, **dict(zip(constant, symbols(constant), strict=True))}, getattr(names, "measures", None))
     rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
     offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
     for i, entry in enumerate(offset):
         slopes = [entry.diff(c) for c in symbols(constant)]
-        if any(sp.simplify(slope.diff(c)) != 0 for slope in slopes for c in symbols(constant)):
+        if any(not is_zero(slope.diff(c)) for slope in slopes for c in symbols(constant)):
             what = f"entry [{i}] is not linear in {', '.join(constant)}"
             raise InputError(where, key, what, "write a sum of coefficients times constant components")
-    unused = [name for name, column in zip(constant, terms(offset, constant).T.tolist(), strict=False) if not any(column)]
+    unused = [
+        name for name, column in zip(constant, terms(offset, constant).T.tolist(), strict=False) if not any(column)
+    ]
     if unused and every:
         raise InputError(where, key, f"no entry uses the constant component {unused[0]}", "use it, or remove it")
     return offset
@@ -80,10 +84,10 @@ def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
     b = sde.offset_terms_let
     if b.is_zero_matrix:
         return sp.zeros(*b.shape)
-    if (sde.n > 1 and sp.cancel(sde.F_let.det()) == 0) or sde.F_let.is_zero_matrix:
+    if sde.F_let.is_zero_matrix or not solvable(sde.F_let) or (sde.n > 1 and is_zero(sde.F_let.det())):
         return None
-    m = (sde.F_let.LUsolve(-b)).applyfunc(sp.cancel)
-    timed = sde.written_out(m).applyfunc(sp.cancel).has(t)
+    m = (sde.F_let.LUsolve(-b)).applyfunc(cancelled)
+    timed = sde.written_out(m).applyfunc(cancelled).has(t)
     return None if timed else sp.Matrix(m)
 
 

@@ -14,6 +14,7 @@ import sympy as sp
 
 from .program import ONE, UNIT, Call, Evaluate, Factor, Host, Normal, Op, Scalar, StepProgram, Update, entry, table_of
 
+MAX_PATHS = 2000  # products in a linear form that is written out to merge draws
 Form = dict[str, sp.Expr]  # a value as a linear form: base value -> coefficient
 
 
@@ -83,9 +84,19 @@ def linear_forms(ops: Iterable[Op], bases: Iterable[str]) -> dict[str, Form]:
     return forms
 
 
+def _paths(ops: Iterable[Op]) -> int:
+    """How many products the largest linear form of the operations would hold, written out."""
+    paths: dict[str, int] = {}
+    for op in ops:
+        if isinstance(op, Update):
+            paths[op.output] = sum(paths.get(value, 1) for _, value in op.terms)
+    return max(paths.values(), default=0)
+
+
 def merge_noise(program: StepProgram) -> StepProgram:
     """Fewer draws between two calls, where more normals than values reach what follows: N xi has the law of L xi'.
 
+    Where a form would hold more than MAX_PATHS products (many parts between two calls), the draws stay as they are.
     L is the lower triangular factor of N N^T with positive diagonal, by QR of the columns: the same law, other paths.
     """
     ops: list[Op] = []
@@ -105,9 +116,9 @@ def merge_noise(program: StepProgram) -> StepProgram:
 def _merged(segment: list[Op], later: set[str], name: str, host: list[Host]) -> list[Op]:
     normals = [op.output for op in segment if isinstance(op, Normal)]
     touched = [i for i, op in enumerate(segment) if isinstance(op, Normal) or set(sources(op)) & set(normals)]
-    if not touched:
+    head, tail = (segment[: touched[-1] + 1], segment[touched[-1] + 1 :]) if touched else ([], segment)
+    if not touched or _paths(head) > MAX_PATHS:
         return segment
-    head, tail = segment[: touched[-1] + 1], segment[touched[-1] + 1 :]
     wanted = later | {value for op in tail for value in sources(op)}
     defined = {value for op in head for value in outputs(op)}
     inputs = {value for op in head for value in sources(op)} - defined
@@ -136,6 +147,7 @@ def fuse(program: StepProgram) -> StepProgram:
     host: list[Host] = list(program.host)
     draws = {op.output: f"w{k}" for k, op in enumerate((o for o in program.ops if isinstance(o, Normal)), start=1)}
     taken = {*program.history, *(name for statement in host for name in defined_by(statement))}
+    taken |= {*program.params, *(f"{name}_" for name in program.params), *program.components}
     bases = (*program.components, *program.history)
     ends, carry = (tuple(draws.get(value, value) for value in values) for values in (program.result, program.carry))
     labels = dict(zip(ends, program.components, strict=True))

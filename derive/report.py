@@ -10,8 +10,10 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from . import kernel, offset
-from .calculus import t
-from .describe import equations
+from .bounded import tame
+from .budget import within
+from .calculus import exact, t
+from .describe import equations, frequency
 from .sde import LinearSDE
 
 
@@ -23,11 +25,28 @@ class Section:
     latex: str
 
 
+MAX_SHOWN = 5000  # nodes of the entries of a section
+
+
+def _nodes(expr: sp.Expr) -> int:
+    """The nodes of an expression as it is printed, a shared part counted each time; each is visited once."""
+    seen: dict[sp.Basic, int] = {}
+
+    def count(e: sp.Basic) -> int:
+        if e not in seen:
+            seen[e] = 1 + sum(map(count, e.args))
+        return seen[e]
+
+    return count(expr)
+
+
+@within("the report")
 def report(sde: LinearSDE) -> list[Section]:
     """F, G, transition, offset, covariance, stationary law, reverse SDE and probability flow."""
-    start = sp.nsimplify(repr(sde.time[0]), rational=True)
+    start = exact(sde.time[0])
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
+    heads += [frequency(sde)] if sde.field else []
     where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
     return [
         Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
@@ -59,7 +78,9 @@ def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
         words = make()
     except Unsupported as error:
         return Section(key, title, f"not in closed form: {error}", rf"\text{{not in closed form: {error}}}")
-    entries = words.entries.applyfunc(sp.factor_terms)
+    if sum(_nodes(e) for e in words.entries) > MAX_SHOWN:
+        return Section(key, title, "too long to be shown; use sde.at(...)", r"\text{too long to be shown}")
+    entries = words.entries.applyfunc(lambda e: sp.factor_terms(e) if tame(e) else e)
     rows, columns = entries.shape
     lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]
     lines += [f"{name} = {value}" for name, value in words.integrals.items()]

@@ -9,7 +9,8 @@ from typing import Any
 
 from stepsmith.errors import InputError
 
-from . import formula, spec
+from . import formula, formula_reader, spec
+from .budget import within
 from .composition import Token, parse_composition
 from .formula import Formula
 from .sde import HOST_NAMES
@@ -91,6 +92,7 @@ _STANDARD = {
 }  # fmt: skip
 
 
+@within("reading the sampler")
 def load_sampler(source: Any) -> Sampler:
     """A Sampler from a catalogue name, a path to a .toml file, a dict of the same keys, or a composition string.
 
@@ -115,6 +117,10 @@ def load_sampler(source: Any) -> Sampler:
                 where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both"
             )
         composition = parse_composition(table["composition"], where, "sampler.composition")
+        if "B" in table:
+            raise InputError(
+                where, "sampler.B", f"a {family} sampler has no B of its own", "write it into a conjugate part"
+            )
     elif not lined and (target != "ode" or "composition" in table or "parts" in table):
         raise InputError(
             where,
@@ -132,7 +138,7 @@ def load_sampler(source: Any) -> Sampler:
     return _checked(Sampler(
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,
-        formula.read(where, table, parts, params, target) if lined else None,
+        formula_reader.read(where, table, parts, params, target) if lined else None,
     ))  # fmt: skip
 
 
@@ -147,7 +153,7 @@ def _fitting(where: str, table: Mapping[str, Any], family: str) -> None:
 
 def _choice(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InputError(where, key, f"{value!r} is not one of {', '.join(allowed)}", "choose one of them")
+        raise InputError(where, key, f"{spec.shown(value)} is not one of {', '.join(allowed)}", "choose one of them")
 
 
 def _part(where: str, letter: str, part: Any) -> PartSpec:
@@ -158,6 +164,8 @@ def _part(where: str, letter: str, part: Any) -> PartSpec:
         raise InputError(where, key, "a part is a table", "write rows, linear, score, noise, solve")
     spec.check_keys(where, key, part, allowed=PART_KEYS, required=())
     _choice(where, f"{key}.solve", part.get("solve", "euler"), SOLVERS)
+    clock = part.get("noise_clock", {})
+    spec.check_keys(where, f"{key}.noise_clock", clock, allowed=clock, required=())
     return PartSpec(letter=letter, **part)
 
 
@@ -182,7 +190,9 @@ def _checked(sampler: Sampler) -> Sampler:
             )
         if token.share < 0 and sampler.parts[token.letter].noise != "none":
             what = f"a negative share of {token.letter}, which draws noise"
-            raise InputError(sampler.where, "sampler.composition", what, "noise cannot be taken back: give it positive shares")
+            raise InputError(
+                sampler.where, "sampler.composition", what, "noise cannot be taken back: give it positive shares"
+            )
         fresh = fresh or token.fresh
         if sampler.parts[token.letter].score != "none" and not fresh:
             raise InputError(
@@ -212,6 +222,7 @@ def _from_string(text: str) -> Sampler:
         what = f"no part defines the letter {unknown[0]}" if unknown else f"no standard parts for the letters {letters}"
         raise InputError("-", "sampler", what, "use A B, O A B, A S or E, or write a .toml with parts")
     target, parts = _STANDARD[letters]
+    text = " ".join(text.split())
     name = re.sub(r"[^A-Za-z0-9]+", "-", text.replace("!", "f")).strip("-").lower()
     return _checked(
         Sampler(

@@ -1,6 +1,6 @@
 """One block written as a pair of schedules, z_t = alpha(t) x_0 + sigma(t) eps, in the place of F and G.
 
-    F = alpha'/alpha,   G^2 = (sigma^2)' - 2 F sigma^2,   alpha = 1 and sigma = 0 at the start of the span
+F = alpha'/alpha,   G^2 = (sigma^2)' - 2 F sigma^2,   alpha = 1 and sigma = 0 at the start of the span
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sympy as sp
 from stepsmith.errors import InputError
 
 from . import spec
-from .calculus import is_zero, t
+from .bounded import tame, tidied
+from .calculus import exact, is_zero, t
 
 
 def read_schedule(
@@ -25,7 +26,7 @@ def read_schedule(
             where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out"
         )
     pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
-    start = sp.nsimplify(repr(begin), rational=True)
+    start = exact(begin)
     for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
         if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
             raise InputError(
@@ -59,5 +60,6 @@ def of_schedule(
     if field:
         F = sp.Add(*(slope(factor) / factor for factor in sp.Mul.make_args(alpha)))
         return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(2 * sigma * (slope(sigma) - F * sigma))]])
-    F = sp.simplify(slope(alpha) / alpha)
-    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(2 * sigma * (slope(sigma) - F * sigma)))]])
+    F = tidied(slope(alpha) / alpha)
+    growth = 2 * sigma * (slope(sigma) - F * sigma)
+    return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(growth) if tame(growth) else growth)]])

@@ -14,6 +14,9 @@ With alpha, sigma of one block (z = alpha x_0 + sigma eps), and Z, W, sigma_eff 
     denoiser   -Sigma^-1                Sigma^-1 Psi e        sigma_eff Z[0]       sigma_eff       the bridge
     edm        as denoiser with D(y) = c_skip y + c_out n(c_in y, ln(sigma_eff)/4)
 
+Where the SDE has an offset, z stands for z - o(t, start) (offset.py); the networks whose C_in is I are given z itself and the
+constant components behind it.
+
 For one block eps-L = eps-U = eps-R is the epsilon of DDPM, s = -eps/sigma.  EDM's factors are those of arXiv 2206.00364,
 table 1: c_skip = d^2/(s^2 + d^2), c_out = s d/sqrt(s^2 + d^2), c_in = 1/sqrt(s^2 + d^2), d = sigma_data.
 """

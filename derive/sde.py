@@ -16,10 +16,12 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from . import kernel, offset, spec
-from .calculus import t
-from .expression import parse
-from .schedule import of_schedule, read_schedule
+from . import kernel, offset, spec, structure
+from .budget import within
+from .calculus import exact, t
+from .expression import Names, parse
+from .point import sign
+from .schedule import of_schedule, read_schedule, written_out
 
 if TYPE_CHECKING:
     from .numeric import NumericSDE
@@ -33,12 +35,16 @@ KEYS = (
 # Functions and globals of the emitted modules: a parameter of the same name would hide them.  (A parameter that is only a
 # local variable of some host function is respelled there by the printer, see templates/render.py.)
 HOST_NAMES = frozenset(
-    """END NODES NODES_8 START WEIGHTS WEIGHTS_8 alpha carried close coefficients collocation column columns denoise
-    denoiser diffusion drift edm exponential first_row frame gauss_legendre last_row last_row_but_one log_nodes
-    log_reach lower math matrix nfe offset ordered other_rows phi phi_1 phi_2 phi_3 phi_4 pulled rotation second_row
-    settled sigma start start_mean step step_first step_last t t0 t1 t_m1 t_m2 t_m3 table third_row time time_of
-    times torch transition transport_score turning tweedie whitening""".split()  # noqa: SIM905
+    """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS HISTORY INPUTS NETWORK NFE ORDER OUTPUTS PARAMS SAMPLER SDE
+    SIGMA_COLUMNS STRONG_ORDER WEAK_ORDER FIELD NFE_FIRST NFE_LAST END NODES NODES_8 START WEIGHTS WEIGHTS_8
+    alpha carried close coefficients collocation column columns denoise denoiser diffusion drift edm
+    exponential first_row frame gauss_legendre last_row last_row_but_one log_nodes log_reach lower math matrix
+    nfe offset ordered other_rows phi phi_1 phi_2 phi_3 phi_4 pulled rotation second_row settled sigma start
+    start_mean step step_first step_last t t0 t1 t_m1 t_m2 t_m3 table third_row time time_of times torch
+    transition transport_score turning tweedie whitening""".split()  # noqa: SIM905
 )
+# Symbols that derive itself writes into expressions: a name of the diffusion that is one of them would become it.
+OWN_SYMBOLS = frozenset(("s", "alpha_1", "alpha_s", "anchor", "sigma_1", "sigma_data", "sigma_s"))
 STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
 
@@ -50,11 +56,15 @@ class Constraint:
     left: sp.Expr
     relation: str
     right: sp.Expr
+    gap: sp.Expr  # left - right, every let written out
 
     def holds(self, values: Mapping[sp.Symbol, sp.Expr]) -> bool:
-        gap = (self.left - self.right).subs(values)
-        tests = {"!=": gap != 0, "==": gap == 0, "<": gap < 0, "<=": gap <= 0, ">": gap > 0, ">=": gap >= 0}
-        return bool(tests[self.relation])
+        """Whether the relation holds at a point; False where a side has no real value there."""
+        found = sign(self.gap, values)
+        if found is None:
+            return False
+        tests = {"!=": found != 0, "==": found == 0, "<": found < 0, "<=": found <= 0, ">": found > 0, ">=": found >= 0}
+        return tests[self.relation]
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,7 @@ class LinearSDE:
         """Whether [F(t), F(s)] = 0 for all t and s, so that exp of the integral of F is the transition."""
         return kernel.commutes(self.F)
 
+    @within("the transition")
     def transition(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
         """Psi(t, s), n x n: z_t = Psi(t, s) z_s + o(t, s) + noise; t < s is allowed.  Unsupported without a closed form."""
         return kernel.transition(self, sp.sympify(t), sp.sympify(s))
@@ -144,10 +155,12 @@ class LinearSDE:
         """o(t, s), n x 1, linear in the constant components: o' = F o + offset, o(s, s) = 0.  Unsupported as above."""
         return offset.mean(self, sp.sympify(t), sp.sympify(s))
 
+    @within("the covariance")
     def covariance(self, t: sp.Expr) -> sp.Matrix:
         """Sigma_t, n x n: the law of z_t given the data point.  Solves S' = F S + S F^T + G G^T."""
         return kernel.covariance(self, sp.sympify(t))
 
+    @within("the stationary law")
     def stationary(self) -> sp.Matrix:
         """S_inf with F S + S F^T + G G^T = 0 for all t.  Unsupported where no constant S solves it."""
         return kernel.stationary(self)
@@ -172,14 +185,16 @@ class LinearSDE:
             if name not in self.params:
                 known = ", ".join(self.params) or "none"
                 raise InputError(self.name, f"params.{name}", "no such parameter", f"known are {known}")
+        spec.table_of_numbers(self.name, "params", params)
         values = {**self.params, **params}
-        exact = {self.symbols[k]: sp.nsimplify(repr(float(v)), rational=True) for k, v in values.items()}
+        point = {self.symbols[k]: exact(v) for k, v in values.items()}
         for constraint in self.constraints:
-            if not constraint.holds(exact):
+            if not constraint.holds(point):
                 raise InputError(self.name, "constraints", f"{constraint.text} does not hold", "change the parameters")
         return values
 
 
+@within("reading the diffusion")
 def load_sde(source: Any) -> LinearSDE:
     """A LinearSDE from a catalogue name, a path to a .toml file, or a dict of the same keys (DESIGN section 6).
 
@@ -192,7 +207,9 @@ def load_sde(source: Any) -> LinearSDE:
     spec.check_keys(
         where, "sde", table, allowed=KEYS, required=("name", "state", *(("alpha", "sigma") if paired else ("F", "G")))
     )
-    state = tuple(table["state"]) if isinstance(table["state"], list | tuple) else (table["state"],)
+    state = tuple(spec.listed(where, "sde.state", table["state"], spec.MAX_BLOCKS))
+    if not state:
+        raise InputError(where, "sde.state", "names no block", 'write one such as ["x"]')
     spec.check_names(where, "sde.state", state)
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
     lets = table.get("let", {})
@@ -201,12 +218,12 @@ def load_sde(source: Any) -> LinearSDE:
     used = (*params, *((field,) if "field" in table else ()))
     spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
     _check_unused(where, used, lets, (*state, *constant))
-    names: dict[str, sp.Expr] = {"t": t, **{name: sp.Symbol(name, real=True) for name in used}}
+    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in used}})
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
         # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
         written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
-        names[name] = sp.Symbol(name, real=True)
+        names.let(name, written[name])
     n = len(state)
     span = _span(where, table.get("time", [0.0, 1.0]))
     schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
@@ -216,9 +233,13 @@ def load_sde(source: Any) -> LinearSDE:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
     drift = offset.read(where, table.get("offset"), n, names, constant)
-    initial, data = _initial(where, table, state, {k: v for k, v in names.items() if k != "t"})
-    free = {name: value for name, value in names.items() if name != field}
-    constraints = tuple(_constraint(where, text, free) for text in table.get("constraints", ()))
+    timeless = Names(
+        {k: v for k, v in names.items() if k != "t" and t not in written.get(k, v).free_symbols}, names.measures
+    )
+    initial, data = _initial(where, table, state, timeless)
+    free = Names({name: value for name, value in timeless.items() if name != field}, names.measures)
+    listed = spec.listed(where, "sde.constraints", table.get("constraints", ()))
+    constraints = tuple(_constraint(where, text, free, written) for text in listed)
     sde = LinearSDE(
         spec.name_of(where, "sde.name", table["name"]), state, span,
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
@@ -228,6 +249,7 @@ def load_sde(source: Any) -> LinearSDE:
         sde.values({})
     except InputError as error:
         raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
+    structure.check_values(where, sde)
     return sde
 
 
@@ -235,7 +257,7 @@ def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state:
     """Names become arguments and variables of the emitted module: refuse those that it needs itself."""
     for key, names in (("sde.params", params), ("sde.let", lets)):
         for name in names:
-            if name in HOST_NAMES:
+            if name in HOST_NAMES | OWN_SYMBOLS:
                 raise InputError(
                     where,
                     f"{key}.{name}",
@@ -249,8 +271,8 @@ def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state:
 
 def _span(where: str, time: Any) -> tuple[float, float]:
     numbers = isinstance(time, list | tuple) and len(time) == 2 and all(type(v) in (int, float) for v in time)
-    if not numbers or not 0 <= time[0] < time[1] < float("inf"):
-        raise InputError(where, "sde.time", f"{time!r} is no span", "write two numbers, 0 <= start < end")
+    if not numbers or not 0 <= time[0] < time[1] <= 1e6:
+        raise InputError(where, "sde.time", "is no span", "write two numbers, 0 <= start < end <= 1e6")
     return float(time[0]), float(time[1])
 
 
@@ -261,17 +283,17 @@ def _initial(where: str, table: Mapping[str, Any], state: tuple[str, ...], names
     variances = [
         parse(given[b], names, where=where, key=f"sde.initial.{b}") if b in given else sp.S.Zero for b in state
     ]
-    data = table.get("data", [b for b in state if b not in given] or [state[0]])
-    unknown = [b for b in data if b not in state]
-    if unknown or not data:
-        raise InputError(where, "sde.data", f"{unknown or data} names no block", f"choose from {', '.join(state)}")
+    data = spec.listed(where, "sde.data", table.get("data", [b for b in state if b not in given] or [state[0]]))
+    if not data or any(b not in state for b in data) or len(set(data)) < len(data):
+        raise InputError(where, "sde.data", "does not name blocks, each once", f"choose from {', '.join(state)}")
     return sp.ImmutableMatrix(sp.diag(*variances)), tuple(state.index(b) for b in data)
 
 
-def _constraint(where: str, text: Any, names: Mapping[str, sp.Expr]) -> Constraint:
+def _constraint(where: str, text: Any, names: Names, lets: Mapping[str, sp.Expr]) -> Constraint:
     match = re.fullmatch(r"([^<>=!]+)(!=|==|<=|>=|<|>)([^<>=!]+)", text) if isinstance(text, str) else None
     if match is None:
-        raise InputError(where, "sde.constraints", f"{text!r} is no relation", "write one such as 'Gamma != nu'")
+        raise InputError(where, "sde.constraints", "an item is no relation", "write one such as 'Gamma != nu'")
     left, relation, right = match.groups()
     sides = [parse(side.strip(), names, where=where, key="sde.constraints") for side in (left, right)]
-    return Constraint(text.strip(), sides[0], relation, sides[1])
+    spelled = " ".join(text.split())
+    return Constraint(spelled, sides[0], relation, sides[1], written_out(sides[0] - sides[1], lets))

@@ -9,9 +9,12 @@ out is a copy made of str, int, float, bool, list and dict alone, at most 16 lev
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import math
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
@@ -22,7 +25,7 @@ from typing import Any, Literal
 import sympy
 
 from stepsmith.derive.expression import MAX_NAME, parse, suggest
-from stepsmith.derive.gauge import FUNCTIONS
+from stepsmith.derive.gauge import FUNCTIONS, Gauge
 from stepsmith.errors import InputError
 
 Kind = Literal["sde", "sampler"]
@@ -30,8 +33,12 @@ KINDS = ("sde", "sampler")
 MAX_FILE = 256 * 1024  # bytes
 MAX_NEST = 16  # brackets in brackets, parts of a dotted key, levels of a dict
 MAX_ENTRIES = 20_000  # keys and values of a spec
+MAX_MATRIX = 20_000  # numbers, names, operators and calls of a matrix, its names written out
+MAX_BLOCKS = 32  # of a diffusion
+MAX_COLUMNS = 64  # of its noise
 MAX_NOTE = 500  # characters of doc and reference
-RESERVED = ("t", "pi", *FUNCTIONS, *keyword.kwlist)  # names become arguments of emitted functions
+# Names become arguments of emitted functions, which must not hide what those functions call.
+RESERVED = frozenset(("t", "pi", *FUNCTIONS, *keyword.kwlist, *keyword.softkwlist, *dir(builtins)))
 
 _TABLES = ("params", "let", "initial", "parts")
 _NOTES = ("doc", "reference")
@@ -75,31 +82,39 @@ def _found(source: Any, kind: Kind) -> tuple[str, Any]:
         return "-", source
     if isinstance(source, Path) or (isinstance(source, str) and re.search(r"[/\\]|\.toml$", source)):
         where = "".join(sign if sign.isprintable() else "?" for sign in str(source)[:1000])
-        return where, _toml(where, _bytes(where, kind, Path(source)))
+        return where, toml(where, _bytes(where, kind, Path(source)))
     if not isinstance(source, str):
-        raise InputError("-", kind, f"is {_shown(source)}", "give a name, a path to a .toml file or a dict")
+        raise InputError("-", kind, f"is {shown(source)}", "give a name, a path to a .toml file or a dict")
     names = catalogue(kind)
     if source not in names or not re.fullmatch("[a-z0-9-]+", source):
-        raise InputError("-", kind, f"no {kind} of the catalogue is named {_shown(source)}", suggest(source, names))
+        raise InputError("-", kind, f"no {kind} of the catalogue is named {shown(source)}", suggest(source, names))
     where = f"{kind}/{source}.toml"
-    return where, _toml(where, (resources.files("stepsmith.derive") / "specs" / where).read_bytes())
+    return where, toml(where, (resources.files("stepsmith.derive") / "specs" / where).read_bytes())
 
 
 def _bytes(where: str, kind: Kind, path: Path) -> bytes:
+    """The bytes of a plain file: a pipe, a device or a folder is none, even one that was swapped in a moment ago."""
+    mend = f"give a .toml file, or one of: {', '.join(catalogue(kind))}"
     try:
-        if not path.is_file():
-            mend = f"give a .toml file, or one of: {', '.join(catalogue(kind))}"
-            raise InputError(where, kind, "there is no such file", mend)
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
+        with open(path, "rb", opener=_opened) as file:
+            data = file.read(MAX_FILE + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except PermissionError as error:
         raise InputError(where, kind, f"cannot be read ({error.strerror})", "give a file that can") from None
+    except (OSError, ValueError):  # ValueError: a null byte or a lone surrogate in the name
+        data = None
+    if data is None:
+        raise InputError(where, kind, "there is no such file", mend)
     if len(data) > MAX_FILE:
         raise InputError(where, kind, f"the file is larger than {MAX_FILE // 1024} KiB", "a spec is a page of text")
     return data
 
 
-def _toml(where: str, data: bytes) -> dict[str, Any]:
+def _opened(name: str, flags: int) -> int:
+    """Open without waiting: a pipe that nobody writes to would wait for ever."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def toml(where: str, data: bytes) -> dict[str, Any]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -111,6 +126,8 @@ def _toml(where: str, data: bytes) -> dict[str, Any]:
     except RecursionError:
         raise InputError(where, "TOML", "is nested too deeply for this stack", "write it flatter") from None
     except ValueError as error:  # TOMLDecodeError, and the longest integers
+        if not isinstance(error, tomllib.TOMLDecodeError):
+            raise InputError(where, "TOML", "holds an integer of thousands of digits", "write fewer") from None
         what, _, place = " ".join(str(error).split()).partition(" (at ")
         found = re.match(r"line \d+", place)
         key = found[0] if found else "last line" if place else "TOML"
@@ -152,11 +169,12 @@ class _Copy:
             return float(value)
         if isinstance(value, str | int) and not (isinstance(value, int) and value.bit_length() > 1024):
             return value
-        raise InputError(self.where, key, f"is {_shown(value)}", "write text, a number, a list or a table")
+        what = "is an integer of more than 1024 bits" if isinstance(value, int) else f"is {shown(value)}"
+        raise InputError(self.where, key, what, "write text, a number, a list or a table")
 
     def key(self, key: Any, parent: str) -> str:
         if not isinstance(key, str) or not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}", key):
-            what = f"{_shown(key)} cannot be a key"
+            what = f"{shown(key)} cannot be a key"
             raise InputError(self.where, parent, what, f"use up to {MAX_NAME} letters, digits, _ and -")
         return key
 
@@ -167,10 +185,10 @@ class _Copy:
 def check_keys(where: str, key: str, table: Any, allowed: Collection[str], required: Collection[str]) -> None:
     """Refuse what is no table, a key that is not allowed (naming the closest), and the lack of a required one."""
     if not isinstance(table, Mapping):
-        raise InputError(where, key, f"is {_shown(table)}, not a table", "write key = value under it")
+        raise InputError(where, key, f"is {shown(table)}, not a table", "write key = value under it")
     for name in table:
         if name not in allowed:
-            raise InputError(where, key, f"unknown key {_shown(name)}", suggest(str(name), allowed))
+            raise InputError(where, key, f"unknown key {shown(name)}", suggest(str(name), allowed))
     for name in required:
         if name not in table:
             raise InputError(where, key, f"the key {name!r} is missing", "add it")
@@ -179,14 +197,14 @@ def check_keys(where: str, key: str, table: Any, allowed: Collection[str], requi
 def check_names(where: str, key: str, names: Iterable[Any]) -> None:
     """Refuse names that are no identifiers of at most 40 ASCII characters, that are reserved, or that occur twice.
 
-    Reserved are t, pi, the functions of the grammar and Python's keywords.
+    Reserved are t, pi, the functions of the grammar, Python's keywords and its built-in names.
     """
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
-            raise InputError(where, key, f"{_shown(name)} is no name", "start with a letter; use letters, digits and _")
+            raise InputError(where, key, f"{shown(name)} is no name", "start with a letter; use letters, digits and _")
         if len(name) > MAX_NAME:
-            raise InputError(where, key, f"{_shown(name)} has more than {MAX_NAME} characters", "shorten it")
+            raise InputError(where, key, f"{shown(name)} has more than {MAX_NAME} characters", "shorten it")
         if name in RESERVED:
             raise InputError(where, key, f"{name!r} is reserved", f"rename it, to {name}_ for example")
         if name in seen:
@@ -197,7 +215,7 @@ def check_names(where: str, key: str, names: Iterable[Any]) -> None:
 def name_of(where: str, key: str, value: Any) -> str:
     """The name of a spec, which is part of file names: a-z, 0-9 and dashes, at most 40 characters."""
     if not isinstance(value, str) or not re.fullmatch(rf"[a-z0-9-]{{1,{MAX_NAME}}}", value):
-        raise InputError(where, key, f"{_shown(value)} is no name of a spec", f"use up to {MAX_NAME} of a-z, 0-9 and -")
+        raise InputError(where, key, f"{shown(value)} is no name of a spec", f"use up to {MAX_NAME} of a-z, 0-9 and -")
     return value
 
 
@@ -207,10 +225,19 @@ def table_of_numbers(where: str, key: str, table: Any) -> dict[str, float]:
     check_names(where, key, table)
     for name, value in table.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(where, f"{key}.{name}", f"is {_shown(value)}, not a number", "write one, such as 4.01")
+            raise InputError(where, f"{key}.{name}", f"is {shown(value)}, not a number", "write one, such as 4.01")
         if not (abs(value) <= 1e308 and math.isfinite(value) and float(value) == value):
             raise InputError(where, f"{key}.{name}", "is not a number that float64 holds", "write a finite one")
     return {name: float(value) for name, value in table.items()}
+
+
+def listed(where: str, key: str, value: Any, most: int = MAX_ENTRIES) -> list[Any]:
+    """A list of at most so many items."""
+    if not isinstance(value, list | tuple):
+        raise InputError(where, key, f"is {shown(value)}, not a list", "put it in [ ]")
+    if len(value) > most:
+        raise InputError(where, key, f"has {len(value)} items, more than {most}", "write fewer")
+    return list(value)
 
 
 def entry(where: str, key: str, value: Any, names: Mapping[str, sympy.Expr]) -> sympy.Expr:
@@ -223,11 +250,13 @@ def matrix(
 ) -> sympy.Matrix:
     """A matrix of expressions, a list of rows; a width of None is that of its first row, at least 1."""
     height, width = shape
+    if width is None and isinstance(rows, list | tuple) and rows and isinstance(rows[0], list | tuple):
+        listed(where, f"{key}[0]", rows[0], MAX_COLUMNS)
     if not isinstance(rows, list | tuple):
-        raise InputError(where, key, f"is {_shown(rows)}, not a list of rows", 'write [["a", "b"], ["c", "d"]]')
+        raise InputError(where, key, f"is {shown(rows)}, not a list of rows", 'write [["a", "b"], ["c", "d"]]')
     for i, row in enumerate(rows):
         if not isinstance(row, list | tuple):
-            raise InputError(where, key, f"row [{i}] is {_shown(row)}, not a list", "put its entries in [ ]")
+            raise InputError(where, key, f"row [{i}] is {shown(row)}, not a list", "put its entries in [ ]")
         width = max(1, len(row)) if width is None else width
         if len(row) != width:
             fault = "is missing" if len(row) < width else "is one too many"
@@ -238,7 +267,15 @@ def matrix(
         raise InputError(
             where, key, f"row [{min(height, len(rows))}] {fault}", f"it has {height} rows, here {len(rows)}"
         )
-    entries = [entry(where, f"{key}[{i}][{j}]", e, names) for i, row in enumerate(rows) for j, e in enumerate(row)]
+    entries, size, measures = [], 0, getattr(names, "measures", {})
+    for i, row in enumerate(rows):
+        for j, text in enumerate(row):
+            entries.append(entry(where, f"{key}[{i}][{j}]", text, names))
+            size += Gauge(measures)(entries[-1]).nodes
+            if size > MAX_MATRIX:
+                raise InputError(
+                    where, f"{key}[{i}][{j}]", f"the matrix has more than {MAX_MATRIX} nodes", "write less"
+                )
     return sympy.Matrix(height, width or 0, entries)
 
 
@@ -246,10 +283,10 @@ def _check_note(where: str, key: str, value: Any) -> None:
     """Refuse a note that could end, or run on past, the docstring it will stand in."""
     if not isinstance(value, str) or not value.isprintable() or set(value) & {'"', "\\"} or len(value) > MAX_NOTE:
         mend = f"write one line of up to {MAX_NOTE} characters, without double quotes and backslashes"
-        raise InputError(where, key, f"is {_shown(value)}", mend)
+        raise InputError(where, key, f"is {shown(value)}", mend)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a message: short, on one line, and never its own repr unless it is text."""
     words = {dict: "a table", list: "a list", bool: "a truth value", int: "an integer", float: "a number"}
     if isinstance(value, str):

@@ -25,10 +25,13 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from . import spec
-from .calculus import is_zero, t
+from . import bounded, spec
+from .bounded import cancelled, tame
+from .calculus import exact, is_zero, t
+from .expression import Names
 from .offset import equilibrium, terms
 from .offset import read as read_offset
+from .point import sign
 from .sampler import PartSpec, Sampler
 from .sde import LinearSDE
 
@@ -61,14 +64,17 @@ class Split:
     parts: dict[str, Part]
 
 
-def names_of(sde: LinearSDE, sampler: Sampler) -> dict[str, sp.Expr]:
+def names_of(sde: LinearSDE, sampler: Sampler) -> Names:
     """What an expression of a sampler's spec may use: t, the SDE's parameters and lets, the sampler's own parameters."""
     clash = set(sampler.params) & {*sde.symbols, *sde.let, *sde.state, *sde.constant}
     if clash:
         raise InputError(
             sampler.where, "sampler.params", f"{sorted(clash)[0]} is a name of {sde.name} already", "rename it"
         )
-    return {"t": t, **{name: sp.Symbol(name, real=True) for name in (*sde.symbols, *sde.let, *sampler.params)}}
+    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in (*sde.symbols, *sampler.params)}})
+    for name, value in sde.let.items():
+        names.let(name, value)
+    return names
 
 
 def bind(sampler: Sampler, sde: LinearSDE) -> Split:
@@ -100,7 +106,7 @@ def _blocks(sampler: Sampler, key: str, value: Any, sde: LinearSDE) -> tuple[int
         raise InputError(
             sampler.where,
             key,
-            f"{value!r} names no blocks of {sde.name}",
+            f"names no blocks of {sde.name}",
             f"use all, data, auxiliary or a list of {', '.join(sde.state)}",
         )
     return tuple(sorted(sde.state.index(block) for block in value))
@@ -150,7 +156,7 @@ def _linear(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, s
     if part.linear == "diagonal":
         return _masked(sp.diag(*sde.F_let.diagonal()), rows)
     if part.linear == "stationary":
-        return _masked(-sde.F_let - sde.GG_let * sde.stationary().inv(), rows).applyfunc(sp.cancel)
+        return _masked(-sde.F_let - sde.GG_let * bounded.inverse(sde.stationary()), rows).applyfunc(cancelled)
     return _matrix(sampler, part, "linear", part.linear, sde, names)
 
 
@@ -169,7 +175,7 @@ def _offset(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, s
         kept = equilibrium(sde)
         if kept is None:
             raise Unsupported(f"{sde.name} keeps no mean", "give the part its offset: offset = [...]")
-        return _masked(sde.GG_let * sde.stationary().inv() * kept - b, rows).applyfunc(sp.cancel)
+        return _masked(sde.GG_let * bounded.inverse(sde.stationary()) * kept - b, rows).applyfunc(cancelled)
     key = f"sampler.parts.{part.letter}.offset"
     entries = read_offset(sampler.where, word, sde.n, names, sde.constant, key, every=False)
     outside = [sde.state[i] for i in range(sde.n) if i not in rows and entries[i] != 0]
@@ -214,7 +220,7 @@ def _part(
         if word in part.noise_clock:
             value = spec.entry(sampler.where, f"{key}.noise_clock.{word}", part.noise_clock[word], names)
             clock = tuple(value if i in _blocks(sampler, key, word, sde) else c for i, c in enumerate(clock))
-    defaults = {sp.Symbol(k, real=True): sp.nsimplify(repr(v), rational=True) for k, v in sampler.params.items()}
+    defaults = {sp.Symbol(k, real=True): exact(v) for k, v in sampler.params.items()}
     if any(c.subs(defaults) != 1 for c in clock):
         raise InputError(
             sampler.where,
@@ -235,6 +241,25 @@ def _conjugation(
     if isinstance(part.B, list):
         return _matrix(sampler, part, "B", part.B, sde, names)
     return _masked(sp.eye(sde.n) * spec.entry(sampler.where, f"sampler.parts.{part.letter}.B", part.B, names), rows)
+
+
+def _gap(sde: LinearSDE, total: sp.Expr, wanted: sp.Expr) -> tuple[str, sp.Expr]:
+    """What is wrong about a sum: ("extra", the surplus) where it has all that is wanted and more, else ("missing", the lack).
+
+    It has more where total / wanted > 1 at the default parameters in the middle of the span, or where nothing is wanted.
+    """
+    if total == 0:
+        return "missing", wanted
+    point = {**{sde.symbols[k]: exact(v) for k, v in sde.params.items()}, t: exact(sum(sde.time) / 2)}
+    surplus = sde.written_out((total - wanted) * wanted)
+    more = is_zero(sde.written_out(wanted)) or (surplus.free_symbols <= set(point) and (sign(surplus, point) or 0) > 0)
+    return ("extra", total - wanted) if more else ("missing", wanted - total)
+
+
+def _shown(term: sp.Expr) -> str:
+    """A term in a message: tidy and short."""
+    text = sp.sstr(sp.factor_terms(term) if tame(term) else term)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _prove_sum(split: Split, sampler: Sampler, whole: sp.Matrix) -> None:
@@ -260,12 +285,8 @@ def _prove_sum(split: Split, sampler: Sampler, whole: sp.Matrix) -> None:
                 if not is_zero(sde.written_out(gap)):
                     column = (*sde.constant, "one")[j] if kind == "offset" else sde.state[j]
                     column = f"{'the score of ' if kind == 'score' else ''}{column}"
-                    word, term = (
-                        ("missing", gap)
-                        if total[i, j] == 0 or not is_zero(sde.written_out(wanted[i, j]))
-                        else ("extra", -gap)
-                    )
+                    word, term = _gap(sde, total[i, j], wanted[i, j])
                     whole = "reverse SDE" if split.target == "sde" else "probability flow"
-                    place = f"{kind} of row {sde.state[i]} in {column}, {word} {sp.sstr(sp.factor_terms(term))}"
+                    place = f"{kind} of row {sde.state[i]} in {column}, {word} {_shown(term)}"
                     what = f"the parts do not sum to the {whole} of {sde.name}: {place}"
                     raise InputError(sampler.where, "sampler.parts", what, "give the term to exactly one part")

@@ -12,6 +12,8 @@ from sympy.codegen.cfunctions import expm1
 
 from stepsmith.errors import InputError
 
+from . import structure
+from .bounded import cancelled
 from .builder import Lowering, State
 from .calculus import is_zero, t
 from .composition import Token
@@ -133,8 +135,8 @@ def _exact_rows(low: Lowering, part: Part, name: str, upper: str, lower: str) ->
     decay, factor, shift = sp.eye(n), sp.zeros(n), sp.zeros(*part.offset.shape)
     for i in range(n):
         rate, power, clock = part.linear[i, i], noise[i, i], low.at(part.noise_clock[i], upper)
-        law = sp.cancel(-power / (2 * rate)) if not is_zero(sde.written_out(rate)) else None
-        kept = part.offset.row(i).applyfunc(lambda e, r=rate: sp.cancel(-e / r)) if law is not None else sp.zeros(1, 0)
+        law = cancelled(-power / (2 * rate)) if not is_zero(sde.written_out(rate)) else None
+        kept = part.offset.row(i).applyfunc(lambda e, r=rate: cancelled(-e / r)) if law is not None else sp.zeros(1, 0)
         if any(t in sde.written_out(e).free_symbols for e in (law or sp.S.Zero, *kept)):
             return None
         exponent = low.define(f"{name}_{low.block(i)}_rate", low.increment(rate, upper, lower))
@@ -161,10 +163,14 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     letter = part.letter.lower()
     flow = lib.transition(f"flow_{letter}", -part.linear, f"The exact linear flow of part {part.letter} from s to t.")
     noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
-    reached = _reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})
+    reached = tuple(sorted(structure.reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})))
     rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
     moved = offset_reached(part.linear, part.offset)
-    drift = () if moved.is_zero_matrix else (lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}."),)
+    drift = (
+        ()
+        if moved.is_zero_matrix
+        else (lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}."),)
+    )
     ordered = lib.functions[flow].template == "transition_ordered"
     below = (lib.ordered(), f"{flow}_rate") if ordered else (flow,)
     lib.add(
@@ -185,13 +191,6 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     noise = sp.Matrix(n, n, lambda i, j: factor[i, j] if j <= i and i in reached and j in reached else 0)
     shift = sp.Matrix(*moved.shape, lambda i, k: entry(f"shift_{name}", i, k) if moved[i, k] else 0)
     return entries(f"decay_{name}", n, n), noise, shift
-
-
-def _reached(linear: sp.Matrix, rows: set[int]) -> tuple[int, ...]:
-    """The rows that noise on ``rows`` reaches through the couplings of a linear flow."""
-    while grown := {i for i in range(linear.shape[0]) if any(linear[i, j] != 0 for j in rows)} - rows:
-        rows = rows | grown
-    return tuple(sorted(rows))
 
 
 def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:

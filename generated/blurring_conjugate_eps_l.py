@@ -1,9 +1,10 @@
 """Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
 
 The diffusion, forward in the network's time t:
-    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
+    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
 
-with scale = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame eps-L,
@@ -54,7 +55,7 @@ PARAMS = {
     "blur": 20.0,
     "min_scale": 0.001,
 }
-DIGEST = "3dd5a2b40fc169e36c7693ca44e127d23f78e8e81ae3bd6d2baa50796cb8eaf0"
+DIGEST = "92beff82074064b0e71fe0bae817318bf81135e5a02b37e2d854e7277d9bf247"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
@@ -65,8 +66,8 @@ def sigma(t):
 
 def alpha(t, blur, min_scale, k2):
     """The factor of the data in z_t."""
-    scale_ = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
-    return scale_*torch.cos(math.pi*t/2)
+    shrink = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
+    return shrink*torch.cos(math.pi*t/2)
 
 
 def start_factor(t):

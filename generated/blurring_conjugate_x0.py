@@ -1,9 +1,10 @@
 """Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
 
 The diffusion, forward in the network's time t:
-    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
+    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
 
-with scale = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame x0,
@@ -52,7 +53,7 @@ PARAMS = {
     "blur": 20.0,
     "min_scale": 0.001,
 }
-DIGEST = "7178f00081445eabd783b597979fc2c37f39842b057fbb15dd575c65f8269854"
+DIGEST = "b4cabd70be3a4d297b6b8032e93efb89073731971d5cb60ad66dff8e853d42e8"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
@@ -63,8 +64,8 @@ def sigma(t):
 
 def alpha(t, blur, min_scale, k2):
     """The factor of the data in z_t."""
-    scale_ = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
-    return scale_*torch.cos(math.pi*t/2)
+    shrink = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
+    return shrink*torch.cos(math.pi*t/2)
 
 
 def start_factor(t):

@@ -1,14 +1,16 @@
 """DPM-Solver++(2M), as k-diffusion and diffusers ship it: a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
 
 The diffusion, forward in the network's time t:
-    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
+    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
 
-with scale = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
     D = x0(z, t0)
     z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r))*D - 1/(2*r)*D[-1])
-    with h = lambda(t1) - lambda(t0),  r = (lambda(t0) - lambda(t_m1))/h
+    with h = lambda(t1) - lambda(t0)
+         r = (lambda(t0) - lambda(t_m1))/h
     row 0:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D
@@ -60,7 +62,7 @@ PARAMS = {
     "blur": 20.0,
     "min_scale": 0.001,
 }
-DIGEST = "815d3b9af168c871ffee590e7674cc0cd5ec6d1892fffd1a8c1c9979df0211f9"
+DIGEST = "0c7d26974f94b5821cb5128a2ecc9a9ade7840a42f16b914acb169e6e4fb13df"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
@@ -71,8 +73,8 @@ def sigma(t):
 
 def alpha(t, blur, min_scale, k2):
     """The factor of the data in z_t."""
-    scale_ = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
-    return scale_*torch.cos(math.pi*t/2)
+    shrink = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
+    return shrink*torch.cos(math.pi*t/2)
 
 
 def start_factor(t):

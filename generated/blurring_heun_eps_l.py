@@ -1,9 +1,10 @@
 """EDM's Heun step: the trapezoid in sigma/alpha: a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
 
 The diffusion, forward in the network's time t:
-    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
+    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
 
-with scale = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
     E = eps(z, t0)
@@ -58,7 +59,7 @@ PARAMS = {
     "blur": 20.0,
     "min_scale": 0.001,
 }
-DIGEST = "d47df11c0213a1467a680fa9fc6d5dc99c596429b4e938cde5334be2226465c7"
+DIGEST = "5885c37b2e6e86b2e1b6f709b35e025634da55b87bacc8e1b8ee3f9760bd2399"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
@@ -69,8 +70,8 @@ def sigma(t):
 
 def alpha(t, blur, min_scale, k2):
     """The factor of the data in z_t."""
-    scale_ = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
-    return scale_*torch.cos(math.pi*t/2)
+    shrink = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
+    return shrink*torch.cos(math.pi*t/2)
 
 
 def start_factor(t):

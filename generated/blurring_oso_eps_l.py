@@ -1,14 +1,15 @@
 """The diagonal of the drift and the noise are solved exactly around one Euler kick (SSCS where the law is stationary): a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
 
 The diffusion, forward in the network's time t:
-    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
+    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
 
-with scale = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
     O S! O   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
-    O: du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dtau + noise of the diffusion, exact
-    S: du = (2*s_u*(-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2) + u*(2*pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/scale + pi*sin(pi*t/2)/cos(pi*t/2))) dtau, euler
+    O: du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dtau + noise of the diffusion, exact
+    S: du = (2*s_u*(-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2) + u*(2*pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink + pi*sin(pi*t/2)/cos(pi*t/2))) dtau, euler
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
 Calls a step 1, draws a step 2.  Proven weak order 1, strong order 1.
@@ -52,14 +53,14 @@ PARAMS = {
     "blur": 20.0,
     "min_scale": 0.001,
 }
-DIGEST = "8b4825261a166f15b9b52a1f7c598422463b3aad18eddce4abaf6181942fd9cc"
+DIGEST = "c947acb09a3e7e6c3c29964b8b798935ec1e7581c9d2dc8968594a808fad1404"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
 def alpha(t, blur, min_scale, k2):
     """The factor of the data in z_t."""
-    scale_ = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
-    return scale_*torch.cos(math.pi*t/2)
+    shrink = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
+    return shrink*torch.cos(math.pi*t/2)
 
 
 def matrix(rows, like):
@@ -75,8 +76,8 @@ def flow_o(t, s, blur, min_scale, k2):
 
 def noise_o(t, blur, min_scale, k2):
     """The noise of part O."""
-    scale_ = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
-    return matrix(((math.sqrt(2)*torch.sqrt((math.pi*torch.cos(math.pi*t/2)/2 - (-math.pi*blur**2*k2*(1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)*torch.sin(math.pi*t/2)**3*torch.cos(math.pi*t/2)/scale_ - math.pi*torch.sin(math.pi*t/2)/(2*torch.cos(math.pi*t/2)))*torch.sin(math.pi*t/2))*torch.sin(math.pi*t/2)),),), t)
+    shrink = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)
+    return matrix(((math.sqrt(2)*torch.sqrt((math.pi*torch.cos(math.pi*t/2)/2 - (-math.pi*blur**2*k2*(1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t/2)**4/2)*torch.sin(math.pi*t/2)**3*torch.cos(math.pi*t/2)/shrink - math.pi*torch.sin(math.pi*t/2)/(2*torch.cos(math.pi*t/2)))*torch.sin(math.pi*t/2))*torch.sin(math.pi*t/2)),),), t)
 
 
 NODES = (
@@ -171,14 +172,14 @@ def coefficients(times, *, k2, blur=20.0, min_scale=0.001):
     decay_O1, factor_O1 = exact_o(t_1_2, t0, blur, min_scale, k2)
     sigma_0 = sigma(t0)
     out_u0 = -1/sigma_0
-    scale_0 = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t0/2)**4/2)
+    shrink_0 = min_scale + (1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t0/2)**4/2)
     S2_uu = (
-        h*(2*math.pi*blur**2*k2*(1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/scale_0 + math.pi*torch.sin(math.pi*t0/2)/torch.cos(math.pi*t0/2))
+        h*(2*math.pi*blur**2*k2*(1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 + math.pi*torch.sin(math.pi*t0/2)/torch.cos(math.pi*t0/2))
         + 1
     )
     S2_usu = (
         2*h*(math.pi*torch.cos(math.pi*t0/2)/2
-        - (-math.pi*blur**2*k2*(1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/scale_0 - math.pi*torch.sin(math.pi*t0/2)/(2*torch.cos(math.pi*t0/2)))*torch.sin(math.pi*t0/2))*torch.sin(math.pi*t0/2)
+        - (-math.pi*blur**2*k2*(1 - min_scale)*torch.exp(-blur**2*k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 - math.pi*torch.sin(math.pi*t0/2)/(2*torch.cos(math.pi*t0/2)))*torch.sin(math.pi*t0/2))*torch.sin(math.pi*t0/2)
     )
     decay_O3, factor_O3 = exact_o(t1, t_1_2, blur, min_scale, k2)
     sigma_1 = sigma(t1)

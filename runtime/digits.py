@@ -163,12 +163,12 @@ def write(path: str | os.PathLike[str], module: DigitsNet, about: About) -> None
 def read_checkpoint(path: str | os.PathLike[str], form: str, mend: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and metadata of a safetensors file that says it is of this format."""
     name = os.fspath(path)
+    if not os.path.isfile(name):  # a folder, or a pipe that would be waited for
+        raise InputError(name, "checkpoint", "there is no such file", mend)
     try:
         with safetensors.safe_open(name, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError:
-        raise InputError(name, "checkpoint", "there is no such file", mend) from None
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(name, "checkpoint", f"not a whole safetensors file ({error})", mend) from None
     if meta.get("format") != form:

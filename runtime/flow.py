@@ -23,6 +23,7 @@ NODES = 36
 COLUMNS = 7  # extrapolation takes 2, 4, ..., 2 COLUMNS substeps of a panel
 _MISS = 1e-13  # what the interpolation may miss, of the largest entry
 _ROOTS = ("lower", "upper", "gddim")
+Rate = Callable[[torch.Tensor, float], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +169,7 @@ def transport(
     return state
 
 
-def _extrapolated(rate: Callable[[torch.Tensor, float], torch.Tensor], z: torch.Tensor, start: float, end: float) -> torch.Tensor:
+def _extrapolated(rate: Rate, z: torch.Tensor, start: float, end: float) -> torch.Tensor:
     """One panel: T_jk = T_j,k-1 + (T_j,k-1 - T_j-1,k-1) / ((n_j / n_j-k)^2 - 1) over the midpoint rule with n_j substeps."""
     counts = [2 * (j + 1) for j in range(COLUMNS)]
     slope = rate(z, start)
@@ -180,9 +181,7 @@ def _extrapolated(rate: Callable[[torch.Tensor, float], torch.Tensor], z: torch.
     return row[-1]
 
 
-def _midpoint(
-    rate: Callable[[torch.Tensor, float], torch.Tensor], z: torch.Tensor, slope: torch.Tensor, start: float, end: float, count: int
-) -> torch.Tensor:
+def _midpoint(rate: Rate, z: torch.Tensor, slope: torch.Tensor, start: float, end: float, count: int) -> torch.Tensor:
     """Gragg's rule without the smoothing step: an even number of substeps."""
     h = (end - start) / count
     before, now = z, z + h * slope

@@ -33,7 +33,7 @@ from stepsmith.runtime.problems import Gaussian, GaussianMixture
 from stepsmith.runtime.sampler import steps_of
 
 State = tuple[torch.Tensor, ...]
-Network = Callable[[State, torch.Tensor], Sequence[torch.Tensor]]
+Network = Callable[[State, torch.Tensor], State]
 
 FLOOR = 1e3 * torch.finfo(torch.float64).eps
 SETTLED = 0.05  # two slopes in a row
@@ -242,7 +242,7 @@ def read(error: Callable[[int], torch.Tensor], sizes: Callable[[torch.Tensor], t
 
 
 def lowest_power(steps: Sequence[int], errors: Sequence[torch.Tensor]) -> int | None:
-    """The lowest k with c_k beyond doubt in e = c_0 + c_1 h + ..., interpolated through all runs, and through all but the first."""
+    """The lowest k with c_k beyond doubt in e = c_0 + c_1 h + ...: interpolated through all runs, and all but the first."""
     full, less = _interpolated(steps, errors), _interpolated(steps[1:], errors[1:])
     whole = errors[-1].norm().item()
     for k, (c, d) in enumerate(zip(full, less, strict=False)):

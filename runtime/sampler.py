@@ -57,8 +57,8 @@ def sample(
     which are then checked. ``constants``: the SDE's constant components by name, each a tensor that broadcasts to
     (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and not on its neighbours. ``params``
     override the module's ``PARAMS``. ``shape`` is that of one component of one sample (``network.shape`` unless given).
-    ``callback(k, state)`` is called after step k = 0 .. N - 1. ``last="denoise"`` adds a network call at ``times[-1]``
-    and returns the mean of the data given that state.
+    ``callback(k, state)`` is called after step k = 0 .. N - 1 (with cosine coefficients, for a module with
+    a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
     Raises :class:`InputError` before the first network call for a module, network, grid, seed, parameter, shape or
     device that does not fit, and after the first step where the network's outputs changed the state's shape or dtype.

@@ -60,6 +60,15 @@ class HostPrinter(StrPrinter):
         left = self.parenthesize(base, PRECEDENCE["Pow"], strict=False)
         return f"{left}**{self.parenthesize(exponent, PRECEDENCE['Pow'], strict=False)}"
 
+    def _print_Integer(self, expr: Any) -> str:
+        """An integer that torch cannot hold exactly is written as the float64 nearest to it."""
+        return str(expr.p) if abs(expr.p) <= 2**53 else repr(float(expr.p))
+
+    def _print_Rational(self, expr: Any) -> str:
+        if max(abs(expr.p), expr.q) <= 2**53:
+            return f"{expr.p}/{expr.q}"
+        return repr(expr.p / expr.q)  # Python rounds the quotient of two integers once
+
     def _print_Exp1(self, expr: Any) -> str:
         return "math.e"
 

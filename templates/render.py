@@ -9,6 +9,7 @@ import mpmath
 import sympy as sp
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from stepsmith.derive.budget import within
 from stepsmith.derive.program import (
     EARLIER,
     ONE,
@@ -25,9 +26,11 @@ from stepsmith.derive.program import (
 from stepsmith.derive.rows import Rows, aligned
 from stepsmith.errors import Unsupported
 
+from .layout import nfe, places, row_names, step_names
 from .printer import WIDTH, HostPrinter, wrapped
 
 DIALECTS = ("torch",)
+MAX_BEFORE_STAR = 255  # names that Python unpacks before a starred one
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
     """A C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a across alpha_0 alpha_1 alpha_s angle at0
@@ -47,6 +50,7 @@ def environment() -> Environment:
     )  # fmt: skip
 
 
+@within("the emission")
 def emit(method: Any, dialect: str = "torch") -> str:
     """The emitted module of a Method as text; the same bytes for the same method, whatever the process.
 
@@ -76,9 +80,9 @@ def emit(method: Any, dialect: str = "torch") -> str:
         "host": [_statement(printers[0], s) for s in program.host],
         "offset": any(f.name == "offset" for f in rows.functions),
         "columns": names, "column_texts": [_column(c) for c in tables[0]],
-        "row_functions": [_row_function(*each, params) for each in zip(_row_names(rows), rows, tables, printers, strict=True)],
-        "places": _places(rows), "nfe": _nfe(rows),
-        "steps": [_step(name, each, names) for name, each in _step_names(rows)], "unpack": _unpack,
+        "row_functions": [_row_function(*each, params) for each in zip(row_names(rows), rows, tables, printers, strict=True)],
+        "places": places(rows), "nfe": nfe(rows),
+        "steps": [_step(name, each, names) for name, each in step_names(rows)], "unpack": _unpack,
         "last": [_operation(op, program) for op in program.last], "last_columns": columns(program.last),
         "legendre": legendre, "constraints": _constraints(printers[0], method.sde, set(params)), "span": method.sde.time,
     }  # fmt: skip
@@ -90,15 +94,6 @@ def _column(c: sp.Expr) -> str:
 
 
 # -- rows of a grid that have programs of their own ----------------------------------------------------------------------
-
-ORDINALS = ("first", "second", "third")
-ENDS = ("last_row", "last_row_but_one")
-
-
-def _row_names(rows: Rows) -> list[str]:
-    """The functions that make the rows of the table: of the common step, of the first rows, of the last."""
-    first = [f"{ORDINALS[k]}_row" for k in range(len(rows.warmup))]
-    return ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
 
 
 def _row_function(
@@ -117,31 +112,6 @@ def _symbols(statement: Any) -> set[sp.Symbol]:
     if isinstance(statement, Call):
         return {symbol for time in statement.times for symbol in time.free_symbols}
     return (statement.rows if isinstance(statement, Factor) else statement.expr).free_symbols
-
-
-def _places(rows: Rows) -> list[tuple[str, str]]:
-    """(row function, slice of the grid) in the order of the rows; ``last`` is the first row of the last program, if any."""
-    names, w, e = _row_names(rows), len(rows.warmup), len(rows.ending)
-    first = names[1 : 1 + w]
-    end = "steps" if not e else "last"
-    found = [(name, f"{k}:{k + 1}" if not (e and k) else f"{k}:min({k + 1}, last)") for k, name in enumerate(first)]
-    if e < 2:
-        return [*found, ("other_rows", f"{w}:{end}" if e else f"{w}:"), *((name, "last:") for name in names[1 + w :])]
-    return [*found, ("other_rows", f"{w}:late"), (names[-2], "late:last"), (names[-1], "last:")]
-
-
-def _step_names(rows: Rows) -> list[tuple[str, StepProgram]]:
-    named = (("step", rows.step), ("step_first", rows.first), ("step_last", rows.last))
-    return [(name, program) for name, program in named if program is not None]
-
-
-def _nfe(rows: Rows) -> str:
-    """Network calls of a run, as an expression in ``steps``; a single step is a first one."""
-    if rows.first is None:
-        return "NFE * steps" if rows.last is None else "NFE * (steps - 1) + NFE_LAST"
-    if rows.last is None:
-        return "NFE_FIRST + NFE * (steps - 1)"
-    return "NFE_FIRST + NFE * (steps - 2) + NFE_LAST if steps > 1 else NFE_FIRST"
 
 
 def _step(name: str, program: StepProgram, names: list[str]) -> dict[str, Any]:
@@ -186,13 +156,16 @@ def table(method: Any) -> tuple[list[str], list[list[sp.Expr]]]:
     """
     rows: Rows = method.rows
     own = [_own(program) for program in rows]
-    shared = {name: None for _, program in _step_names(rows) for name in columns(program.ops)}
+    shared = {name: None for _, program in step_names(rows) for name in columns(program.ops)}
     names = list({**shared, **dict.fromkeys(columns(rows.step.last))})
     found = []
     for program, exprs in zip(rows, own, strict=True):
         if program not in (rows.first, rows.last):
             fitted = aligned(rows.step, program) or {}
-            exprs = {**{name: fitted.get(c, c) for name, c in own[0].items()}, **{n: exprs[n] for n in columns(program.last)}}
+            exprs = {
+                **{name: fitted.get(c, c) for name, c in own[0].items()},
+                **{n: exprs[n] for n in columns(program.last)},
+            }
         found.append([exprs.get(name, sp.S.Zero) for name in names])
     return names, found
 
@@ -227,8 +200,9 @@ def _unpack(used: list[str], all_columns: list[str]) -> str:
     """The left side that takes a row apart: names as far as they are used, ``_`` for the gaps, ``*_`` for the rest."""
     last = max((all_columns.index(name) for name in used), default=-1)
     names = [name if name in used else "_" for name in all_columns[: last + 1]]
-    if last + 1 < len(all_columns):
-        names.append("*_")
+    rest = len(all_columns) - len(names)
+    if rest:
+        names += ["*_"] if len(names) < MAX_BEFORE_STAR else ["_"] * rest
     text = ", ".join(names) if len(names) > 1 else f"({names[0]},)"
     if len(text) < WIDTH - 10:
         return text

@@ -87,7 +87,8 @@ def emitted(name: str, time: float) -> tuple[torch.Tensor, ...]:
 
     def call(function: str) -> Any:
         code = getattr(module, function).__code__
-        params = [module.PARAMS[name] for name in code.co_varnames[1 : code.co_argcount]]
+        spelled = code.co_varnames[1 : code.co_argcount]  # a name that is a local of some function ends in _
+        params = [module.PARAMS.get(name, module.PARAMS.get(name.rstrip("_"))) for name in spelled]
         return getattr(module, function)(torch.tensor(time, dtype=torch.float64), *params)
 
     if sde_of(name).n > 1:

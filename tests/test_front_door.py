@@ -113,7 +113,7 @@ def test_what_is_not_in_the_grammar_is_refused_with_its_column(text: str, words:
         "asin(sin(exp(exp(exp(9)))))",
         "sqrt(-1)", "x*sqrt(-2)", "(-8)^(1/3)", "log(-2)", "acos(2)", "asin(-1.5)", "sqrt(-positive^2)",
         "sqrt(1-sqrt(2))",
-        "1/(sin(1)^2+cos(1)^2-1)", "x*(sin(1)^2+cos(1)^2-1)", "sqrt((sqrt(2)+1)^2-3-2*sqrt(2))",
+        "1/(sin(1)^2+cos(1)^2-1)", "x*(sin(1)^2+cos(1)^2-1)", "sqrt((sqrt(2)+1)^2-3-2*sqrt(2))", "acos(cos(1e308))", "tan(1e16)",
         "x+(sqrt(2)+1)^2-3-2*sqrt(2)-x",
     ],
 )  # fmt: skip
@@ -219,3 +219,25 @@ def test_texts_of_the_grammars_words_are_read_or_refused(text: str) -> None:
 @given(st.text(max_size=60) | st.text("0123456789.eE+-*/^()xy \n", max_size=60) | st.characters().map("x+{}".format))
 def test_any_unicode_is_read_or_refused(text: str) -> None:
     read_or_refused(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(2/999999999999999999999999999999999999999)^0.001", "12^(996/997)", "12^(490/991)*12^(490/997)", "(12^(490/991))^1.99",
+        "exp(0.001*log(2/999999999999999999999999999999999999999))", "(12*x)^(996/997)",
+        "720720^(1/3)*x*720720^(990/991)",
+        "x/999999999999999999999999999999999999999^0.001",
+    ],
+)  # fmt: skip
+def test_roots_that_sympy_would_write_with_huge_numbers_are_refused(text: str) -> None:
+    """Found by the generator of test_front_door_fuzz: a root of a rational is written with its denominator to a power."""
+    refused(text, "root of a number")
+
+
+def test_an_entry_is_held_to_the_limits_it_meets_once_its_names_are_written_out() -> None:
+    names = expression.Names(NAMES)
+    names.let("wide", parse("(1+x+t)^60"))
+    assert parse("wide+1", names) == sympy.Symbol("wide", real=True) + 1
+    refused("x*wide^2", "too much to high powers", names)
+    refused("+".join(["wide*x"] * 300), "2000 nodes", names)

@@ -60,6 +60,33 @@ def test_a_parameter_named_like_a_function_of_the_module_is_refused() -> None:
         ss.load_sde(spec)
 
 
+@pytest.mark.parametrize(
+    ("name", "sampler", "network"),
+    [
+        ("s", "conjugate", "eps-L"), ("h", "sscs", "denoiser"), ("DATA", "conjugate", "eps-L"), ("qq_st", "conjugate", "eps-L"),
+        ("out_0", "roba", "denoiser"), ("Phi_A2", "conjugate-vv", "denoiser"), ("conjugate_a_rate", "conjugate-vv", "denoiser"),
+        ("eps_lower", "conjugate", "eps-L"), ("integral_qq", "rvv", "denoiser"), ("m_S2_w1", "sscs", "denoiser"),
+        ("m_d2", "rvv", "denoiser"),
+        ("m_x", "conjugate-vv", "denoiser"), ("mean_m", "rvv", "denoiser"), ("pull", "conjugate", "eps-L"),
+        ("noise_a", "sscs", "denoiser"), ("s_m_m", "roba", "denoiser"), ("sigma_data", "rvv", "edm"), ("h_", "sscs", "denoiser"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("own", ["G1", "aa", "qq", "m"])
+def test_a_name_that_the_module_uses_is_refused_or_changes_nothing(
+    own: str, name: str, sampler: str, network: str
+) -> None:
+    """Parameters, lets and blocks named like tables, functions, columns and constants of the module (all met at once)."""
+    spec = json.loads(re.sub(rf"\b{own}\b", name, json.dumps(PLAIN)))
+    times = torch.linspace(1.0, 0.01, 4, dtype=torch.float64)
+    plain = ss.load(ss.emit(ss.derive(PLAIN, sampler, network)))
+    try:
+        module = ss.load(ss.emit(ss.derive(spec, sampler, network)))
+    except ss.InputError as error:
+        assert "uses" in error.what and "itself" in error.what
+    else:
+        assert torch.equal(plain.coefficients(times), module.coefficients(times))
+
+
 def test_the_lists_of_names_hold_every_name_that_is_emitted() -> None:
     """Locals of host functions stand in LOCALS, functions and globals in HOST_NAMES, or carry the name of a let."""
     for path in sorted(GENERATED.glob("*_*.py")):
@@ -69,7 +96,7 @@ def test_the_lists_of_names_hold_every_name_that_is_emitted() -> None:
         functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
         sde = ss.load_sde(path_sde(module))
         own = {
-            *sde.params,
+            *sde.symbols,
             *sde.let,
             *(f"{name}_st" for name in sde.let),
             "lam",

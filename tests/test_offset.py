@@ -467,3 +467,21 @@ def test_a_file_that_is_no_image_is_refused(name: str, words: str, tmp_path: Any
     (tmp_path / "a.txt").write_text("1")
     with pytest.raises(InputError, match=words):
         constants.read_constant(tmp_path / name)
+
+
+def test_the_command_line_takes_a_constant_from_a_file(tmp_path: Any) -> None:
+    from click.testing import CliRunner
+
+    from stepsmith.cli import cli
+
+    np.savez(tmp_path / "mu.npz", mu=np.full((1, 8, 8), 0.25))
+    words = ["sample", "--sde", "ir-sde", "--sampler", "conjugate", "--steps", "3", "--seeds", "0-1", "--json"]
+    words += ["--out", str(tmp_path / "x.npz")]
+    done = CliRunner().invoke(cli, [*words, "--constant", f"mu={tmp_path / 'mu.npz'}"])
+    assert done.exit_code == 0, done.output
+    found = np.load(tmp_path / "x.npz")
+    assert found["samples"].shape == (2, 1, 8, 8) and "constants" in str(found["record"])
+    unknown = ["--constant", f"nu={tmp_path / 'mu.npz'}"]
+    for wrong, key in ((["--constant", "mu"], "constant"), ([], "constants"), (unknown, "constants")):
+        refused = CliRunner().invoke(cli, [*words, *wrong])
+        assert isinstance(refused.exception, InputError) and refused.exception.key == key

@@ -19,7 +19,7 @@ import click
 
 from stepsmith import __version__
 from stepsmith.cli_orders import error, report, search, verify_orders
-from stepsmith.errors import InputError, Unsupported
+from stepsmith.errors import InputError, Unsupported, one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
@@ -46,24 +46,20 @@ def main() -> NoReturn:
         option = (
             getattr(getattr(error, "param", None), "name", None) or getattr(error, "option_name", None) or "arguments"
         )
-        _fail(f"-: {option}: {_one_line(error.format_message()).rstrip('.')}; see stepsmith --help", 2)
+        _fail(f"-: {option}: {one_line(error.format_message()).rstrip('.')}; see stepsmith --help", 2)
     except InputError as error:
-        _fail(_one_line(str(error)), 2)
+        _fail(one_line(str(error)), 2)
     except Unsupported as error:
-        _fail(f"-: unsupported: {_one_line(str(error))}", 2)
+        _fail(f"-: unsupported: {one_line(str(error))}", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed into it at the end
     except OSError as error:  # what no check sees beforehand: a full disk, a folder that is not one
-        _fail(f"{error.filename or '-'}: file: {error.strerror or _one_line(str(error))}; choose another place", 2)
+        _fail(f"{error.filename or '-'}: file: {error.strerror or one_line(str(error))}; choose another place", 2)
     sys.exit(0)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _fail(line: str, status: int) -> NoReturn:
-    click.echo(line, err=True)
+    click.echo(one_line(line), err=True)
     sys.exit(status)
 
 
@@ -268,7 +264,9 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
     help=".png, .npz or .safetensors.",
 )
 @click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
-@click.option("--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors).")
+@click.option(
+    "--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors)."
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), default="float32", show_default=True
@@ -323,13 +321,20 @@ def sample(
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     told = record(
-        module, times, chosen, params=values, last=last, device=device, dtype=getattr(torch, dtype), network=net,
+        module,
+        times,
+        chosen,
+        params=values,
+        last=last,
+        device=device,
+        dtype=getattr(torch, dtype),
+        network=net,
         constants=given,
     )
     told["specs"] = {key: _spec_text(source) for key, source in (("sde", sde), ("sampler", sampler))}
     write(out, net.picture(drawn) if net.picture is not None and out.suffix == ".png" else drawn, told)
     for note in notes:
-        click.echo(f"note: {_one_line(str(note.message))}", err=True)
+        click.echo(f"note: {one_line(str(note.message))}", err=True)
     calls = method.rows.nfe(times.steps) + (last == "denoise")
     if as_json:
         _print_json(

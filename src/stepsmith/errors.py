@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def one_line(text: object, most: int = 2000) -> str:
+    """A text for one line of a terminal: blanks joined, what does not print (an escape, a newline) as ``?``, cut if long."""
+    line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text)[: 4 * most].split()))
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 class InputError(ValueError):
     """Bad input, told in one line: ``<where>: <key>: <what>; <mend>``.
 
@@ -10,13 +16,13 @@ class InputError(ValueError):
     """
 
     def __init__(self, where: str, key: str, what: str, mend: str) -> None:
-        self.where, self.key, self.what, self.mend = where, key, what, mend
-        super().__init__(f"{where}: {key}: {what}; {mend}")
+        self.where, self.key, self.what, self.mend = map(one_line, (where, key, what, mend))
+        super().__init__(f"{self.where}: {self.key}: {self.what}; {self.mend}")
 
 
 class Unsupported(Exception):
     """Something that can be written down but not derived (yet): the reason, and what to do instead."""
 
     def __init__(self, reason: str, hint: str) -> None:
-        self.reason, self.hint = reason, hint
-        super().__init__(f"{reason}; {hint}")
+        self.reason, self.hint = one_line(reason), one_line(hint)
+        super().__init__(f"{self.reason}; {self.hint}")

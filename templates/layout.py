@@ -1,0 +1,40 @@
+"""Which function of an emitted module makes which rows of the table, and which step runs them."""
+
+from __future__ import annotations
+
+from stepsmith.derive.program import StepProgram
+from stepsmith.derive.rows import Rows
+
+ORDINALS = ("first", "second", "third")
+ENDS = ("last_row", "last_row_but_one")
+
+
+def row_names(rows: Rows) -> list[str]:
+    """The functions that make the rows of the table: of the common step, of the first rows, of the last."""
+    first = [f"{ORDINALS[k]}_row" for k in range(len(rows.warmup))]
+    return ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
+
+
+def places(rows: Rows) -> list[tuple[str, str]]:
+    """(row function, slice of the grid) in the order of the rows; ``last`` is the first row of the last program, if any."""
+    names, w, e = row_names(rows), len(rows.warmup), len(rows.ending)
+    first = names[1 : 1 + w]
+    end = "steps" if not e else "last"
+    found = [(name, f"{k}:{k + 1}" if not (e and k) else f"{k}:min({k + 1}, last)") for k, name in enumerate(first)]
+    if e < 2:
+        return [*found, ("other_rows", f"{w}:{end}" if e else f"{w}:"), *((name, "last:") for name in names[1 + w :])]
+    return [*found, ("other_rows", f"{w}:late"), (names[-2], "late:last"), (names[-1], "last:")]
+
+
+def step_names(rows: Rows) -> list[tuple[str, StepProgram]]:
+    named = (("step", rows.step), ("step_first", rows.first), ("step_last", rows.last))
+    return [(name, program) for name, program in named if program is not None]
+
+
+def nfe(rows: Rows) -> str:
+    """Network calls of a run, as an expression in ``steps``; a single step is a first one."""
+    if rows.first is None:
+        return "NFE * steps" if rows.last is None else "NFE * (steps - 1) + NFE_LAST"
+    if rows.last is None:
+        return "NFE_FIRST + NFE * (steps - 1)"
+    return "NFE_FIRST + NFE * (steps - 2) + NFE_LAST if steps > 1 else NFE_FIRST"
