@@ -6,8 +6,8 @@ exact network of the module's kind is called; the start has the exact law.
 
     deterministic   the median over states of the distance in the data block to the exact probability flow (flow.transport):
                     root mean square over the coordinates, in standard deviations of the data
-    noise           |v/v* - 1| + |m - m*|/sqrt(v*) of the data's mean m and variance v at the end of a run on Gaussian data, by the
-                    affine probe, exact values m*, v*; the largest over the directions of the problem
+    noise           |v/v* - 1| + |m - m*|/sqrt(v*) of the data's mean m and variance v at the end of a run on Gaussian data,
+                    by the affine probe, exact values m*, v*; the largest over the directions of the problem
 
 There are two problems, so that nothing is tuned to one: a mixture in the plane beside a round Gaussian, and a mixture in eight
 dimensions drawn from a seed beside a flat Gaussian.  The error of a module is the geometric mean over the two.
@@ -36,7 +36,6 @@ NEAR = 1.01  # where a span ends above LOW, the last sigma over the one at its e
 PIECE = 4.0  # what sigma falls by in a piece of the law
 PANELS = 3  # of the exact flow in a piece
 STATES = 100
-LOST = 10.0  # an error from which on a run is told to have diverged
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ class Law:
 
     @classmethod
     def of(cls, view: Any, low: float, high: float, roots: Sequence[str] = _ROOTS) -> Law:
-        """Samples the view, with the factors named; ArithmeticError where the interpolation misses it between the nodes."""
+        """Samples the view and the factors named; ArithmeticError where the interpolation misses it between the nodes."""
         angles = (2 * np.arange(NODES) + 1) * math.pi / (2 * NODES)
         nodes = (low + high) / 2 + (high - low) / 2 * np.cos(angles)
         rows = [_sampled(view, float(t), low, roots) for t in nodes]
@@ -100,7 +100,7 @@ def _sampled(view: Any, t: float, low: float, roots: Sequence[str]) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class Laws:
-    """A law on a span that one interpolation cannot bear: ``pieces`` from the noise to the data, each ending where the next begins.
+    """A law on a span that one interpolation cannot bear: ``pieces`` from noise to data, each ending where the next begins.
 
     Factors are the lower ones alone: gDDIM's would be anchored anew in each piece.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +146,14 @@ def report(pages: tuple[str, ...], out: Path, check: bool) -> None:
     for page in pages:
         if page not in PAGES:
             raise InputError("-", "page", f"there is no page {page!r}", f"known are {', '.join(PAGES)}")
-    texts = {f"{page}.md": PAGES[page]() for page in dict.fromkeys(pages or PAGES)}
-    differ = [name for name, text in texts.items() if not (out / name).is_file() or (out / name).read_text(encoding="utf-8") != text]
+    texts = {out / f"{page}.md": PAGES[page]() for page in dict.fromkeys(pages or PAGES)}
+    differ = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if not check:
         out.mkdir(parents=True, exist_ok=True)
-        for name in differ:
-            (out / name).write_text(texts[name], encoding="utf-8")
-    click.echo(f"{len(texts)} page{'s' * (len(texts) != 1)} {'checked' if check else 'written'}, {len(differ)} {'differ' if check else 'changed'}")
+        for path in differ:
+            path.write_text(texts[path], encoding="utf-8")
+    what = f"{'checked' if check else 'written'}, {len(differ)} {'differ' if check else 'changed'}"
+    click.echo(f"{len(texts)} page{'s' * (len(texts) != 1)} {what}")
     if check and differ:
         sys.exit(1)
 

@@ -17,13 +17,14 @@ from typing import Any
 BUDGETS = (5, 10, 20, 50, 100)
 EQUAL = 1.1  # errors within this factor of the best are called equal
 DIGITS = 3  # of a printed error
+LOST = 10.0  # standard deviations (or a relative variance) from which on a run is told to have diverged
 CHOLESKY = "eps-L"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A module on its diffusion: ``errors``, ``steps`` and ``why`` (where there is no run) a budget; ``size`` is the number of
-    coefficients of a step, ``calls`` those of a step, ``order`` the weak one where noise is drawn."""
+    """A module on its diffusion: ``errors``, ``each`` (those on the two problems), ``steps`` and ``why`` (where there is no run)
+    a budget; ``calls``, ``draws`` and ``size``, the number of coefficients, of a step; ``order`` the weak one with noise."""
 
     label: str
     name: str
@@ -34,6 +35,7 @@ class Entry:
     size: int
     order: int | None
     errors: tuple[float, ...]
+    each: tuple[tuple[float, ...], ...]
     steps: tuple[int, ...]
     why: tuple[str, ...]
 
@@ -46,7 +48,7 @@ class Entry:
 @dataclass(frozen=True)
 class Choice:
     """A cell: the best at a budget and those equal to it, the simplest first; the next one and how many times its error is the
-    least."""
+    least; (problem, sampler) where another is better on one of the two problems alone."""
 
     budget: int
     random: bool
@@ -54,6 +56,7 @@ class Choice:
     error: float
     runner: Entry | None
     factor: float
+    alone: tuple[tuple[int, str], ...]
 
     @property
     def first(self) -> Entry:
@@ -62,8 +65,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is proven of a module: order of a run and of the common step, (place, row, power) of the rows that lose it, and what is
-    held or interpolated over a step."""
+    """What is proven of a module: order of a run and of the common step, (place, row, power) of the rows that lose it, and what
+    is held or interpolated over a step."""
 
     order: int | None
     step: int | None
@@ -86,20 +89,37 @@ class Part:
     facts: dict[str, Facts]
 
     @property
+    def twins(self) -> dict[str, str]:
+        """A sampler that has the errors of a simpler one at every budget -> that one."""
+        first: dict[tuple[Any, ...], str] = {}
+        ranked = sorted(self.entries, key=lambda e: e.simplicity)
+        same = {e.label: first.setdefault((e.random, e.errors), e.label) for e in ranked}
+        return {label: other for label, other in same.items() if other != label}
+
+    @property
     def choices(self) -> tuple[Choice, ...]:
-        return tuple(c for k in range(len(BUDGETS)) for noise in (False, True) if (c := choose(self.entries, k, noise)))
+        """The cells in which a module is of use, each of the twins named once."""
+        own = [e for e in self.entries if e.label not in self.twins]
+        return tuple(c for k in range(len(BUDGETS)) for noise in (False, True) if (c := choose(own, k, noise)))
 
 
 def choose(entries: Sequence[Entry], k: int, random: bool) -> Choice | None:
-    """The cell of the k-th budget; None where no module stays finite."""
-    ranked = sorted((e for e in entries if e.random == random and math.isfinite(e.errors[k])), key=lambda e: e.errors[k])
+    """The cell of the k-th budget; None where every module diverges or there is none."""
+    ranked = sorted((e for e in entries if e.random == random and e.errors[k] < LOST), key=lambda e: e.errors[k])
     if not ranked:
         return None
     least = ranked[0].errors[k]
     best = [e for e in ranked if e.errors[k] <= EQUAL * least]
     runner = next((e for e in ranked if e not in best), None)
     factor = runner.errors[k] / least if runner else math.inf
-    return Choice(BUDGETS[k], random, tuple(sorted(best, key=lambda e: e.simplicity)), least, runner, factor)
+    alone = []
+    for problem in range(len(best[0].each[k])):
+        other = min(ranked, key=lambda e: e.each[k][problem])
+        if EQUAL * other.each[k][problem] < min(e.each[k][problem] for e in best):
+            alone.append((problem, other.label))
+    return Choice(
+        BUDGETS[k], random, tuple(sorted(best, key=lambda e: e.simplicity)), least, runner, factor, tuple(alone)
+    )  # fmt: skip
 
 
 def kinds() -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -156,8 +176,13 @@ def entry(row: Any, course: Any) -> Entry:
     return Entry(
         row.sampler + (f" in {row.frame}" if row.frame else ""), row.name, random, module.NFE, module.DRAWS, module.HISTORY,
         len(module.COEFFICIENTS), module.WEAK_ORDER if random else module.ORDER,
-        tuple(float(f"{o.error:.{DIGITS}g}") for o in outcomes), tuple(o.steps for o in outcomes), tuple(o.why for o in outcomes),
+        tuple(_rounded(o.error) for o in outcomes), tuple(tuple(map(_rounded, o.errors)) for o in outcomes),
+        tuple(o.steps for o in outcomes), tuple(o.why for o in outcomes),
     )  # fmt: skip
+
+
+def _rounded(error: float) -> float:
+    return float(f"{error:.{DIGITS}g}")
 
 
 def facts(row: Any) -> Facts:
@@ -173,19 +198,23 @@ def facts(row: Any) -> Facts:
 
 def held(method: Any) -> str:
     """What a step holds still, interpolates or solves exactly."""
-    from stepsmith.derive.formula import NETWORK
+    from stepsmith.derive.formula import NETWORK, ONE_BLOCK
 
     sampler = method.sampler
     if sampler.family == "conjugate":
         frame = method.frame_name
-        return f"freezes {'the data prediction' if frame == 'denoiser' else frame}"
+        return f"freezes {'the data prediction' if frame == 'denoiser' else frame}, exact else"
     if sampler.formula is not None:
-        words = [word for word in NETWORK if word in sampler.formula.words] or ["the score"]
+        words = [word for word in NETWORK if word in sampler.formula.words and word in ONE_BLOCK]
+        if not words:
+            return "stages of the whole drift"
         several = method.program.history or method.nfe > 1
         return f"{'interpolates' if several else 'freezes'} {words[0]}"
-    solved = {how: [letter for letter, part in sampler.parts.items() if part.solve == how] for how in ("exact", "conjugate")}
-    told = [f"solves {', '.join(letters)} {'exactly' if how == 'exact' else 'conjugate'}" for how, letters in solved.items() if letters]
-    return " and ".join(told) or "Euler in every part"
+    told = []
+    for solve, words_ in (("exact", "exactly"), ("conjugate", "by conjugation"), ("euler", "by Euler")):
+        letters = [letter for letter, part in sampler.parts.items() if part.solve == solve]
+        told += [f"{', '.join(letters)} {words_}"] if letters else []
+    return f"solves {' and '.join(told)}"
 
 
 def measure_all(workers: int | None = None, tell: Callable[[str], None] = lambda sde: None) -> tuple[Part, ...]:

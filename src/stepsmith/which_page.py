@@ -7,12 +7,12 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from stepsmith.which import BUDGETS, CHOLESKY, EQUAL, Choice, Entry, Facts, Part, main_parts
+from stepsmith.which import BUDGETS, CHOLESKY, EQUAL, LOST, Choice, Entry, Facts, Part, main_parts
 
 FEW, MANY = (5, 10), (50, 100)
-DIVERGED = 10.0
 CLASSES = (("one block", False), ("several blocks", True))
-ORDINALS = {1: "", 2: "second "}
+DATA = (("the mixture in the plane", "the mixture in eight dimensions"), ("the round Gaussian", "the flat Gaussian"))
+AFFORDS = 1.5  # how many times the steps that tell two samplers apart
 OWN, TURNED = "conjugate", "conjugate in eps-R"
 
 
@@ -46,16 +46,30 @@ def head(parts: Sequence[Part]) -> list[str]:
 
 
 def _winners(parts: Sequence[Part], budgets: Sequence[int], random: bool) -> str:
-    """How often a sampler is best or equal, of one block and of several."""
+    """How often a sampler is best or equal, of one block and of several, in the cells where it has a rival."""
     said = []
     for name, several in CLASSES:
-        cells = [c for p in parts if (p.blocks > 1) == several for c in p.choices if c.budget in budgets and c.random == random]
-        count = Counter(e.label for c in cells for e in c.best)
-        order = sorted(count.items(), key=lambda item: (-item[1], item[0]))[:3]
-        shown = ", ".join(f"`{label}` in {wins}" for label, wins in order)
-        least = statistics.median(c.error for c in cells)
-        said.append(f"{name}: best or equal is {shown} of {len(cells)} cells (median of the least errors {least:.3g})")
+        cells = [
+            (p, c) for p in parts if (p.blocks > 1) == several for c in p.choices if c.budget in budgets and c.random == random
+        ]
+        cells = [(p, c) for p, c in cells if rivals(p, random) > 1]
+        wins = Counter(e.label for _, c in cells for e in c.best)
+        measured = {label: sum(label in labels(p, random) for p, _ in cells) for label in wins}
+        order = sorted(wins, key=lambda label: (-wins[label] / measured[label], -wins[label], label))[:3]
+        shown = ", ".join(f"`{label}` in {wins[label]} of {measured[label]}" for label in order)
+        least = statistics.median(c.error for _, c in cells)
+        said.append(f"{name}: best or equal is {shown} cells where it is measured (median of the least errors {least:.3g})")
     return _sentence(said)
+
+
+def labels(part: Part, random: bool) -> set[str]:
+    """The samplers of a part, each of the twins named once."""
+    return {e.label for e in part.entries if e.random == random and e.label not in part.twins}
+
+
+def rivals(part: Part, random: bool) -> int:
+    """How many there are."""
+    return len(labels(part, random))
 
 
 def _cholesky(parts: Sequence[Part]) -> str:
@@ -68,8 +82,8 @@ def _cholesky(parts: Sequence[Part]) -> str:
         ratios = [a / b for a, b in zip(found[OWN].errors, found[TURNED].errors, strict=True)]
         wins = sum(found[TURNED] in c.best for c in part.choices if not c.random)
         said.append(
-            f"{part.sde}: `{TURNED}`, best or equal at {wins} of {len(BUDGETS)} budgets; `{OWN}` in the network's own frame has"
-            f" {_factor(min(ratios))} to {_factor(max(ratios))} times its error"
+            f"on {part.sde} `{TURNED}` is best or equal at {wins} of {len(BUDGETS)} budgets, `{OWN}` in the network's own frame"
+            f" has {_factor(min(ratios))} to {_factor(max(ratios))} times its error"
         )
     return _sentence(said)
 
@@ -82,7 +96,8 @@ def _own(parts: Sequence[Part]) -> str:
         for noise, words in ((False, "no noise"), (True, "noise")):
             ranked = sorted(means(chosen, noise).items(), key=lambda item: (item[1][0], item[0]))
             label, (mean, count) = ranked[0]
-            said.append(f"{name}, {words}: `{label}` ({_factor(mean)} times the least error on average over {count} diffusions)")
+            size = f"{_factor(mean)} times the least error, a geometric mean over {count} diffusions"
+            said.append(f"{name}, {words}: `{label}` ({size})")
     return _sentence(said) + " `stepsmith derive` and `stepsmith search` say what else yours allows."
 
 
@@ -92,12 +107,13 @@ def means(parts: Sequence[Part], random: bool) -> dict[str, tuple[float, int]]:
     for part in parts:
         least = {c.budget: c.error for c in part.choices if c.random == random}
         for e in part.entries:
-            if e.random == random:
+            if e.random == random and e.label not in part.twins:
                 logs.setdefault(e.label, []).extend(
                     math.log(x / least[b]) for b, x in zip(BUDGETS, e.errors, strict=True) if b in least
                 )
-    full = {label: v for label, v in logs.items() if 2 * len(v) >= len(parts) * len(BUDGETS)}
-    return {label: (math.exp(statistics.fmean(v)), len(v) // len(BUDGETS)) for label, v in full.items()}
+    have = {label: sum(label in labels(part, random) for part in parts) for label in logs}
+    full = {label: v for label, v in logs.items() if v and 2 * have[label] >= len(parts)}
+    return {label: (math.exp(statistics.fmean(v)), have[label]) for label, v in full.items()}
 
 
 def _sentence(said: Iterable[str]) -> str:
@@ -113,24 +129,27 @@ def _factor(value: float) -> str:
     return "unboundedly many" if math.isinf(value) else f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-ABOUT = (
-    "**What this is not.** The data are Gaussian mixtures and Gaussians, the networks their exact scores, the arithmetic float64: no",
-    "trained network, no images, no FID. An error here is what the sampler itself adds; a network's own error comes on top, and may",
-    "be larger than the differences below at many calls. Errors with noise and errors without are different measures: do not compare them.",
-    "",
-    "**How it was measured** (runtime/budgets.py). All modules of a diffusion take the same number of network calls, as `module.nfe`",
-    "counts them, on the same span and grid: from effective sigma 160, or the end of the diffusion's span where that is lower, down to",
-    "0.01 (where a span ends at 0.01, to 1% above it); quadratic in t for several blocks, even in log sigma for one; nothing after the",
-    "last time. Starts have the exact law. *No noise*: the median over 100 states of the distance in the data block to the exact",
-    "probability flow, in standard deviations of the data. *Noise*: relative error of the variance plus error of the mean in standard",
-    "deviations, of the data at the end of a run on Gaussian data, exactly, without Monte Carlo. Each on two problems: a mixture in the",
-    "plane and a round Gaussian; a mixture in eight dimensions and a flat Gaussian (variances 1, 0.1, 0.01). An error is the geometric",
-    f"mean over the two. Errors within {100 * (EQUAL - 1):.0f}% of the least are called equal; of equals the one with fewer calls and draws a step, less",
-    "history and fewer coefficients comes first. The factor is the next one's error over the least. Orders are those proven (weak ones",
-    "with noise). A blurring diffusion is measured at one frequency, k2 = 0.01. Parameters are the defaults of the modules. Only what the",
-    "catalogue emits is compared: a sampler that is missing from a diffusion was not measured there.",
-    "",
-)
+ABOUT = [*f"""\
+**What this is not.** The data are Gaussian mixtures and Gaussians, the networks their exact scores, the arithmetic float64: no
+trained network, no images, no FID. An error here is what the sampler itself adds; a network's own error comes on top, and at many
+calls it may be the larger. Errors with noise and errors without are different measures: do not compare them.
+
+**How it was measured** (runtime/budgets.py). All modules of a diffusion have the same number of network calls, as `module.nfe`
+counts them, on the same span and kind of grid: from effective sigma 160, or the end of the diffusion's span where that is lower,
+down to 0.01 (to 1% above where a span ends there); quadratic in t for several blocks, even in log sigma for one; nothing after
+the last time. Starts have the exact law. *No noise*: the median over 100 states of the distance in the data block to the exact
+probability flow, in standard deviations of the data. *Noise*: relative error of the variance plus error of the mean in standard
+deviations, of the data at the end of a run on Gaussian data, exactly, without Monte Carlo. Each on two problems: a mixture in the
+plane and a round Gaussian; a mixture in eight dimensions drawn from a seed and a flat Gaussian (variances 1, 0.1, 0.01). An error
+is the geometric mean over the two; where another sampler is the best on one of them alone, that is said. A blurring diffusion is
+measured at one frequency, k2 = 0.01.
+
+**How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least are called equal; of equals the one with fewer calls and
+draws a step, less history and fewer coefficients comes first. The factor is the next one's error over the least. Orders are the
+proven ones of a run (weak ones with noise). Parameters are the defaults. Samplers whose errors agree at every budget are told once,
+under the simplest. Only what the catalogue emits is compared: a sampler that a diffusion lacks was not measured there, and a cell
+without a rival counts for no one; the samplers of the head are ordered by the share of their cells.
+""".splitlines(), ""]
 
 
 def section(part: Part) -> list[str]:
@@ -146,11 +165,28 @@ def section(part: Part) -> list[str]:
         "",
         "| calls | noise | best or equal | error | next | factor | why |",
         "|---|---|---|---|---|---|---|",
-        *(line(part, c) for random in (False, True) for c in part.choices if c.random == random),
+        *rows(part),
         "",
     ]
+    twins: dict[str, list[str]] = {}
+    for label, other in sorted(part.twins.items()):
+        twins.setdefault(other, []).append(f"`{label}`")
+    told = [f"The same errors as `{other}`: {', '.join(same)}." for other, same in twins.items()]
     lost = failures(part)
-    return [*lines, lost, ""] if lost else lines
+    return lines + [line for text in (*told, *([lost] if lost else [])) for line in (text, "")]
+
+
+def rows(part: Part) -> list[str]:
+    """The cells, those without noise first; a budget at which every module diverges has none."""
+    cells = {(c.budget, c.random): c for c in part.choices}
+    found = []
+    for random in (False, True):
+        for k, budget in enumerate(BUDGETS if rivals(part, random) else ()):
+            c = cells.get((budget, random))
+            least = min(e.errors[k] for e in part.entries if e.random == random)
+            none = f"| {budget} | {'yes' if random else 'no'} | none | {least:.3g} | - | - | every module diverges |"
+            found.append(line(part, c) if c else none)
+    return found
 
 
 def line(part: Part, c: Choice) -> str:
@@ -170,8 +206,10 @@ def reason(part: Part, c: Choice) -> str:
     said = [f"{_order(known, c.random)}, {cost}; {known.held}"]
     if c.runner is not None:
         said.append(_against(c, k, known, part.facts[c.runner.name]))
+    for problem, label in c.alone:
+        said.append(f"on {DATA[c.random][problem]} alone `{label}` is better")
     if c.error >= 1:
-        said.append("no better than a guess: too few calls")
+        said.append("no better than a guess")
     return "; ".join(said)
 
 
@@ -181,21 +219,28 @@ def _order(known: Facts, random: bool) -> str:
         return f"no proven {kind}"
     if not known.rows:
         return f"{kind} {known.order}"
-    rows = " and ".join(f"the {ORDINALS.get(k, '')}{place} row has h^{power}" for place, k, power in known.rows)
-    return f"{kind} {known.order} (the common step {known.step}, {rows})"
+    rows = ", ".join(f"h^{power} in {_row(place, k)}" for place, k, power in known.rows)
+    return f"{kind} {known.order} (the common step {known.step}; local error {rows})"
+
+
+def _row(place: str, k: int) -> str:
+    return f"row {k - 1}" if place == "first" else "the last row" + " but one" * (k - 1)
 
 
 def _against(c: Choice, k: int, mine: Facts, other: Facts) -> str:
-    """What tells the first from the next."""
+    """What tells the first from the next: steps, else the order of the common step, else the constant."""
     assert c.runner is not None
-    label, steps, theirs = f"`{c.runner.label}`", c.first.steps[k], c.runner.steps[k]
-    a, b = (mine.order, other.order) if mine.order != other.order else (mine.step, other.step)
-    if a is not None and b is not None and a > b:
-        return f"{label} has order {b}" + ("" if mine.order != other.order else " in its common step")
-    more = f"{label} affords {_count(theirs, 'step')}" if theirs < steps else ""
-    if a is not None and b is not None and a < b:
-        return more or f"the order {b} of {label} does not pay yet"
-    return more or f"{label} has the same order, the larger constant"
+    label, theirs = f"`{c.runner.label}`", c.runner.steps[k]
+    if theirs * AFFORDS <= c.first.steps[k]:
+        return f"{label} affords {_count(theirs, 'step')}"
+    run = mine.step == other.step
+    a, b = (mine.order, other.order) if run else (mine.step, other.step)
+    if a is None or b is None:
+        return f"{label} has no proven order to compare"
+    common = "" if other.step == other.order else " of a run" if run else " of its common step"
+    if a == b:
+        return f"{label} has the same order, {other.held}: the larger error constant"
+    return f"{label} has order {b}{common}" if a > b else f"{label} has order {b}{common}, which does not pay yet"
 
 
 def _count(number: int, noun: str) -> str:
@@ -208,14 +253,14 @@ def failures(part: Part) -> str:
     for e in part.entries:
         for words, found in _fates(e):
             told.append(f"`{e.label}` {words} at {_list(found)}")
-    return f"Not usable: {'; '.join(told)}." if told else ""
+    return f"Not usable (diverges: an error of {LOST:.0f} or more): {'; '.join(told)}." if told else ""
 
 
 def _fates(e: Entry) -> list[tuple[str, list[int]]]:
     fates: dict[str, list[int]] = {}
     for budget, error, why in zip(BUDGETS, e.errors, e.why, strict=True):
-        if error >= DIVERGED:
-            words = why or ("overflows" if math.isinf(error) else f"diverges (error {DIVERGED:.0f} or more)")
+        if error >= LOST:
+            words = why or ("overflows" if math.isinf(error) else "diverges")
             fates.setdefault(words, []).append(budget)
     return list(fates.items())
 
