@@ -168,7 +168,6 @@ def _beside(A: Matrix, B: Matrix) -> Matrix:
 def _conjugate(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
     """[Q | C | Phi | D]' = Q [rate | full_others | score out | drift] from [I | 0 | 0 | 0] at t1."""
     t1, t0 = args
-    functions = ref.functions
     rows, others = function.data["rows"], function.data["others"]
     r, n = len(rows), ref.view.sde.n
     linear_part, score = (function.data[f"{word}_entries"] for word in ("linear", "score"))

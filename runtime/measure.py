@@ -206,14 +206,9 @@ def mixture_error(
     module: Any, reference: Reference, grid: str, steps: int, own: Mapping[str, float] | None = None
 ) -> torch.Tensor:
     """Exact minus numerical states of the mixture at t_b, (n, STATES, 2), in standard deviations of their block."""
-<<<<<<< HEAD
-    table = module.coefficients(reference.times(steps, grid), **reference.arguments(module, own))
-    network = network_of(module, MIXTURE, reference.law)
-    start = reference.start
-    state: State = (*start.unbind(0), *reference.given)
-=======
     network, end = network_of(module, MIXTURE, reference.law), reference.end
-    state = carried(module, network, reference.times(steps, grid), reference.start, reference.given, reference.field)
+    state = carried(module, network, reference.times(steps, grid), reference.start, reference.given,
+                    reference.arguments(module, own))  # fmt: skip
     return (end - state) / end.std((1, 2))[:, None, None]
 
 
@@ -223,7 +218,6 @@ def carried(
     """The states (n, ...) where a run of a deterministic module over ``times`` ends, float64."""
     table = module.coefficients(times, **params)
     state: State = (*start.unbind(0), *given)
->>>>>>> which
     history: State = (torch.zeros_like(start[0]),) * module.HISTORY
     with torch.no_grad():
         for row, (step, _) in zip(table.unbind(0), steps_of(module, len(table)), strict=True):

@@ -30,7 +30,7 @@ class HostPrinter(StrPrinter):
         return self.respelled.get(expr.name, expr.name)
 
     def doprint(self, expr: Any) -> str:
-        """The text of an expression, 1 - exp(x) printed as -expm1(x), a ratio of long integers as the float64 it is nearest to."""
+        """The text of an expression, 1 - exp(x) printed as -expm1(x), a ratio of long integers as the nearest float64."""
         expr = sp.sympify(expr)
         long = {r: sp.Float(r, 17) for r in expr.atoms(sp.Rational) if max(abs(r.p), r.q) > LONGEST}
         return super().doprint(careful(expr.xreplace(long)))

@@ -111,9 +111,7 @@ def test_the_statements_of_the_head_are_counts_of_the_tables(place: int, budgets
 def test_the_frames_of_a_cholesky_network_are_told_from_the_table() -> None:
     for sde in ("psld", "cld"):
         own, turned = (matrix()[sde, "eps-L", "no", label] for label in ("conjugate", "conjugate in eps-R"))
-        low, high, wins = re.findall(rf"on {sde} .*? at (\d) of 5 .*? has (\S+) to (\S+) times", HEAD[3], re.I)[0][1:] + (
-            re.findall(rf"on {sde} .*? at (\d) of 5", HEAD[3], re.I)[0],
-        )
+        low, high, wins = (*re.findall(rf"on {sde} .*? at (\d) of 5 .*? has (\S+) to (\S+) times", HEAD[3], re.I)[0][1:], re.findall(rf"on {sde} .*? at (\d) of 5", HEAD[3], re.I)[0])
         ratios = [a / b for a, b in zip(own, turned, strict=True)]
         assert near(low, min(ratios)) and near(high, max(ratios))
         cells = [row for row in sections()[sde, "eps-L"][1] if row[1] == "no"]

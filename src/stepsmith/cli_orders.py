@@ -120,17 +120,6 @@ def verify_orders(names: tuple[str, ...], table: Path | None, as_json: bool) -> 
 def _audit() -> str:
     from stepsmith.derive.orders import audit
 
-<<<<<<< HEAD
-    pages = {"audit.md": audit.markdown()}
-    there = {name: (out / name).read_text(encoding="utf-8") if (out / name).is_file() else None for name in pages}
-    differ = [name for name, text in pages.items() if there[name] != text]
-    if not check:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in differ:
-            (out / name).write_text(pages[name], encoding="utf-8")
-    done, found = ("checked", "differ") if check else ("written", "changed")
-    click.echo(f"{len(pages)} pages {done}, {len(differ)} {found}")
-=======
     return audit.markdown()
 
 
@@ -165,7 +154,6 @@ def report(pages: tuple[str, ...], out: Path, check: bool) -> None:
             path.write_text(texts[path], encoding="utf-8")
     what = f"{'checked' if check else 'written'}, {len(differ)} {'differ' if check else 'changed'}"
     click.echo(f"{len(texts)} page{'s' * (len(texts) != 1)} {what}")
->>>>>>> which
     if check and differ:
         sys.exit(1)
 
