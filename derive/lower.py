@@ -19,6 +19,7 @@ from .conjugate import conjugate_step, conjugation
 from .formula import Line
 from .lines import Lines
 from .program import Normal, Op, StepProgram, entries, entry, verify
+from .reach import check_reached
 from .rows import Rows, aligned
 from .sampler import Sampler
 from .score import BRIDGES, ScoreParameterization, checked
@@ -56,6 +57,7 @@ def _lowering(
         raise Unsupported(
             f"{sde.name} has an offset, and lines of text say nothing of it", "take a splitting or a conjugate sampler"
         )
+    check_reached(sde)
     network = checked(network, sde)
     if sde.field:
         _check_field(sde, sampler, network, frame)
