@@ -24,6 +24,8 @@ from .budget import check
 from .calculus import plain, t
 
 PATIENCE, PANELS = 300, 1500  # panels before a chain is asked how many more it needs, and how many more it may need
+STIFF = "too large, or too far apart, for its time span (stiff or singular)"
+SHORTEN = "shorten the time span, or start it later"
 Series = Any  # flint.arb_series
 Matrix = list[list[Any]]
 
@@ -197,9 +199,9 @@ def invert(A: Matrix) -> Matrix:
 
 
 def size(A: Matrix) -> Any:
-    """The largest entry by magnitude as a ball; None where all vanish.  (A float would overflow near t = 0.)"""
+    """What no entry passes in magnitude, as a ball; None where all vanish.  (A float would overflow near t = 0.)"""
     largest = None
-    for value in (abs(e).mid() for row in A for e in row if e != 0):
+    for value in (abs(e).upper() for row in A for e in row if e != 0):
         largest = value if largest is None or value > largest else largest
     return largest if largest is not None and largest > 0 else None
 
@@ -273,10 +275,7 @@ class Flow:
             self._grow(sign)
             last = self.panels[-1]
             if len(self.panels) > PATIENCE and abs(time - last.centre) > PANELS * abs(last.width):
-                raise Unsupported(
-                    "the rates of the SDE are too large, or too far apart, for its span (stiff or singular)",
-                    "shorten the time span, or measure time in the units of the fastest rate",
-                )
+                raise Unsupported(f"the rates of the SDE are {STIFF}", SHORTEN)
         low, high = 0, len(self.panels) - 1
         while low < high:
             middle = (low + high + 1) // 2

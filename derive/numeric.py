@@ -23,6 +23,8 @@ import sympy as sp
 from stepsmith.errors import InputError, Unsupported
 
 from .balls import (
+    SHORTEN,
+    STIFF,
     Flow,
     Matrix,
     add,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 PRECISION = 400  # bits carried
 ACCURACY = 260  # bits to which a panel's series is summed
 TERMS = 96
+DIGITS = 60  # bits that a covariance must keep
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,21 @@ class NumericSDE:
             return up if lower == self.sde.time[0] else mul(up, inverse(psi.value(arb(self._checked(lower)))))
 
     def exact_covariance(self, time: float) -> Matrix:
-        """Sigma as balls of ``precision`` bits."""
+        """Sigma as balls of ``precision`` bits.  Raises Unsupported where it is none: beyond a pole of F, for example."""
         with flint.ctx.workprec(self.precision):
-            return self._flows[1].value(arb(self._checked(time)))
+            sigma = self._flows[1].value(arb(self._checked(time)))
+        diagonal = [row[i] for i, row in enumerate(sigma)]
+        if any(not e.is_finite() or (e != 0 and e.rel_accuracy_bits() < DIGITS) for e in diagonal):
+            raise Unsupported(
+                f"the covariance of {self.sde.name} has lost its digits at t = {time}: its rates are {STIFF}", SHORTEN
+            )
+        if any(e.mid() < 0 for e in diagonal):
+            raise Unsupported(
+                f"there is no covariance of {self.sde.name} at t = {time}: "
+                f"an entry of F or G is singular before, or rates are {STIFF}",
+                "end the time span before the singularity, or shorten it",
+            )
+        return sigma
 
     def exact_offset(self, upper: float, lower: float) -> Matrix:
         """o(upper, lower), n x (m + 1), as balls of ``precision`` bits."""
