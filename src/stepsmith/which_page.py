@@ -146,7 +146,7 @@ measured at one frequency, k2 = 0.01.
 
 **How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least are called equal; of equals the one with fewer calls and
 draws a step, less history and fewer coefficients comes first. The factor is the next one's error over the least. Orders are the
-proven ones of a run (weak ones with noise). Parameters are the defaults. Samplers whose errors agree at every budget are told once,
+proven ones of a run (weak with noise). Parameters are the defaults. Samplers whose errors agree at every budget are told once,
 under the simplest. Only what the catalogue emits is compared: a sampler that a diffusion lacks was not measured there, and a cell
 without a rival counts for no one; the samplers of the head are ordered by the share of their cells.
 """.splitlines(), ""]
