@@ -89,7 +89,7 @@ class Method:
     @cached_property
     def weak_order(self) -> int | None:
         """The weak order, at most 2, of a run that draws noise (orders/moments.py)."""
-        return moments.weak_order(self) if self.random else None
+        return moments.weak_order(self) if self.random and self._few_draws else None
 
     @cached_property
     def strong_order(self) -> float | None:
@@ -97,8 +97,13 @@ class Method:
         return moments.strong_order(self) if self._one_step else None
 
     @property
+    def _few_draws(self) -> bool:
+        """Whether the moments of a step are polynomials of a size that can be asked for."""
+        return max(program.draws for program in self.rows) <= moments.MOST_DRAWS
+
+    @property
     def _one_step(self) -> bool:
-        return self.random and not self.program.history and not self.warmup and not self.ending
+        return self.random and self._few_draws and not self.program.history and not self.warmup and not self.ending
 
     @cached_property
     def local_error(self) -> tuple[ErrorTerm, ...] | None:

@@ -86,7 +86,7 @@ def test_the_flow_of_a_gaussian_in_one_block_is_the_affine_map_between_its_margi
     reference = checks.reference(sde)
     law, problem = reference.law, Gaussian([measure.MU] * 2, measure.S0)
     given = torch.full((len(sde.constant),), 0.3, dtype=torch.float64)
-    (m0, P0), (m1, P1) = (measure._gaussian(reference, t, 0, given) for t in (law.high, law.low))
+    (m0, P0), (m1, P1) = (measure.gaussian_moments(law, t, measure.MU, measure.S0, given) for t in (law.high, law.low))
     z = torch.linspace(-3, 3, 10, dtype=torch.float64).reshape(1, 5, 2) * P0.sqrt() + m0
     held = tuple(value.expand(5, 2) for value in given)
     found = transport(law, problem.score_network("score", law), z, held)
@@ -102,8 +102,8 @@ def test_the_reference_solution_stands_and_keeps_the_law_of_a_gaussian(name):
     score = measure.MIXTURE.score_network("score", law)
     fine = transport(law, score, reference.start, panels=24)
     assert (reference.end - fine).abs().max() < 1e-11 * fine.abs().max()
-    _, P0 = measure._gaussian(reference, law.high, 0, torch.zeros(0))
-    _, P1 = measure._gaussian(reference, law.low, 0, torch.zeros(0))
+    _, P0 = measure.gaussian_moments(law, law.high, measure.MU, measure.S0, torch.zeros(0))
+    _, P1 = measure.gaussian_moments(law, law.low, measure.MU, measure.S0, torch.zeros(0))
     root = torch.linalg.cholesky(P0)
     moved = transport(law, problem.score_network("score", law), root.unsqueeze(2).expand(-1, -1, 2))[..., 0]
     assert (moved @ moved.T - P1).abs().max() < 1e-12 * P1.abs().max()

@@ -32,7 +32,7 @@ from .taylor import Network, Setting, combined, exact_flow, setting
 def leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     """One ErrorTerm a block for a method whose common step has this order; None where no closed form is written for it."""
     family, formula = method.sampler.family, method.sampler.formula
-    if order < 1:  # the step is not consistent
+    if order < 1 or method.nfe > MOST_CALLS:  # not consistent, or too long to be written down
         return None
     if family == "conjugate":
         return by_frame(method)
@@ -44,6 +44,9 @@ def leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
         except IrrationalError:
             return None
     return None
+
+
+MOST_CALLS = 8  # of a step whose error is written in symbols
 
 
 # -- conjugate -------------------------------------------------------------------------------------------------------------

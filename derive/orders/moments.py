@@ -30,6 +30,7 @@ from .series import Series, constant
 from .taylor import AwayError, Setting, Value, run, setting
 
 WIDTH = 2
+MOST_DRAWS = 8  # of a step: the moments are polynomials in all of them
 
 
 def around(method: Any, seed: int, powers: int, width: int = WIDTH) -> Setting:
