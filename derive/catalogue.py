@@ -65,6 +65,7 @@ def rows() -> tuple[Row, ...]:
         for sde in ("hold", "swinging-damping")
         for sampler in (*STEPPERS, *CONJUGATE[:2], "rvv", "roba", "sscs")
     ]
+    found += [Row("hold-damped", sampler) for sampler in (*STEPPERS, "conjugate", "sscs")]
     found += [Row("ir-sde", sampler) for sampler in (*STEPPERS, *CONJUGATE[:2], "sscs")]
     found += [Row("ir-sde", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate")]
     found += [Row("vp", sampler) for sampler in (*ODE_LINES, *SDE_LINES)]

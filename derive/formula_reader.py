@@ -11,7 +11,7 @@ import sympy as sp
 from stepsmith.errors import InputError
 
 from . import spec
-from .expression import parse
+from .expression import Names, parse
 from .formula import (
     EARLIER_VALUE,
     MAX_FINAL,
@@ -98,8 +98,12 @@ class _Reader:
             key = f"sampler.let.{name}"
             self.let[name] = parse(text, self._scalars(), where=self.where, key=key, words=self)
 
-    def _scalars(self) -> dict[str, sp.Expr]:
-        return {name: symbol(name) for name in (*TIMES, *self.params, *self.let)}
+    def _scalars(self) -> Names:
+        """What a coefficient may name; a let weighs what it stands for."""
+        names = Names({name: symbol(name) for name in (*TIMES, *self.params)})
+        for name, value in self.let.items():
+            names.let(name, value)
+        return names
 
     # -- the words, as the parser asks for them ----------------------------------------------------------------------
 
@@ -159,7 +163,8 @@ class _Reader:
         left, right = self._split(key, text)
         target = left.strip()
         self._check_target(key, target)
-        names = {**self._scalars(), **{name: symbol(name) for name in self.values}}
+        names = self._scalars()
+        names |= {name: symbol(name) for name in self.values}
         names |= {name: symbol(name) for name in re.findall(r"\bxi\d{0,2}\b", right)}
         for name in sorted(later - self.values - set(names)):
             if name.isalnum() and re.search(rf"\b{name}\b(?!\[)", right):

@@ -286,7 +286,13 @@ class Library:
         return self.add("carried", "carried", (), uses, psi=psi, n=self.sde.n, panels=SPAN_PANELS, few=FEW)
 
     def ordered(self) -> str:
-        return self.static("ordered", self.static("collocation", self.quadrature()))
+        return self.static("ordered", self.collocation())
+
+    def collocation(self) -> str:
+        uses = (self.quadrature(),)
+        if self.sde.n == 1:  # one rule of quadrature
+            return self.add("collocation", "helpers/collocation", (), uses, single=True)
+        return self.add("collocation", "helpers/collocation", (), uses)
 
     def diffusion(self) -> str:
         G = self.sde.G_let
@@ -360,7 +366,7 @@ class Library:
         return self.add("rotation", "rotation", (), (nodes, self.turning(), self.ordered(), self.reach()))
 
     def reach(self) -> str:
-        return self.static("log_reach", self.log_nodes(), self.static("collocation", self.quadrature()))
+        return self.static("log_reach", self.log_nodes(), self.collocation())
 
     def log_nodes(self) -> str:
         """The nodes of a step, fewer on a grid of short steps."""

@@ -12,6 +12,7 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
+from .bounded import cancelled
 from .builder import Lowering, symbol
 from .calculus import t0, t1
 from .formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
@@ -130,7 +131,7 @@ class Lines:
         state = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[word]
         gain = {"eps": -sigma, "x0": sigma**2 / alpha, "v": -sigma * (alpha**2 + sigma**2) / alpha}[word]
         if isinstance(low.network, str):
-            state = sp.cancel(state)  # v's x0 = (alpha y - sigma v)/S: nothing is left to cancel in float64
+            state = cancelled(state)  # v's x0 = (alpha y - sigma v)/S: nothing is left to cancel in float64
         (name,) = self._fresh(name or f"{word}{low.evaluations}")
         terms = [("", state, values[0]), *(("", gain * out[0, k], raw) for k, raw in enumerate(low.output))]
         return (low.update(name, terms),)

@@ -39,7 +39,6 @@ def raw(
     sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
 ) -> StepProgram:
     """The program as the scheme writes it down, before the passes."""
-    check_density(sde)
     low = _lowering(sde, sampler, network, frame, params)
     if sampler.formula is not None:
         return _lined(low, sampler.formula.step)
@@ -58,6 +57,7 @@ def _lowering(
         raise Unsupported(
             f"{sde.name} has an offset, and lines of text say nothing of it", "take a splitting or a conjugate sampler"
         )
+    check_density(sde)
     network = checked(network, sde)
     if sde.field:
         _check_field(sde, sampler, network, frame)

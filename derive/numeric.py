@@ -131,6 +131,7 @@ class NumericSDE:
             moved = mul(self.exact_transition(upper, lower), low)
             return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(up, moved, strict=True)]
 
+    @within("the numeric offset")
     def offset(self, t: float, s: float) -> np.ndarray:
         """o(t, s) of z_t = Psi z_s + o + noise, float64 (n, m + 1): what multiplies the m constant components and 1."""
         return floats(self.exact_offset(t, s))

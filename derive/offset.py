@@ -52,8 +52,7 @@ def read(
     rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
     offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
     for i, entry in enumerate(offset):
-        slopes = [entry.diff(c) for c in symbols(constant)]
-        if any(not is_zero(slope.diff(c)) for slope in slopes for c in symbols(constant)):
+        if any(entry.diff(c).free_symbols & set(symbols(constant)) for c in symbols(constant)):
             what = f"entry [{i}] is not linear in {', '.join(constant)}"
             raise InputError(where, key, what, "write a sum of coefficients times constant components")
     unused = [

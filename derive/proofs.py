@@ -20,7 +20,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from .balls import Matrix, add, arb, mul, scaled, size, term, transpose
-from .calculus import is_zero_matrix, s, t
+from .calculus import exact, is_zero_matrix, s, t
 from .kernel import stationary_words
 from .sde import LinearSDE
 
@@ -49,7 +49,7 @@ def prove(sde: LinearSDE) -> tuple[Proof, ...]:
 
 
 def _in_symbols(sde: LinearSDE, psi: sp.Matrix, sigma: sp.Matrix) -> Iterator[Proof]:
-    start = sp.nsimplify(repr(sde.time[0]), rational=True)
+    start = exact(sde.time[0])
     moved = is_zero_matrix(psi.diff(t) - sde.F * psi) and is_zero_matrix(psi.subs(t, s) - sp.eye(sde.n))
     yield Proof("Psi' = F Psi, Psi(s, s) = I", "SymPy", moved)
     lyapunov = sigma.diff(t) - sde.F * sigma - sigma * sde.F.T - sde.GG

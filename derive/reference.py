@@ -139,7 +139,8 @@ def reference(method: Method, params: Mapping[str, Any], views: Views | None = N
     """The reference of a method at these parameters (arb or float; all of the program's); ``setting`` as of NumericSDE."""
     exact = {name: arb(value) for name, value in params.items()}
     own = {name: exact.get(name, arb(method.sde.params.get(name, 0.0))) for name in method.sde.symbols}
-    key = (method.sde.name, method.sde.F, method.sde.G, *(f"{name} {value.str(60)}" for name, value in own.items()), *setting.items())
+    told = (f"{name} {value.str(60)}" for name, value in own.items())
+    key = (method.sde.name, method.sde.F, method.sde.G, *told, *setting.items())
     shared = views if views is not None else {}
     if key not in shared:
         shared[key] = NumericSDE(method.sde, own, **setting)

@@ -151,6 +151,7 @@ class LinearSDE:
         """Psi(t, s), n x n: z_t = Psi(t, s) z_s + o(t, s) + noise; t < s is allowed.  Unsupported without a closed form."""
         return kernel.transition(self, sp.sympify(t), sp.sympify(s))
 
+    @within("the offset of the mean")
     def mean_offset(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
         """o(t, s), n x 1, linear in the constant components: o' = F o + offset, o(s, s) = 0.  Unsupported as above."""
         return offset.mean(self, sp.sympify(t), sp.sympify(s))
@@ -233,11 +234,9 @@ def load_sde(source: Any) -> LinearSDE:
         F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
         G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
     drift = offset.read(where, table.get("offset"), n, names, constant)
-    timeless = Names(
-        {k: v for k, v in names.items() if k != "t" and t not in written.get(k, v).free_symbols}, names.measures
-    )
+    timeless = _free_of(names, written, "t")
     initial, data = _initial(where, table, state, timeless)
-    free = Names({name: value for name, value in timeless.items() if name != field}, names.measures)
+    free = _free_of(timeless, written, field)
     listed = spec.listed(where, "sde.constraints", table.get("constraints", ()))
     constraints = tuple(_constraint(where, text, free, written) for text in listed)
     sde = LinearSDE(
@@ -251,6 +250,12 @@ def load_sde(source: Any) -> LinearSDE:
         raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
     structure.check_values(where, sde)
     return sde
+
+
+def _free_of(names: Names, lets: Mapping[str, sp.Expr], held: str) -> Names:
+    """The names that stand for nothing with ``held`` in it."""
+    symbol = sp.Symbol(held, real=True)
+    return Names({k: v for k, v in names.items() if symbol not in lets.get(k, v).free_symbols}, names.measures)
 
 
 def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
 
 The diffusion, forward in the network's time t:
-    dx = (mu*theta - theta*x) dt + sqrt(2)*level*sqrt(theta) dw_1
+    dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw_1
 
 with phase = pi*shift/(2*(shift + 1))
 with speed = -log(delta)/(-(-(shift + 1)*sin(pi*shift/(shift + 1))/(2*pi) + 1/2)/cos(pi*shift/(2*(shift + 1)))^2 + 1)
@@ -56,11 +56,11 @@ COEFFICIENTS = (
 )
 SIGMA_COLUMNS = ()
 PARAMS = {
-    "level": 0.0392156862745098,
+    "amplitude": 0.0392156862745098,
     "delta": 0.005,
     "shift": 0.008,
 }
-DIGEST = "33ac11354c8594bc639b72371cce59d38c5e324c0156533a174c35400cb21dee"
+DIGEST = "e3e9de2a0ff6ae4b4648183e98f5e42db692d274517cab2109cd839f050aa95e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -95,12 +95,12 @@ def integral_theta(t, s, delta, shift):
     return (width * w * (-math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2))).sum(-1)
 
 
-def sigma(t, level_, delta, shift):
+def sigma(t, amplitude, delta, shift):
     """The standard deviation of z_t given the data."""
     s = torch.full_like(t, START)
     theta_st = integral_theta(t, s, delta, shift)
     exponent = -2*theta_st
-    return torch.sqrt(-level_**2 * torch.expm1(exponent))
+    return torch.sqrt(-amplitude**2 * torch.expm1(exponent))
 
 
 def matrix(rows, like):
@@ -127,37 +127,34 @@ def offset(t, delta, shift):
     return matrix(((-torch.expm1(-theta_st), 0),), t)
 
 
-def start_factor(t, level_, delta, shift):
+def start_factor(t, amplitude, delta, shift):
     """The standard deviation of z_t given the data, as a 1 x 1 factor."""
-    return sigma(t, level_, delta, shift)[..., None, None]
+    return sigma(t, amplitude, delta, shift)[..., None, None]
 
 
-def start(time, *, level=0.0392156862745098, delta=0.005, shift=0.008):
+def start(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
-    level_ = level
-    return start_factor(torch.as_tensor(time, dtype=torch.float64), level_, delta, shift)
+    return start_factor(torch.as_tensor(time, dtype=torch.float64), amplitude, delta, shift)
 
 
-def start_mean(time, *, level=0.0392156862745098, delta=0.005, shift=0.008):
+def start_mean(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008):
     """What mu and one are multiplied with in the mean of the start at `time`, (n, 2) float64."""
-    level_ = level
     return offset(torch.as_tensor(time, dtype=torch.float64), delta, shift)
 
 
-def coefficients(times, *, level=0.0392156862745098, delta=0.005, shift=0.008):
+def coefficients(times, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
     that break a constraint, TypeError for an unknown parameter.
     """
-    level_ = level
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("times must be one strictly decreasing row of at least two numbers")
     if not (START < float(times[-1]) and float(times[0]) <= END):
         raise ValueError(f"times must lie in the span ({START}, {END}]")
-    if not level_ > 0:
-        raise ValueError("the parameters must fulfil level > 0")
+    if not amplitude > 0:
+        raise ValueError("the parameters must fulfil amplitude > 0")
     if not delta > 0:
         raise ValueError("the parameters must fulfil delta > 0")
     if not delta < 1:
@@ -165,10 +162,10 @@ def coefficients(times, *, level=0.0392156862745098, delta=0.005, shift=0.008):
     if not shift > 0:
         raise ValueError("the parameters must fulfil shift > 0")
     t0, t1 = times[:-1], times[1:]
-    sigma_0 = sigma(t0, level_, delta, shift)
+    sigma_0 = sigma(t0, amplitude, delta, shift)
     alpha_0 = alpha(t0, delta, shift)
     offset_0 = offset(t0, delta, shift)
-    sigma_1 = sigma(t1, level_, delta, shift)
+    sigma_1 = sigma(t1, amplitude, delta, shift)
     alpha_1 = alpha(t1, delta, shift)
     ratio = alpha_1/alpha_0
     offset_1 = offset(t1, delta, shift)

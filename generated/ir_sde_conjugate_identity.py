@@ -1,7 +1,7 @@
 """Conjugate integrator with B = lambda I (lambda-DDIM-I): a sampler for mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
 
 The diffusion, forward in the network's time t:
-    dx = (mu*theta - theta*x) dt + sqrt(2)*level*sqrt(theta) dw_1
+    dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw_1
 
 with phase = pi*shift/(2*(shift + 1))
 with speed = -log(delta)/(-(-(shift + 1)*sin(pi*shift/(shift + 1))/(2*pi) + 1/2)/cos(pi*shift/(2*(shift + 1)))^2 + 1)
@@ -57,12 +57,12 @@ COEFFICIENTS = (
 )
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
-    "level": 0.0392156862745098,
+    "amplitude": 0.0392156862745098,
     "delta": 0.005,
     "shift": 0.008,
     "lam": 0.0,
 }
-DIGEST = "68fb2a9f2e600daa996404f1eb27d79ab6d3edf3e197428167ae2d5d6003f9f1"
+DIGEST = "9de83bc8addc87278ca3eb42be902a6895f477fa5381f6637725fe12504faab3"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -97,12 +97,12 @@ def integral_theta(t, s, delta, shift):
     return (width * w * (-math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2))).sum(-1)
 
 
-def sigma(t, level_, delta, shift):
+def sigma(t, amplitude, delta, shift):
     """The standard deviation of z_t given the data."""
     s = torch.full_like(t, START)
     theta_st = integral_theta(t, s, delta, shift)
     exponent = -2*theta_st
-    return torch.sqrt(-level_**2 * torch.expm1(exponent))
+    return torch.sqrt(-amplitude**2 * torch.expm1(exponent))
 
 
 def matrix(rows, like):
@@ -137,48 +137,45 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
-def phi(t1, t0, level_, delta, shift, lam):
+def phi(t1, t0, amplitude, delta, shift, lam):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
     theta = -math.log(delta)*torch.sin(math.pi*s/(2*(shift + 1)))*torch.sin(math.pi*s/(2*(shift + 1)) + math.pi*shift/(shift + 1))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
-    sigma_s, sigma_1 = sigma(s, level_, delta, shift), sigma(t1, level_, delta, shift)
+    sigma_s, sigma_1 = sigma(s, amplitude, delta, shift), sigma(t1, amplitude, delta, shift)
     alpha_s, alpha_1 = alpha(s, delta, shift), alpha(t1, delta, shift)
     P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
-    return (ds * P * (alpha_s*level_**2*theta/sigma_s**2)).sum(-1)
+    return (ds * P * (alpha_s*amplitude**2*theta/sigma_s**2)).sum(-1)
 
 
-def start_factor(t, level_, delta, shift):
+def start_factor(t, amplitude, delta, shift):
     """The standard deviation of z_t given the data, as a 1 x 1 factor."""
-    return sigma(t, level_, delta, shift)[..., None, None]
+    return sigma(t, amplitude, delta, shift)[..., None, None]
 
 
-def start(time, *, level=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
+def start(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
-    level_ = level
-    return start_factor(torch.as_tensor(time, dtype=torch.float64), level_, delta, shift)
+    return start_factor(torch.as_tensor(time, dtype=torch.float64), amplitude, delta, shift)
 
 
-def start_mean(time, *, level=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
+def start_mean(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
     """What mu and one are multiplied with in the mean of the start at `time`, (n, 2) float64."""
-    level_ = level
     return offset(torch.as_tensor(time, dtype=torch.float64), delta, shift)
 
 
-def coefficients(times, *, level=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
+def coefficients(times, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
     that break a constraint, TypeError for an unknown parameter.
     """
-    level_ = level
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("times must be one strictly decreasing row of at least two numbers")
     if not (START < float(times[-1]) and float(times[0]) <= END):
         raise ValueError(f"times must lie in the span ({START}, {END}]")
-    if not level_ > 0:
-        raise ValueError("the parameters must fulfil level > 0")
+    if not amplitude > 0:
+        raise ValueError("the parameters must fulfil amplitude > 0")
     if not delta > 0:
         raise ValueError("the parameters must fulfil delta > 0")
     if not delta < 1:
@@ -186,16 +183,16 @@ def coefficients(times, *, level=0.0392156862745098, delta=0.005, shift=0.008, l
     if not shift > 0:
         raise ValueError("the parameters must fulfil shift > 0")
     t0, t1 = times[:-1], times[1:]
-    sigma_0 = sigma(t0, level_, delta, shift)
+    sigma_0 = sigma(t0, amplitude, delta, shift)
     alpha_0 = alpha(t0, delta, shift)
     sigma_hat_0 = sigma_0/alpha_0
     offset_0 = offset(t0, delta, shift)
     y_x = 1/alpha_0
     y_mu = -offset_0[..., 0, 0]/alpha_0
-    sigma_1 = sigma(t1, level_, delta, shift)
+    sigma_1 = sigma(t1, amplitude, delta, shift)
     alpha_1 = alpha(t1, delta, shift)
     P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
-    Phi = phi(t1, t0, level_, delta, shift, lam)
+    Phi = phi(t1, t0, amplitude, delta, shift, lam)
     h = t0 - t1
     offset_1 = offset(t1, delta, shift)
     x_x = P*(1 - h*lam)

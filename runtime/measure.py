@@ -77,17 +77,23 @@ class Slope:
 class Reference:
     """What the modules of one diffusion are measured on: the span, the law on it, and exact trajectories.
 
-    ``field``: the frequency of a diffusion that has a coefficient a frequency, as a keyword argument.
+    ``params``: the parameters that the law was made with, where they are not the defaults, and the frequency of a diffusion
+    that has a coefficient a frequency.
     """
 
     law: Law
-    field: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, view: Any, field: Mapping[str, float] | None = None) -> Reference:
+    def of(cls, view: Any, params: Mapping[str, float] | None = None) -> Reference:
         """From a numeric view (DESIGN section 5) that also gives ``rates(t)``: F, the terms of the offset and G G^T."""
         high, low = (_time_of(view, sigma) for sigma in SPAN)
-        return cls(Law.of(view, low, high), dict(field or {}))
+        return cls(Law.of(view, low, high), dict(params or {}))
+
+    def arguments(self, module: Any, own: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The parameters as keyword arguments of a module, which takes those that it needs, and the sampler's ``own``."""
+        taken = {*module.PARAMS, getattr(module, "FIELD", "")}
+        return {name: value for name, value in {**self.params, **(own or {})}.items() if name in taken}
 
     @property
     def constants(self) -> tuple[str, ...]:
@@ -161,21 +167,26 @@ def network_of(module: Any, problem: GaussianMixture, law: Law | Laws) -> Networ
     return raw
 
 
-def measure(module: Any, reference: Reference) -> tuple[Slope, ...]:
-    """The slope on each grid: the weak one of a module that draws noise in any row, else the deterministic one."""
+def measure(module: Any, reference: Reference, grid: str, own: Mapping[str, float] | None = None) -> Slope:
+    """The slope on a grid: the weak one of a module that draws noise in any row, else the deterministic one.
+
+    ``own``: values for parameters of the sampler.
+    """
     random = any(draws for _, draws in steps_of(module, 3))
     error, sizes = (linear_error, _largest) if random else (mixture_error, _typical)
-    return tuple(read(functools.partial(error, module, reference, grid), sizes, grid) for grid in STRETCH)
+    return read(lambda steps: error(module, reference, grid, steps, own), sizes, grid)
 
 
-def linear_error(module: Any, reference: Reference, grid: str, steps: int) -> torch.Tensor:
+def linear_error(
+    module: Any, reference: Reference, grid: str, steps: int, own: Mapping[str, float] | None = None
+) -> torch.Tensor:
     """Exact minus numerical mean and covariance at t_b on Gaussian data, in standard deviations; no Monte Carlo."""
     law, problem = reference.law, Gaussian(MU, S0)
     given = torch.full((len(reference.constants),), GIVEN[0], dtype=torch.float64)
     (m0, P0), (m1, P1) = (gaussian_moments(law, t, MU, S0, given) for t in (law.high, law.low))
     found = probe.moments(
         module, network_of(module, problem, law), TimeGrid.explicit(reference.times(steps, grid)), m0, P0,
-        params=reference.field, constants=dict.fromkeys(reference.constants, GIVEN[0]) or None,
+        params=reference.arguments(module, own), constants=dict.fromkeys(reference.constants, GIVEN[0]) or None,
     )  # fmt: skip
     n, scale = len(m1), P1.diagonal().sqrt()
     mean, cov = (m1 - found.mean[-1, :n]) / scale, (P1 - found.cov[-1, :n, :n]) / torch.outer(scale, scale)
@@ -191,10 +202,13 @@ def gaussian_moments(
     return centre, variance * torch.outer(p, p) + torch.from_numpy(law.covariance(t))
 
 
-def mixture_error(module: Any, reference: Reference, grid: str, steps: int) -> torch.Tensor:
+def mixture_error(
+    module: Any, reference: Reference, grid: str, steps: int, own: Mapping[str, float] | None = None
+) -> torch.Tensor:
     """Exact minus numerical states of the mixture at t_b, (n, STATES, 2), in standard deviations of their block."""
     network, end = network_of(module, MIXTURE, reference.law), reference.end
-    state = carried(module, network, reference.times(steps, grid), reference.start, reference.given, reference.field)
+    params = reference.arguments(module, own)
+    state = carried(module, network, reference.times(steps, grid), reference.start, reference.given, params)
     return (end - state) / end.std((1, 2))[:, None, None]
 
 

@@ -35,7 +35,7 @@ MAX_BEFORE_STAR = 255  # names that Python unpacks before a starred one
 LOCALS = frozenset(
     """A C C0 C1 D K K0 K1 L M O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a across alpha_0 alpha_1 alpha_s angle at0
     at1 b back below c count coupling data decay deviator drift drive ds edges end ends entry exponent eye fails far
-    first flow g gap growth h half high i inp integrals j k last late law lead length level like linear low mean
+    first flow g gap growth h half high i inp integrals j k last late law lead length like linear low mean
     moved n near newton noise odd ones order origin out panels powers pull push pushed r rate ratio reach reached
     rest root row rows rule s scale score sd share short sigma_0 sigma_1 sigma_s sigma_t size skip spread steps
     target terms total turn u unit w weight width x zero""".split()  # noqa: SIM905

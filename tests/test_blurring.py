@@ -88,6 +88,7 @@ def test_alpha_and_sigma_are_those_published_and_solve_their_equations() -> None
         ({"field": "sigma"}, "sde.params.sigma", "the emitted module uses this name"),
         ({"field": "other"}, "sde.F[0][0]", "unknown name 'freq'"),
         ({"constraints": ["freq > 0"]}, "sde.constraints", "unknown name 'freq'"),
+        ({"let": {"tau": "t", "above": "freq + 1"}, "constraints": ["above > 0"]}, "sde.constraints", "unknown name 'above'"),
     ],
 )
 def test_what_is_no_field_is_refused(change: dict, key: str, words: str) -> None:
@@ -203,7 +204,7 @@ def test_lines_of_text_run_a_frequency_at_a_time(sampler: str) -> None:
     table = module.coefficients(TIMES, k2=K2)
     assert method.order == 2 and torch.equal(module.coefficients(TIMES, k2=K2[3, 2]), table[..., 3, 2])
     worst = reference.worst(
-        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), float(K2[3, 2])
+        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), field=float(K2[3, 2])
     )
     assert worst.measured < 1e-13, worst
 

@@ -302,6 +302,7 @@ REFUSED = {
     "open": ({"step": ["D = x0(z, t0", "z = D"]}, "sampler.step[0]", "do not close", "close"),
     "composition": ({"composition": "A"}, "sampler.composition", "does not belong to the family", "step"),
     "huge": ({"step": [D, "z = 9**9**9*D"]}, "sampler.step[1]", "column", ""),
+    "let raised": ({"let": {**LET, "w": "(1 + t0)^60"}, "step": [D, "z = w^2*D"]}, "sampler.step[1]", "high powers", "smaller"),
     "code": ({"step": [D, "z = __import__('os')*D"]}, "sampler.step[1]", "has no place", "names, numbers"),
 }  # fmt: skip
 

@@ -83,10 +83,10 @@ def test_the_rates_of_the_view_move_its_transition_offset_and_covariance(name):
 def test_the_flow_of_a_gaussian_in_one_block_is_the_affine_map_between_its_marginals(name):
     """z -> m_1 + sqrt(P_1/P_0) (z - m_0)."""
     sde = load_sde(name)
-    reference = measure.Reference.of(sde.at())
+    reference = checks.reference(sde)
     law, problem = reference.law, Gaussian([measure.MU] * 2, measure.S0)
     given = torch.full((len(sde.constant),), 0.3, dtype=torch.float64)
-    (m0, P0), (m1, P1) = (measure._gaussian(reference, t, 0, given) for t in (law.high, law.low))
+    (m0, P0), (m1, P1) = (measure.gaussian_moments(law, t, measure.MU, measure.S0, given) for t in (law.high, law.low))
     z = torch.linspace(-3, 3, 10, dtype=torch.float64).reshape(1, 5, 2) * P0.sqrt() + m0
     held = tuple(value.expand(5, 2) for value in given)
     found = transport(law, problem.score_network("score", law), z, held)
@@ -97,13 +97,13 @@ def test_the_flow_of_a_gaussian_in_one_block_is_the_affine_map_between_its_margi
 def test_the_reference_solution_stands_and_keeps_the_law_of_a_gaussian(name):
     """Halving the panels changes nothing; and states of covariance L L^T, moved as columns, end with that of t_b."""
     sde = load_sde(name)
-    reference = measure.Reference.of(sde.at())
+    reference = checks.reference(sde)
     law, problem = reference.law, Gaussian(torch.zeros(2), measure.S0)
     score = measure.MIXTURE.score_network("score", law)
     fine = transport(law, score, reference.start, panels=24)
     assert (reference.end - fine).abs().max() < 1e-11 * fine.abs().max()
-    _, P0 = measure._gaussian(reference, law.high, 0, torch.zeros(0))
-    _, P1 = measure._gaussian(reference, law.low, 0, torch.zeros(0))
+    _, P0 = measure.gaussian_moments(law, law.high, measure.MU, measure.S0, torch.zeros(0))
+    _, P1 = measure.gaussian_moments(law, law.low, measure.MU, measure.S0, torch.zeros(0))
     root = torch.linalg.cholesky(P0)
     moved = transport(law, problem.score_network("score", law), root.unsqueeze(2).expand(-1, -1, 2))[..., 0]
     assert (moved @ moved.T - P1).abs().max() < 1e-12 * P1.abs().max()
@@ -163,7 +163,7 @@ def test_a_run_that_is_not_finite_has_no_order():
 
 ORDERS = {
     "psld_euler": 1, "psld_rvv": 1, "vp_dpmpp_2m": 2, "psld_rvv2": 2, "vp_dpmpp_3m": 2,  # the theorem of issue 4
-    "vp_dpmpp_3m_mended": 3, "vp_heun": 2, "vp_unipc_2": 2, "psld_conjugate_eps_r": 1, "vp_conjugate_edm": 1,
+    "vp_dpmpp_3m_mended": 3, "vp_heun": 2, "vp_conjugate_identity": 1, "psld_conjugate_eps_r": 1, "vp_conjugate_edm": 1,
     "ve_conjugate_v": 1, "ir_sde_euler_eps_l": 1, "blurring_conjugate_x0": 1, "hold_rvv": 1,
 }  # fmt: skip
 WEAK = {"psld_roba": 1, "vp_sscs": 1, "ir_sde_sscs": 1, "blurring_oso_eps_l": 1, "vp_sa_solver": 2, "edm_sde_dpmpp_2m": 2}
@@ -179,7 +179,7 @@ def test_a_measured_slope_is_the_proven_order(taken, name):
 
 def test_the_affine_probe_sees_mean_and_covariance_of_a_deterministic_run_as_well():
     method = catalogue.find("psld_rvv2").derive()
-    module, reference = ss.load(ss.emit(method)), measure.Reference.of(method.sde.at())
+    module, reference = ss.load(ss.emit(method)), checks.reference(method.sde)
     coarse, fine = (measure.linear_error(module, reference, "uneven", n) for n in (64, 128))
     assert coarse.shape == (2 + 4,)
     assert torch.log2(coarse.abs() / fine.abs()).tolist() == pytest.approx([2.0] * 6, abs=0.1)
@@ -201,6 +201,8 @@ TEXTS = {
     "a weight of the state": ("psld_euler", r"(    m_m = )(.*)", r"\g<1>1.001*(\2)"),
     "a weight of the noise": ("vp_euler_maruyama", r"(    x_w1? = )(.*)", r"\g<1>1.001*(\2)"),
     "a weight of the history": ("vp_dpmpp_2m", r"(    x_D_m1 = )(.*)", r"\g<1>1.001*(\2)"),
+    "the slope of beta, zero by default": ("psld_euler", r"beta_0 = beta_min \+ t0\*", "beta_0 = beta_min + 1.01*t0*"),
+    "a term in lambda, zero by default": ("vp_conjugate_identity", r"P\*\(1 - h\*lam\)", "P*(1 - h*lam/2)"),
     "the time of a call": ("vp_heun", r"network\(\(y2,\), sigma_hat_1\)", "network((y2,), sigma_hat_0)"),
     "the time of a kick": ("psld_rvv2", r"network\(\(y2,\), sigma_1\)", "network((y2,), sigma_0)"),
 }

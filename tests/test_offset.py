@@ -138,6 +138,7 @@ def test_no_closed_mean_is_refused_by_name() -> None:
     [
         ({"offset": ["mu**2", "bias"]}, "sde.offset", "not linear in mu, bias"),
         ({"offset": ["mu*bias", "0"]}, "sde.offset", "not linear"),
+        ({"offset": ["(mu**2 - 4)/(mu - 2)", "bias"]}, "sde.offset", "entry [0] is not linear"),
         ({"offset": ["mu", "exp(bias)"]}, "sde.offset", "entry [1] is not linear"),
         ({"offset": ["mu", "0"]}, "sde.offset", "no entry uses the constant component bias"),
         ({"offset": None}, "sde.offset", "no entry uses the constant component mu"),
@@ -182,7 +183,7 @@ def test_the_stationary_part_of_sscs_is_drawn_to_mu() -> None:
     ("letter", "offset", "words"),
     [
         ("S", "none", "offset of row x in mu, missing -2*theta"),
-        ("O", "none", "offset of row x in mu, missing theta"),
+        ("O", "none", "offset of row x in mu, extra -theta"),
         ("S", ["-2*theta*mu + t"], "offset of row x in one, extra t"),
         ("S", ["-theta*mu"], "offset of row x in mu, missing -theta"),
     ],

@@ -325,6 +325,15 @@ def test_a_planted_coefficient_loses_the_proof(factor: sp.Expr) -> None:
     assert local.step_order(planted, (1,)) < 2
 
 
+def test_a_step_that_does_not_tend_to_the_state_has_order_zero() -> None:
+    """A stage far from the state: nothing to expand around, and no crash where the module is emitted."""
+    table: dict[str, Any] = {"name": "astray", "family": "multistep", "target": "ode", "step": []}
+    table["step"] = ["D = x0(z, t0)", "y = 2*z + D", "E = x0(y, t0)", "z = z + E"]
+    method = derive("vp", table)
+    assert (method.order, method.local_error) == (0, None)
+    assert "Proven order 0." in ss.emit(method)
+
+
 def test_exact_rationals_decide_where_they_can() -> None:
     assert isinstance(local.local_error(derive("psld", "rvv"), 1, 2).point.ring, Rationals)
     assert isinstance(local.local_error(derive("vp-cosine", "euler"), 1, 2).point.ring, Balls)

@@ -40,8 +40,8 @@ def sections() -> dict[tuple[str, str], tuple[bool, list[list[str]], set[str]]]:
     for text in TEXT.split("\n## ")[1:-1]:
         name, _, rest = text.partition("\n")
         sde, _, network = name.partition(", network ")
-        twins = {label for told in re.findall(r"^The same errors as `\S+?`: (.*)", rest, re.M) for label in told.strip(".").split(", ")}
-        found[sde, network or "denoiser"] = "One block" not in rest, table(rest), {label.strip("`") for label in twins}
+        told = " ".join(re.findall(r"^The same errors as `\S+?`: (.*)", rest, re.M))
+        found[sde, network or "denoiser"] = "One block" not in rest, table(rest), set(re.findall(r"`(.*?)`", told))
     return found
 
 
@@ -111,9 +111,7 @@ def test_the_statements_of_the_head_are_counts_of_the_tables(place: int, budgets
 def test_the_frames_of_a_cholesky_network_are_told_from_the_table() -> None:
     for sde in ("psld", "cld"):
         own, turned = (matrix()[sde, "eps-L", "no", label] for label in ("conjugate", "conjugate in eps-R"))
-        low, high, wins = re.findall(rf"on {sde} .*? at (\d) of 5 .*? has (\S+) to (\S+) times", HEAD[3], re.I)[0][1:] + (
-            re.findall(rf"on {sde} .*? at (\d) of 5", HEAD[3], re.I)[0],
-        )
+        wins, low, high = re.findall(rf"on {sde} .*? at (\d) of 5 .*? has (\S+) to (\S+) times", HEAD[3], re.I)[0]
         ratios = [a / b for a, b in zip(own, turned, strict=True)]
         assert near(low, min(ratios)) and near(high, max(ratios))
         cells = [row for row in sections()[sde, "eps-L"][1] if row[1] == "no"]
@@ -121,12 +119,14 @@ def test_the_frames_of_a_cholesky_network_are_told_from_the_table() -> None:
 
 
 def test_the_sampler_for_a_diffusion_of_ones_own_is_the_nearest_to_the_best() -> None:
-    for many, noise, label, mean, count in re.findall(
-        r"(one|several) blocks?, (no noise|noise): `(\S+?)` \((\S+) times the least error, a geometric mean over (\d+)", HEAD[4], re.I
-    ):
+    words = r"(one|several) blocks?, (no noise|noise): `(\S+?)` \((\S+) times the least error, a geometric mean over (\d+)"
+    told = re.findall(words, HEAD[4], re.I)
+    assert len(told) == 4
+    for many, noise, label, mean, count in told:
         logs: dict[str, list[float]] = {}
         have: dict[str, int] = {}
-        parts = [key for key, s in sections().items() if s[0] == (many.lower() == "several") and (key[1] == "denoiser" or not s[0])]
+        several = many.lower() == "several"
+        parts = [key for key, s in sections().items() if s[0] == several and (key[1] == "denoiser" or not several)]
         for sde, network in parts:
             want = (sde, network, "no" if noise == "no noise" else "yes")
             found = {key[3]: x for key, x in matrix().items() if key[:3] == want and key[3] not in sections()[sde, network][2]}

@@ -8,5 +8,5 @@
     local.py      the deterministic local error and the order that follows from it
     moments.py    weak and strong order by the moments of a step
     symbolic.py   the leading error in the symbols of the diffusion
-    lyndon.py     order conditions of compositions of exact flows
+    lyndon.py     the order of a composition of exact flows; shares.py: the conditions on free shares, and their solutions
 """

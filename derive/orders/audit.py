@@ -97,7 +97,7 @@ def markdown() -> str:
 Made by `stepsmith report`; nothing here but the claims is typed in. Each sampler is a spec of the catalogue that reproduces the
 trajectories of the shipped code to 1e-10 on uneven grids (tests/test_shipped.py). The order of the formula is that of a common
 step with exact history on an uneven grid; that of the run counts first and last rows as shipped. Local errors are exact minus
-numerical, in units of alpha, h the step in lambda = log(alpha/sigma), D1, D2, ... the derivatives in lambda of the data prediction
+numerical, in units of alpha; h is the step in lambda = log(alpha/sigma), D1, D2, ... derivatives in lambda of the data prediction
 along the flow, r1 h, r1 r2 h the steps before. With noise the orders are weak ones, and 2 is the most that is asked for.
 
 | sampler | shipped as | calls | claimed | formula | run | leading local error of the formula | what loses it |

@@ -32,6 +32,8 @@ from .taylor import Network, Setting, combined, exact_flow, setting
 def leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     """One ErrorTerm a block for a method whose common step has this order; None where no closed form is written for it."""
     family, formula = method.sampler.family, method.sampler.formula
+    if order < 1:  # the step is not consistent
+        return None
     if family == "conjugate":
         return by_frame(method)
     if formula is not None and formula.words & set(ONE_BLOCK):

@@ -20,7 +20,7 @@ from ..program import EARLIER, Evaluate, StepProgram, Update
 from .point import Point
 from .rings import PRECISION, Balls, IrrationalError, Rationals, Ring
 from .series import Series, constant
-from .taylor import Run, Setting, Value, exact_flow, run, setting
+from .taylor import AwayError, Run, Setting, Value, exact_flow, run, setting
 
 WIDTH = 2  # coordinates a block
 MOST = 5  # orders are sought up to this one
@@ -112,7 +112,10 @@ def _closed(rows: Chain, method: Any, top: int) -> Chain:
 def _order(method: Any, chained: Chained, seed: int, most: int) -> int:
     """Grown a power at a time: most verdicts fall early."""
     for p in range(1, most + 1):
-        power = local_error(method, seed, p + 1, chained(method, p + 1)).power
+        try:
+            power = local_error(method, seed, p + 1, chained(method, p + 1)).power
+        except AwayError:  # not even consistent
+            return 0
         if power < p + 2:
             return power - 1
     return most

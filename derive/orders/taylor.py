@@ -24,6 +24,10 @@ from .series import Series, constant, evaluate
 Value = list[Series]  # one series a coordinate
 
 
+class AwayError(Exception):
+    """A network call whose inputs or time do not tend to those of the step's start as h does to 0: nothing to expand around."""
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """outputs = sum over multi-indices of coefficient * (inputs - centre)^index * (time - time0)^k, a random polynomial."""
@@ -39,7 +43,7 @@ class Network:
         ring = time.ring
         for shift in shifts:
             if not ring.is_zero(shift.c[0]):
-                raise ValueError("the network is called away from the point of the expansion")
+                raise AwayError
             shift.c[0] = 0
         one = constant(ring, ring.number(1), min(len(shift.c) for shift in shifts))
         powers: dict[tuple[int, ...], Series] = {(0,) * len(shifts): one}

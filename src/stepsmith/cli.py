@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 import warnings
@@ -86,12 +87,31 @@ def list_(as_json: bool) -> None:
     click.echo("diffusions")
     for name, doc in sdes.items():
         click.echo(f"  {name:20} {doc}")
+    orders = _proven(catalogue.rows())
     click.echo("\nsamplers                                  calls  order")
     for name, sampler in samplers.items():
-        click.echo(f"  {name:20} {sampler.text or 'conjugate step':18} {sampler.nfe:5}      -  {sampler.doc}")
+        how = sampler.text or ("lines of text" if sampler.formula is not None else "conjugate step")
+        click.echo(f"  {name:20} {how:18} {sampler.nfe:5}  {orders.get(name, '-'):>6}  {sampler.doc}")
     click.echo(f"\nmodules ({len(modules)})")
     for name in modules:
         click.echo(f"  {name}")
+
+
+def _proven(rows: Any) -> dict[str, str]:
+    """The proven order of each sampler, read off the text of its first emitted module; weak ones say so."""
+    from importlib.resources import files
+
+    found: dict[str, str] = {}
+    for row in rows:
+        if row.sampler in found:
+            continue
+        text = files("stepsmith.generated").joinpath(f"{row.name}.py").read_text(encoding="utf-8")
+        order, weak = (re.search(rf"^{word} = (\S+)$", text, re.MULTILINE) for word in ("ORDER", "WEAK_ORDER"))
+        if order and order[1] != "None":
+            found[row.sampler] = order[1]
+        elif weak and weak[1] != "None":
+            found[row.sampler] = f"weak {weak[1]}"
+    return found
 
 
 @cli.command()

@@ -93,7 +93,8 @@ def _verdict(name: str, method: Any, end: float, failed: tuple[str, ...], views:
     rows = sorted({*range(len(method.warmup)), *range(0, STEPS, 4), *range(last - len(method.ending[1:]), STEPS)})
     columns = functools.partial(columns_of_row, method, STEPS)
     at = FREQUENCIES if field else (0.0,)
-    tables = [module.coefficients(grid, **({field: torch.tensor(value)} if field else {})).tolist() for value in at]
+    given = [{field: torch.tensor(value, dtype=torch.float64)} if field else {} for value in at]
+    tables = [module.coefficients(grid, **own).tolist() for own in given]
     worsts = [
         reference.worst(method, columns, times, values, rows, views, value) for value, values in zip(at, tables, strict=True)
     ]
