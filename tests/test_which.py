@@ -12,10 +12,10 @@ import torch
 from click.testing import CliRunner
 
 from stepsmith import cli_orders
-from stepsmith.derive import load_sde
+from stepsmith.derive import catalogue, load_sde
 from stepsmith.runtime import budgets, load
 from stepsmith.runtime.grid import TimeGrid
-from stepsmith.which import BUDGETS, EQUAL, LOST, Entry, choose, parts_of
+from stepsmith.which import BUDGETS, EQUAL, LOST, Entry, choose, kinds, parts_of
 from stepsmith.which_page import AFFORDS, FEW, MANY, line
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "which.md").read_text(encoding="utf-8")
@@ -63,6 +63,14 @@ def test_cells_of_the_page_are_measured_again(sde: str, network: str, samplers: 
     for c in part.choices:  # the proven side of a reason, where the same sampler wins on the page
         if f"| {c.budget} | {'yes' if c.random else 'no'} | `{c.first.label}` | {c.error:.3g} |" in TEXT:
             assert line(part, c).split(" | ")[6].split(";")[0] in TEXT
+
+
+def test_the_page_has_every_module_of_the_networks_it_compares() -> None:
+    asked = {(sde, network) for sde, networks in kinds() for network in networks}
+    labels = {(r.sde, r.network, r.sampler + f" in {r.frame}" * bool(r.frame)) for r in catalogue.rows()}
+    found = {(sde, network, label) for sde, network, _, label in matrix()}
+    assert found == {row for row in labels if row[:2] in asked}, "run `stepsmith report which`"
+    assert asked == set(sections())
 
 
 def test_every_cell_follows_from_all_errors() -> None:
