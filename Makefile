@@ -1,6 +1,6 @@
 # make run    set-up, then derive, emit and sample: the table of the README
 # make test   set-up, then all the tests
-# make docs   measure every order and write docs/orders.md
+# make docs   measure every order and write docs/orders.md and the pages of `stepsmith report`
 # The build of torch is a variable: `make run TORCH=torch` takes the one with CUDA where pip finds it.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -37,6 +37,7 @@ $(VENV)/.tested: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/stepsmith verify --all --table docs/orders.md
+	$(BIN)/stepsmith report
 
 clean:
 	rm -rf $(VENV) out build

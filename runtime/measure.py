@@ -207,8 +207,8 @@ def mixture_error(
 ) -> torch.Tensor:
     """Exact minus numerical states of the mixture at t_b, (n, STATES, 2), in standard deviations of their block."""
     network, end = network_of(module, MIXTURE, reference.law), reference.end
-    state = carried(module, network, reference.times(steps, grid), reference.start, reference.given,
-                    reference.arguments(module, own))  # fmt: skip
+    params = reference.arguments(module, own)
+    state = carried(module, network, reference.times(steps, grid), reference.start, reference.given, params)
     return (end - state) / end.std((1, 2))[:, None, None]
 
 

@@ -12,10 +12,10 @@ import torch
 from click.testing import CliRunner
 
 from stepsmith import cli_orders
-from stepsmith.derive import load_sde
+from stepsmith.derive import catalogue, load_sde
 from stepsmith.runtime import budgets, load
 from stepsmith.runtime.grid import TimeGrid
-from stepsmith.which import BUDGETS, EQUAL, LOST, Entry, choose, parts_of
+from stepsmith.which import BUDGETS, EQUAL, LOST, Entry, choose, kinds, parts_of
 from stepsmith.which_page import AFFORDS, FEW, MANY, line
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "which.md").read_text(encoding="utf-8")
@@ -40,9 +40,8 @@ def sections() -> dict[tuple[str, str], tuple[bool, list[list[str]], set[str]]]:
     for text in TEXT.split("\n## ")[1:-1]:
         name, _, rest = text.partition("\n")
         sde, _, network = name.partition(", network ")
-        told = re.findall(r"^The same errors as `\S+?`: (.*)", rest, re.M)
-        twins = {label for line in told for label in line.strip(".").split(", ")}
-        found[sde, network or "denoiser"] = "One block" not in rest, table(rest), {label.strip("`") for label in twins}
+        told = " ".join(re.findall(r"^The same errors as `\S+?`: (.*)", rest, re.M))
+        found[sde, network or "denoiser"] = "One block" not in rest, table(rest), set(re.findall(r"`(.*?)`", told))
     return found
 
 
@@ -64,6 +63,14 @@ def test_cells_of_the_page_are_measured_again(sde: str, network: str, samplers: 
     for c in part.choices:  # the proven side of a reason, where the same sampler wins on the page
         if f"| {c.budget} | {'yes' if c.random else 'no'} | `{c.first.label}` | {c.error:.3g} |" in TEXT:
             assert line(part, c).split(" | ")[6].split(";")[0] in TEXT
+
+
+def test_the_page_has_every_module_of_the_networks_it_compares() -> None:
+    asked = {(sde, network) for sde, networks in kinds() for network in networks}
+    labels = {(r.sde, r.network, r.sampler + f" in {r.frame}" * bool(r.frame)) for r in catalogue.rows()}
+    found = {(sde, network, label) for sde, network, _, label in matrix()}
+    assert found == {row for row in labels if row[:2] in asked}, "run `stepsmith report which`"
+    assert asked == set(sections())
 
 
 def test_every_cell_follows_from_all_errors() -> None:
@@ -112,8 +119,7 @@ def test_the_statements_of_the_head_are_counts_of_the_tables(place: int, budgets
 def test_the_frames_of_a_cholesky_network_are_told_from_the_table() -> None:
     for sde in ("psld", "cld"):
         own, turned = (matrix()[sde, "eps-L", "no", label] for label in ("conjugate", "conjugate in eps-R"))
-        told = re.findall(rf"on {sde} .*? at (\d) of 5 .*? has (\S+) to (\S+) times", HEAD[3], re.I)
-        wins, low, high = told[0]
+        wins, low, high = re.findall(rf"on {sde} .*? at (\d) of 5 .*? has (\S+) to (\S+) times", HEAD[3], re.I)[0]
         ratios = [a / b for a, b in zip(own, turned, strict=True)]
         assert near(low, min(ratios)) and near(high, max(ratios))
         cells = [row for row in sections()[sde, "eps-L"][1] if row[1] == "no"]
@@ -121,15 +127,14 @@ def test_the_frames_of_a_cholesky_network_are_told_from_the_table() -> None:
 
 
 def test_the_sampler_for_a_diffusion_of_ones_own_is_the_nearest_to_the_best() -> None:
-    for many, noise, label, mean, count in re.findall(
-        r"(one|several) blocks?, (no noise|noise): `(\S+?)` \((\S+) times the least error, a geometric mean over (\d+)",
-        HEAD[4],
-        re.I,
-    ):
+    words = r"(one|several) blocks?, (no noise|noise): `(\S+?)` \((\S+) times the least error, a geometric mean over (\d+)"
+    told = re.findall(words, HEAD[4], re.I)
+    assert len(told) == 4
+    for many, noise, label, mean, count in told:
         logs: dict[str, list[float]] = {}
         have: dict[str, int] = {}
         several = many.lower() == "several"
-        parts = [key for key, s in sections().items() if s[0] == several and (key[1] == "denoiser" or not s[0])]
+        parts = [key for key, s in sections().items() if s[0] == several and (key[1] == "denoiser" or not several)]
         for sde, network in parts:
             want = (sde, network, "no" if noise == "no noise" else "yes")
             found = {key[3]: x for key, x in matrix().items() if key[:3] == want and key[3] not in sections()[sde, network][2]}

@@ -146,9 +146,9 @@ measured at one frequency, k2 = 0.01.
 
 **How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least are called equal; of equals the one with fewer calls and
 draws a step, less history and fewer coefficients comes first. The factor is the next one's error over the least. Orders are the
-proven ones of a run (weak with noise). Parameters are the defaults. Samplers whose errors agree at every budget are told once,
-under the simplest. Only what the catalogue emits is compared: a sampler that a diffusion lacks was not measured there, and a cell
-without a rival counts for no one; the samplers of the head are ordered by the share of their cells.
+proven ones of a run (weak ones with noise). Parameters are the defaults. Samplers whose errors agree at every budget are told
+once, under the simplest. Only what the catalogue emits is compared: a sampler that a diffusion lacks was not measured there, and
+a cell without a rival counts for no one; the samplers of the head are ordered by the share of their cells.
 """.splitlines(), ""]
 
 
@@ -237,7 +237,7 @@ def _against(c: Choice, k: int, mine: Facts, other: Facts) -> str:
     a, b = (mine.order, other.order) if run else (mine.step, other.step)
     if a is None or b is None:
         return f"{label} has no proven order to compare"
-    common = "" if other.step == other.order else " of a run" if run else " of its common step"
+    common = "" if other.step == other.order else " in a run" if run else " in its common step"
     if a == b:
         return f"{label} has the same order, {other.held}: the larger error constant"
     return f"{label} has order {b}{common}" if a > b else f"{label} has order {b}{common}, which does not pay yet"
@@ -253,7 +253,7 @@ def failures(part: Part) -> str:
     for e in part.entries:
         for words, found in _fates(e):
             told.append(f"`{e.label}` {words} at {_list(found)}")
-    return f"Not usable (diverges: an error of {LOST:.0f} or more): {'; '.join(told)}." if told else ""
+    return f"Not usable (to diverge is an error of {LOST:.0f} or more): {'; '.join(told)}." if told else ""
 
 
 def _fates(e: Entry) -> list[tuple[str, list[int]]]:
