@@ -185,6 +185,7 @@ def conjugate_function(
     closed = flat and commutes(sde.written_out(generator))
     common = dict(
         start=sde.time[0], rows=rows, others=others, n=n, unpack=unpack, skip=skip, frame=uses[0] if uses else None,
+        kind=lib.functions[uses[0]].template if uses else None,
         linear_entries=linear.extract(rows, range(n)), score_entries=score.extract(rows, range(n)),
         B_entries=B.extract(rows, rows),
     )  # fmt: skip
@@ -205,7 +206,7 @@ def conjugate_function(
         )
         drift, shift = (own, lib.offset(), *rate), (own, *rate)
     rest = lib.matrix(f"{name}_linear", linear.extract(rows, range(n)), "The linear rows of the part, in reverse time.")
-    nodes = lib.log_nodes()
+    nodes, pieces = lib.log_nodes(), (lib.cut(), lib.drift())
     if own_offset is not None:
         common |= dict(shift=shift, shift_entries=own_offset)
     if closed:
@@ -214,7 +215,7 @@ def conjugate_function(
             name,
             "conjugate_closed",
             (),
-            (nodes, flow, half, *((rest,) if others else ()), *uses, *drift),
+            (nodes, *pieces, flow, half, *((rest,) if others else ()), *uses, *drift),
             flow=flow,
             score=half,
             linear=rest,
@@ -226,7 +227,7 @@ def conjugate_function(
     ordered, reach = lib.ordered(), lib.reach()
     if bridged:
         width = (symbol("sigma_data"),) if frame == "edm" else ()
-        below = (nodes, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((turn,) if turn else ()))
+        below = (nodes, *pieces, ordered, reach, lib.close(), lib.whitening(), lib.turning(), *((turn,) if turn else ()))
         return lib.add(
             name, "conjugate_bridge", width, below, rate=turn, edm=frame == "edm", **{**common, "frame": uses[0]}
         )
@@ -234,7 +235,7 @@ def conjugate_function(
         name,
         "conjugate_ordered",
         (),
-        (nodes, ordered, reach, half, rest, turn, *uses, *drift),
+        (nodes, *pieces, ordered, reach, half, rest, turn, *uses, *drift),
         score=half,
         linear=rest,
         rate=turn,

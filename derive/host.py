@@ -35,6 +35,7 @@ from .sde import LinearSDE
 
 NODES = 20  # Gauss-Legendre nodes a panel
 PANELS = 2  # panels from the start of the span to t: 40 nodes hold exp(-40) to float64
+REACH, MOST = 12, 256  # what |F| times a panel of 20 nodes may be for float64, and the panels that are still followed
 FEW = 8  # nodes of a short panel: e^4 to float64
 SPAN_PANELS = 128  # short panels of the span where Psi is carried in the order of time
 
@@ -57,7 +58,7 @@ def params_in(known: Iterable[str], expressions: Iterable[sp.Expr]) -> tuple[str
 
 def one_clock(entries: sp.Matrix) -> tuple[sp.Expr, sp.Matrix] | None:
     """(c, A) with entries = c A and no time in A, or None."""
-    lead = next(e for e in entries if e != 0)
+    lead = sp.factor_terms(next(e for e in entries if e != 0))
     timed = {symbol for e in entries for symbol in e.free_symbols if symbol in (s, t) or symbol.name.endswith("_st")}
     _, clock = lead.as_independent(*timed, as_Add=False)
     direction = entries.applyfunc(lambda e: cancelled(e / clock))
@@ -81,6 +82,7 @@ class Library:
         self.params = tuple(params)
         self.functions: dict[str, Function] = {}
         self.taken = {*self.params, *sde.let, *sde.state}
+        self._rest: tuple[sp.Matrix | None] | None = None
 
     def add(
         self, name: str, template: str, expressions: Iterable[sp.Expr] = (), uses: Iterable[str] = (), **data: Any
@@ -169,9 +171,9 @@ class Library:
             return self.add(name, "transition_inverse", (), given, generator=generator, doc=doc)
         if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"Minus the generator of {name}.")
-            uses = (self.quadrature(), self.ordered(), rate)
+            uses = (self.quadrature(), self.ordered(), self.pieces(), rate)
             return self.add(
-                name, "transition_ordered", (), uses, n=n, rate=rate, panels=PANELS, doc=doc, generator=generator
+                name, "transition_ordered", (), uses, n=n, rate=rate, few=FEW, doc=doc, generator=generator
             )
         integrals = [self.integrated(e) for e in generator]
         entries = sp.Matrix(n, n, [value for value, _ in integrals])
@@ -282,7 +284,7 @@ class Library:
     def carried(self) -> str:
         """Psi(t, START) of an F that does not commute with itself."""
         psi, helper = self.psi(), self.ordered()
-        uses = (self.quadrature(), helper, f"{psi}_rate")
+        uses = (self.quadrature(), helper, self.pieces(), f"{psi}_rate")
         return self.add("carried", "carried", (), uses, psi=psi, n=self.sde.n, panels=SPAN_PANELS, few=FEW)
 
     def ordered(self) -> str:
@@ -306,41 +308,52 @@ class Library:
             uses += [self.ordered(), f"{law['psi']}_rate"]
         return self.add("pulled", "pulled", law["initial"], uses, **law)
 
-    def settled(self) -> str:
-        """The factor of Sigma_t far from the data: from the stationary law where there is one, else from its own columns."""
-        sde, law, order = self.sde, self._law(), self.order
-        rest = stationary_law(sde)
+    def settled(self) -> bool:
+        """Adds the factor of Sigma_t far from the data, from the stationary law, and says whether there is one."""
+        if self._rest is None:
+            self._rest = (stationary_law(self.sde),)
+        (rest,), order = self._rest, self.order
         if rest is not None:
-            gap = sp.Matrix(sde.initial_let) - rest
+            gap = sp.Matrix(self.sde.initial_let) - rest
             permuted = f"[..., {order}, :][..., {order}]" if order else ""
-            entries = (*rest, *gap)
-            lets = self.timeless_lets(entries)
-            return self.add(
-                "settled", "settled", entries, (self.static("matrix"),), **{**law, "lets": lets}, law=rest, gap=gap,
-                permuted=permuted,
-            )  # fmt: skip
-        uses = [self.quadrature(), self.static("matrix"), self.static("lower"), law["psi"], self.diffusion()]
+            lets = self.timeless_lets((*rest, *gap))
+            self.add(
+                "settled", "settled", (*rest, *gap), (self.static("matrix"),), law=rest, gap=gap, permuted=permuted, lets=lets
+            )
+        return rest is not None
+
+    def gathered(self) -> str:
+        """The factor of Sigma_t from the columns of its noise pulled to t: in between, and where there is no stationary law."""
+        law, order = self._law(), self.order
+        uses = [self.quadrature(), self.static("matrix"), self.static("lower"), law["psi"], self.diffusion(), self.drift()]
+        uses.append(self.pieces())
         if law["ordered"]:
             uses += [self.ordered(), f"{law['psi']}_rate"]
         rows = f"[..., {order}, :]" if order else ""
-        return self.add("settled", "settled_by_quadrature", law["initial"], uses, rows=rows, **law)
+        return self.add("gathered", "gathered", law["initial"], uses, rows=rows, **law)
+
+    def pieces(self) -> str:
+        return self.add("pieces", "helpers/pieces", reach=REACH, most=MOST)
+
+    def cut(self) -> str:
+        """The pieces of a step."""
+        return self.add("cut", "helpers/cut", uses=(self.pieces(),))
+
+    def drift(self) -> str:
+        return self.matrix("drift", self.sde.F_let, "F(t).")
 
     def close(self) -> str:
-        """Where z_t is so close to the data that Sigma_t must not be formed."""
+        """Where z_t is so close to the data that its law is carried from the start."""
         law = self._law()
-        return self.add("close", "close", (), (self.settled(), law["push"]), settled=self._settled_times, **law)
-
-    @property
-    def _settled_times(self) -> tuple[str, ...]:
-        """What ``settled`` takes before Psi: the time, where it has to gather columns."""
-        return () if self.functions["settled"].template == "settled" else ("t",)
+        uses = (*(("settled",) if self.settled() else ()), law["push"], self.drift(), self.pulled())
+        return self.add("close", "close", (), uses, law=self.settled(), reach=REACH // 3 if law["ordered"] else REACH, **law)
 
     def whitening(self) -> str:
         """(Z, K, lead) of the module docstring, for two blocks or more."""
         law, order = self._law(), self.order
         place = [order.index(i) for i in range(self.sde.n)] if order else None
-        uses = (self.settled(), law["push"], self.pulled())
-        return self.add("whitening", "whitening", (), uses, place=place, settled=self._settled_times, **law)
+        uses = (*(("settled",) if self.settled() else ()), law["push"], self.pulled(), self.gathered())
+        return self.add("whitening", "whitening", (), uses, place=place, law=self.settled(), **law)
 
     def denoiser(self) -> str:
         """(skip, out, inp, sigma) of the bridge."""
@@ -357,13 +370,12 @@ class Library:
 
     def turning(self) -> str:
         """Om of O' = Om O, with what whitens: R = K O is gDDIM's frame."""
-        F = self.matrix("drift", self.sde.F_let, "F(t).")
-        return self.add("turning", "turning", (), (self.whitening(), self.diffusion(), F))
+        return self.add("turning", "turning", (), (self.whitening(), self.diffusion(), self.drift()))
 
     def rotation(self) -> str:
         """O(t1, t0): R_t = K O solves R' = (F + G G^T Sigma^-1 / 2) R."""
-        nodes = self.log_nodes()
-        return self.add("rotation", "rotation", (), (nodes, self.turning(), self.ordered(), self.reach()))
+        uses = (self.log_nodes(), self.cut(), self.drift(), self.turning(), self.ordered(), self.reach())
+        return self.add("rotation", "rotation", (), uses, n=self.sde.n)
 
     def reach(self) -> str:
         return self.static("log_reach", self.log_nodes(), self.collocation())
@@ -378,9 +390,10 @@ class Library:
         output of a network of that Cholesky factor, gap C_out."""
         nodes = self.log_nodes()
         uses = [nodes, self.psi(), self.whitening(), self.turning(), self.ordered(), self.reach(), self.close()]
+        uses += [self.cut(), self.drift()]
         if kind is not None:
             uses.append(self.cholesky(kind))
-        return self.add("transport_score", "transport_score", (), uses, kind=kind)
+        return self.add("transport_score", "transport_score", (), uses, kind=kind, n=self.sde.n)
 
     def gddim(self) -> str:
         """(out, inverse) at t0 and at t1 for R_t anchored at the data end of the grid, O = I there."""

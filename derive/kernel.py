@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import flint
+import numpy as np
 import sympy as sp
 
 from stepsmith.errors import Unsupported
@@ -134,8 +135,30 @@ def transition_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> Words:
     )
 
 
+def _check_at_rest(sde: LinearSDE) -> None:
+    """Refuse in numbers, before any algebra, a law that would change between two times."""
+    if not sde.F.has(t) and not sde.GG.has(t):
+        return
+    values = {symbol: sde.params.get(name, 0.0) for name, symbol in sde.symbols.items()}
+    low, high = sde.time
+    laws = []
+    for share in (0.31, 0.67):
+        point = {**values, t: low + share * (high - low)}
+        F, V = (np.array(M.subs(point).evalf().tolist(), dtype=np.float64) for M in (sde.F, sde.GG))
+        one = np.eye(sde.n)
+        equations = np.kron(F, one) + np.kron(one, F)
+        if np.linalg.cond(equations) > 1e10:
+            return  # the algebra says what holds
+        laws.append(np.linalg.solve(equations, -V.flatten()))
+    if np.abs(laws[0] - laws[1]).max() > 1e-8 * np.abs(laws[0]).max():
+        raise Unsupported(
+            f"the law that F and G of {sde.name} would keep changes with t", "F and G G^T must share one clock"
+        )
+
+
 def stationary_words(sde: LinearSDE) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, in the words of let."""
+    _check_at_rest(sde)
     return law.solve(sde.name, sde.F, sde.GG, sde.F_let, sde.GG_let)
 
 

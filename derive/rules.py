@@ -168,12 +168,11 @@ def _beside(A: Matrix, B: Matrix) -> Matrix:
 def _conjugate(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
     """[Q | C | Phi | D]' = Q [rate | full_others | score out | drift] from [I | 0 | 0 | 0] at t1."""
     t1, t0 = args
-    functions = ref.functions
     rows, others = function.data["rows"], function.data["others"]
     r, n = len(rows), ref.view.sde.n
     linear_part, score = (function.data[f"{word}_entries"] for word in ("linear", "score"))
     B = function.data["B_entries"]
-    frame = functions[function.data["frame"]] if function.data["frame"] else None
+    frame = function.data["kind"]
     own = function.data.get("shift_entries")
 
     def drift(centre: Any, S: Matrix, skip: Matrix | None) -> Matrix:
@@ -204,22 +203,22 @@ def _conjugate(ref: Reference, function: Function, args: list[Any], times: Seque
     return tuple([row[a:b] for row in X] for a, b in pairwise(cuts))[: 4 if m else 3]
 
 
-def _frame(ref: Reference, frame: Function | None, centre: Any) -> tuple[Matrix | None, Any]:
+def _frame(ref: Reference, frame: str | None, centre: Any) -> tuple[Matrix | None, Any]:
     """Series of C_skip (None where it is zero) and of C_out (None where it is I) around a time."""
     if frame is None:
         return None, None
-    if frame.template == "frame":
+    if frame == "frame":
         functions = ref.functions
         skip, out = (ref.series(functions[name].data["entries"], centre) for name in ("frame_skip", "frame_out"))
         return skip, out
     psi, sigma = ref.law(centre)
-    if frame.template in ("eps_lower", "eps_upper"):
-        upper = frame.template == "eps_upper"
+    if frame in ("eps_lower", "eps_upper"):
+        upper = frame == "eps_upper"
         flipped = forward(factor([row[::-1] for row in sigma[::-1]] if upper else sigma))
         inverted = [row[::-1] for row in flipped[::-1]] if upper else flipped
         return None, [[-e for e in row] for row in transpose(inverted)]
     found = bridge(ref.view.sde.data[0], psi, sigma)
-    return (preconditioned(found, ref.params["sigma_data"]) if frame.template == "edm" else found)[:2]
+    return (preconditioned(found, ref.params["sigma_data"]) if frame == "edm" else found)[:2]
 
 
 def _phi(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "6c7d8d8b99f40794105be6a90ef106737ed5f80ab05381d008376afb6f85a9e6"
+DIGEST = "c0a1ab576b4491bd2b436e7b61fb9d820d93653451df1c87c5c0c0a5c48a4100"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -76,15 +76,31 @@ def matrix(rows, like):
 
 
 def exponential(M):
-    """exp(M) of (..., 2, 2): e^a (C0 I + C1 (M - a I)), a = tr M / 2, entire in x = a^2 - det M, so no case for the damping."""
-    a = (M[..., 0, 0] + M[..., 1, 1]) / 2
-    half = (M[..., 0, 0] - M[..., 1, 1]) / 2
-    x = half**2 + M[..., 0, 1] * M[..., 1, 0]
+    """exp(M) of (..., 2, 2): e^a (C0 I + C1 (M - a I)), a = tr M / 2, entire in x = a^2 - det M, so no case for the damping.
+
+    Where the eigenvalues a + root and a - root lie far apart, by their projections instead: of the two, and of the diagonal's two
+    shares in them, the smaller comes from a product, not from a difference.
+    """
+    a, half = (M[..., 0, 0] + M[..., 1, 1]) / 2, (M[..., 0, 0] - M[..., 1, 1]) / 2
+    coupling = M[..., 0, 1] * M[..., 1, 0]
+    x = half**2 + coupling
     root = x.abs().sqrt().clamp_min(1e-150)
-    C0 = torch.where(x < 0, torch.cos(root), torch.cosh(root))
-    C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
-    deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
-    return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
+    near = root.clamp_max(1)
+    C0 = torch.where(x < 0, torch.cos(root), torch.cosh(near))
+    C1 = torch.where(x < 0, torch.sin(root), torch.sinh(near)) / root
+    scale = torch.exp(a)
+    above, below, cross = scale * (C0 + C1 * half), scale * (C0 - C1 * half), scale * C1
+    large = torch.where(a < 0, a - root, a + root)
+    small = (M[..., 0, 0] * M[..., 1, 1] - coupling) / large
+    high, low = torch.exp(torch.where(a < 0, small, large)), torch.exp(torch.where(a < 0, large, small))
+    more = (root + half.abs()) / (2 * root)
+    less = coupling / (4 * root**2 * more)
+    split = torch.where(half > 0, more * high + less * low, less * high + more * low)
+    other = torch.where(half > 0, less * high + more * low, more * high + less * low)
+    far = x > 1
+    above, below = torch.where(far, split, above), torch.where(far, other, below)
+    cross = torch.where(far, (high - low) / (2 * root), cross)
+    return matrix(((above, M[..., 0, 1] * cross), (M[..., 1, 0] * cross, below)), a)
 
 
 def transition(t, s, beta, Minv):
@@ -172,27 +188,64 @@ def pulled(t, beta, Minv, kappa):
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
+def drift(t, beta, Minv):
+    """F(t)."""
+    f = 2/math.sqrt(Minv)
+    return matrix(((0, Minv*beta), (-beta, -Minv*beta*f)), t)
+
+
+def pieces(rate, width):
+    """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
+    speed = rate.abs().sum(-1).amax(-1) * width
+    count = math.ceil(float(speed.max()) / 12)
+    if not count <= 256:
+        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, count)
+
+
+def gathered(t, push, beta, Minv, kappa):
+    """K, the upper triangular factor of Sigma_t, the data first, from the columns Psi(t, s) G(s) of its noise and push = Psi(t, START)."""
+    panels = pieces(drift(t, beta, Minv), t - START)
+    x, w = gauss_legendre(panels)
+    width = (t - START)[..., None]
+    s = START + width * x
+    noise = transition(t[..., None], s, beta, Minv) @ diffusion(s, beta, Minv)
+    columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
+    columns = torch.cat((push @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2)
+
+
 def whitening(t, near, beta, Minv, kappa):
     """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
 
     Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
     """
     push = transition(t, torch.full_like(t, START), beta, Minv)
-    K, _ = settled(push, Minv, kappa)
+    K, far = settled(push, Minv, kappa)
+    rest = ~near & ~far
+    if rest.any():
+        K[rest] = gathered(t[rest], push[rest], beta, Minv, kappa)
     Z = torch.linalg.solve_triangular(K, torch.eye(2, dtype=torch.float64).expand(K.shape), upper=True)
     lead = Z @ push[..., :, DATA : DATA + 1]
     if near.any():
         W, pull = pulled(t[near], beta, Minv, kappa)
+        first = torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape)
         K[near] = push[near] @ W
         Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
-        lead[near] = torch.linalg.solve_triangular(W, torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, first, upper=True)
     return Z, K, lead
 
 
 def close(t, beta, Minv, kappa):
-    """Where z_t is so close to the data that Sigma_t must not be formed."""
-    _, far = settled(transition(t, torch.full_like(t, START), beta, Minv), Minv, kappa)
-    return ~far
+    """Where z_t is so close to the data that its law is carried from START: where no row of the W of `pulled` is nearly a sum of
+    those below, and Sigma_t must not be formed.
+    """
+    near = ~settled(transition(t, torch.full_like(t, START), beta, Minv), Minv, kappa)[1]
+    near &= drift(t, beta, Minv).abs().sum(-1).amax(-1) * (t - START) < 12
+    if near.any():
+        W, _ = pulled(t[near], beta, Minv, kappa)
+        near[near.clone()] = (W.diagonal(dim1=-2, dim2=-1) > 0.05 * W.norm(dim=-1)).all(-1)
+    return near
 
 
 def denoiser(t, beta, Minv, kappa):

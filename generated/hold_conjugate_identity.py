@@ -72,7 +72,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "adadd57933f0f6465888a1f7b97041891d0dc9d5193901fdc01e8354d379a67c"
+DIGEST = "014362ab6c12e548bbdd49450a9a1ff7055309110f52e2690a96ab90cf74f59b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -184,27 +184,63 @@ def pulled(t, beta, gamma, xi, kappa):
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
+def drift(t, beta, gamma, xi):
+    """F(t)."""
+    return matrix(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), t)
+
+
+def pieces(rate, width):
+    """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
+    speed = rate.abs().sum(-1).amax(-1) * width
+    count = math.ceil(float(speed.max()) / 12)
+    if not count <= 256:
+        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, count)
+
+
+def gathered(t, push, beta, gamma, xi, kappa):
+    """K, the upper triangular factor of Sigma_t, the data first, from the columns Psi(t, s) G(s) of its noise and push = Psi(t, START)."""
+    panels = pieces(drift(t, beta, gamma, xi), t - START)
+    x, w = gauss_legendre(panels)
+    width = (t - START)[..., None]
+    s = START + width * x
+    noise = transition(t[..., None], s, beta, gamma, xi) @ diffusion(s, beta, xi)
+    columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
+    columns = torch.cat((push @ matrix(((0, 0), (math.sqrt(kappa), 0), (0, math.sqrt(kappa))), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2)
+
+
 def whitening(t, near, beta, gamma, xi, kappa):
     """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
 
     Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
     """
     push = transition(t, torch.full_like(t, START), beta, gamma, xi)
-    K, _ = settled(push, kappa)
+    K, far = settled(push, kappa)
+    rest = ~near & ~far
+    if rest.any():
+        K[rest] = gathered(t[rest], push[rest], beta, gamma, xi, kappa)
     Z = torch.linalg.solve_triangular(K, torch.eye(3, dtype=torch.float64).expand(K.shape), upper=True)
     lead = Z @ push[..., :, DATA : DATA + 1]
     if near.any():
         W, pull = pulled(t[near], beta, gamma, xi, kappa)
+        first = torch.eye(3, dtype=torch.float64)[:, :1].expand(W[..., :1].shape)
         K[near] = push[near] @ W
         Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
-        lead[near] = torch.linalg.solve_triangular(W, torch.eye(3, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, first, upper=True)
     return Z, K, lead
 
 
 def close(t, beta, gamma, xi, kappa):
-    """Where z_t is so close to the data that Sigma_t must not be formed."""
-    _, far = settled(transition(t, torch.full_like(t, START), beta, gamma, xi), kappa)
-    return ~far
+    """Where z_t is so close to the data that its law is carried from START: where no row of the W of `pulled` is nearly a sum of
+    those below, and Sigma_t must not be formed.
+    """
+    near = ~settled(transition(t, torch.full_like(t, START), beta, gamma, xi), kappa)[1]
+    near &= drift(t, beta, gamma, xi).abs().sum(-1).amax(-1) * (t - START) < 12
+    if near.any():
+        W, _ = pulled(t[near], beta, gamma, xi, kappa)
+        near[near.clone()] = (W.diagonal(dim1=-2, dim2=-1) > 0.05 * W.norm(dim=-1)).all(-1)
+    return near
 
 
 def denoiser(t, beta, gamma, xi, kappa):
@@ -221,6 +257,14 @@ def log_nodes(a, b, panels=1):
     x, w = gauss_legendre(panels, (NODES_8, WEIGHTS_8) if short else (NODES, WEIGHTS))
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u
+
+
+def cut(a, b, rate):
+    """(lower, upper) ends of the pieces of the steps (a, b), from a up: short in log(t - START) and against the rates (..., n, n)."""
+    length = torch.log((b - START) / (a - START))
+    count = max(math.ceil(float(length.max()) / 1.5), pieces(rate, b - a))
+    edges = [a, *(START + (a - START) * torch.exp(length * k / count) for k in range(1, count)), b]
+    return list(zip(edges[:-1], edges[1:]))
 
 
 def conjugate_rate(t, lam):
@@ -262,11 +306,6 @@ def log_reach(a, b):
     return length[..., None, None] * collocation(s.shape[-1]) * (s - START)[..., None, :]
 
 
-def drift(t, beta, gamma, xi):
-    """F(t)."""
-    return matrix(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), t)
-
-
 def turning(t, near, beta, gamma, xi, kappa):
     """(Om, g, Z, K, lead): R = K O solves R' = (F + G G^T Sigma^-1 / 2) R where O' = Om O; g = Z G.  Om is skew, its lower triangle
     that of g g^T / 2 where K is carried by F (`near`), and of g g^T / 2 + Z F K elsewhere.
@@ -279,15 +318,19 @@ def turning(t, near, beta, gamma, xi, kappa):
 
 def conjugate(t1, t0, beta, gamma, xi, kappa, lam):
     """(P, C, Phi) of a conjugate step t0 -> t1 with the bridge as frame, P(t1, s) = K(t1) Q(s) Z(s) whitened on both sides, so that
-    blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive.
+    blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive; piece after piece from t1.
     """
-    near = close(t1, beta, gamma, xi, kappa)
-    Z0, K1 = whitening(t0, near, beta, gamma, xi, kappa)[0], whitening(t1, near, beta, gamma, xi, kappa)[1]
-    s, ds = log_nodes(t1, t0)
-    Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta, gamma, xi, kappa)
-    rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
-    Q, end = ordered(rate, ds, log_reach(t1, t0))
-    return K1 @ end @ Z0, None, K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
+    P, Phi = torch.eye(3, dtype=torch.float64), 0.0
+    for a, b in cut(t1, t0, drift(t0, beta, gamma, xi)):
+        near = close(a, beta, gamma, xi, kappa)
+        Z0, K1 = whitening(b, near, beta, gamma, xi, kappa)[0], whitening(a, near, beta, gamma, xi, kappa)[1]
+        s, ds = log_nodes(a, b)
+        Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta, gamma, xi, kappa)
+        rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
+        Q, end = ordered(rate, ds, log_reach(a, b))
+        Phi = Phi + P @ K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
+        P = P @ K1 @ end @ Z0
+    return P, None, Phi
 
 
 def start_factor(t, beta, gamma, xi, kappa):

@@ -64,7 +64,7 @@ PARAMS = {
     "xi": 5.196152422706632,
     "kappa": 0.04,
 }
-DIGEST = "2d406b0bde02fb5be3f150948f54272d41155da7899299c47d1db668a143383a"
+DIGEST = "716b123e874db5b2a1654a720a0292eba6684078e7bdcd53584148860e9c4cda"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -176,27 +176,63 @@ def pulled(t, beta, gamma, xi, kappa):
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
+def drift(t, beta, gamma, xi):
+    """F(t)."""
+    return matrix(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), t)
+
+
+def pieces(rate, width):
+    """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
+    speed = rate.abs().sum(-1).amax(-1) * width
+    count = math.ceil(float(speed.max()) / 12)
+    if not count <= 256:
+        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, count)
+
+
+def gathered(t, push, beta, gamma, xi, kappa):
+    """K, the upper triangular factor of Sigma_t, the data first, from the columns Psi(t, s) G(s) of its noise and push = Psi(t, START)."""
+    panels = pieces(drift(t, beta, gamma, xi), t - START)
+    x, w = gauss_legendre(panels)
+    width = (t - START)[..., None]
+    s = START + width * x
+    noise = transition(t[..., None], s, beta, gamma, xi) @ diffusion(s, beta, xi)
+    columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
+    columns = torch.cat((push @ matrix(((0, 0), (math.sqrt(kappa), 0), (0, math.sqrt(kappa))), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2)
+
+
 def whitening(t, near, beta, gamma, xi, kappa):
     """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
 
     Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
     """
     push = transition(t, torch.full_like(t, START), beta, gamma, xi)
-    K, _ = settled(push, kappa)
+    K, far = settled(push, kappa)
+    rest = ~near & ~far
+    if rest.any():
+        K[rest] = gathered(t[rest], push[rest], beta, gamma, xi, kappa)
     Z = torch.linalg.solve_triangular(K, torch.eye(3, dtype=torch.float64).expand(K.shape), upper=True)
     lead = Z @ push[..., :, DATA : DATA + 1]
     if near.any():
         W, pull = pulled(t[near], beta, gamma, xi, kappa)
+        first = torch.eye(3, dtype=torch.float64)[:, :1].expand(W[..., :1].shape)
         K[near] = push[near] @ W
         Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
-        lead[near] = torch.linalg.solve_triangular(W, torch.eye(3, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, first, upper=True)
     return Z, K, lead
 
 
 def close(t, beta, gamma, xi, kappa):
-    """Where z_t is so close to the data that Sigma_t must not be formed."""
-    _, far = settled(transition(t, torch.full_like(t, START), beta, gamma, xi), kappa)
-    return ~far
+    """Where z_t is so close to the data that its law is carried from START: where no row of the W of `pulled` is nearly a sum of
+    those below, and Sigma_t must not be formed.
+    """
+    near = ~settled(transition(t, torch.full_like(t, START), beta, gamma, xi), kappa)[1]
+    near &= drift(t, beta, gamma, xi).abs().sum(-1).amax(-1) * (t - START) < 12
+    if near.any():
+        W, _ = pulled(t[near], beta, gamma, xi, kappa)
+        near[near.clone()] = (W.diagonal(dim1=-2, dim2=-1) > 0.05 * W.norm(dim=-1)).all(-1)
+    return near
 
 
 def denoiser(t, beta, gamma, xi, kappa):

@@ -70,7 +70,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "5e448caf450694fb4f61bb71e917f560a22922eb93b3c9be405892a69124e9b9"
+DIGEST = "6994d24f30a174a640a08480b0c1e2533de37a7d39e60e2a98c2f04ab0977f95"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -86,15 +86,31 @@ def matrix(rows, like):
 
 
 def exponential(M):
-    """exp(M) of (..., 2, 2): e^a (C0 I + C1 (M - a I)), a = tr M / 2, entire in x = a^2 - det M, so no case for the damping."""
-    a = (M[..., 0, 0] + M[..., 1, 1]) / 2
-    half = (M[..., 0, 0] - M[..., 1, 1]) / 2
-    x = half**2 + M[..., 0, 1] * M[..., 1, 0]
+    """exp(M) of (..., 2, 2): e^a (C0 I + C1 (M - a I)), a = tr M / 2, entire in x = a^2 - det M, so no case for the damping.
+
+    Where the eigenvalues a + root and a - root lie far apart, by their projections instead: of the two, and of the diagonal's two
+    shares in them, the smaller comes from a product, not from a difference.
+    """
+    a, half = (M[..., 0, 0] + M[..., 1, 1]) / 2, (M[..., 0, 0] - M[..., 1, 1]) / 2
+    coupling = M[..., 0, 1] * M[..., 1, 0]
+    x = half**2 + coupling
     root = x.abs().sqrt().clamp_min(1e-150)
-    C0 = torch.where(x < 0, torch.cos(root), torch.cosh(root))
-    C1 = torch.where(x < 0, torch.sin(root), torch.sinh(root)) / root
-    deviator = matrix(((half, M[..., 0, 1]), (M[..., 1, 0], -half)), a)
-    return torch.exp(a)[..., None, None] * (C0[..., None, None] * torch.eye(2, dtype=M.dtype) + C1[..., None, None] * deviator)
+    near = root.clamp_max(1)
+    C0 = torch.where(x < 0, torch.cos(root), torch.cosh(near))
+    C1 = torch.where(x < 0, torch.sin(root), torch.sinh(near)) / root
+    scale = torch.exp(a)
+    above, below, cross = scale * (C0 + C1 * half), scale * (C0 - C1 * half), scale * C1
+    large = torch.where(a < 0, a - root, a + root)
+    small = (M[..., 0, 0] * M[..., 1, 1] - coupling) / large
+    high, low = torch.exp(torch.where(a < 0, small, large)), torch.exp(torch.where(a < 0, large, small))
+    more = (root + half.abs()) / (2 * root)
+    less = coupling / (4 * root**2 * more)
+    split = torch.where(half > 0, more * high + less * low, less * high + more * low)
+    other = torch.where(half > 0, less * high + more * low, more * high + less * low)
+    far = x > 1
+    above, below = torch.where(far, split, above), torch.where(far, other, below)
+    cross = torch.where(far, (high - low) / (2 * root), cross)
+    return matrix(((above, M[..., 0, 1] * cross), (M[..., 1, 0] * cross, below)), a)
 
 
 def transition(t, s, Gamma, nu, beta_min, beta_max):
@@ -186,27 +202,66 @@ def pulled(t, Gamma, nu, kappa, beta_min, beta_max):
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
+def drift(t, Gamma, nu, beta_min, beta_max):
+    """F(t)."""
+    beta = beta_min + t*(beta_max - beta_min)
+    Minv = (Gamma - nu)**2/4
+    return matrix(((-Gamma*beta/2, Minv*beta/2), (-beta/2, -beta*nu/2)), t)
+
+
+def pieces(rate, width):
+    """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
+    speed = rate.abs().sum(-1).amax(-1) * width
+    count = math.ceil(float(speed.max()) / 12)
+    if not count <= 256:
+        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, count)
+
+
+def gathered(t, push, Gamma, nu, kappa, beta_min, beta_max):
+    """K, the upper triangular factor of Sigma_t, the data first, from the columns Psi(t, s) G(s) of its noise and push = Psi(t, START)."""
+    Minv = (Gamma - nu)**2/4
+    panels = pieces(drift(t, Gamma, nu, beta_min, beta_max), t - START)
+    x, w = gauss_legendre(panels)
+    width = (t - START)[..., None]
+    s = START + width * x
+    noise = transition(t[..., None], s, Gamma, nu, beta_min, beta_max) @ diffusion(s, Gamma, nu, beta_min, beta_max)
+    columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
+    columns = torch.cat((push @ matrix(((0,), (math.sqrt(kappa/Minv),)), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2)
+
+
 def whitening(t, near, Gamma, nu, kappa, beta_min, beta_max):
     """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
 
     Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
     """
     push = transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max)
-    K, _ = settled(push, Gamma, nu, kappa)
+    K, far = settled(push, Gamma, nu, kappa)
+    rest = ~near & ~far
+    if rest.any():
+        K[rest] = gathered(t[rest], push[rest], Gamma, nu, kappa, beta_min, beta_max)
     Z = torch.linalg.solve_triangular(K, torch.eye(2, dtype=torch.float64).expand(K.shape), upper=True)
     lead = Z @ push[..., :, DATA : DATA + 1]
     if near.any():
         W, pull = pulled(t[near], Gamma, nu, kappa, beta_min, beta_max)
+        first = torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape)
         K[near] = push[near] @ W
         Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
-        lead[near] = torch.linalg.solve_triangular(W, torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, first, upper=True)
     return Z, K, lead
 
 
 def close(t, Gamma, nu, kappa, beta_min, beta_max):
-    """Where z_t is so close to the data that Sigma_t must not be formed."""
-    _, far = settled(transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max), Gamma, nu, kappa)
-    return ~far
+    """Where z_t is so close to the data that its law is carried from START: where no row of the W of `pulled` is nearly a sum of
+    those below, and Sigma_t must not be formed.
+    """
+    near = ~settled(transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max), Gamma, nu, kappa)[1]
+    near &= drift(t, Gamma, nu, beta_min, beta_max).abs().sum(-1).amax(-1) * (t - START) < 12
+    if near.any():
+        W, _ = pulled(t[near], Gamma, nu, kappa, beta_min, beta_max)
+        near[near.clone()] = (W.diagonal(dim1=-2, dim2=-1) > 0.05 * W.norm(dim=-1)).all(-1)
+    return near
 
 
 def eps_lower(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -238,6 +293,14 @@ def log_nodes(a, b, panels=1):
     x, w = gauss_legendre(panels, (NODES_8, WEIGHTS_8) if short else (NODES, WEIGHTS))
     u = (a - START)[..., None] * torch.exp(length * x)
     return START + u, length * w * u
+
+
+def cut(a, b, rate):
+    """(lower, upper) ends of the pieces of the steps (a, b), from a up: short in log(t - START) and against the rates (..., n, n)."""
+    length = torch.log((b - START) / (a - START))
+    count = max(math.ceil(float(length.max()) / 1.5), pieces(rate, b - a))
+    edges = [a, *(START + (a - START) * torch.exp(length * k / count) for k in range(1, count)), b]
+    return list(zip(edges[:-1], edges[1:]))
 
 
 def conjugate_rate(t, lam):
@@ -283,16 +346,18 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
     """(P, C, Phi) of a conjugate step t0 -> t1: P the propagator, a product in the order of time, C and Phi the integrals
     of P(t1, s) times the frozen blocks' and the network's matrices.
     """
-    s, ds = log_nodes(t1, t0)
-    weight = ds[..., None, None]
-    out, _ = eps_lower(s, Gamma, nu, kappa, beta_min, beta_max)
-    score = conjugate_score(s, Gamma, nu, beta_min, beta_max)
-    linear = conjugate_linear(s, Gamma, nu, beta_min, beta_max)
-    rate = linear[..., [0, 1]] + conjugate_rate(s, lam)
-    Q, P = ordered(rate, ds, log_reach(t1, t0))
-    C = None
-    Phi = (weight * (Q @ score @ out)).sum(-3)
-    return P, C, Phi
+    P, Phi = torch.eye(2, dtype=torch.float64), 0.0
+    for a, b in cut(t1, t0, 6 * drift(t0, Gamma, nu, beta_min, beta_max)):
+        s, ds = log_nodes(a, b)
+        weight = ds[..., None, None]
+        out, _ = eps_lower(s, Gamma, nu, kappa, beta_min, beta_max)
+        score = conjugate_score(s, Gamma, nu, beta_min, beta_max)
+        linear = conjugate_linear(s, Gamma, nu, beta_min, beta_max)
+        rate = linear[..., [0, 1]] + conjugate_rate(s, lam)
+        Q, end = ordered(rate, ds, log_reach(a, b))
+        Phi = Phi + P @ (weight * (Q @ score @ out)).sum(-3)
+        P = P @ end
+    return P, None, Phi
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):

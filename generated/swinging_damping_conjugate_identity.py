@@ -66,7 +66,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "096adae64d7b417e812820f323ebd38a2f5228e5ecccc1d83635d8046dc4f893"
+DIGEST = "38303ee340fd0266a8ddaaf71030f5cc8d8e9c796c2cabc62567f1aac08634b5"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -141,19 +141,29 @@ def ordered(rate, ds, reach):
     return Q, eye + (ds[..., None, None] * (Q @ rate)).sum(-3)
 
 
+def pieces(rate, width):
+    """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
+    speed = rate.abs().sum(-1).amax(-1) * width
+    count = math.ceil(float(speed.max()) / 12)
+    if not count <= 256:
+        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, count)
+
+
 def transition(t, s, beta_min, beta_max, swing, tempo):
     """Psi(t, s): z_t = Psi z_s + noise.  A product in the order of time."""
-    x, w = gauss_legendre()
-    width = (s - t)[..., None] / 2
+    x, w = gauss_legendre(1, (NODES_8, WEIGHTS_8))
+    panels = 8 * pieces(transition_rate(torch.stack((t + 0 * s, (s + t) / 2, s + 0 * t)), beta_min, beta_max, swing, tempo), (t - s).abs())
+    width = (s - t)[..., None] / panels
     X = torch.eye(2, dtype=torch.float64)
-    for k in range(2):
+    for k in range(panels):
         rate = transition_rate(t[..., None] + (k + x) * width, beta_min, beta_max, swing, tempo)
-        X = X @ ordered(rate, width * w, width[..., None] * collocation())[1]
+        X = X @ ordered(rate, width * w, width[..., None] * collocation(len(x)))[1]
     return X
 
 
 def carried(t, beta_min, beta_max, swing, tempo):
-    """Psi(t, START): over 128 equal panels of the span in the order of time, then over the rest of the way to t."""
+    """Psi(t, START): over equal panels of the span in the order of time, then over the rest of the way to t."""
     x, w = gauss_legendre(1, (NODES_8, WEIGHTS_8))
     reach = collocation(len(x))
 
@@ -161,11 +171,13 @@ def carried(t, beta_min, beta_max, swing, tempo):
         width = (s - t)[..., None]
         return ordered(transition_rate(t[..., None] + width * x, beta_min, beta_max, swing, tempo), width * w, width[..., None] * reach)[1]
 
-    edges = torch.linspace(START, END, 128 + 1, dtype=torch.float64)
+    some = torch.linspace(START, END, 128 + 1, dtype=torch.float64)
+    panels = max(128, 8 * pieces(transition_rate(some, beta_min, beta_max, swing, tempo), END - START))
+    edges = torch.linspace(START, END, panels + 1, dtype=torch.float64)
     X = [torch.eye(2, dtype=torch.float64)]
     for step in across(edges[1:], edges[:-1]):
         X.append(step @ X[-1])
-    k = torch.searchsorted(edges, t.contiguous()).clamp(1, 128) - 1
+    k = torch.searchsorted(edges, t.contiguous()).clamp(1, panels) - 1
     return across(t, edges[k]) @ torch.stack(X)[k]
 
 
@@ -218,27 +230,60 @@ def pulled(t, beta_min, beta_max, swing, tempo, kappa):
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
+def drift(t, beta_min, beta_max, swing, tempo):
+    """F(t)."""
+    beta = beta_min + t*(beta_max - beta_min)
+    nu = swing*torch.sin(t*tempo) + 4
+    return matrix(((0, 2*beta), (-beta/2, -beta*nu/2)), t)
+
+
+def gathered(t, push, beta_min, beta_max, swing, tempo, kappa):
+    """K, the upper triangular factor of Sigma_t, the data first, from the columns Psi(t, s) G(s) of its noise and push = Psi(t, START)."""
+    panels = 3 * pieces(drift(t, beta_min, beta_max, swing, tempo), t - START)
+    x, w = gauss_legendre()
+    noise, X = [], torch.eye(2, dtype=torch.float64)
+    width = (START - t)[..., None] / panels
+    for k in range(panels):
+        s = t[..., None] + (k + x) * width
+        Q, end = ordered(transition_rate(s, beta_min, beta_max, swing, tempo), width * w, width[..., None] * collocation())
+        noise.append(torch.sqrt(width.abs() * w)[..., None, None] * (X.unsqueeze(-3) @ Q @ diffusion(s, beta_min, beta_max, swing, tempo)))
+        X = X @ end
+    columns = torch.cat(noise, dim=-3).movedim(-3, -1).flatten(-2)
+    columns = torch.cat((push @ matrix(((0,), (math.sqrt(kappa)/2,)), t), columns), dim=-1)
+    return lower(columns.flip(-2)).flip(-1, -2)
+
+
 def whitening(t, near, beta_min, beta_max, swing, tempo, kappa):
     """(Z, K, lead): K K^T = Sigma_t given the data, Z = K^-1, lead = Z Psi(t, START) e with e the data block.
 
     Where `near`, K = Psi(t, START) W with the upper triangular W of `pulled`; elsewhere K itself is upper triangular, the data first.
     """
     push = carried(t, beta_min, beta_max, swing, tempo)
-    K, _ = settled(push, kappa)
+    K, far = settled(push, kappa)
+    rest = ~near & ~far
+    if rest.any():
+        K[rest] = gathered(t[rest], push[rest], beta_min, beta_max, swing, tempo, kappa)
     Z = torch.linalg.solve_triangular(K, torch.eye(2, dtype=torch.float64).expand(K.shape), upper=True)
     lead = Z @ push[..., :, DATA : DATA + 1]
     if near.any():
         W, pull = pulled(t[near], beta_min, beta_max, swing, tempo, kappa)
+        first = torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape)
         K[near] = push[near] @ W
         Z[near] = torch.linalg.solve_triangular(W, pull, upper=True)
-        lead[near] = torch.linalg.solve_triangular(W, torch.eye(2, dtype=torch.float64)[:, :1].expand(W[..., :1].shape), upper=True)
+        lead[near] = torch.linalg.solve_triangular(W, first, upper=True)
     return Z, K, lead
 
 
 def close(t, beta_min, beta_max, swing, tempo, kappa):
-    """Where z_t is so close to the data that Sigma_t must not be formed."""
-    _, far = settled(carried(t, beta_min, beta_max, swing, tempo), kappa)
-    return ~far
+    """Where z_t is so close to the data that its law is carried from START: where no row of the W of `pulled` is nearly a sum of
+    those below, and Sigma_t must not be formed.
+    """
+    near = ~settled(carried(t, beta_min, beta_max, swing, tempo), kappa)[1]
+    near &= drift(t, beta_min, beta_max, swing, tempo).abs().sum(-1).amax(-1) * (t - START) < 4
+    if near.any():
+        W, _ = pulled(t[near], beta_min, beta_max, swing, tempo, kappa)
+        near[near.clone()] = (W.diagonal(dim1=-2, dim2=-1) > 0.05 * W.norm(dim=-1)).all(-1)
+    return near
 
 
 def denoiser(t, beta_min, beta_max, swing, tempo, kappa):
@@ -257,6 +302,14 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
+def cut(a, b, rate):
+    """(lower, upper) ends of the pieces of the steps (a, b), from a up: short in log(t - START) and against the rates (..., n, n)."""
+    length = torch.log((b - START) / (a - START))
+    count = max(math.ceil(float(length.max()) / 1.5), pieces(rate, b - a))
+    edges = [a, *(START + (a - START) * torch.exp(length * k / count) for k in range(1, count)), b]
+    return list(zip(edges[:-1], edges[1:]))
+
+
 def conjugate_rate(t, lam):
     """B on the rows of the part."""
     return matrix(((lam, 0), (0, lam)), t)
@@ -267,13 +320,6 @@ def log_reach(a, b):
     s, _ = log_nodes(a, b)
     length = torch.log((b - START) / (a - START))
     return length[..., None, None] * collocation(s.shape[-1]) * (s - START)[..., None, :]
-
-
-def drift(t, beta_min, beta_max, swing, tempo):
-    """F(t)."""
-    beta = beta_min + t*(beta_max - beta_min)
-    nu = swing*torch.sin(t*tempo) + 4
-    return matrix(((0, 2*beta), (-beta/2, -beta*nu/2)), t)
 
 
 def turning(t, near, beta_min, beta_max, swing, tempo, kappa):
@@ -288,15 +334,19 @@ def turning(t, near, beta_min, beta_max, swing, tempo, kappa):
 
 def conjugate(t1, t0, beta_min, beta_max, swing, tempo, kappa, lam):
     """(P, C, Phi) of a conjugate step t0 -> t1 with the bridge as frame, P(t1, s) = K(t1) Q(s) Z(s) whitened on both sides, so that
-    blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive.
+    blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive; piece after piece from t1.
     """
-    near = close(t1, beta_min, beta_max, swing, tempo, kappa)
-    Z0, K1 = whitening(t0, near, beta_min, beta_max, swing, tempo, kappa)[0], whitening(t1, near, beta_min, beta_max, swing, tempo, kappa)[1]
-    s, ds = log_nodes(t1, t0)
-    Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta_min, beta_max, swing, tempo, kappa)
-    rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
-    Q, end = ordered(rate, ds, log_reach(t1, t0))
-    return K1 @ end @ Z0, None, K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
+    P, Phi = torch.eye(2, dtype=torch.float64), 0.0
+    for a, b in cut(t1, t0, drift(t0, beta_min, beta_max, swing, tempo)):
+        near = close(a, beta_min, beta_max, swing, tempo, kappa)
+        Z0, K1 = whitening(b, near, beta_min, beta_max, swing, tempo, kappa)[0], whitening(a, near, beta_min, beta_max, swing, tempo, kappa)[1]
+        s, ds = log_nodes(a, b)
+        Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta_min, beta_max, swing, tempo, kappa)
+        rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
+        Q, end = ordered(rate, ds, log_reach(a, b))
+        Phi = Phi + P @ K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
+        P = P @ K1 @ end @ Z0
+    return P, None, Phi
 
 
 def start_factor(t, beta_min, beta_max, swing, tempo, kappa):

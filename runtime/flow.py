@@ -10,6 +10,7 @@ extrapolation in h^2 (Bulirsch and Stoer; Hairer, Norsett, Wanner, Solving ODEs 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,15 +41,15 @@ class Law:
     values: dict[str, np.ndarray]  # (NODES, rows, columns)
 
     @classmethod
-    def of(cls, view: Any, low: float, high: float) -> Law:
-        """Samples the view; ArithmeticError where the interpolation misses it between the nodes."""
+    def of(cls, view: Any, low: float, high: float, roots: Sequence[str] = _ROOTS) -> Law:
+        """Samples the view and the factors named; ArithmeticError where the interpolation misses it between the nodes."""
         angles = (2 * np.arange(NODES) + 1) * math.pi / (2 * NODES)
         nodes = (low + high) / 2 + (high - low) / 2 * np.cos(angles)
-        rows = [_sampled(view, float(t), low) for t in nodes]
+        rows = [_sampled(view, float(t), low, roots) for t in nodes]
         law = cls(view.sde, low, high, nodes, {name: np.array([row[name] for row in rows]) for name in rows[0]})
         for share in (0.013, 0.5081, 0.987):
             t = low + share * (high - low)
-            for name, value in _sampled(view, t, low).items():
+            for name, value in _sampled(view, t, low, roots).items():
                 if not np.abs(law.value(name, t) - value).max() <= _MISS * max(np.abs(value).max(), 1e-300):
                     raise ArithmeticError(f"{name} of {view.sde.name} is not interpolated on [{low:g}, {high:g}]")
         return law
@@ -87,14 +88,60 @@ class Law:
         return self.value("drift", t), self.value("source", t), self.value("power", t)
 
 
-def _sampled(view: Any, t: float, low: float) -> dict[str, np.ndarray]:
+def _sampled(view: Any, t: float, low: float, roots: Sequence[str]) -> dict[str, np.ndarray]:
     first = float(view.sde.time[0])
     drift, source, power = view.rates(t)
     found = {
         "transition": view.transition(t, first), "covariance": view.covariance(t), "offset": view.offset(t, first),
         "drift": drift, "source": source, "power": power,
     }  # fmt: skip
-    return found | {kind: view.factor(t, kind, **({"end": low} if kind == "gddim" else {})) for kind in _ROOTS}
+    return found | {kind: view.factor(t, kind, **({"end": low} if kind == "gddim" else {})) for kind in roots}
+
+
+@dataclass(frozen=True, eq=False)
+class Laws:
+    """A law on a span that one interpolation cannot bear: ``pieces`` from noise to data, each ending where the next begins.
+
+    Factors are the lower ones alone: gDDIM's would be anchored anew in each piece.
+    """
+
+    pieces: tuple[Law, ...]
+
+    @classmethod
+    def of(cls, view: Any, times: Sequence[float]) -> Laws:
+        """From decreasing times; ArithmeticError as :meth:`Law.of`."""
+        return cls(tuple(Law.of(view, low, high, ("lower",)) for high, low in itertools.pairwise(times)))
+
+    @property
+    def sde(self) -> Any:
+        return self.pieces[0].sde
+
+    @property
+    def low(self) -> float:
+        return self.pieces[-1].low
+
+    @property
+    def high(self) -> float:
+        return self.pieces[0].high
+
+    def _at(self, t: float) -> Law:
+        return next((piece for piece in self.pieces if t >= piece.low), self.pieces[-1])
+
+    def transition(self, t: float, s: float) -> np.ndarray:
+        """Psi(t, start), (n, n)."""
+        return self._at(t).transition(t, s)
+
+    def offset(self, t: float, s: float) -> np.ndarray:
+        """o(t, start), (n, m + 1)."""
+        return self._at(t).offset(t, s)
+
+    def covariance(self, t: float) -> np.ndarray:
+        """Sigma_t, (n, n)."""
+        return self._at(t).covariance(t)
+
+    def factor(self, t: float, kind: str = "lower", end: float | None = None) -> np.ndarray:
+        """The lower Cholesky factor of Sigma_t, (n, n); KeyError for another."""
+        return self._at(t).factor(t, kind)
 
 
 def transport(

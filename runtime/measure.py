@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from stepsmith.runtime import probe
-from stepsmith.runtime.flow import Law, transport
+from stepsmith.runtime.flow import Law, Laws, transport
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.networks import edm_coefficients
 from stepsmith.runtime.problems import Gaussian, GaussianMixture
@@ -108,12 +108,6 @@ class Reference:
         times[0], times[-1] = self.law.high, self.law.low
         return times
 
-    def mean_of(self, t: float, data: int, x0: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        """E[z_t | x0], (n, ...), for a value of every constant component, ``given`` (m, ...)."""
-        Psi, o = (torch.from_numpy(np.ascontiguousarray(M)) for M in (self.law.transition(t, 0.0), self.law.offset(t, 0.0)))
-        known = torch.cat([given, torch.ones_like(x0)[None]])
-        return torch.tensordot(Psi[:, data], x0, 0) + torch.tensordot(o, known, 1)
-
     @functools.cached_property
     def given(self) -> State:
         values = torch.tensor(GIVEN, dtype=torch.float64).expand(STATES, len(GIVEN))
@@ -122,18 +116,30 @@ class Reference:
     @functools.cached_property
     def start(self) -> torch.Tensor:
         """States of the mixture at t_a, (n, STATES, 2)."""
-        generator, data = torch.Generator().manual_seed(SEED), self.law.sde.data[0]
-        L = torch.from_numpy(self.law.factor(self.law.high, "lower"))
-        x0 = MIXTURE.sample(STATES, SEED)
-        normals = torch.randn(len(L), *x0.shape, dtype=torch.float64, generator=generator)
-        given = torch.stack(self.given) if self.given else x0.new_empty(0, *x0.shape)
-        return self.mean_of(self.law.high, data, x0, given) + torch.tensordot(L, normals, 1)
+        return starts(self.law, MIXTURE, STATES, self.given)
 
     @functools.cached_property
     def end(self) -> torch.Tensor:
         """Where the probability flow takes them by t_b."""
         score = MIXTURE.score_network("score", self.law, self.law.sde.data[0])
         return transport(self.law, score, self.start, self.given)
+
+
+def mean_of(law: Law | Laws, t: float, x0: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """E[z_t | x0], (n, ...), for a value of every constant component, ``given`` (m, ...)."""
+    Psi, o = (torch.from_numpy(np.ascontiguousarray(M)) for M in (law.transition(t, 0.0), law.offset(t, 0.0)))
+    known = torch.cat([given, torch.ones_like(x0)[None]])
+    return torch.tensordot(Psi[:, law.sde.data[0]], x0, 0) + torch.tensordot(o, known, 1)
+
+
+def starts(law: Law | Laws, problem: GaussianMixture, count: int, given: State) -> torch.Tensor:
+    """States drawn from the exact law of a mixture at the start of the span, (n, count, d)."""
+    generator = torch.Generator().manual_seed(SEED)
+    L = torch.from_numpy(law.factor(law.high, "lower"))
+    x0 = problem.sample(count, SEED)
+    normals = torch.randn(len(L), *x0.shape, dtype=torch.float64, generator=generator)
+    known = torch.stack(given) if given else x0.new_empty(0, *x0.shape)
+    return mean_of(law, law.high, x0, known) + torch.tensordot(L, normals, 1)
 
 
 def _time_of(view: Any, sigma: float) -> float:
@@ -145,7 +151,7 @@ def _time_of(view: Any, sigma: float) -> float:
     return float(f"{high:.3g}")
 
 
-def network_of(module: Any, problem: GaussianMixture, law: Law) -> Network:
+def network_of(module: Any, problem: GaussianMixture, law: Law | Laws) -> Network:
     """The exact network of the module's kind for the problem."""
     if module.NETWORK == "denoiser":
         return problem.network()
@@ -177,7 +183,7 @@ def linear_error(
     """Exact minus numerical mean and covariance at t_b on Gaussian data, in standard deviations; no Monte Carlo."""
     law, problem = reference.law, Gaussian(MU, S0)
     given = torch.full((len(reference.constants),), GIVEN[0], dtype=torch.float64)
-    (m0, P0), (m1, P1) = (_gaussian(reference, t, module.DATA, given) for t in (law.high, law.low))
+    (m0, P0), (m1, P1) = (gaussian_moments(law, t, MU, S0, given) for t in (law.high, law.low))
     found = probe.moments(
         module, network_of(module, problem, law), TimeGrid.explicit(reference.times(steps, grid)), m0, P0,
         params=reference.arguments(module, own), constants=dict.fromkeys(reference.constants, GIVEN[0]) or None,
@@ -187,27 +193,36 @@ def linear_error(
     return torch.cat([mean, cov.flatten()])
 
 
-def _gaussian(reference: Reference, t: float, data: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (n,) and covariance (n, n) of z_t for data N(MU, S0)."""
-    p = torch.from_numpy(np.ascontiguousarray(reference.law.transition(t, 0.0)[:, data]))
-    mean = reference.mean_of(t, data, torch.tensor(MU, dtype=torch.float64), given)
-    return mean, S0 * torch.outer(p, p) + torch.from_numpy(reference.law.covariance(t))
+def gaussian_moments(
+    law: Law | Laws, t: float, mean: float, variance: float, given: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (n,) and covariance (n, n) of z_t for data N(mean, variance)."""
+    p = torch.from_numpy(np.ascontiguousarray(law.transition(t, 0.0)[:, law.sde.data[0]]))
+    centre = mean_of(law, t, torch.tensor(mean, dtype=torch.float64), given)
+    return centre, variance * torch.outer(p, p) + torch.from_numpy(law.covariance(t))
 
 
 def mixture_error(
     module: Any, reference: Reference, grid: str, steps: int, own: Mapping[str, float] | None = None
 ) -> torch.Tensor:
     """Exact minus numerical states of the mixture at t_b, (n, STATES, 2), in standard deviations of their block."""
-    table = module.coefficients(reference.times(steps, grid), **reference.arguments(module, own))
-    network = network_of(module, MIXTURE, reference.law)
-    start = reference.start
-    state: State = (*start.unbind(0), *reference.given)
+    network, end = network_of(module, MIXTURE, reference.law), reference.end
+    state = carried(module, network, reference.times(steps, grid), reference.start, reference.given,
+                    reference.arguments(module, own))  # fmt: skip
+    return (end - state) / end.std((1, 2))[:, None, None]
+
+
+def carried(
+    module: Any, network: Network, times: torch.Tensor, start: torch.Tensor, given: State, params: Mapping[str, float]
+) -> torch.Tensor:
+    """The states (n, ...) where a run of a deterministic module over ``times`` ends, float64."""
+    table = module.coefficients(times, **params)
+    state: State = (*start.unbind(0), *given)
     history: State = (torch.zeros_like(start[0]),) * module.HISTORY
     with torch.no_grad():
-        for row, (step, _) in zip(table.unbind(0), steps_of(module, steps), strict=True):
+        for row, (step, _) in zip(table.unbind(0), steps_of(module, len(table)), strict=True):
             state, history = step(state, row.unbind(0), network, (), history)
-    end = reference.end
-    return (end - torch.stack(state[: len(end)])) / end.std((1, 2))[:, None, None]
+    return torch.stack(state[: len(start)])
 
 
 def _largest(error: torch.Tensor) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ _FUNCTIONS = {
     "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs",
 }  # fmt: skip
 WIDTH = 110
+LONGEST = 2**53  # integers that float64 holds exactly
 
 
 class HostPrinter(StrPrinter):
@@ -29,8 +30,13 @@ class HostPrinter(StrPrinter):
         return self.respelled.get(expr.name, expr.name)
 
     def doprint(self, expr: Any) -> str:
-        """The text of an expression, 1 - exp(x) printed as -expm1(x)."""
-        return super().doprint(careful(sp.sympify(expr)))
+        """The text of an expression, 1 - exp(x) printed as -expm1(x), a ratio of long integers as the nearest float64."""
+        expr = sp.sympify(expr)
+        long = {r: sp.Float(r, 17) for r in expr.atoms(sp.Rational) if max(abs(r.p), r.q) > LONGEST}
+        return super().doprint(careful(expr.xreplace(long)))
+
+    def _print_Float(self, expr: Any) -> str:
+        return repr(float(expr))
 
     def module(self, *exprs: sp.Expr) -> str:
         """math if every symbol is a Python number, torch otherwise."""

@@ -38,7 +38,7 @@ LOCALS = frozenset(
     first flow g gap growth h half high i inp integrals j k last late law lead length like linear low mean
     moved n near newton noise odd ones order origin out panels powers pull push pushed r rate ratio reach reached
     rest root row rows rule s scale score sd share short sigma_0 sigma_1 sigma_s sigma_t size skip spread steps
-    target terms total turn u unit w weight width x zero""".split()  # noqa: SIM905
+    some speed target turned terms total turn u unit w weight width x zero""".split()  # noqa: SIM905
 )
 
 

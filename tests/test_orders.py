@@ -400,3 +400,24 @@ def test_ddim_shrinks_by_the_cosine_of_its_angle() -> None:
     for step in found:
         angle = [np.arctan(np.sqrt(view.covariance(t)[0, 0]) / (view.transition(t, 0.0)[0, 0] * 0.5)) for t in (step.t0, step.t1)]
         assert step.radius / step.exact == pytest.approx(np.cos(angle[0] - angle[1]), rel=1e-6)
+
+
+KUTTA = {
+    "name": "kutta", "family": "runge-kutta", "target": "ode", "let": {"h": "t0 - t1", "half": "(t0 + t1)/2"},
+    "step": [
+        "s1 = score(z, t0)", "y = z + h/2*drift(z, s1, t0)", "s2 = score(y, half)",
+        "u = z - h*drift(z, s1, t0) + 2*h*drift(y, s2, half)", "s3 = score(u, t1)",
+        "z = z + h/6*drift(z, s1, t0) + 2*h/3*drift(y, s2, half) + h/6*drift(u, s3, t1)",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sde", ["psld", "swinging-damping"])
+def test_kuttas_method_has_order_three_on_blocks_that_move(sde: str) -> None:
+    """Two blocks, coefficients and network that depend on time, two coordinates a block."""
+    assert derive(sde, KUTTA, "score").order == 3
+
+
+def test_kuttas_method_with_one_wrong_weight_has_not() -> None:
+    lines = [line.replace("2*h/3*", "2*h/3*9/10*").replace("z + h/6*", "z + h/6*14/10*") for line in KUTTA["step"]]
+    assert derive("psld", {**KUTTA, "step": lines}, "score").order == 1

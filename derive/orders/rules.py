@@ -125,7 +125,7 @@ def _conjugate(point: Point, functions: Mapping[str, Function], function: Functi
     """[Q | C | Phi]' = Q [rate | full_others | score out] from [I | 0 | 0] at t1."""
     rows, others = function.data["rows"], function.data["others"]
     S, full, B = (point.of(function.data[f"{word}_entries"]) for word in ("score", "linear", "B"))
-    skip, out = _frame(point, functions, function.data["frame"])
+    skip, out = _frame(point, functions, function.data["kind"])
     if skip is not None:
         full = added(full, product(S, skip))
     rate = added([[row[j] for j in rows] for row in full], B)
@@ -154,11 +154,10 @@ def _sided(point: Point, top: Matrix, end: Series, start: Series) -> Matrix:
     return product(inverted(composed(Y, end)), composed(Y, start))[:r]
 
 
-def _frame(point: Point, functions: Mapping[str, Function], name: str | None) -> tuple[Matrix | None, Matrix | None]:
+def _frame(point: Point, functions: Mapping[str, Function], template: str | None) -> tuple[Matrix | None, Matrix | None]:
     """C_skip (None where it is zero) and C_out (None where it is I) of the frame of a conjugate part."""
-    if name is None:
+    if template is None:
         return None, None
-    template = functions[name].template
     if template == "frame":
         skip, out = (point.of(functions[key].data["entries"]) for key in ("frame_skip", "frame_out"))
         return skip, out

@@ -117,22 +117,43 @@ def verify_orders(names: tuple[str, ...], table: Path | None, as_json: bool) -> 
         sys.exit(1)
 
 
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder of the pages.")
-@click.option("--check", is_flag=True, help="Compare with the files; exit 1 where one differs.")
-def report(out: Path, check: bool) -> None:
-    """Write the pages that are derived: audit.md, the orders of the samplers people ship."""
+def _audit() -> str:
     from stepsmith.derive.orders import audit
 
-    pages = {"audit.md": audit.markdown()}
-    there = {name: (out / name).read_text(encoding="utf-8") if (out / name).is_file() else None for name in pages}
-    differ = [name for name, text in pages.items() if there[name] != text]
+    return audit.markdown()
+
+
+def _which() -> str:
+    from stepsmith.which import kinds, measure_all
+    from stepsmith.which_page import document
+
+    with click.progressbar(length=len(kinds()), label="measuring", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        return document(measure_all(tell=lambda sde: bar.update(1)))
+
+
+PAGES = {"audit": _audit, "which": _which}
+
+
+@click.command()
+@click.argument("pages", nargs=-1, metavar="[PAGE]...")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"), show_default=True, help="Folder of the pages.")
+@click.option("--check", is_flag=True, help="Compare with the files; exit 1 where one differs.")
+def report(pages: tuple[str, ...], out: Path, check: bool) -> None:
+    """Write the pages that are derived, all where none is named.
+
+    audit: the orders of the samplers people ship.  which: which sampler, when, from measurements (a few minutes).
+    """
+    for page in pages:
+        if page not in PAGES:
+            raise InputError("-", "page", f"there is no page {page!r}", f"known are {', '.join(PAGES)}")
+    texts = {out / f"{page}.md": PAGES[page]() for page in dict.fromkeys(pages or PAGES)}
+    differ = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if not check:
         out.mkdir(parents=True, exist_ok=True)
-        for name in differ:
-            (out / name).write_text(pages[name], encoding="utf-8")
-    done, found = ("checked", "differ") if check else ("written", "changed")
-    click.echo(f"{len(pages)} pages {done}, {len(differ)} {found}")
+        for path in differ:
+            path.write_text(texts[path], encoding="utf-8")
+    what = f"{'checked' if check else 'written'}, {len(differ)} {'differ' if check else 'changed'}"
+    click.echo(f"{len(texts)} page{'s' * (len(texts) != 1)} {what}")
     if check and differ:
         sys.exit(1)
 
