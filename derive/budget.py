@@ -1,10 +1,11 @@
 """The clock: what is derived is derived within a stated time, or refused.
 
 The limits of expression, gauge and bounded keep SymPy from work that would not come back, and are the same on every
-machine.  The clock is the last line behind them: SECONDS for one call of ``load_sde``, ``load_sampler``, ``derive``,
-``emit`` or of a method of LinearSDE and its numeric view, however they are nested; ``limited`` sets another time
-around them.  In the main thread it is a timer (SIGALRM), which stops any Python code; in other threads, and where the
-program has a timer of its own running, it is looked at between the steps of a derivation only (``check``).
+machine.  The clock is the last line behind them: SECONDS of processor time for one call of ``load_sde``,
+``load_sampler``, ``derive``, ``emit`` or of a method of LinearSDE and its numeric view, however they are nested;
+``limited`` sets another time around them.  In the main thread it is a timer (SIGVTALRM, so that a busy machine changes
+nothing), which stops any Python code; in other threads, and where the program has a timer of its own running, it is
+looked at between the steps of a derivation only (``check``).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def limited(seconds: float = SECONDS, what: str = "this") -> Iterator[None]:
     if _deadline.get() is not None:
         yield
         return
-    token = _deadline.set(time.monotonic() + seconds)
+    token = _deadline.set(time.thread_time() + seconds)
     disarm = _armed(seconds)
     try:
         try:
@@ -53,7 +54,7 @@ def limited(seconds: float = SECONDS, what: str = "this") -> Iterator[None]:
         disarm()
         clear_cache()  # SymPy keeps "unknown" for what it was asked when the timer rang
         hint = "write it with fewer terms and blocks, or allow more time with derive.budget.limited(seconds)"
-        raise Unsupported(f"{what} takes longer than {seconds:g} s", hint) from None
+        raise Unsupported(f"{what} takes longer than {seconds:g} s of processor time", hint) from None
     finally:
         _deadline.reset(token)
 
@@ -61,7 +62,7 @@ def limited(seconds: float = SECONDS, what: str = "this") -> Iterator[None]:
 def check() -> None:
     """Stop here if the time is over: called between the steps of long work, for threads that no timer reaches."""
     deadline = _deadline.get()
-    if deadline is not None and time.monotonic() > deadline:
+    if deadline is not None and time.thread_time() > deadline:
         raise _Spent
 
 
@@ -84,18 +85,18 @@ def _armed(seconds: float) -> Callable[[], None]:
     if (
         threading.current_thread() is not threading.main_thread()
         or not hasattr(signal, "setitimer")
-        or signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0)
+        or signal.getitimer(signal.ITIMER_VIRTUAL) != (0.0, 0.0)
     ):
         return lambda: None
 
     def ring(*_: Any) -> None:
         raise _Spent
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _AGAIN)
 
     def disarm() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before if before is not None else signal.SIG_DFL)
 
     return disarm

@@ -8,6 +8,7 @@ multiplied out is counted before.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterable
 
@@ -23,6 +24,7 @@ t0 = sp.Symbol("t0", real=True)
 t1 = sp.Symbol("t1", real=True)
 
 
+@functools.lru_cache(maxsize=512)
 def increment(f: sp.Expr, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Expr | None:
     """int_lower^upper f(t) dt in closed form, or None where the table below has no row for a term of f.
 

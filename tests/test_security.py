@@ -292,7 +292,7 @@ for n in (2, 3, 6):
 tried(D, "an Euler step on 10 such blocks")(lambda _: ss.derive(dense(10), SAMPLER))
 tried(D, "the covariance of 3 such blocks in closed form")(lambda _: ss.load_sde(dense(3)).covariance(1))
 tried(D, "one network call and 64 tokens after it")(lambda _: ss.derive("psld", "B! " + "O A B " * 21))
-tried(D, "64 network calls")(lambda _: ss.emit(ss.derive("psld", "B! A! " * 32)))
+tried(D, "64 network calls")(lambda _: ss.derive("psld", "B! A! " * 32))
 spec(D, "rates `(1+t+a)^60`, integrated", F=[["-(1+t+a)^60", "0"], ["0", "-1"]])
 spec(
     D,
@@ -449,7 +449,7 @@ What holds where:
 | the stationary law | `derive/stationary.py` | 12 blocks, 5000 monomials on the way, 500 in the result |
 | draws merged over linear forms | `derive/passes.py` | 2000 products |
 | zero, sign and commutation | `derive/point.py` | balls at random points; nothing is expanded |
-| the clock | `derive/budget.py` | 60 s a call; a timer in the main thread, looked at between steps in others |
+| the clock | `derive/budget.py` | 60 s of processor time a call; a timer in the main thread, looked at between steps in others |
 """
 
 
