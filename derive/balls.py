@@ -201,7 +201,7 @@ def invert(A: Matrix) -> Matrix:
 def size(A: Matrix) -> Any:
     """What no entry passes in magnitude, as a ball; None where all vanish.  (A float would overflow near t = 0.)"""
     largest = None
-    for value in (abs(e).upper() for row in A for e in row if e != 0):
+    for value in (abs(e).upper() for row in A for e in row if not e.is_zero()):
         largest = value if largest is None or value > largest else largest
     return largest if largest is not None and largest > 0 else None
 

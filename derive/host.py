@@ -397,7 +397,7 @@ class Library:
 
     def gddim(self) -> str:
         """(out, inverse) at t0 and at t1 for R_t anchored at the data end of the grid, O = I there."""
-        uses = (self.whitening(), self.close(), self.rotation(), self.static("lower"))
+        uses = (self.whitening(), self.close(), self.rotation())
         return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
 
     def tweedie(self) -> str:

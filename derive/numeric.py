@@ -126,7 +126,7 @@ class NumericSDE:
         with flint.ctx.workprec(self.precision):
             sigma = self._flows[1].value(arb(self._checked(time)))
         diagonal = [row[i] for i, row in enumerate(sigma)]
-        if any(not e.is_finite() or (e != 0 and e.rel_accuracy_bits() < DIGITS) for e in diagonal):
+        if any(not e.is_finite() or (not e.is_zero() and e.rel_accuracy_bits() < DIGITS) for e in diagonal):
             raise Unsupported(
                 f"the covariance of {self.sde.name} has lost its digits at t = {time}: its rates are {STIFF}", SHORTEN
             )

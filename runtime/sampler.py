@@ -61,7 +61,8 @@ def sample(
     a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
     Raises :class:`InputError` before the first network call for a module, network, grid, seed, parameter, shape or
-    device that does not fit, and after the first step where the network's outputs changed the state's shape or dtype.
+    device that does not fit; for outputs of the wrong number or shape at the first call, before the state is touched; and
+    after the first step where the outputs changed the state's dtype.
     """
     plan = make_plan(
         module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
@@ -91,7 +92,8 @@ def run_plan(
     chosen = steps_of(module, len(rows))
     normals = _normals(plan, noise, [draws for _, draws in chosen])
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        state, history = chosen[k][0](state, row, network, next(normals), history)
+        called = _watched(module, network) if k == 0 else network
+        state, history = chosen[k][0](state, row, called, next(normals), history)
         history = tuple(history)[: module.HISTORY]
         if k == 0:
             _check_state(plan, state)
@@ -203,6 +205,28 @@ def _normals(plan: Plan, noise: NoiseSource, draws: Sequence[int]) -> Iterator[S
         block = noise.block(plan.shape, "step", first, len(wanted), most, dtype=plan.dtype)
         for count, step in zip(wanted, block.unbind(0), strict=True):
             yield step.unbind(0)[:count]
+
+
+def _watched(module: Any, network: Callable[[State, torch.Tensor], State]) -> Callable[[State, torch.Tensor], State]:
+    """The network with its outputs checked: a tuple of OUTPUTS tensors with the shape of its inputs, else an InputError.
+
+    Raised inside the call, so before a step has made anything of them: one output too few would be unpacked along the
+    batch, one channel instead of three would be broadcast, both without a word.
+    """
+
+    def call(inputs: State, time: torch.Tensor) -> State:
+        outputs, wanted = network(inputs, time), tuple(inputs[0].shape)
+        if not isinstance(outputs, tuple | list) or not all(isinstance(value, torch.Tensor) for value in outputs):
+            what = f"it gives {type(outputs).__name__}, not a tuple of tensors"
+        elif len(outputs) != module.OUTPUTS:
+            what = f"it gives {len(outputs)} outputs, {module.SDE} {module.SAMPLER} for {module.NETWORK} needs {module.OUTPUTS}"
+        elif any(tuple(value.shape) != wanted for value in outputs):
+            what = f"it gives outputs of shape {tuple(outputs[0].shape)} for inputs of shape {wanted}"
+        else:
+            return tuple(outputs)
+        raise InputError("-", "network", what, "use a network of that kind, or an adapter of stepsmith.networks")
+
+    return call
 
 
 def _check_state(plan: Plan, state: State) -> None:
