@@ -275,7 +275,7 @@ def log_nodes(a, b, panels=1):
 def cut(a, b, rate):
     """(lower, upper) ends of the pieces of the steps (a, b), from a up: short in log(t - START) and against the rates (..., n, n)."""
     length = torch.log((b - START) / (a - START))
-    count = max(math.ceil(float(length.max()) / 1.5), pieces(rate, b - a))
+    count = max(math.ceil(float(length.max())), pieces(3 * rate, b - a))
     edges = [a, *(START + (a - START) * torch.exp(length * k / count) for k in range(1, count)), b]
     return list(zip(edges[:-1], edges[1:]))
 

@@ -273,7 +273,7 @@ def log_nodes(a, b, panels=1):
 def cut(a, b, rate):
     """(lower, upper) ends of the pieces of the steps (a, b), from a up: short in log(t - START) and against the rates (..., n, n)."""
     length = torch.log((b - START) / (a - START))
-    count = max(math.ceil(float(length.max()) / 1.5), pieces(rate, b - a))
+    count = max(math.ceil(float(length.max())), pieces(3 * rate, b - a))
     edges = [a, *(START + (a - START) * torch.exp(length * k / count) for k in range(1, count)), b]
     return list(zip(edges[:-1], edges[1:]))
 
@@ -341,11 +341,14 @@ def eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max):
     Z0, K0, _ = whitening(t0, near, Gamma, nu, kappa, beta_min, beta_max)
     Z1, K1, _ = whitening(t1, near, Gamma, nu, kappa, beta_min, beta_max)
     back = rotation(t1, t0, near, Gamma, nu, kappa, beta_min, beta_max).mT
-    R, at0, at1 = lower(K1[-1]), [], []
+    Q, R = torch.linalg.qr(K1[-1].mT)
+    turn, at0, at1 = Q * R.diagonal().sign(), [], []  # K turn is lower triangular with a positive diagonal
     for i in range(len(t0) - 1, -1, -1):
-        at1.append(Z1[i] @ R)
-        at0.append(back[i] @ at1[-1])
-        R = K0[i] @ at0[-1]
+        if i + 1 < len(t0) and near[i] != near[i + 1]:
+            turn = Z1[i] @ K0[i + 1] @ turn  # the same R, seen from the other K
+        at1.append(turn)
+        turn = back[i] @ turn
+        at0.append(turn)
     O0, O1 = torch.stack(at0[::-1]), torch.stack(at1[::-1])
     return -Z0.mT @ O0, -(K0 @ O0).mT, -Z1.mT @ O1, -(K1 @ O1).mT
 

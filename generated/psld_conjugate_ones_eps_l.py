@@ -298,7 +298,7 @@ def log_nodes(a, b, panels=1):
 def cut(a, b, rate):
     """(lower, upper) ends of the pieces of the steps (a, b), from a up: short in log(t - START) and against the rates (..., n, n)."""
     length = torch.log((b - START) / (a - START))
-    count = max(math.ceil(float(length.max()) / 1.5), pieces(rate, b - a))
+    count = max(math.ceil(float(length.max())), pieces(3 * rate, b - a))
     edges = [a, *(START + (a - START) * torch.exp(length * k / count) for k in range(1, count)), b]
     return list(zip(edges[:-1], edges[1:]))
 
@@ -347,7 +347,7 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
     of P(t1, s) times the frozen blocks' and the network's matrices.
     """
     P, Phi = torch.eye(2, dtype=torch.float64), 0.0
-    for a, b in cut(t1, t0, 6 * drift(t0, Gamma, nu, beta_min, beta_max)):
+    for a, b in cut(t1, t0, 2 * drift(t0, Gamma, nu, beta_min, beta_max)):
         s, ds = log_nodes(a, b)
         weight = ds[..., None, None]
         out, _ = eps_lower(s, Gamma, nu, kappa, beta_min, beta_max)
