@@ -1,4 +1,4 @@
-"""The frame eps-R of emitted modules: orthogonal against the Cholesky factor, I at the data end, and a solution of its equation."""
+"""The frame eps-R of emitted modules: orthogonal against the Cholesky factor, I at the data end, a solution of its equation."""
 
 from __future__ import annotations
 
