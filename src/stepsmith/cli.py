@@ -13,6 +13,8 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -175,9 +177,11 @@ def build(
         method = derived(sde, sampler, network, frame)
         texts[method.name] = emit(method)
     chosen = [catalogue.find(name) for name in names] or ([] if sde is not None else list(catalogue.rows()))
-    with click.progressbar(chosen, label="building", file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
-        for row in bar:
-            texts[row.name] = emit(row.derive())
+    hidden = as_json or not sys.stderr.isatty()
+    with click.progressbar(length=len(chosen), label="building", file=sys.stderr, hidden=hidden) as bar:
+        for name, text in _emitted(chosen):
+            texts[name] = text
+            bar.update(1)
     whole = not names and sde is None
     differences = compare(place, texts, orphans=whole)
     if check:
@@ -195,6 +199,25 @@ def build(
         click.echo(f"{len(texts)} modules {done} in {seconds} s, {len(differences)} {found}")
     if check and differences:
         sys.exit(1)
+
+
+def _text(row: Any) -> tuple[str, str]:
+    """A row's module: derived, proven, written."""
+    from stepsmith.templates import emit
+
+    return row.name, emit(row.derive())
+
+
+def _emitted(rows: list[Any]) -> Iterator[tuple[str, str]]:
+    """The modules of rows, in their order; many are made by a process a core."""
+    if len(rows) <= FEW:
+        yield from map(_text, rows)
+        return
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(_text, rows, chunksize=4)
+
+
+FEW = 8  # modules that are not worth a process
 
 
 @cli.command()
