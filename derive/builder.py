@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import sympy as sp
 
@@ -10,6 +11,7 @@ from stepsmith.errors import Unsupported
 
 from .calculus import t, t0, t1
 from .host import Library, depends_on_time, lets_in
+from .lift import columns
 from .offset import reached
 from .program import ONE, UNIT, Call, Evaluate, Host, Op, Scalar, Update, entries, entry
 from .sampler import Sampler
@@ -23,6 +25,14 @@ State = dict[int, str]  # block -> the value that holds it
 
 def symbol(name: str) -> sp.Symbol:
     return sp.Symbol(name, real=True)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the last network call was asked about: the state, and the parameterisation at its time."""
+
+    state: State
+    score: Score | None
 
 
 class Lowering:
@@ -49,6 +59,8 @@ class Lowering:
         self.evaluations = 0
         self.output: tuple[str, ...] = ()
         self.score: tuple[str, ...] = ()
+        self.asked = Asked({}, None)
+        self.gains: dict[str, tuple[str, str]] = {}  # value -> (the value before, what was added), where a later row may ask
         self.clock = "0"
         self.ending = False
         self.calls = sampler.nfe
@@ -136,6 +148,16 @@ class Lowering:
             return mask
         self.call((f"offset_{key}",), self.library.offset(), self.moment(key))
         return sp.Matrix(*mask.shape, lambda i, k: entry(f"offset_{key}", i, k) if mask[i, k] else 0)
+
+    def reverse_drift(self, key: str) -> sp.Matrix | None:
+        """[R | e] of lift.py at a time of the step, in host symbols; None where the network is no bridge, or there is no lift."""
+        name = self.library.reverse_drift() if self.network in ("denoiser", "x0") else None
+        if name is None:
+            return None
+        self.call((f"reverse_{key}",), name, self.moment(key))
+        c = columns(self.sde)  # a constant that the offset does not have multiplies nothing
+        own = range(c.shape[1] - len(self.carried), c.shape[1]) if not self.sde.offset_let.is_zero_matrix else ()
+        return sp.Matrix(*c.shape, lambda i, k: 0 if k in own and not any(c.col(k)) else entry(f"reverse_{key}", i, k))
 
     def carry(self, label: str, row: Iterable[sp.Expr]) -> list[tuple[str, sp.Expr, str]]:
         """The terms of an update that a row of an offset's table adds."""
@@ -236,15 +258,11 @@ class Lowering:
         self.output = tuple(f"{letter}{number}{suffix}" for suffix in suffixes)
         self.ops.append(Evaluate(self.output, tuple(inputs), score.noise))
         self.clock = key
-        self.score = tuple(
-            self.update(
-                f"s{number}_{self.block(i)}",
-                [
-                    (f"skip{number}_{self.block(i)}{self.block(j)}", score.skip[i, j], state[j])
-                    for j in range(self.sde.n)
-                ]
-                + [(f"out{number}_{self.block(i)}{k}", score.out[i, k], value) for k, value in enumerate(self.output)]
-                + self.carry(f"skip{number}_{self.block(i)}", -score.skip.row(i) * offset),
-            )
-            for i in range(self.sde.n)
-        )
+        self.asked = Asked(dict(state), score)
+        found = []
+        for i in range(self.sde.n):
+            block = f"{number}_{self.block(i)}"
+            terms = [(f"skip{block}{self.block(j)}", score.skip[i, j], state[j]) for j in range(self.sde.n)]
+            terms += [(f"out{block}{k}", score.out[i, k], value) for k, value in enumerate(self.output)]
+            found.append(self.update(f"s{block}", terms + self.carry(f"skip{block}", -score.skip.row(i) * offset)))
+        self.score = tuple(found)

@@ -30,7 +30,8 @@ from . import offset
 from .bounded import cancelled, tame, tidied
 from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets, stationary_words
-from .program import Function
+from .lift import Lift, lifted
+from .program import Function, ProgramError
 from .sde import LinearSDE
 
 NODES = 20  # Gauss-Legendre nodes a panel
@@ -94,8 +95,9 @@ class Library:
         own = params_in(self.params, written)
         below = {p for use in uses for p in self.functions[use].params}
         params = tuple(p for p in self.params if p in own or p in below)
-        if name not in self.functions:
-            self.functions[name] = Function(name, template, params, uses, data)
+        function = Function(name, template, params, uses, data)
+        if self.functions.setdefault(name, function) != function:
+            raise ProgramError(f"{name} would be two functions of one module")
         return name
 
     def refuse(self, *names: str) -> None:
@@ -183,9 +185,9 @@ class Library:
         )
         data: dict[str, Any] = {}
         if n > 2 and (split := one_clock(entries)) is not None:
-            helper, template = "exponential_clock", "transition_clock"
+            helper, template = "exponential_on_clock", "transition_clock"
             data = dict(zip(("clock", "direction"), split, strict=True))
-        below = (self.add("exponential", f"helpers/{helper}", uses=(self.static("matrix"),)),) if helper else ()
+        below = (self.static(helper, self.static("matrix")),) if helper else ()
         return self.add(
             name, template, generator, (*used, self.static("matrix"), *below), doc=doc, n=n, generator=generator,
             entries=entries, **data,
@@ -225,7 +227,7 @@ class Library:
                 sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start)
             )
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
-        noise = self.matrix("diffusion", sde.G_let, "G(t), (..., 1, r)")
+        noise = self.diffusion()
         return self.add(
             "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), (self.quadrature(), self.psi(), noise), start=sde.time[0],
             variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=PANELS,
@@ -259,6 +261,44 @@ class Library:
             integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
             lets=self.timeless_lets((exponent, *kept)),
         )  # fmt: skip
+
+    def reverse_drift(self) -> str | None:
+        """[R | e] of lift.py, for one block e alone; None where there is no lift."""
+        sde, found = self.sde, lifted(self.sde)
+        if found is None:
+            return None
+        source = self.matrix("lift_source", found.source, "b' + F^T b, with G G^T b the drift on the rows that have noise.")
+        needs = [self.quadrature(), self.psi(), self.diffusion(), source]
+        if not sde.initial_let.is_zero_matrix:
+            needs.append(self.matrix("lift", found.lift, "b: G G^T b is the drift on the rows that have noise."))
+        own = (*(sde.state if sde.n > 1 else ()), *((*sde.constant, "one") if not sde.offset_let.is_zero_matrix else ()))
+        doc = f"What {', '.join(own[:-1])} and {own[-1]} are multiplied with in the reverse SDE beside the network's output."
+        if sde.n == 1:
+            data = dict(blurred=not sde.initial_let.is_zero_matrix, start=sde.time[0], panels=PANELS, doc=doc)
+            return self.add("reverse_drift", "reverse_drift_scalar", (), (*needs, self.sigma()), **data)
+        return self._reverse_drift(found, needs, doc)
+
+    def _reverse_drift(self, found: Lift, needs: list[str], doc: str) -> str:
+        sde, law = self.sde, self._law()
+        moved, rest = not sde.offset_let.is_zero_matrix, not found.rest.is_zero_matrix
+        needs += [self.static("matrix"), self.static("lower"), self.collocation()]
+        if rest:
+            needs.append(self.matrix("lift_rest", found.rest, "What the drift has beside G G^T b."))
+        if law["ordered"]:
+            needs += [self.ordered(), f"{law['psi']}_rate"]
+        parts = dict(
+            sharp=tuple(i for i in range(sde.n) if sde.initial_let[i, i] == 0),
+            spread=tuple(i for i in range(sde.n) if sde.initial_let[i, i] != 0),
+        )
+        parts["own"] = tuple(i for i in parts["sharp"] if sde.GG_let[i, i] != 0)
+        if parts["own"] and parts["spread"]:
+            rate = (sde.G.diff(t) - sde.F * sde.G).applyfunc(cancelled)
+            needs.append(self.matrix("diffusion_rate", rate, "G' - F G, so that Psi(START, t) G grows by Psi(START, t) times it."))
+        near = self.add("reverse_near", "reverse_near", law["initial"], needs, rest=rest, **parts, **law)
+        uses = [near, self.whitening(), self.close(), self.drift(), self.diffusion()]
+        if moved:
+            uses += [self.offset(), self.matrix("offset_rate", sde.offset_terms_let, "The same in the drift.")]
+        return self.add("reverse_drift", "reverse_drift", (), uses, moved=moved, doc=doc)
 
     # -- the law of z_t ----------------------------------------------------------------------------------------------
 
@@ -410,7 +450,7 @@ class Library:
     def time_of(self) -> str:
         """The time at which lambda = log(alpha/sigma) has a value; d lambda/dt = -G^2 / (2 sigma^2)."""
         flat = self.sde.F.is_zero_matrix
-        noise = self.matrix("diffusion", self.sde.G_let, "G(t), (..., 1, r)")
+        noise = self.diffusion()
         uses = (self.sigma(), *(() if flat else (self.alpha(),)), noise)
         return self.add("time_of", "time_of", (), uses, flat=flat)
 

@@ -32,6 +32,7 @@ from .balls import (
     transpose,
 )  # fmt: skip
 from .calculus import t
+from .lift import columns
 from .program import Function
 from .score import scalar
 
@@ -131,6 +132,16 @@ def _tweedie(ref: Reference, function: Function, args: list[Any], times: Sequenc
 
 def _offset(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
     return (ref.view._offset_flow.value(args[0]),)
+
+
+def _reverse_drift(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
+    """G G^T Sigma^-1 [-I | o] - c of lift.py."""
+    sde = ref.view.sde
+    V, c = (term(ref.series(M, args[0]), 0) for M in (sde.GG_let, columns(sde)))
+    a = [[-e for e in row] for row in eye(sde.n)] if sde.n > 1 else [[]]
+    if not sde.offset_let.is_zero_matrix:
+        a = _beside(a, ref.view._offset_flow.value(args[0]))
+    return (add(mul(V, mul(solve(ref.sigma(args[0])), a)), scaled(c, -1)),)
 
 
 def _exact(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
@@ -271,7 +282,8 @@ RULES: dict[str, Rule] = {
     "integral": _integral, "integral_by_quadrature": _integral, "alpha": _alpha, "alpha_given": _alpha,
     "denoiser": _denoiser, "edm": _edm,
     "denoiser_scalar": _denoiser, "eps_lower": _eps(False), "eps_upper": _eps(True), "eps_gddim": _gddim,
-    "offset": _offset, "offset_scalar": _offset, "transport_score": _transport_score, "tweedie": _tweedie,
+    "offset": _offset, "offset_scalar": _offset, "reverse_drift": _reverse_drift, "reverse_drift_scalar": _reverse_drift,
+    "transport_score": _transport_score, "tweedie": _tweedie,
     "exact": _exact, "exact_ordered": _exact, "conjugate_closed": _conjugate, "conjugate_bridge": _conjugate,
     "conjugate_ordered": _conjugate, "phi_scalar": _phi, "time_of": _time_of, "phi_function": _phi_function,
     **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio", "inverse")},

@@ -18,6 +18,7 @@ from .builder import Lowering, State
 from .calculus import is_zero, t
 from .composition import Token
 from .conjugate import conjugate_function
+from .lift import extra, whole_rows
 from .offset import reached as offset_reached
 from .program import ONE, Normal, entries, entry
 from .split import Part, Split
@@ -56,22 +57,85 @@ def apply(
 
 def _euler(low: Lowering, part: Part, name: str, state: State, seen: State, token: Token, upper: str) -> State:
     """z + share h (linear z_seen + score s) + sqrt(share h) G xi, F and G at the network time."""
-    uses_score = not part.score.is_zero_matrix
     key = low.clock if part.scored else upper
     step = token.share * low.h
     noise = _euler_noise(low, part, name, key, step)
+    whole = whole_rows(low.sde, part)
+    table = low.reverse_drift(key) if whole else None
     new: State = {}
     for i in range(low.sde.n):
-        terms = _moved(low, name, i, part.linear.row(i).applyfunc(lambda e: step * low.at(e, key)), state, seen)
-        if uses_score:
-            terms += [
-                (f"{name}_{low.block(i)}s{low.block(j)}", step * low.at(part.score[i, j], key), s)
-                for j, s in enumerate(low.score)
-            ]
-        terms += low.carry(f"{name}_{low.block(i)}", [step * low.at(e, key) for e in part.offset.row(i)])
-        terms += noise.get(i, [])
-        new[i] = low.update(f"{low.block(i)}_{name}", terms) if i in part.rows else state[i]
+        if i not in part.rows:
+            new[i] = state[i]
+        elif table is not None and i in whole:
+            terms = _whole_drift(low, part, name, i, table, seen, key, step)
+            new[i] = _gained(low, name, i, state, terms + noise.get(i, []))
+        else:
+            terms = _own_drift(low, part, name, i, state, seen, key, step)
+            new[i] = low.update(f"{low.block(i)}_{name}", terms + noise.get(i, []))
     return new
+
+
+Terms = list[tuple[str, sp.Expr, str]]
+
+
+def _own_drift(
+    low: Lowering, part: Part, name: str, i: int, state: State, seen: State, key: str, step: sp.Expr
+) -> Terms:
+    """The terms of z_i + step (linear z_seen + score s)_i."""
+    block = low.block(i)
+    terms = _moved(low, name, i, part.linear.row(i).applyfunc(lambda e: step * low.at(e, key)), state, seen)
+    if not part.score.is_zero_matrix:
+        terms += [
+            (f"{name}_{block}s{low.block(j)}", step * low.at(part.score[i, j], key), s) for j, s in enumerate(low.score)
+        ]
+    return terms + low.carry(f"{name}_{block}", [step * low.at(e, key) for e in part.offset.row(i)])
+
+
+def _whole_drift(
+    low: Lowering, part: Part, name: str, i: int, table: sp.Matrix, seen: State, key: str, step: sp.Expr
+) -> Terms:
+    """The same without z_i, where the row has the whole score of the reverse SDE, as [R | e] of lift.py and what is beyond it.
+
+    R acts on the state that the network was asked about, the part's own ``linear`` on what a block has gained since.
+    """
+    sde, score, block = low.sde, low.asked.score, low.block(i)
+    assert score is not None
+    beyond, terms = extra(sde, part).row(i).applyfunc(lambda e: low.at(e, key)), []
+    for j in range(sde.n):
+        label, own = f"{name}_{block}{low.block(j)}", step * low.at(part.linear[i, j], key)
+        gained = _since(low, low.asked.state[j], seen[j])
+        if sde.n == 1 or gained is None:
+            pulled = sum((low.at(part.score[i, l], key) * score.skip[l, j] for l in range(sde.n)), sp.S.Zero)
+            terms += [(label, own, seen[j]), (f"{label}_skip", step * pulled, low.asked.state[j])]
+        else:
+            terms.append((label, step * (table[i, j] + beyond[j]), low.asked.state[j]))
+            terms += [(f"{label}_own", own, value) for value in gained]
+    for k, value in enumerate(low.output):
+        weight = sum((low.at(part.score[i, l], key) * score.out[l, k] for l in range(sde.n)), sp.S.Zero)
+        terms.append((f"{name}_{block}n{k}", step * weight, value))
+    if sde.offset_let.is_zero_matrix:
+        return terms
+    first = table.shape[1] - part.offset.shape[1]
+    return terms + low.carry(f"{name}_{block}", [step * (table[i, k] + beyond[k]) for k in range(first, table.shape[1])])
+
+
+def _since(low: Lowering, old: str, value: str) -> list[str] | None:
+    """What was added to ``old`` to make ``value``; None where it did more than grow."""
+    found: list[str] = []
+    while value != old:
+        if value not in low.gains:
+            return None
+        value, gain = low.gains[value]
+        found.append(gain)
+    return found
+
+
+def _gained(low: Lowering, name: str, i: int, state: State, terms: Terms) -> str:
+    """z_i and what it gains, which is kept apart."""
+    gain = low.update(f"gain_{low.block(i)}_{name}", terms)
+    value = low.update(f"{low.block(i)}_{name}", [("", ONE, state[i]), ("", ONE, gain)])
+    low.gains[value] = (state[i], gain)
+    return value
 
 
 def _moved(

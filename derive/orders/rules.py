@@ -17,10 +17,11 @@ from stepsmith.errors import Unsupported
 
 from ..balls import factor, solve
 from ..calculus import t
+from ..lift import columns
 from ..program import Function
 from ..rules import bridge, preconditioned
 from ..score import scalar
-from .point import Matrix, Point, added, composed, grow, inverse, product, scaled, transpose, unit
+from .point import Matrix, Point, added, composed, constants, grow, inverse, product, scaled, transpose, unit
 from .series import Series, constant, evaluate
 
 Rule = Callable[[Point, Mapping[str, Function], Function, Sequence[Series]], tuple[Any, ...]]
@@ -181,6 +182,16 @@ def _offset(point: Point, functions: Any, function: Function, at: Sequence[Serie
     return (composed(point.offset, at[0]),)
 
 
+def _reverse_drift(point: Point, functions: Any, function: Function, at: Sequence[Series]) -> tuple[Any, ...]:
+    """G G^T Sigma^-1 [-I | o] - c of lift.py."""
+    sde = point.sde
+    a = scaled(constants(point, unit(point)), -1) if sde.n > 1 else [[]]
+    if not sde.offset_let.is_zero_matrix:
+        a = [[*row, *more] for row, more in zip(a, point.offset, strict=True)]
+    pulled = product(point.V, product(solve(point.Sigma), a))
+    return (composed(added(pulled, scaled(point.of(columns(sde)), -1)), at[0]),)
+
+
 def _time_of(point: Point, function: Function, target: Series) -> Series:
     """The time at which log(alpha/sigma) is the target: Newton's iteration on series, each pass doubles the terms."""
     clock = point.Psi[0][0].log() - point.Sigma[0][0].log() / 2
@@ -207,6 +218,7 @@ RULES: dict[str, Rule] = {
     "transport_score": _transport_score, "exact": _exact, "exact_ordered": _exact,
     "conjugate_bridge": _conjugate, "conjugate_closed": _conjugate, "conjugate_ordered": _conjugate,
     "phi_scalar": _phi, "offset": _offset, "offset_scalar": _offset,
+    "reverse_drift": _reverse_drift, "reverse_drift_scalar": _reverse_drift,
     **{f"transition_{kind}": _transition for kind in ("scalar", "pair", "n", "clock", "ordered", "ratio", "inverse")},
     **{f"sigma_{kind}": _sigma for kind in ("stationary", "grown", "by_quadrature", "given")},
 }  # fmt: skip

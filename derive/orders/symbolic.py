@@ -121,11 +121,16 @@ def by_drift(method: Any, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
 
 
 def opaque(sde: LinearSDE) -> LinearSDE:
-    """One block with F = f (or 0) and G^2 = V, functions of time that nothing is known of."""
-    f, V = (sp.Symbol(name, real=True) for name in ("f", "V"))
-    lets = {"f": sp.Function("f")(t), "V": sp.Function("V")(t)}
-    F = sp.ImmutableMatrix([[0 if sde.F.is_zero_matrix else f]])
-    return replace(sde, F_let=F, G_let=sp.ImmutableMatrix([[sp.sqrt(V)]]), let=lets, schedule=None, params={})
+    """One block with F = f (or 0), G^2 = V and the offset b_mu mu + ... + b, functions of time that nothing is known of."""
+    terms = {f"b_{c}" if c else "b": e for c, e in zip((*sde.constant, ""), sde.offset_terms_let, strict=True) if e != 0}
+    lets = {name: sp.Function(name)(t) for name in ("f", "V", *terms)}
+    symbols = {name: sp.Symbol(name, real=True) for name in (*lets, *sde.constant)}
+    F = sp.ImmutableMatrix([[0 if sde.F.is_zero_matrix else symbols["f"]]])
+    offset = sum((symbols[name] * symbols.get(name[2:], sp.S.One) for name in terms), sp.S.Zero)
+    return replace(
+        sde, F_let=F, G_let=sp.ImmutableMatrix([[sp.sqrt(symbols["V"])]]), offset_let=sp.ImmutableMatrix([[offset]]),
+        let=lets, schedule=None, params={},
+    )  # fmt: skip
 
 
 def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]:

@@ -1,0 +1,81 @@
+"""The drift of the reverse SDE under the score of the bridge, written so that it keeps its digits near the data.
+
+Without the network's output that drift is R z + e with
+
+    R = -F - G G^T Sigma^-1,      e = G G^T Sigma^-1 o - b       (o the offset of the mean, offset.py)
+
+and in e, and on a block that starts with a variance, the two terms are alike near the data: their difference, O(t), has no
+digits left.  Each column of [R | e] is G G^T Sigma^-1 a - c, with a' = F a + c from a = v at the start: c = F e_j and
+a = v = -e_j at all times for R, c = b and v = 0 for e.  Write c = G G^T lift + rest; then
+
+    a = Sigma lift - r,   r' = F r + Sigma (lift' + F^T lift) - rest,   r = Sigma lift - v at the start,
+    G G^T Sigma^-1 a - c = -G G^T Sigma^-1 r - rest,
+
+where nothing is subtracted but what differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from .bounded import cancelled, solvable
+from .calculus import is_zero, t
+
+if TYPE_CHECKING:
+    from .sde import LinearSDE
+    from .split import Part
+
+
+@dataclass(frozen=True)
+class Lift:
+    """c = G G^T lift + rest and source = lift' + F^T lift, a column as in ``columns``; lift and rest in the words of let."""
+
+    lift: sp.Matrix
+    rest: sp.Matrix
+    source: sp.Matrix
+
+
+def columns(sde: LinearSDE) -> sp.Matrix:
+    """c of the module docstring, the drift of the SDE forward in time: F and, where it has one, the offset beside it."""
+    return beside(sde, sde.F_let, sde.offset_terms_let)
+
+
+def beside(sde: LinearSDE, linear: sp.Matrix, offset: sp.Matrix) -> sp.Matrix:
+    """[linear | offset]; without ``linear`` for one block, where only e cancels, and without an offset that no SDE has."""
+    kept = sp.Matrix(linear) if sde.n > 1 else sp.zeros(1, 0)
+    return kept if sde.offset_let.is_zero_matrix else kept.row_join(sp.Matrix(offset))
+
+
+def lifted(sde: LinearSDE) -> Lift | None:
+    """The columns over the noise of the rows that have some; None where G G^T of these rows is singular, or too large."""
+    rows = [i for i in range(sde.n) if sde.GG_let[i, i] != 0]
+    noise, c = sde.GG_let.extract(rows, rows), columns(sde)
+    if not rows or not solvable(noise) or is_zero(sde.written_out(noise.det())):
+        return None
+    lift = sp.zeros(*c.shape)
+    for i, row in zip(rows, noise.LUsolve(c.extract(rows, range(c.shape[1]))).tolist(), strict=True):
+        lift[i, :] = sp.Matrix([row])
+    lift = lift.applyfunc(cancelled)
+    written = sde.written_out(lift)
+    rest = (c - sde.GG_let * lift).applyfunc(cancelled)
+    return Lift(lift, rest, (written.diff(t) + sde.F.T * written).applyfunc(cancelled))
+
+
+def extra(sde: LinearSDE, part: Part) -> sp.Matrix:
+    """What the drift of a part has beyond that of the reverse SDE, -c, a column as in ``columns``."""
+    return (beside(sde, part.linear, part.offset) + columns(sde)).applyfunc(cancelled)
+
+
+def whole_rows(sde: LinearSDE, part: Part) -> list[int]:
+    """The rows of a part with the whole score of the reverse SDE and an entry of its drift that may cancel against it.
+
+    Where noise reaches the data by way of other blocks alone, Sigma^-1 outgrows F, and only e can cancel.
+    """
+    if sde.offset_let.is_zero_matrix and all(sde.GG_let[i, i] == 0 for i in sde.data):
+        return []
+    rows = [i for i in part.rows if part.score.row(i) == sde.GG_let.row(i) and any(part.score.row(i))]
+    c, beyond = columns(sde), extra(sde, part)
+    return [i for i in rows if any(c[i, k] != 0 and beyond[i, k] == 0 for k in range(c.shape[1]))]
