@@ -11,7 +11,7 @@ from stepsmith.errors import Unsupported
 
 from .calculus import t, t0, t1
 from .host import Library, depends_on_time, lets_in
-from .lift import columns
+from .lift import columns as drift_columns
 from .offset import reached
 from .program import ONE, UNIT, Call, Evaluate, Host, Op, Scalar, Update, entries, entry
 from .sampler import Sampler
@@ -150,12 +150,12 @@ class Lowering:
         return sp.Matrix(*mask.shape, lambda i, k: entry(f"offset_{key}", i, k) if mask[i, k] else 0)
 
     def reverse_drift(self, key: str) -> sp.Matrix | None:
-        """[R | e] of lift.py at a time of the step, in host symbols; None where the network is no bridge, or there is no lift."""
-        name = self.library.reverse_drift() if self.network in ("denoiser", "x0") else None
+        """[R | e] of lift.py at a time of the step, in host symbols; None where there is no lift."""
+        name = self.library.reverse_drift()
         if name is None:
             return None
         self.call((f"reverse_{key}",), name, self.moment(key))
-        c = columns(self.sde)  # a constant that the offset does not have multiplies nothing
+        c = drift_columns(self.sde)  # a constant that the offset does not have multiplies nothing
         own = range(c.shape[1] - len(self.carried), c.shape[1]) if not self.sde.offset_let.is_zero_matrix else ()
         return sp.Matrix(*c.shape, lambda i, k: 0 if k in own and not any(c.col(k)) else entry(f"reverse_{key}", i, k))
 

@@ -28,7 +28,7 @@ from .score import NETWORKS, ScoreParameterization, scalar, spread
 from .sde import LinearSDE
 from .split import names_of
 
-CHOLESKY = {"eps-L": "lower", "eps-U": "upper"}
+FACTORS = {"eps-L": "lower", "eps-U": "upper", "eps-R": "gddim"}
 
 
 def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
@@ -68,7 +68,7 @@ def _reframed(
 ) -> tuple[sp.Matrix, tuple[str, ...], sp.Matrix]:
     """Phi n_frame with C_out,f n_frame = s - C_skip,f z, written on the score and the state."""
     if frame == "eps-R" and low.sde.n > 1:
-        return Phi, low.output if low.network in CHOLESKY else low.score, linear  # what Phi of this frame is built for
+        return Phi, low.output if low.network in FACTORS else low.score, linear  # what Phi of this frame is built for
     target = low.score_at(frame, "0")
     if target.inverse is None:
         raise Unsupported(
@@ -141,7 +141,7 @@ def _conjugate_matrix(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
     """n blocks: the step of the frame that knows R, else P and Phi by quadrature."""
     n = low.sde.n
     if frame == "eps-R" and B.is_zero_matrix:
-        return _own_gddim(low) if low.network == "eps-R" else _transported(low)
+        return _transported(low)
     if frame == "eps-R":
         raise Unsupported("the frame eps-R is derived for B = 0", "use B = 0, or the frame eps-L")
     function = conjugate_function(low, "conjugate", tuple(range(n)), -low.sde.F_let, low.sde.GG_let / 2, B)
@@ -151,28 +151,20 @@ def _conjugate_matrix(low: Lowering, B: sp.Matrix, frame: Network) -> tuple[sp.M
 
 
 def _transported(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
-    """z' = Psi z + (Psi - U) Sigma s with U = R(t1) R(t0)^-1 (methods.md F1); s the score, or C_out n of a Cholesky network."""
+    """z' = Psi z + (Psi - U) Sigma s with U = R(t1) R(t0)^-1 (methods.md F1); s the score, or C_out n of an epsilon network."""
     n = low.sde.n
-    kind = CHOLESKY.get(low.network) if isinstance(low.network, str) else None
+    kind = FACTORS.get(low.network) if isinstance(low.network, str) else None
     low.call(("Psi", "gap"), low.library.transport_score(kind), t1, t0)
     return entries("Psi", n, n), entries("gap", n, n)
 
 
-def _own_gddim(low: Lowering) -> tuple[sp.Matrix, sp.Matrix]:
-    """z' = Psi z + (R_1 - Psi R_0) n for a network trained on eps-R: R = -(inverse)^T."""
-    n = low.sde.n
-    low.score_at("eps-R", "0")
-    R0, R1 = (-entries(f"inverse_{key}", n, n).T for key in "01")
-    low.call(("Psi",), low.library.psi(), t1, t0)
-    psi = entries("Psi", n, n)
-    return psi, R1 - psi * R0
-
-
 def conjugate_function(
     low: Lowering, name: str, rows: tuple[int, ...], linear: sp.Matrix, score: sp.Matrix, B: sp.Matrix,
-    offset: sp.Matrix | None = None,
+    offset: sp.Matrix | None = None, beyond: sp.Matrix | None = None,
 ) -> str:  # fmt: skip
     """The host function (t1, t0) -> (P, C, Phi) of a conjugate step of some rows; with an offset of the part, and D.
+
+    ``beyond`` is what the part has beside the reverse drift of lift.py, where that is part of it; columns as there.
 
     D is the integral of P(t1, s) (offset - (score C_skip + B) o), o the offset of the mean: B and C_skip act on z - o.
     """
@@ -189,6 +181,9 @@ def conjugate_function(
         linear_entries=linear.extract(rows, range(n)), score_entries=score.extract(rows, range(n)),
         B_entries=B.extract(rows, rows),
     )  # fmt: skip
+    whole = None
+    if beyond is not None and lib.reverse_drift() is not None:
+        whole = lib.matrix(f"{name}_beyond", beyond, "What the rows of the part have beside the reverse drift.")
     half = lib.matrix(
         f"{name}_score", score.extract(rows, range(n)), "What multiplies the score in the rows of the part."
     )
@@ -235,10 +230,11 @@ def conjugate_function(
         name,
         "conjugate_ordered",
         (),
-        (nodes, *pieces, ordered, reach, half, rest, turn, *uses, *drift),
+        (nodes, *pieces, ordered, reach, half, rest, turn, *uses, *drift, *((whole, "reverse_drift") if whole else ())),
         score=half,
         linear=rest,
         rate=turn,
+        whole=whole,
         **common,
     )
 

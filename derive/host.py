@@ -30,7 +30,7 @@ from . import offset
 from .bounded import cancelled, tame, tidied
 from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets, stationary_words
-from .lift import Lift, lifted
+from .lift import Lift, lifted, noise_change
 from .program import Function, ProgramError
 from .sde import LinearSDE
 
@@ -267,38 +267,36 @@ class Library:
         sde, found = self.sde, lifted(self.sde)
         if found is None:
             return None
-        source = self.matrix("lift_source", found.source, "b' + F^T b, with G G^T b the drift on the rows that have noise.")
-        needs = [self.quadrature(), self.psi(), self.diffusion(), source]
-        if not sde.initial_let.is_zero_matrix:
-            needs.append(self.matrix("lift", found.lift, "b: G G^T b is the drift on the rows that have noise."))
+        needs = [self.quadrature(), self.psi(), self.diffusion(), self.drift()]
+        needs.append(self.matrix("lift", found.lift, "b: G G^T b is the drift on the rows that have noise."))
+        changing = not found.change.is_zero_matrix
+        if changing:
+            needs.append(self.matrix("lift_change", found.change, "b'."))
         own = (*(sde.state if sde.n > 1 else ()), *((*sde.constant, "one") if not sde.offset_let.is_zero_matrix else ()))
         doc = f"What {', '.join(own[:-1])} and {own[-1]} are multiplied with in the reverse SDE beside the network's output."
         if sde.n == 1:
-            data = dict(blurred=not sde.initial_let.is_zero_matrix, start=sde.time[0], panels=PANELS, doc=doc)
+            data = dict(blurred=not sde.initial_let.is_zero_matrix, start=sde.time[0], panels=PANELS, doc=doc, changing=changing)
             return self.add("reverse_drift", "reverse_drift_scalar", (), (*needs, self.sigma()), **data)
-        return self._reverse_drift(found, needs, doc)
+        near = self._reverse_near(found, needs, changing)
+        moved = not sde.offset_let.is_zero_matrix
+        uses = [near, self.whitening(), self.close(), self.drift(), self.diffusion()]
+        if moved:
+            uses += [self.offset(), self.matrix("offset_rate", sde.offset_terms_let, "The same in the drift.")]
+        return self.add("reverse_drift", "reverse_drift", (), uses, moved=moved, doc=doc)
 
-    def _reverse_drift(self, found: Lift, needs: list[str], doc: str) -> str:
-        sde, law = self.sde, self._law()
-        moved, rest = not sde.offset_let.is_zero_matrix, not found.rest.is_zero_matrix
+    def _reverse_near(self, found: Lift, needs: list[str], changing: bool) -> str:
+        sde, law, rest = self.sde, self._law(), not found.rest.is_zero_matrix
         needs += [self.static("matrix"), self.static("lower"), self.collocation()]
         if rest:
             needs.append(self.matrix("lift_rest", found.rest, "What the drift has beside G G^T b."))
         if law["ordered"]:
             needs += [self.ordered(), f"{law['psi']}_rate"]
-        parts = dict(
-            sharp=tuple(i for i in range(sde.n) if sde.initial_let[i, i] == 0),
-            spread=tuple(i for i in range(sde.n) if sde.initial_let[i, i] != 0),
-        )
-        parts["own"] = tuple(i for i in parts["sharp"] if sde.GG_let[i, i] != 0)
-        if parts["own"] and parts["spread"]:
-            rate = (sde.G.diff(t) - sde.F * sde.G).applyfunc(cancelled)
-            needs.append(self.matrix("diffusion_rate", rate, "G' - F G, so that Psi(START, t) G grows by Psi(START, t) times it."))
-        near = self.add("reverse_near", "reverse_near", law["initial"], needs, rest=rest, **parts, **law)
-        uses = [near, self.whitening(), self.close(), self.drift(), self.diffusion()]
-        if moved:
-            uses += [self.offset(), self.matrix("offset_rate", sde.offset_terms_let, "The same in the drift.")]
-        return self.add("reverse_drift", "reverse_drift", (), uses, moved=moved, doc=doc)
+        sharp, spread = ([i for i in range(sde.n) if (sde.initial_let[i, i] != 0) == started] for started in (False, True))
+        own, change = [i for i in sharp if sde.GG_let[i, i] != 0] if spread else [], noise_change(sde)
+        data = dict(rest=rest, sharp=sharp, spread=spread, own=own, changing=changing, louder=not change.is_zero_matrix)
+        if own and data["louder"]:
+            needs.append(self.matrix("noise_change", change, "(G G^T)'."))
+        return self.add("reverse_near", "reverse_near", law["initial"], needs, **data, **law)
 
     # -- the law of z_t ----------------------------------------------------------------------------------------------
 
@@ -401,7 +399,7 @@ class Library:
 
     def edm(self) -> str:
         """(skip, out, inp, told) of an EDM-preconditioned network behind the bridge."""
-        return self.add("edm", "edm", (sp.Symbol("sigma_data", real=True),), (self.denoiser(),))
+        return self.add("edm", "edm", (sp.Symbol("sigma_data", real=True),), (self.whitening(), self.close()), n=self.sde.n)
 
     def cholesky(self, kind: str) -> str:
         """(out, inverse): out = -L^-T for the lower (or upper) Cholesky factor of Sigma, and its inverse -L^T."""
@@ -427,12 +425,12 @@ class Library:
 
     def transport_score(self, kind: str | None) -> str:
         """(Psi, gap = (Psi - U) Sigma at t0): the step of order one in the frame eps-R, on the score; with ``kind`` on the
-        output of a network of that Cholesky factor, gap C_out."""
+        output of a network of that Cholesky factor, or of the frame itself ("gddim"), gap C_out."""
         nodes = self.log_nodes()
         uses = [nodes, self.psi(), self.whitening(), self.turning(), self.ordered(), self.reach(), self.close()]
         uses += [self.cut(), self.drift()]
         if kind is not None:
-            uses.append(self.cholesky(kind))
+            uses.append(self.gddim() if kind == "gddim" else self.cholesky(kind))
         return self.add("transport_score", "transport_score", (), uses, kind=kind, n=self.sde.n)
 
     def gddim(self) -> str:
@@ -440,10 +438,10 @@ class Library:
         uses = (self.whitening(), self.close(), self.rotation())
         return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
 
-    def tweedie(self) -> str:
-        """(pull, lift): the mean of the data is pull z + lift s."""
-        uses = (self.whitening(), self.close(), self.pulled())
-        return self.add("tweedie", "tweedie", (), uses)
+    def tweedie(self, kind: str | None) -> str:
+        """(pull, lift): the mean of the data is pull z + lift s; with ``kind`` pull z + lift eps, of a Cholesky factor."""
+        uses = (self.whitening(), self.close(), self.pulled(), *((self.cholesky(kind),) if kind else ()))
+        return self.add("tweedie", "tweedie", (), uses, kind=kind)
 
     # -- formulas ----------------------------------------------------------------------------------------------------
 

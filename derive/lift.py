@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from .bounded import cancelled, solvable
-from .calculus import is_zero, t
+from .calculus import is_zero
+from .schedule import slope
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lift:
-    """c = G G^T lift + rest and source = lift' + F^T lift, a column as in ``columns``; lift and rest in the words of let."""
+    """c = G G^T lift + rest and change = lift', a column as in ``columns``, in the words of let."""
 
     lift: sp.Matrix
     rest: sp.Matrix
-    source: sp.Matrix
+    change: sp.Matrix
 
 
 def columns(sde: LinearSDE) -> sp.Matrix:
@@ -59,9 +60,13 @@ def lifted(sde: LinearSDE) -> Lift | None:
     for i, row in zip(rows, noise.LUsolve(c.extract(rows, range(c.shape[1]))).tolist(), strict=True):
         lift[i, :] = sp.Matrix([row])
     lift = lift.applyfunc(cancelled)
-    written = sde.written_out(lift)
     rest = (c - sde.GG_let * lift).applyfunc(cancelled)
-    return Lift(lift, rest, (written.diff(t) + sde.F.T * written).applyfunc(cancelled))
+    return Lift(lift, rest, lift.applyfunc(lambda e: cancelled(slope(e, sde.let))))
+
+
+def noise_change(sde: LinearSDE) -> sp.Matrix:
+    """(G G^T)', in the words of let."""
+    return sp.Matrix(sde.GG_let).applyfunc(lambda e: cancelled(slope(e, sde.let)))
 
 
 def extra(sde: LinearSDE, part: Part) -> sp.Matrix:
@@ -69,13 +74,17 @@ def extra(sde: LinearSDE, part: Part) -> sp.Matrix:
     return (beside(sde, part.linear, part.offset) + columns(sde)).applyfunc(cancelled)
 
 
-def whole_rows(sde: LinearSDE, part: Part) -> list[int]:
+def whole_rows(sde: LinearSDE, part: Part, network: object) -> list[int]:
     """The rows of a part with the whole score of the reverse SDE and an entry of its drift that may cancel against it.
 
-    Where noise reaches the data by way of other blocks alone, Sigma^-1 outgrows F, and only e can cancel.
+    There are none where the network is no bridge, for then the score has no term of the state.  Where noise reaches the data
+    by way of other blocks alone, Sigma^-1 outgrows F, and only e can cancel.
     """
+    if network not in ("denoiser", "x0"):
+        return []
     if sde.offset_let.is_zero_matrix and all(sde.GG_let[i, i] == 0 for i in sde.data):
         return []
     rows = [i for i in part.rows if part.score.row(i) == sde.GG_let.row(i) and any(part.score.row(i))]
     c, beyond = columns(sde), extra(sde, part)
     return [i for i in rows if any(c[i, k] != 0 and beyond[i, k] == 0 for k in range(c.shape[1]))]
+

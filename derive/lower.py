@@ -169,9 +169,12 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
         terms = [("mean_x", 1 / alpha, sde.state[0]), ("mean_s", sigma**2 / alpha, low.score[0])]
         terms += low.carry("mean", -offset / alpha)
     else:
-        low.call(("pull", "lift"), low.library.tweedie(), t1)
+        # eps-R is eps-L at the data end of the grid, where its mean is asked for
+        kind = {"eps-L": "lower", "eps-U": "upper", "eps-R": "lower"}.get(str(low.network))
+        low.call(("pull", "lift"), low.library.tweedie(kind), t1)
         terms = [(f"mean_{b}", entry("pull", 0, j), b) for j, b in enumerate(sde.state)]
-        terms += [(f"mean_s{b}", entry("lift", 0, j), low.score[j]) for j, b in enumerate(sde.state)]
+        values = low.output if kind else low.score
+        terms += [(f"mean_{'e' if kind else 's'}{sde.state[j]}", entry("lift", 0, j), value) for j, value in enumerate(values)]
         terms += low.carry("mean", -entries("pull", 1, sde.n) * offset)
     result = low.update("mean", terms)
     return tuple(low.ops), result

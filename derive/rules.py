@@ -122,12 +122,15 @@ def _transport_score(ref: Reference, function: Function, args: list[Any], times:
     psi = mul(ref.psi(t1), inverse(ref.psi(t0)))
     gap = mul(add(psi, scaled(U, -1)), ref.sigma(t0))
     kind = function.data["kind"]
+    if kind == "gddim":
+        return psi, scaled(mul(gap, transpose(inverse(ref.rotated(times[-1]).value(t0)))), -1)
     return psi, mul(gap, _eps(kind == "upper")(ref, function, [t0], times)[0]) if kind else gap
 
 
 def _tweedie(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
     pull = [inverse(ref.psi(args[0]))[ref.view.sde.data[0]]]
-    return pull, mul(pull, ref.sigma(args[0]))
+    kind = function.data["kind"]
+    return pull, mul(pull, scaled(factor(ref.sigma(args[0]), kind == "upper"), -1) if kind else ref.sigma(args[0]))
 
 
 def _offset(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:

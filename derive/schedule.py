@@ -43,6 +43,12 @@ def written_out(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
     return expr.subs({sp.Symbol(name, real=True): value for name, value in lets.items()})
 
 
+def slope(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
+    """The derivative in t of an expression in the words of let, in the same words."""
+    inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
+    return expr.diff(t) + inner
+
+
 def of_schedule(
     schedule: tuple[sp.Expr, sp.Expr], lets: Mapping[str, sp.Expr], field: bool = False
 ) -> tuple[sp.Matrix, sp.Matrix]:
@@ -52,14 +58,10 @@ def of_schedule(
     which overflows at high frequencies.
     """
     alpha, sigma = schedule
-
-    def slope(expr: sp.Expr) -> sp.Expr:
-        inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
-        return expr.diff(t) + inner
-
+    change, spread = slope(alpha, lets), slope(sigma, lets)
     if field:
-        F = sp.Add(*(slope(factor) / factor for factor in sp.Mul.make_args(alpha)))
-        return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(2 * sigma * (slope(sigma) - F * sigma))]])
-    F = tidied(slope(alpha) / alpha)
-    growth = 2 * sigma * (slope(sigma) - F * sigma)
+        F = sp.Add(*(slope(factor, lets) / factor for factor in sp.Mul.make_args(alpha)))
+        return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(2 * sigma * (spread - F * sigma))]])
+    F = tidied(change / alpha)
+    growth = 2 * sigma * (spread - F * sigma)
     return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(growth) if tame(growth) else growth)]])

@@ -18,7 +18,7 @@ from .builder import Lowering, State
 from .calculus import is_zero, t
 from .composition import Token
 from .conjugate import conjugate_function
-from .lift import extra, whole_rows
+from .lift import columns, extra, whole_rows
 from .offset import reached as offset_reached
 from .program import ONE, Normal, entries, entry
 from .split import Part, Split
@@ -60,7 +60,7 @@ def _euler(low: Lowering, part: Part, name: str, state: State, seen: State, toke
     key = low.clock if part.scored else upper
     step = token.share * low.h
     noise = _euler_noise(low, part, name, key, step)
-    whole = whole_rows(low.sde, part)
+    whole = whole_rows(low.sde, part, low.network)
     table = low.reverse_drift(key) if whole else None
     new: State = {}
     for i in range(low.sde.n):
@@ -105,13 +105,13 @@ def _whole_drift(
         label, own = f"{name}_{block}{low.block(j)}", step * low.at(part.linear[i, j], key)
         gained = _since(low, low.asked.state[j], seen[j])
         if sde.n == 1 or gained is None:
-            pulled = sum((low.at(part.score[i, l], key) * score.skip[l, j] for l in range(sde.n)), sp.S.Zero)
+            pulled = sum((low.at(part.score[i, a], key) * score.skip[a, j] for a in range(sde.n)), sp.S.Zero)
             terms += [(label, own, seen[j]), (f"{label}_skip", step * pulled, low.asked.state[j])]
         else:
             terms.append((label, step * (table[i, j] + beyond[j]), low.asked.state[j]))
             terms += [(f"{label}_own", own, value) for value in gained]
     for k, value in enumerate(low.output):
-        weight = sum((low.at(part.score[i, l], key) * score.out[l, k] for l in range(sde.n)), sp.S.Zero)
+        weight = sum((low.at(part.score[i, a], key) * score.out[a, k] for a in range(sde.n)), sp.S.Zero)
         terms.append((f"{name}_{block}n{k}", step * weight, value))
     if sde.offset_let.is_zero_matrix:
         return terms
@@ -259,8 +259,10 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
 
 def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:
     """z_R' = P (I - a h B) z_R + C z_other + Phi n, one conjugate Euler step of the rows R of the part."""
+    whole = low.sde.n > 1 and set(whole_rows(low.sde, part, low.network)) == set(part.rows)
+    beyond = extra(low.sde, part).extract(part.rows, range(columns(low.sde).shape[1])) if whole else None
     function = conjugate_function(
-        low, f"conjugate_{part.letter.lower()}", part.rows, part.linear, part.score, part.B, part.offset
+        low, f"conjugate_{part.letter.lower()}", part.rows, part.linear, part.score, part.B, part.offset, beyond
     )
     rows, others = part.rows, [j for j in range(low.sde.n) if j not in part.rows]
     moved = not low.sde.offset_let.is_zero_matrix

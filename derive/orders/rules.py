@@ -96,7 +96,7 @@ def _transport_score(point: Point, functions: Any, function: Function, at: Seque
     gap = product(added(psi, scaled(U, -1)), composed(point.Sigma, at[1]))
     if function.data["kind"] is None:
         return psi, gap
-    network = {"lower": "eps-L", "upper": "eps-U"}[function.data["kind"]]
+    network = {"lower": "eps-L", "upper": "eps-U", "gddim": "eps-R"}[function.data["kind"]]
     return psi, product(gap, _eps(network)(point, functions, function, at[1:])[0])
 
 
