@@ -55,7 +55,7 @@ def of_schedule(
 
     def slope(expr: sp.Expr) -> sp.Expr:
         inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
-        return expr.diff(t) + inner
+        return (expr.diff(t) + inner).replace(sp.sign, lambda x: x / sp.Abs(x))
 
     if field:
         F = sp.Add(*(slope(factor) / factor for factor in sp.Mul.make_args(alpha)))

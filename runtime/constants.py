@@ -69,10 +69,9 @@ def _fitted(name: str, value: Any, seeds: int, shape: tuple[int, ...], dtype: to
 
 def real(value: Any) -> torch.Tensor:
     """``value`` as float64 on the host, whatever it becomes a tensor of; TypeError, ValueError or RuntimeError if it is none."""
-    tensor = torch.as_tensor(value)
-    if tensor.is_complex():
+    if torch.as_tensor(value).is_complex():
         raise TypeError("complex numbers")
-    return tensor.detach().to("cpu", torch.float64)
+    return torch.as_tensor(value, dtype=torch.float64).detach().cpu()
 
 
 def digest(tensors: Mapping[str, Any] | None) -> dict[str, str]:
@@ -106,8 +105,8 @@ def read_constant(path: str | os.PathLike[str]) -> torch.Tensor:
         raise InputError(str(place), "constant", f"it holds {len(arrays)} arrays", "keep one, or name it samples")
     try:
         return real(next(iter(arrays.values())))
-    except (TypeError, ValueError) as error:
-        raise InputError(str(place), "constant", f"it holds no numbers ({error})", "write them as float64") from None
+    except (TypeError, ValueError):
+        raise InputError(str(place), "constant", "it holds no real numbers", "write them as float64") from None
 
 
 def _png(place: Path) -> dict[str, Any]:

@@ -142,7 +142,9 @@ def read(path: str | os.PathLike[str]) -> tuple[DigitsNet, About]:
         sizes = _sizes(json.loads(meta["sizes"]))
         lo, hi, data = (float(meta[key]) for key in ("sigma_min", "sigma_max", "sigma_data"))
         training = json.loads(meta.get("training", "{}"))
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(os.fspath(path), "metadata", "are nested too deep", _RETRAIN) from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(os.fspath(path), "metadata", f"cannot be read ({error})", _RETRAIN) from None
     if not 0 < lo < hi < math.inf or not 0 < data < math.inf:
         raise InputError(os.fspath(path), "sigma_min, sigma_max, sigma_data", "not a range of noise", _RETRAIN)

@@ -127,7 +127,8 @@ def _asked(module: Any, function: Any, times: Any, params: Mapping[str, Any]) ->
     except InputError:
         raise
     except (ValueError, ArithmeticError) as error:
-        what = f"{module.SDE} {module.SAMPLER} refuses them ({error})"
+        why = error if isinstance(error, ValueError) else "float64 cannot hold what they make"
+        what = f"{module.SDE} {module.SAMPLER} refuses them ({why})"
         raise _refuse("params", what, "change the parameters or the grid") from error
 
 
@@ -197,7 +198,7 @@ def _shape(network: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
     except (TypeError, ValueError, OverflowError):
         raise _refuse("shape", f"{found!r} is no shape of a sample", "give whole numbers, (1, 8, 8) for example") from None
     if any(not 1 <= size < 2**31 for size in found):
-        raise _refuse("shape", f"{found} is no shape of a sample", "every size must be 1 or more")
+        raise _refuse("shape", f"{found} is no shape of a sample", "every size is 1 or more, and one that a machine holds")
     return found
 
 
