@@ -7,7 +7,7 @@ that is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,23 +65,31 @@ def nodes(start: float, end: float, panels: int) -> tuple[Array, Array]:
     return (edges[:-1] + edges[1:])[:, None] / 2 + half * _X, half * _W
 
 
-def rough(sde: LinearSDE, expr: sp.Expr, panels: int, most: float) -> Array:
-    """The midpoints of those panels of the span where the last Legendre coefficients pass ``most`` of the largest value."""
+def tables(sde: LinearSDE, panels: int) -> Iterator[tuple[str, Array]]:
+    """F, G, G G^T and the offset at the nodes of equal panels of the span, (rows, columns, panels, 20)."""
     times = nodes(*sde.time, panels)[0]
-    values = sampled(sde, expr, times)
+    for key, entries in (("F", sde.F), ("G", sde.G), ("offset", sde.offset)):
+        values = np.array([[sampled(sde, e, times) for e in row] for row in entries.tolist()])
+        yield key, values
+        if key == "G":
+            with np.errstate(all="ignore"):
+                yield "G G^T", np.einsum("ikps,jkps->ijps", values, values)
+
+
+def rough(values: Array, most: float) -> Array:
+    """Whether, on each panel of the values (panels, 20), the last Legendre coefficients pass ``most`` of the largest value."""
     finite = np.isfinite(values).all(-1)
     size = np.abs(values[finite]).max(initial=0.0)
     with np.errstate(all="ignore"):
         last = np.abs(values @ _TO_LEGENDRE.T)[:, -2:].max(-1)
-    return times.mean(-1)[~finite | ~(last <= most * size)]
+    return ~finite | ~(last <= most * size)
 
 
 def check_resolved(sde: LinearSDE) -> None:
     """Unsupported where F, G G^T or the offset of several blocks are no polynomials of degree 19 on each half of the span."""
-    for key, entries in (("F", sde.F), ("G G^T", sde.GG), ("offset", sde.offset)):
-        for entry in entries:
-            if entry.has(t) and len(rough(sde, entry, 2, 1e-8)):
-                raise _too_fast(sde, key)
+    for key, table in tables(sde, 2):
+        if key != "G" and any(rough(values, 1e-8).any() for row in table for values in row):
+            raise _too_fast(sde, key)
 
 
 def panels_of_integral(sde: LinearSDE, expr: sp.Expr) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import flint
+import numpy as np
 import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
 from .calculus import exact, t
 from .point import Point
-from .smooth import FINE, defaults, rough
+from .smooth import FINE, defaults, rough, tables
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -40,9 +41,7 @@ def check_values(where: str, sde: LinearSDE) -> None:
             here = f"sde.{key}[{k // entries.shape[1]}][{k % entries.shape[1]}]"
             for place, at in zip(_PLACES, places, strict=True):
                 _check_value(where, here, at(e), f"at t = {float(start + place * (end - start)):.6g} and the defaults")
-            _check_smooth(where, here, sde, e, 1e300 if key == "G" else 1e-9)  # G itself may turn its sign
-    for k, e in enumerate(sde.GG):
-        _check_smooth(where, f"sde.G[{k // sde.n}]", sde, e, 1e-9)
+    _check_smooth(where, sde)
     at = Point(point)
     for name, e in zip(sde.state, sde.initial.diagonal(), strict=True):
         value = at(e)
@@ -61,15 +60,18 @@ def _check_value(where: str, key: str, value: Any, place: str) -> None:
         raise InputError(where, key, f"passes {LARGE:g} {place}", "rescale the state or the time")
 
 
-def _check_smooth(where: str, key: str, sde: LinearSDE, entry: sp.Expr, most: float) -> None:
+def _check_smooth(where: str, sde: LinearSDE) -> None:
     """InputError where an entry has no value, or is rough; not at the ends of the span, where a schedule may be singular."""
-    if entry.has(t):
-        low, high = sde.time
-        edge = (high - low) / FINE
-        found = [time for time in rough(sde, entry, FINE, most) if low + edge < time < high - edge]
-        if found:
-            what = f"is not smooth near t = {found[0]:.3g} at the defaults: a pole, a kink, or too fast a change"
-            raise InputError(where, key, what, "write it smoother, or end the span before")
+    low, high = sde.time
+    for key, table in tables(sde, FINE):
+        for i, row in enumerate(table):
+            for j, values in enumerate(row):
+                bad = np.flatnonzero(rough(values, 1e300 if key == "G" else 1e-9)[1:-1])  # G itself may turn its sign
+                if len(bad):
+                    time = low + (high - low) * (bad[0] + 1.5) / FINE
+                    what = f"is not smooth near t = {time:.3g} at the defaults: a pole, a kink, or too fast a change"
+                    place = f"sde.G[{i}]" if key == "G G^T" else f"sde.{key}[{i}][{j}]"
+                    raise InputError(where, place, what, "write it smoother, or end the span before")
 
 
 def check_density(sde: LinearSDE) -> None:
