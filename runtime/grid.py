@@ -156,7 +156,7 @@ def _checked(times: Any) -> torch.Tensor:
 def _ends(sde: Any, steps: int, start: float | None, end: float) -> tuple[float, float]:
     """The checked pair (start, end); start defaults to the end of the SDE's time span."""
     if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= MOST_STEPS:
-        raise _refuse("steps", f"{steps!r} steps cannot be taken", f"give a whole number from 1 to {MOST_STEPS}")
+        raise _refuse("steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}")
     start = float(sde.time[1] if start is None else start)
     end = float(end)
     for key, value in (("start", start), ("end", end)):
