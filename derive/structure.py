@@ -41,6 +41,9 @@ def check_values(where: str, sde: LinearSDE) -> None:
             here = f"sde.{key}[{k // entries.shape[1]}][{k % entries.shape[1]}]"
             for place, at in zip(_PLACES, places, strict=True):
                 _check_value(where, here, at(e), f"at t = {float(start + place * (end - start)):.6g} and the defaults")
+    if sde.schedule is not None and not all(at(sde.written_out(sde.schedule[1])).real > 0 for at in places):
+        what = "is not positive inside the span, at the defaults"
+        raise InputError(where, "sde.sigma", what, "write a standard deviation")
     _check_smooth(where, sde)
     at = Point(point)
     for name, e in zip(sde.state, sde.initial.diagonal(), strict=True):

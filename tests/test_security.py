@@ -339,6 +339,10 @@ spec(S, "noise of 1e200", G=[["1e200"], ["0"]])
 tried(S, "a schedule with a kink, sigma = t abs(t - 0.5)")(
     lambda _: ss.load_sde({"name": "kink", "state": ["x"], "alpha": "1", "sigma": "t*abs(t-0.5)"})
 )
+for deviation in ("0", "-t"):
+    tried(S, f"a schedule with sigma = {deviation}")(
+        lambda _, deviation=deviation: ss.load_sde({"name": "s", "state": ["x"], "alpha": "1", "sigma": deviation})
+    )
 tried(S, "the stationary law of an unstable F")(lambda _: ss.load_sde(sde(F=[["1", "a"], ["-a", "1"]])).stationary())
 tried(S, "the effective sigma of one without noise")(
     lambda _: ss.load_sde(sde(G=[["0"], ["0"]], initial={"m": "0"})).at().effective_sigma(0.5)
