@@ -33,6 +33,7 @@ from .kernel import commutes, in_lets, stationary_words
 from .lift import Lift, lifted, noise_change
 from .program import Function, ProgramError
 from .sde import LinearSDE
+from .smooth import USUAL, panels_of_integral, panels_of_variance
 
 NODES = 20  # Gauss-Legendre nodes a panel
 PANELS = 2  # panels from the start of the span to t: 40 nodes hold exp(-40) to float64
@@ -132,7 +133,7 @@ class Library:
         expr = self.sde.let[name]
         if closed is not None:
             return self.add(f"integral_{name}", "integral", (expr,), expr=closed, of=name)
-        return self.add(f"integral_{name}", "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=name)
+        return self._quadrature_of(f"integral_{name}", expr, name)
 
     def integrated(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]]:
         """The integral of an expression over (s, t) in the words of let: (expression, integrals used).
@@ -159,8 +160,13 @@ class Library:
             if same
             else f"integral_f{sum(f.template == 'integral_by_quadrature' for f in self.functions.values()) + 1}"
         )
-        self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=expr)
+        self._quadrature_of(name, expr, expr)
         return sp.Symbol(f"{name.removeprefix('integral_')}_st", real=True), (name,)
+
+    def _quadrature_of(self, name: str, expr: sp.Expr, of: Any) -> str:
+        panels = panels_of_integral(self.sde, self.sde.written_out(expr))
+        more = {"panels": panels} if panels > USUAL else {}
+        return self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=of, **more)
 
     # -- propagators -------------------------------------------------------------------------------------------------
 
@@ -230,7 +236,7 @@ class Library:
         noise = self.diffusion()
         return self.add(
             "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), (self.quadrature(), self.psi(), noise), start=sde.time[0],
-            variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=PANELS,
+            variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=panels_of_variance(sde),
         )  # fmt: skip
 
     def _given(self, name: str, expr: sp.Expr, doc: str) -> str:

@@ -27,6 +27,7 @@ from .bounded import cancelled, tame
 from .calculus import exact, increment, plain, s, sums, t
 from .entire import exponential
 from .point import BITS, Point, random_point
+from .smooth import defaults
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
@@ -180,8 +181,13 @@ def transition(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
 
 
 def stationary(sde: LinearSDE) -> sp.Matrix:
-    """The constant S with F S + S F^T + G G^T = 0, written out."""
-    return sde.written_out(stationary_words(sde)).applyfunc(cancelled)
+    """The constant S with F S + S F^T + G G^T = 0, written out; Unsupported where it is no covariance at the defaults."""
+    found = sde.written_out(stationary_words(sde)).applyfunc(cancelled)
+    at = Point(defaults(sde))
+    spread = np.linalg.eigvalsh([[float(at(e).real.mid()) for e in row] for row in found.tolist()])
+    if not spread[0] > -1e-9 * abs(spread).max():
+        raise Unsupported(f"{sde.name} has no stationary law", "F must be stable and G G^T in proportion to it")
+    return found
 
 
 def covariance(sde: LinearSDE, time: sp.Expr) -> sp.Matrix:

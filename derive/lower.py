@@ -23,6 +23,7 @@ from .rows import Rows, aligned
 from .sampler import Sampler
 from .score import BRIDGES, ScoreParameterization, checked
 from .sde import LinearSDE
+from .smooth import check_resolved
 from .split import Part, Split, bind
 from .splitting import split_step
 from .structure import check_density
@@ -58,6 +59,8 @@ def _lowering(
             f"{sde.name} has an offset, and lines of text say nothing of it", "take a splitting or a conjugate sampler"
         )
     check_density(sde)
+    if sde.n > 1:
+        check_resolved(sde)
     network = checked(network, sde)
     if sde.field:
         _check_field(sde, sampler, network, frame)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import flint
@@ -149,17 +149,17 @@ class NumericSDE:
     @within("the numeric offset")
     def offset(self, t: float, s: float) -> np.ndarray:
         """o(t, s) of z_t = Psi z_s + o + noise, float64 (n, m + 1): what multiplies the m constant components and 1."""
-        return floats(self.exact_offset(t, s))
+        return self._told("the offset", t, lambda: self.exact_offset(t, s))
 
     @within("the numeric transition")
     def transition(self, t: float, s: float) -> np.ndarray:
         """Psi(t, s), float64 (n, n); t < s is allowed."""
-        return floats(self.exact_transition(t, s))
+        return self._told("the transition", t, lambda: self.exact_transition(t, s))
 
     @within("the numeric covariance")
     def covariance(self, t: float) -> np.ndarray:
         """Sigma_t, float64 (n, n)."""
-        return floats(self.exact_covariance(t))
+        return self._told("the covariance", t, lambda: self.exact_covariance(t))
 
     @within("the numeric factor")
     def factor(self, t: float, kind: str = "lower", end: float = 1e-3) -> np.ndarray:
@@ -167,16 +167,28 @@ class NumericSDE:
 
         R is anchored by R = lower Cholesky at the data end ``end`` of the grid (O = I there).
         """
+        kinds = {
+            "lower": lambda: factor(self.exact_covariance(t)),
+            "upper": lambda: factor(self.exact_covariance(t), upper=True),
+            "gddim": lambda: self._gddim(end, t),
+        }
+        if kind not in kinds:
+            raise InputError(self.sde.name, "kind", f"no factor {kind!r}", "choose lower, upper or gddim")
         with flint.ctx.workprec(self.precision):
-            S = self.exact_covariance(t)
-            if kind == "lower":
-                return floats(factor(S))
-            if kind == "upper":
-                flipped = [row[::-1] for row in S[::-1]]
-                return floats([row[::-1] for row in factor(flipped)[::-1]])
-            if kind == "gddim":
-                return floats(self._gddim(end, t))
-        raise InputError(self.sde.name, "kind", f"no factor {kind!r}", "choose lower, upper or gddim")
+            return self._told(f"the {kind} factor of the covariance", t, kinds[kind])
+
+    def _told(self, what: str, time: float, found: Callable[[], Matrix]) -> np.ndarray:
+        """In float64; Unsupported where Arb meets a singular matrix, a lost digit or a number that float64 cannot hold."""
+        try:
+            entries = floats(found())
+        except InputError:
+            raise
+        except (ValueError, ZeroDivisionError):
+            entries = np.full(1, np.nan)
+        if not np.isfinite(entries).all():
+            why = "it is singular, has lost its digits or is beyond float64"
+            raise Unsupported(f"{what} of {self.sde.name} at t = {time} cannot be told: {why}", SHORTEN)
+        return entries
 
     def _gddim(self, end: float, time: float) -> Matrix:
         side = (float(end), time >= end)
@@ -223,13 +235,14 @@ class NumericSDE:
                 f"{self.sde.name} has {len(self.sde.data)} data blocks", "the effective sigma needs exactly one"
             )
         times = np.asarray(t, dtype=np.float64)
-        return np.array([self._effective(float(v)) for v in times.ravel()]).reshape(times.shape)
+        found = [self._told("the effective sigma", v, partial(self._effective, v)) for v in times.ravel().tolist()]
+        return np.array(found).reshape(times.shape)
 
-    def _effective(self, time: float) -> float:
+    def _effective(self, time: float) -> Matrix:
         with flint.ctx.workprec(self.precision):
             column = [[row[self.sde.data[0]]] for row in self.exact_transition(time, self.sde.time[0])]
             weight = mul(transpose(column), mul(inverse(self.exact_covariance(time)), column))[0][0]
-            return float((1 / weight).sqrt().mid())
+            return [[(1 / weight).sqrt()]]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Rows:
 
     def nfe(self, steps: int) -> int:
         """Network calls of a run of ``steps`` rows."""
-        return sum(self.at(row, steps).nfe for row in range(steps))
+        ends = {*range(min(steps, len(self.warmup))), *range(max(0, steps - len(self.ending)), steps)}
+        return sum(self.at(row, steps).nfe for row in ends) + (steps - len(ends)) * self.step.nfe
 
     @property
     def params(self) -> dict[str, float]:

@@ -46,7 +46,7 @@ def written_out(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
 def slope(expr: sp.Expr, lets: Mapping[str, sp.Expr]) -> sp.Expr:
     """The derivative in t of an expression in the words of let, in the same words."""
     inner = sum((expr.diff(sp.Symbol(name, real=True)) * value.diff(t) for name, value in lets.items()), sp.S.Zero)
-    return expr.diff(t) + inner
+    return (expr.diff(t) + inner).replace(sp.sign, lambda x: x / sp.Abs(x))
 
 
 def of_schedule(

@@ -6,20 +6,23 @@ neither the noise nor an initial variance ever reaches.  Named is the block, or 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flint
+import numpy as np
 import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
 from .calculus import exact, t
 from .point import Point
+from .smooth import FINE, defaults, rough, tables
 
 if TYPE_CHECKING:
     from .sde import LinearSDE
 
 _PLACES = (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4))  # of the span, where entries are looked at
+LARGE, SMALL = 1e60, 1e-15  # of an entry, and of the largest one of the noise: their squares must be told from 0 and inf
 
 
 def reached(couplings: sp.Matrix, rows: set[int]) -> set[int]:
@@ -29,34 +32,49 @@ def reached(couplings: sp.Matrix, rows: set[int]) -> set[int]:
     return rows
 
 
-def _defaults(sde: LinearSDE) -> dict[sp.Symbol, sp.Rational]:
-    """The default parameters; 1 for a frequency and for the constant components."""
-    ones = dict.fromkeys((*sde.constant, *filter(None, [sde.field])), 1.0)
-    return {sp.Symbol(name, real=True): exact(value) for name, value in {**ones, **sde.params}.items()}
-
-
 def check_values(where: str, sde: LinearSDE) -> None:
-    """InputError for an entry without a real finite value inside the span, at the default parameters."""
-    point = _defaults(sde)
-    start, end = map(exact, sde.time)
-    tables = {"F": (sde.F_let, sde.F), "G": (sde.G_let, sde.G), "offset": (sde.offset_let, sde.offset)}
-    for place in _PLACES:
-        at = Point({**point, t: start + place * (end - start)})
-        for key, (_, entries) in tables.items():
-            for k, e in enumerate(entries):
-                value = at(e)
-                if not (value.is_finite() and value.imag.contains(0) and abs(value).upper() < 1e308):
-                    i, j = divmod(k, entries.shape[1])
-                    what = (
-                        f"has no real finite value at t = {float(start + place * (end - start)):.6g} and the defaults"
-                    )
-                    raise InputError(where, f"sde.{key}[{i}][{j}]", what, "mend the entry, the defaults or the span")
+    """InputError for an entry without a real finite value, or one that is not smooth, inside the span, at the defaults."""
+    point, (start, end) = defaults(sde), map(exact, sde.time)
+    places = [Point({**point, t: start + place * (end - start)}) for place in _PLACES]
+    for key, entries in (("F", sde.F), ("G", sde.G), ("offset", sde.offset)):
+        for k, e in enumerate(entries):
+            here = f"sde.{key}[{k // entries.shape[1]}][{k % entries.shape[1]}]"
+            for place, at in zip(_PLACES, places, strict=True):
+                _check_value(where, here, at(e), f"at t = {float(start + place * (end - start)):.6g} and the defaults")
+    if sde.schedule is not None and not all(at(sde.written_out(sde.schedule[1])).real > 0 for at in places):
+        what = "is not positive inside the span, at the defaults"
+        raise InputError(where, "sde.sigma", what, "write a standard deviation")
+    _check_smooth(where, sde)
     at = Point(point)
     for name, e in zip(sde.state, sde.initial.diagonal(), strict=True):
         value = at(e)
-        if not (value.is_finite() and value.imag.contains(0) and not value.real < 0):
+        if not (value.is_finite() and value.imag.contains(0) and not value.real < 0 and value.real < LARGE):
             what = "is no variance at the defaults"
             raise InputError(where, f"sde.initial.{name}", what, "write one that is real and not negative")
+    noise = [abs(at(e)).upper() for at in places for e in sde.G]
+    if noise and 0 < max(noise) < SMALL:
+        raise InputError(where, "sde.G", f"no entry passes {SMALL:g} at the defaults", "rescale the state or the time")
+
+
+def _check_value(where: str, key: str, value: Any, place: str) -> None:
+    if not (value.is_finite() and value.imag.contains(0) and abs(value).upper() < 1e308):
+        raise InputError(where, key, f"has no real finite value {place}", "mend the entry, the defaults or the span")
+    if not abs(value).upper() < LARGE:
+        raise InputError(where, key, f"passes {LARGE:g} {place}", "rescale the state or the time")
+
+
+def _check_smooth(where: str, sde: LinearSDE) -> None:
+    """InputError where an entry has no value, or is rough; not at the ends of the span, where a schedule may be singular."""
+    low, high = sde.time
+    for key, table in tables(sde, FINE):
+        for i, row in enumerate(table):
+            for j, values in enumerate(row):
+                bad = np.flatnonzero(rough(values, 1e300 if key == "G" else 1e-9)[1:-1])  # G itself may turn its sign
+                if len(bad):
+                    time = low + (high - low) * (bad[0] + 1.5) / FINE
+                    what = f"is not smooth near t = {time:.3g} at the defaults: a pole, a kink, or too fast a change"
+                    place = f"sde.G[{i}]" if key == "G G^T" else f"sde.{key}[{i}][{j}]"
+                    raise InputError(where, place, what, "write it smoother, or end the span before")
 
 
 def check_density(sde: LinearSDE) -> None:
@@ -77,7 +95,7 @@ def check_density(sde: LinearSDE) -> None:
 
 def _full(sde: LinearSDE) -> bool:
     """Whether G G^T alone is positive definite, at the defaults in the middle of the span."""
-    at = Point({**_defaults(sde), t: (exact(sde.time[0]) + exact(sde.time[1])) / 2})
+    at = Point({**defaults(sde), t: (exact(sde.time[0]) + exact(sde.time[1])) / 2})
     with flint.ctx.workprec(at.bits):
         noise = flint.acb_mat([[at(e) for e in row] for row in sde.GG.tolist()])
         return not noise.det().contains(0)

@@ -46,13 +46,13 @@ def check_constants(
     for name in names:
         if name not in given:
             raise _refuse(f"{name} of {module.SDE} is missing", f'give constants={{"{name}": tensor}}')
-        found.append(_fitted(name, given[name], seeds, tuple(shape)).to(dtype))
+        found.append(_fitted(name, given[name], seeds, tuple(shape), dtype))
     return tuple(found)
 
 
-def _fitted(name: str, value: Any, seeds: int, shape: tuple[int, ...]) -> torch.Tensor:
+def _fitted(name: str, value: Any, seeds: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     try:
-        tensor = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+        tensor = real(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _refuse(f"{name} is no tensor ({error})", "give an array of numbers") from None
     tensor = tensor.reshape((1,) * (len(shape) + 1 - tensor.dim()) + tuple(tensor.shape))
@@ -62,9 +62,16 @@ def _fitted(name: str, value: Any, seeds: int, shape: tuple[int, ...]) -> torch.
     if not fits:
         what = f"{name} of shape {tuple(tensor.shape)} does not broadcast to {(seeds, *shape)}"
         raise _refuse(what, "give one image, or one a seed")
-    if not torch.isfinite(tensor).all():
-        raise _refuse(f"{name} is not finite everywhere", "give finite values")
-    return tensor.expand(tensor.shape[0], *shape)
+    if not torch.isfinite(tensor.to(dtype)).all():
+        raise _refuse(f"{name} is not finite everywhere in {dtype}", "give finite values")
+    return tensor.to(dtype).expand(tensor.shape[0], *shape)
+
+
+def real(value: Any) -> torch.Tensor:
+    """``value`` as float64 on the host, whatever it becomes a tensor of; TypeError, ValueError or RuntimeError if it is none."""
+    if torch.as_tensor(value).is_complex():
+        raise TypeError("complex numbers")
+    return torch.as_tensor(value, dtype=torch.float64).detach().cpu()
 
 
 def digest(tensors: Mapping[str, Any] | None) -> dict[str, str]:
@@ -83,7 +90,7 @@ def read_constant(path: str | os.PathLike[str]) -> torch.Tensor:
     these.
     """
     place = Path(path)
-    if place.suffix.lower() not in SUFFIXES or not place.is_file():
+    if place.suffix.lower() not in SUFFIXES or not os.path.isfile(place):
         what = "there is no such file" if place.suffix.lower() in SUFFIXES else "its suffix is not known"
         raise InputError(str(place), "constant", what, f"give a file that ends in {', '.join(SUFFIXES)}")
     try:
@@ -96,7 +103,10 @@ def read_constant(path: str | os.PathLike[str]) -> torch.Tensor:
         arrays = {"samples": arrays["samples"]}
     if len(arrays) != 1:
         raise InputError(str(place), "constant", f"it holds {len(arrays)} arrays", "keep one, or name it samples")
-    return torch.as_tensor(next(iter(arrays.values())), dtype=torch.float64)
+    try:
+        return real(next(iter(arrays.values())))
+    except (TypeError, ValueError):
+        raise InputError(str(place), "constant", "it holds no real numbers", "write them as float64") from None
 
 
 def _png(place: Path) -> dict[str, Any]:

@@ -142,7 +142,9 @@ def read(path: str | os.PathLike[str]) -> tuple[DigitsNet, About]:
         sizes = _sizes(json.loads(meta["sizes"]))
         lo, hi, data = (float(meta[key]) for key in ("sigma_min", "sigma_max", "sigma_data"))
         training = json.loads(meta.get("training", "{}"))
-    except (KeyError, TypeError, ValueError) as error:
+    except RecursionError:
+        raise InputError(os.fspath(path), "metadata", "are nested too deep", _RETRAIN) from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(os.fspath(path), "metadata", f"cannot be read ({error})", _RETRAIN) from None
     if not 0 < lo < hi < math.inf or not 0 < data < math.inf:
         raise InputError(os.fspath(path), "sigma_min, sigma_max, sigma_data", "not a range of noise", _RETRAIN)
@@ -189,10 +191,11 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: dict[str, Tensor], m
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str], mend: str) -> None:
     """Put the tensors into the module, every one of them and no other, and freeze it."""
     name = os.fspath(path)
-    if not all(bool(value.isfinite().all()) for value in tensors.values()):
-        raise InputError(name, "weights", "not all of them are finite", mend)
     try:
-        module.load_state_dict({key: value.float() for key, value in tensors.items()})
+        weights = {key: value.float() for key, value in tensors.items() if not value.is_complex()}
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise InputError(name, "weights", "not all of them are finite in float32", mend)
+        module.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(name, "weights", " ".join(str(error).split())[:200], mend) from None
     module.eval().requires_grad_(False)

@@ -29,6 +29,7 @@ import torch
 
 from stepsmith.errors import InputError
 
+MOST_STEPS = 1_000_000
 _SLACK = 1e-12  # an end given in decimal may miss the end of the span by a rounding
 
 
@@ -154,8 +155,8 @@ def _checked(times: Any) -> torch.Tensor:
 
 def _ends(sde: Any, steps: int, start: float | None, end: float) -> tuple[float, float]:
     """The checked pair (start, end); start defaults to the end of the SDE's time span."""
-    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
-        raise _refuse("steps", f"{steps!r} steps cannot be taken", "give a whole number, 1 or more")
+    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= MOST_STEPS:
+        raise _refuse("steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}")
     start = float(sde.time[1] if start is None else start)
     end = float(end)
     for key, value in (("start", start), ("end", end)):

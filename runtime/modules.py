@@ -101,6 +101,8 @@ def _from_name(name: str) -> ModuleType:
 
 
 def _from_path(path: Path) -> ModuleType:
+    if not os.path.isfile(path):  # a folder, or a pipe that would be waited for
+        raise InputError(str(path), "module", "there is no such file", "give the path of an emitted .py file")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -111,7 +113,7 @@ def _from_path(path: Path) -> ModuleType:
 
 
 def _from_text(text: str) -> ModuleType:
-    name = "emitted_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    name = "emitted_" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     filename = f"<{name}>"
     lines = text.splitlines(keepends=True)
     linecache.cache[filename] = (len(text), None, lines, filename)  # so that tracebacks show its lines
@@ -123,7 +125,7 @@ def _execute(text: str, name: str, filename: str) -> ModuleType:
     module.__file__ = filename
     try:
         exec(compile(text, filename, "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             filename, "module", f"it does not run ({type(error).__name__}: {error})", "give an emitted module"
         ) from error

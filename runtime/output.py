@@ -35,9 +35,20 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     if target.is_dir():
         raise InputError(str(target), "out", "it is a folder", "give the path of a file")
     folder = next(place for place in (target.parent, *target.absolute().parents) if place.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if not folder.is_dir() or not _writable(folder):
         raise InputError(str(target), "out", f"the folder {folder} cannot be written to", "choose another place")
     return target
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made there: permissions do not tell all of it, so one is made that is gone at once."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def write(path: str | os.PathLike[str], samples: torch.Tensor, record: Mapping[str, Any]) -> Path:
@@ -59,7 +70,7 @@ def write(path: str | os.PathLike[str], samples: torch.Tensor, record: Mapping[s
 
 def _replace(target: Path, data: bytes) -> None:
     """Put ``data`` at ``target`` in one move; whatever fails, the old file stays and no temporary one is left."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=".stepsmith-", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

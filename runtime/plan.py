@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,22 +98,16 @@ def full_params(module: Any, params: Mapping[str, float] | None, full: bool = Fa
             raise _refuse("params", f"{module.SDE} {module.SAMPLER} has no parameter {name!r}", f"known are: {known}")
         try:
             given[name] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise _refuse("params", f"{name} = {value!r} is not a number", "give a number") from None
+        if not math.isfinite(given[name]):
+            raise _refuse("params", f"{name} = {given[name]} is not finite", "give a number that float64 holds")
     return {**{name: float(value) for name, value in module.PARAMS.items()}, **given} if full else given
 
 
 def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tensor:
-    """(steps, K) float64 on the host, finite; a ValueError of the module (a constraint, a grid) becomes an
-    InputError."""
-    try:
-        table = module.coefficients(grid.times, **params)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise _refuse(
-            "params", f"{module.SDE} {module.SAMPLER} refuses them ({error})", "change the parameters or the grid"
-        ) from error
+    """(steps, K) float64 on the host, finite."""
+    table = _asked(module, module.coefficients, grid.times, params)
     if table.shape[:2] != (grid.steps, len(module.COEFFICIENTS)) or table.dtype != torch.float64:
         raise _refuse("coefficients", f"the table is {tuple(table.shape)} {table.dtype}", "emit the module again")
     bad = ~torch.isfinite(table)
@@ -124,8 +119,21 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tens
     return table
 
 
+def _asked(module: Any, function: Any, times: Any, params: Mapping[str, Any]) -> Any:
+    """What a function of the module gives; its ValueError (a constraint, a grid) and numbers that float64 cannot hold
+    become an InputError."""
+    try:
+        return function(times, **params)
+    except InputError:
+        raise
+    except (ValueError, ArithmeticError) as error:
+        why = error if isinstance(error, ValueError) else "float64 cannot hold what they make"
+        what = f"{module.SDE} {module.SAMPLER} refuses them ({why})"
+        raise _refuse("params", what, "change the parameters or the grid") from error
+
+
 def _factor(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
-    factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
+    factor = torch.as_tensor(_asked(module, module.start, grid.times[0].item(), params), dtype=torch.float64)
     n = blocks_of(module)
     if factor.shape[:2] != (n, n) or not torch.isfinite(factor).all():
         raise _refuse(
@@ -141,7 +149,7 @@ def _mean(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple
     """``start_mean`` of the module at the grid's start; no rows where it has none."""
     if not hasattr(module, "start_mean"):
         return ()
-    mean = torch.as_tensor(module.start_mean(grid.times[0].item(), **params), dtype=torch.float64)
+    mean = torch.as_tensor(_asked(module, module.start_mean, grid.times[0].item(), params), dtype=torch.float64)
     if mean.shape != (blocks_of(module), len(names_of(module)) + 1) or not torch.isfinite(mean).all():
         raise _refuse("start", "the mean of the start is not finite", "check the parameters and the grid's start")
     return tuple(tuple(row) for row in mean.tolist())
@@ -185,9 +193,12 @@ def _shape(network: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
             "the network does not tell the shape of a sample",
             "give shape=(channels, height, width) or what it is",
         )
-    found = tuple(int(size) for size in found)
-    if any(size < 1 for size in found):
-        raise _refuse("shape", f"{found} is no shape of a sample", "every size must be 1 or more")
+    try:
+        found = tuple(int(size) for size in found)
+    except (TypeError, ValueError, OverflowError):
+        raise _refuse("shape", f"{found!r} is no shape of a sample", "give whole numbers, (1, 8, 8) for example") from None
+    if any(not 1 <= size < 2**31 for size in found):
+        raise _refuse("shape", f"{found} is no shape of a sample", "every size is 1 or more, and one that a machine holds")
     return found
 
 

@@ -648,3 +648,16 @@ def test_a_reader_that_stops_early_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == "" and process.wait() == 0
+
+
+def test_what_would_be_in_vain_is_refused_before_the_work(refused, tmp_path):
+    """A picture without a format ended in a traceback, pages for a file that is no folder after half a minute."""
+    own = tmp_path / "own"
+    own.write_text("")
+    refused(["error", "vp", "euler", "--plot", tmp_path / "a.foo"], tmp_path / "a.foo", "plot", "suffix", "use one of")
+    refused(["error", "vp", "euler", "--plot", own / "a.png"], own / "a.png", "plot", "does not exist", "another place")
+    refused(["report", "audit", "--out", own], own, "out", "cannot be written", "--out")
+    refused(["sample", "--steps", "10000000000"], "-", "steps", "cannot be taken", "1000000")
+    refused(["sample", "--nfe", "1000000000000"], "-", "steps", "cannot be taken", "1000000")
+    refused(["sample", "--param", "Gamma=inf"], "-", "params", "not finite", "float64")
+    refused(["sample", "--threads", "100000"], "-", "threads", "range", "--help")

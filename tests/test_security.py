@@ -331,6 +331,25 @@ spec(S, "a defective F", F=[["-1", "1"], ["0", "-1"]])
 spec(S, "F = 0", F=[["0", "0"], ["0", "0"]])
 spec(S, "noise under the root of a negative parameter", G=[["sqrt(-a)", "0"], ["0", "1"]])
 spec(S, "a pole inside the span", F=[["-1/(t-0.5)", "a"], ["-a", "-1"]])
+spec(S, "a pole between the places that are looked at", F=[["-1/(t-0.4)", "a"], ["-a", "-1"]])
+spec(S, "a kink, `abs(t - 0.3)`", F=[["-abs(t-0.3)", "a"], ["-a", "-1"]])
+spec(S, "an oscillation that no quadrature follows, `cos(100*t)`", F=[["-1", "a"], ["-a", "-1-cos(100*t)"]])
+spec(S, "noise of 1e-170", G=[["1e-170"], ["0"]])
+spec(S, "noise of 1e200", G=[["1e200"], ["0"]])
+tried(S, "a schedule with a kink, sigma = t abs(t - 0.5)")(
+    lambda _: ss.load_sde({"name": "kink", "state": ["x"], "alpha": "1", "sigma": "t*abs(t-0.5)"})
+)
+for deviation in ("0", "-t"):
+    tried(S, f"a schedule with sigma = {deviation}")(
+        lambda _, deviation=deviation: ss.load_sde({"name": "s", "state": ["x"], "alpha": "1", "sigma": deviation})
+    )
+tried(S, "the stationary law of an unstable F")(lambda _: ss.load_sde(sde(F=[["1", "a"], ["-a", "1"]])).stationary())
+tried(S, "the effective sigma of one without noise")(
+    lambda _: ss.load_sde(sde(G=[["0"], ["0"]], initial={"m": "0"})).at().effective_sigma(0.5)
+)
+tried(S, "rates a million apart, in the numeric view")(
+    lambda _: ss.load_sde(sde(F=[["0", "1"], ["-1", "-1e6"]])).at().covariance(1.0)
+)
 spec(S, "a negative initial variance", initial={"m": "-a"})
 spec(S, "an initial variance that holds t", initial={"m": "t"})
 tried(S, "the stationary law of F = 0")(lambda _: ss.load_sde("ve").stationary())
@@ -397,8 +416,9 @@ checkpoint("a tensor of 2^60 numbers in 8 bytes", lambda: _tensor([2**60], 8))
 checkpoint("the metadata of something else", lambda: _tensor([1], 4))
 
 
-def _tensor(shape: list[int], size: int) -> bytes:
-    head = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+def _tensor(shape: list[int], size: int, meta: dict[str, str] | None = None) -> bytes:
+    ours = {"__metadata__": {"format": "stepsmith-digits-1", **meta}} if meta else {}
+    head = json.dumps({**ours, "w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
     return struct.pack("<Q", len(head)) + head + b"\0" * size
 
 
@@ -407,6 +427,47 @@ def _pipe(folder: Path) -> Any:
     os.mkfifo(folder / "net.safetensors")
     return ss.networks.load(str(folder / "net.safetensors"))
 
+
+checkpoint("metadata of 100,000 brackets", lambda: _tensor([1], 4, {"sizes": "[" * 100_000}))
+checkpoint("a width of Infinity", lambda: _tensor([1], 4, {"sizes": '{"width": Infinity}'}))
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+R = "Runs, modules and constants"
+
+
+def run(what: str, steps: int = 2, **options: Any) -> None:
+    def call(_: Path) -> Any:
+        grid = ss.TimeGrid.uniform(ss.load_sde("psld"), steps)
+        return ss.sample(ss.load("psld-rvv"), ss.networks.load("digits"), grid, "0", **options)
+
+    tried(R, what)(call)
+
+
+for number in (float("nan"), float("inf"), 1e308, -1.0):
+    run(f"the parameter `beta_max` = {number}", params={"beta_max": number})
+run("10^11 steps", steps=10**11)
+run("samples of shape (2^62,)", shape=(2**62,))
+for name, code in (("raises SystemExit", "raise SystemExit(0)"), ("holds a surrogate", "\ud800"), ("has no API", "a = 1")):
+    tried(R, f"a module that {name}")(lambda _, code=code: ss.load(f"{code}\n"))
+for name, make in (("a pipe", os.mkfifo), ("a link to /dev/zero", lambda path: path.symlink_to("/dev/zero"))):
+    tried(R, f"{name} as a module")(lambda folder, make=make: (make(folder / "m.py"), ss.load(folder / "m.py")))
+
+
+def constant(what: str, values: Any) -> None:
+    def call(folder: Path) -> Any:
+        import numpy as np
+
+        from stepsmith.runtime.constants import read_constant
+
+        np.savez(folder / "c.npz", samples=np.array(values))
+        return read_constant(folder / "c.npz")
+
+    tried(R, what)(call)
+
+
+constant("a constant of text", ["a"])
+constant("a constant of complex numbers", [1j])
 
 # --- the page --------------------------------------------------------------------------------------------------------
 

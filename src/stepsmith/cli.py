@@ -58,6 +58,10 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed into it at the end
     except OSError as error:  # what no check sees beforehand: a full disk, a folder that is not one
         _fail(f"{error.filename or '-'}: file: {error.strerror or one_line(str(error))}; choose another place", 2)
+    except (MemoryError, RuntimeError) as error:  # torch says the former with the latter
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        _fail("-: memory: this machine has too little for it; ask for fewer seeds or steps", 2)
     sys.exit(0)
 
 
@@ -316,7 +320,7 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm")
 )
 @click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 512),
     default=1,
     show_default=True,
     help="Threads of torch; more pay on idle cores only.",

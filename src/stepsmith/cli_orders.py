@@ -25,6 +25,8 @@ def error(sde: str, sampler: str, network: str, frame: str | None, latex: bool, 
     from stepsmith.derive.method import derive
     from stepsmith.derive.orders.lint import lint
 
+    if plot is not None:
+        _check_plot(plot)
     method = derive(sde, sampler, network, frame)
     if plot is not None:
         _draw(method, plot)
@@ -146,6 +148,9 @@ def report(pages: tuple[str, ...], out: Path, check: bool) -> None:
     for page in pages:
         if page not in PAGES:
             raise InputError("-", "page", f"there is no page {page!r}", f"known are {', '.join(PAGES)}")
+    from stepsmith.templates.files import folder
+
+    folder(out)
     texts = {out / f"{page}.md": PAGES[page]() for page in dict.fromkeys(pages or PAGES)}
     differ = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if not check:
@@ -158,12 +163,22 @@ def report(pages: tuple[str, ...], out: Path, check: bool) -> None:
         sys.exit(1)
 
 
-def _draw(method: Any, path: Path) -> None:
-    """The spectral radius of a step on Gaussian data against its length, numerical and exact, from three times."""
+def _check_plot(path: Path) -> None:
+    """Refuse, before any long work, a picture that matplotlib has no format for, or that has no folder."""
     try:
-        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
         raise InputError("-", "plot", "matplotlib is not installed", "pip install matplotlib, or leave --plot out") from None
+    if path.suffix.lower()[1:] not in (known := FigureCanvasAgg.get_supported_filetypes()):
+        raise InputError(str(path), "plot", f"the suffix {path.suffix!r} is not known", f"use one of {', '.join(known)}")
+    if not path.resolve().parent.is_dir():
+        raise InputError(str(path), "plot", "its folder does not exist", "choose another place")
+
+
+def _draw(method: Any, path: Path) -> None:
+    """The spectral radius of a step on Gaussian data against its length, numerical and exact, from three times."""
+    import matplotlib
+
     matplotlib.use("agg")
     from matplotlib import pyplot
 
