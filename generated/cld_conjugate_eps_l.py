@@ -64,7 +64,7 @@ PARAMS = {
     "Minv": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "2e42121ab7ed2b180dc9841586e47a35d309298800f5d11309d38941022a1559"
+DIGEST = "0bbc9cc65b52031d819b42793a4858f426762d5ce874b283922a7704ced1476e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -299,12 +299,15 @@ def conjugate(t1, t0, beta, Minv, kappa):
 
 
 def tweedie(t, beta, Minv, kappa):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, beta, Minv, kappa)
     _, K, _ = whitening(t, near, beta, Minv, kappa)
     W, pull = pulled(t, beta, Minv, kappa)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, beta, Minv, kappa)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, beta, Minv, kappa):
@@ -337,7 +340,6 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04):
         raise ValueError("the parameters must fulfil beta > 0")
     t0, t1 = times[:-1], times[1:]
     P, _, Phi = conjugate(t1, t0, beta, Minv, kappa)
-    out_1, inverse_1 = eps_lower(t1, beta, Minv, kappa)
     pull, lift = tweedie(t1, beta, Minv, kappa)
     x_x = P[..., 0, 0]
     x_v = P[..., 0, 1]
@@ -347,10 +349,10 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04):
     v_v = P[..., 1, 1]
     v_e_x = Phi[..., 1, 0]
     v_e_v = Phi[..., 1, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_v = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_v = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_v = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

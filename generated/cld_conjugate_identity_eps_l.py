@@ -65,7 +65,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "7b8af683930a6b1b557f4c7dfbda658d5c85a1202cb33cc67ef400fd3590fd9e"
+DIGEST = "a26da2fe185e4191655422fc4ded4a1dd625fdea5e17ed0313357ffe0b163389"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -300,12 +300,15 @@ def conjugate(t1, t0, beta, Minv, kappa, lam):
 
 
 def tweedie(t, beta, Minv, kappa):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, beta, Minv, kappa)
     _, K, _ = whitening(t, near, beta, Minv, kappa)
     W, pull = pulled(t, beta, Minv, kappa)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, beta, Minv, kappa)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, beta, Minv, kappa):
@@ -343,16 +346,15 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
     x_v = P[..., 0, 1]*(1 - h*lam)
     v_x = P[..., 1, 0]*(1 - h*lam)
     v_v = P[..., 1, 1]*(1 - h*lam)
-    out_1, inverse_1 = eps_lower(t1, beta, Minv, kappa)
     pull, lift = tweedie(t1, beta, Minv, kappa)
     x_e_x = Phi[..., 0, 0]
     x_e_v = Phi[..., 0, 1]
     v_e_x = Phi[..., 1, 0]
     v_e_v = Phi[..., 1, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_v = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_v = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_v = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

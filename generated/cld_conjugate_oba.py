@@ -63,7 +63,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "94ccb14fa1b66acf43c598062e6fb047ffd648aa2d085c1b8496b447f65cc8c5"
+DIGEST = "cab89f91472e8d1935f0e5bcc3228922781d14f1f709c515100716d2fba25f6f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

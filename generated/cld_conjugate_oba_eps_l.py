@@ -66,7 +66,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "bb53813099c9db73226ef4f9ae2b1d10cfae54cf8d5ed37c6b86a0044e84e74a"
+DIGEST = "3cf614e97bb15d50a092d15e1e2a00871b78d9449bce94e276e5c2c6f9486760"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -338,12 +338,15 @@ def conjugate_a(t1, t0, beta, Minv, kappa, lambda_a):
 
 
 def tweedie(t, beta, Minv, kappa):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, beta, Minv, kappa)
     _, K, _ = whitening(t, near, beta, Minv, kappa)
     W, pull = pulled(t, beta, Minv, kappa)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, beta, Minv, kappa)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, beta, Minv, kappa):
@@ -385,7 +388,6 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_a=0.0, lambda_
     P_A3, C_A3, Phi_A3 = conjugate_a(t1, t0, beta, Minv, kappa, lambda_a)
     h_A3 = t0 - t1
     A3_xx = P_A3[..., 0, 0]*(1 - h_A3*lambda_a)
-    out_1, inverse_1 = eps_lower(t1, beta, Minv, kappa)
     pull, lift = tweedie(t1, beta, Minv, kappa)
     v_O1_v = O1_vv
     v_O1_w1 = O1_vwv
@@ -399,10 +401,10 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_a=0.0, lambda_
     v_x = C_B2[..., 0, 0]
     v_e_x = Phi_B2[..., 0, 0]
     v_e_v = Phi_B2[..., 0, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_v = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_v = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_v = lift[..., 0, 1]
     columns = (
         v_O1_v,
         v_O1_w1,

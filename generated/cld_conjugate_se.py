@@ -58,7 +58,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "68ffcca9dc6c2c975681eeb046ba04fec8a79fec56b80c53ec17fa2b021d0ec2"
+DIGEST = "c20e3966e1ae031943c10e51c047fc571db67d26c03959d38f1e7300124539be"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -60,7 +60,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "2106210e7d424db0b3f2725c518c71d34e6e7c6808771ada306c228794224967"
+DIGEST = "cc59105e8b7c68601e323c073d353de56ca6fcb15a894fee68874f212f5b1676"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -332,12 +332,15 @@ def conjugate_a(t1, t0, beta, Minv, kappa, lambda_a):
 
 
 def tweedie(t, beta, Minv, kappa):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, beta, Minv, kappa)
     _, K, _ = whitening(t, near, beta, Minv, kappa)
     W, pull = pulled(t, beta, Minv, kappa)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, beta, Minv, kappa)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, beta, Minv, kappa):
@@ -375,7 +378,6 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_a=0.0, lambda_
     P_A2, C_A2, Phi_A2 = conjugate_a(t1, t0, beta, Minv, kappa, lambda_a)
     h_A2 = t0 - t1
     A2_xx = P_A2[..., 0, 0]*(1 - h_A2*lambda_a)
-    out_1, inverse_1 = eps_lower(t1, beta, Minv, kappa)
     pull, lift = tweedie(t1, beta, Minv, kappa)
     x_x = A2_xx + C_A2[..., 0, 0]*C_B1[..., 0, 0]
     x_v = B1_vv*C_A2[..., 0, 0]
@@ -385,10 +387,10 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_a=0.0, lambda_
     v_x = C_B1[..., 0, 0]
     v_e_x = Phi_B1[..., 0, 0]
     v_e_v = Phi_B1[..., 0, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_v = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_v = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_v = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

@@ -62,7 +62,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "1d5ecf79253a17d048df762206cc0761a6e994def1597df65dadad14e7463cf6"
+DIGEST = "e1786046680b3a6a0b20ccca688a4323a77597190a0f97db859b7f0b6d051399"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

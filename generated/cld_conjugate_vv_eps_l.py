@@ -70,7 +70,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "98ef9bdc8d4950bd67812f0e08b6e51c638218a89ab0e55f7d6d981c44ffed19"
+DIGEST = "f759097d85fad292ebad57cc7bab9fce593973df87092981de49b93301c92228"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -342,12 +342,15 @@ def conjugate_a(t1, t0, beta, Minv, kappa, lambda_a):
 
 
 def tweedie(t, beta, Minv, kappa):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, beta, Minv, kappa)
     _, K, _ = whitening(t, near, beta, Minv, kappa)
     W, pull = pulled(t, beta, Minv, kappa)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, beta, Minv, kappa)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, beta, Minv, kappa):
@@ -387,7 +390,6 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_a=0.0, lambda_
     P_A2, C_A2, Phi_A2 = conjugate_a(t1, t0, beta, Minv, kappa, lambda_a)
     h_A2 = t0 - t1
     A2_xx = P_A2[..., 0, 0]*(1 - h_A2*lambda_a)
-    out_1, inverse_1 = eps_lower(t1, beta, Minv, kappa)
     P_B3, C_B3, Phi_B3 = conjugate_b(t1, t_1_2, beta, Minv, kappa, lambda_b)
     h_B3 = t_1_2 - t1
     B3_vv = P_B3[..., 0, 0]*(1 - h_B3*lambda_b)
@@ -410,10 +412,10 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_a=0.0, lambda_
     v_e1_v = B3_vv*Phi_B1[..., 0, 1] + C_B3[..., 0, 0]*x_e1_v
     v_e2_x = Phi_B3[..., 0, 0]
     v_e2_v = Phi_B3[..., 0, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_v = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_v = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_v = lift[..., 0, 1]
     columns = (
         t0,
         x_A2_x,

@@ -52,7 +52,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_s", "sigma_1")
 PARAMS = {
 }
-DIGEST = "79997e966ff4de1f46bb59d3bfad9a57ca622663fac779695cd1b28b9f791041"
+DIGEST = "ceebf3c79a53c3229099e927e988309b9313b0e0497f7d789e2f4cb996e2c56a"
 START, END = 0.0, 80.0  # the span of the network's time
 
 
@@ -68,7 +68,7 @@ def matrix(rows, like):
 
 
 def diffusion(t):
-    """G(t), (..., 1, r)"""
+    """G(t), (..., 1, 1)"""
     return matrix(((math.sqrt(2)*torch.sqrt(t),),), t)
 
 

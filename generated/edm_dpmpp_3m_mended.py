@@ -68,7 +68,7 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
 }
-DIGEST = "c4f693328f75b3621c9fcc6026c17a72efa8b1c24ac7f4c292d3040b632bc198"
+DIGEST = "c36439cb3af6d319f967213dc583f2705963aa1f17915ccdb4a86983c5679a53"
 START, END = 0.0, 80.0  # the span of the network's time
 
 
@@ -129,7 +129,7 @@ def matrix(rows, like):
 
 
 def diffusion(t):
-    """G(t), (..., 1, r)"""
+    """G(t), (..., 1, 1)"""
     return matrix(((math.sqrt(2)*torch.sqrt(t),),), t)
 
 

@@ -72,7 +72,7 @@ PARAMS = {
     "kappa": 0.04,
     "lam": 0.0,
 }
-DIGEST = "014362ab6c12e548bbdd49450a9a1ff7055309110f52e2690a96ab90cf74f59b"
+DIGEST = "020692a69c3e00bea99415801cbf945799e82e58035abd6f26c1a44f4185d104"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -82,7 +82,7 @@ def matrix(rows, like):
     return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
-def exponential(A, c):
+def exponential_on_clock(A, c):
     """exp(c A) of one matrix A (n, n) at many c: the Taylor series of c A / 2^k about the mean eigenvalue, squared k times.
 
     Power by power, so that an entry O(c^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
@@ -103,7 +103,7 @@ def exponential(A, c):
 def transition(t, s, beta, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
     A = torch.tensor(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), dtype=torch.float64)
-    return exponential(A, t - s)
+    return exponential_on_clock(A, t - s)
 
 
 def settled(push, kappa):

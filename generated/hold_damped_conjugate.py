@@ -74,7 +74,7 @@ PARAMS = {
     "xi": 3.0,
     "kappa": 0.04,
 }
-DIGEST = "6a3337055482c44e621abef3d5ee9d2ec3347fb8d64efcd0312bf386408a144f"
+DIGEST = "292167dbeb37bfe31e6762cb7b49700782c54692d70b25fd9e979846d61254c0"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -89,7 +89,7 @@ def matrix(rows, like):
     return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
-def exponential(A, c):
+def exponential_on_clock(A, c):
     """exp(c A) of one matrix A (n, n) at many c: the Taylor series of c A / 2^k about the mean eigenvalue, squared k times.
 
     Power by power, so that an entry O(c^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
@@ -111,7 +111,7 @@ def transition(t, s, beta_min, beta_max, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     A = torch.tensor(((0, 1, 0), (-1, 0, gamma), (0, -gamma, -xi)), dtype=torch.float64)
-    return exponential(A, beta_st)
+    return exponential_on_clock(A, beta_st)
 
 
 def settled(push, kappa):

@@ -63,7 +63,7 @@ PARAMS = {
     "xi": 3.0,
     "kappa": 0.04,
 }
-DIGEST = "ada0cb2b2291e7161184f71c3dd0683c1ca8b1997e1e8d47eaf9e6b431bb3208"
+DIGEST = "c4e591a2ee983ff257ca7ea615135aac05154d18a37590ce7bdb459cbae35733"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -78,7 +78,7 @@ def matrix(rows, like):
     return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
-def exponential(A, c):
+def exponential_on_clock(A, c):
     """exp(c A) of one matrix A (n, n) at many c: the Taylor series of c A / 2^k about the mean eigenvalue, squared k times.
 
     Power by power, so that an entry O(c^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
@@ -100,7 +100,7 @@ def transition(t, s, beta_min, beta_max, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     A = torch.tensor(((0, 1, 0), (-1, 0, gamma), (0, -gamma, -xi)), dtype=torch.float64)
-    return exponential(A, beta_st)
+    return exponential_on_clock(A, beta_st)
 
 
 def settled(push, kappa):

@@ -89,7 +89,7 @@ PARAMS = {
     "xi": 3.0,
     "kappa": 0.04,
 }
-DIGEST = "7b1c1a8eb985edc4be5d94238d2e715046be261717a6ac28a1a33a75635ba3b3"
+DIGEST = "1e0df7744e6931cdb422174d670ec4db3754b0023a0218e020d385685f1591d1"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -104,7 +104,7 @@ def matrix(rows, like):
     return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
-def exponential(A, c):
+def exponential_on_clock(A, c):
     """exp(c A) of one matrix A (n, n) at many c: the Taylor series of c A / 2^k about the mean eigenvalue, squared k times.
 
     Power by power, so that an entry O(c^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
@@ -126,7 +126,7 @@ def flow_a(t, s, beta_min, beta_max, gamma, xi):
     """The exact linear flow of part A from s to t."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     A = torch.tensor(((0, 1, 0), (-1, 0, gamma), (0, -gamma, xi)), dtype=torch.float64)
-    return exponential(A, beta_st)
+    return exponential_on_clock(A, beta_st)
 
 
 def noise_a(t, beta_min, beta_max, xi):
@@ -195,7 +195,7 @@ def transition(t, s, beta_min, beta_max, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
     beta_st = integral_beta(t, s, beta_min, beta_max)
     A = torch.tensor(((0, 1, 0), (-1, 0, gamma), (0, -gamma, -xi)), dtype=torch.float64)
-    return exponential(A, beta_st)
+    return exponential_on_clock(A, beta_st)
 
 
 def settled(push, kappa):

@@ -69,7 +69,7 @@ PARAMS = {
     "xi": 5.196152422706632,
     "kappa": 0.04,
 }
-DIGEST = "852d99a80351e8bb85aa03564eeaed0310814e5d04bcfeabff80f307e79ef80b"
+DIGEST = "0d95d7b96528825b1d186911ed5a449419ac395f34522966fe5d83fda6a1f190"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -79,7 +79,7 @@ def matrix(rows, like):
     return torch.stack([torch.stack([entry + zero for entry in row], dim=-1) for row in rows], dim=-2)
 
 
-def exponential(A, c):
+def exponential_on_clock(A, c):
     """exp(c A) of one matrix A (n, n) at many c: the Taylor series of c A / 2^k about the mean eigenvalue, squared k times.
 
     Power by power, so that an entry O(c^2) keeps its own digits; torch.linalg.matrix_exp keeps those of the norm.
@@ -100,7 +100,7 @@ def exponential(A, c):
 def transition(t, s, beta, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
     A = torch.tensor(((0, beta, 0), (-beta, 0, beta*gamma), (0, -beta*gamma, -beta*xi)), dtype=torch.float64)
-    return exponential(A, t - s)
+    return exponential_on_clock(A, t - s)
 
 
 def settled(push, kappa):

@@ -54,7 +54,7 @@ PARAMS = {
     "delta": 0.005,
     "shift": 0.008,
 }
-DIGEST = "25a865060cd9b869a78fb9adedecdd60ed2fc5579ccd30f4ddccba54a9d458db"
+DIGEST = "63fb50551e3d5ad9a105426faaf2c3788c2c4b042190409522e4ebf39080c954"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -121,6 +121,39 @@ def offset(t, delta, shift):
     return matrix(((-torch.expm1(-theta_st), 0),), t)
 
 
+def diffusion(t, amplitude, delta, shift):
+    """G(t), (..., 1, 1)"""
+    theta = -math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
+    return matrix(((math.sqrt(2)*amplitude*torch.sqrt(theta),),), t)
+
+
+def drift(t, delta, shift):
+    """F(t)."""
+    theta = -math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
+    return matrix(((-theta,),), t)
+
+
+def lift(t, amplitude):
+    """b: G G^T b is the drift on the rows that have noise."""
+    return matrix(((1/(2*amplitude**2), 0),), t)
+
+
+def reverse_drift(t, amplitude, delta, shift):
+    """What mu and one are multiplied with in the reverse SDE beside the network's output.
+
+    It is G^2 offset/sigma^2 less their share in the drift, two of a size near the data.  With the latter G^2 b the difference
+    is minus G^2/sigma^2 times the integral over (START, t) of Psi(t, s) sigma(s)^2 (b' + F b)(s).
+    """
+    x, w = gauss_legendre(2)
+    width = (t - START)[..., None]
+    s = START + width * x
+    law = transition(t[..., None], s, delta, shift) * sigma(s, amplitude, delta, shift)[..., None, None] ** 2
+    source = drift(s, delta, shift) @ lift(s, amplitude)
+    left = ((width * w)[..., None, None] * law @ source).sum(-3)
+    G = diffusion(t, amplitude, delta, shift)
+    return -(G @ G.mT) @ left / sigma(t, amplitude, delta, shift)[..., None, None] ** 2
+
+
 def start_factor(t, amplitude, delta, shift):
     """The standard deviation of z_t given the data, as a 1 x 1 factor."""
     return sigma(t, amplitude, delta, shift)[..., None, None]
@@ -162,18 +195,17 @@ def coefficients(times, *, amplitude=0.0392156862745098, delta=0.005, shift=0.00
     offset_0 = offset(t0, delta, shift)
     y_x = 1/alpha_0
     y_mu = -offset_0[..., 0, 0]/alpha_0
-    skip_xx = -1/sigma_0**2
-    out_x0 = alpha_0/sigma_0**2
-    skip_x_mu = offset_0[..., 0, 0]/sigma_0**2
     h = t0 - t1
     sqrt_h_E1 = torch.sqrt(h)
     theta_0 = (
         -math.log(delta)*torch.sin(math.pi*t0/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1)
         + math.pi*t0/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
     )
-    E1_xx = h*theta_0 + 1
-    E1_xsx = 2*amplitude**2*h*theta_0
-    E1_x_mu = -h*theta_0
+    reverse_0 = reverse_drift(t0, amplitude, delta, shift)
+    E1_xx = h*theta_0
+    E1_xx_skip = -2*amplitude**2*h*theta_0/sigma_0**2
+    E1_xn0 = 2*alpha_0*amplitude**2*h*theta_0/sigma_0**2
+    E1_x_mu = h*reverse_0[..., 0, 0]
     E1_xw0 = math.sqrt(2)*amplitude*sqrt_h_E1*torch.sqrt(theta_0)
     sigma_1 = sigma(t1, amplitude, delta, shift)
     alpha_1 = alpha(t1, delta, shift)
@@ -181,9 +213,10 @@ def coefficients(times, *, amplitude=0.0392156862745098, delta=0.005, shift=0.00
     offset_1 = offset(t1, delta, shift)
     y_end_x = 1/alpha_1
     y_end_mu = -offset_1[..., 0, 0]/alpha_1
-    x_x = E1_xsx*skip_xx + E1_xx
-    x_d = E1_xsx*out_x0
-    x_mu = E1_x_mu + E1_xsx*skip_x_mu
+    gain_x_E1_x = E1_xx + E1_xx_skip
+    x_x = gain_x_E1_x + 1
+    x_d = E1_xn0
+    x_mu = E1_x_mu
     x_w1 = E1_xw0
     columns = (
         y_x,

@@ -67,12 +67,12 @@ COEFFICIENTS = (
     "x_w1",
     "x_w2",
     "x_d3",
-    "m_x",
     "m_m",
+    "m_x",
     "m_d1",
+    "m_w2",
     "m_d2",
     "m_w1",
-    "m_w2",
     "m_d3",
     "m_d4",
     "y_end_x",
@@ -87,7 +87,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "a82449dffad1e5d1034fdcd449777fdb2d82c0f863b98d44c09fbcf290de2038"
+DIGEST = "ad9d63f0ba7dbe608d7efdcdc28b76319530dcf0ba4ab09641c350bc93dca6ee"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -288,6 +288,83 @@ def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
+def lift(t, Gamma, nu):
+    """b: G G^T b is the drift on the rows that have noise."""
+    Minv = (Gamma - nu)**2/4
+    return matrix(((-1/2, Minv/(2*Gamma)), (-Minv/(2*nu), -Minv/2)), t)
+
+
+def collocation(count=len(NODES)):
+    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
+    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
+    u, n = 2 * x - 1, len(x)
+    rows = [torch.ones_like(u), u]
+    for k in range(1, n):
+        rows.append(((2 * k + 1) * u * rows[k] - k * rows[k - 1]) / (k + 1))
+    P = torch.stack(rows, dim=-1)
+    odd = 2 * torch.arange(n, dtype=torch.float64) + 1
+    integrals = torch.cat([(u + 1)[:, None], (P[:, 2:] - P[:, :-2]) / odd[1:]], dim=-1)
+    return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
+
+
+def noise_change(t, Gamma, nu, beta_min, beta_max):
+    """(G G^T)'."""
+    Minv = (Gamma - nu)**2/4
+    return matrix(((Gamma*beta_max - Gamma*beta_min, 0), (0, (beta_max*nu - beta_min*nu)/Minv)), t)
+
+
+def reverse_near(t, Gamma, nu, kappa, beta_min, beta_max):
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+
+    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
+    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+    """
+    Minv = (Gamma - nu)**2/4
+    x, w = gauss_legendre()
+    width = (t - START)[..., None]
+    s = START + width * x
+    weight = (width * w)[..., None, None]
+    pull = transition(torch.full_like(t, START), t, Gamma, nu, beta_min, beta_max)
+    push, back = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max), transition(s, torch.full_like(s, START), Gamma, nu, beta_min, beta_max)
+    F, G = drift(s, Gamma, nu, beta_min, beta_max), diffusion(s, Gamma, nu, beta_min, beta_max)
+    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, nu))
+    gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
+    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r[..., :2] += torch.eye(2, dtype=torch.float64)
+    N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
+    first = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
+    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, nu) + (weight * source).sum(-3)))
+    N = torch.cat((first, N), dim=-1)
+    A, B, late = N[..., [0], :], N[..., [1], :], r[..., [1], :]
+    L = lower(B)
+    share = torch.cholesky_solve(B @ A.mT, L).mT
+    U = torch.empty_like(r)
+    U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
+    U[..., [1], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
+    g = pull @ diffusion(t, Gamma, nu, beta_min, beta_max)
+    E = g @ (g.mT @ U)
+    grown = noise_change(s, Gamma, nu, beta_min, beta_max) - F @ G @ G.mT - G @ G.mT @ F.mT
+    change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
+    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    return -transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max) @ E
+
+
+def reverse_drift(t, Gamma, nu, kappa, beta_min, beta_max):
+    """What x and m are multiplied with in the reverse SDE beside the network's output.
+
+    It is -c - G G^T Sigma^-1 for the blocks, c what they are multiplied with in the drift of the SDE.
+    """
+    Z, _, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
+    G = diffusion(t, Gamma, nu, beta_min, beta_max)
+    pull = G @ (Z @ G).mT @ Z
+    total = -drift(t, Gamma, nu, beta_min, beta_max) - pull
+    near = drift(t, Gamma, nu, beta_min, beta_max).abs().sum(-1).amax(-1) * (t - START) < 1
+    if near.any():
+        total[near] = reverse_near(t[near], Gamma, nu, kappa, beta_min, beta_max)
+    return total
+
+
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
     _, K, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
@@ -325,14 +402,15 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     t0, t1 = times[:-1], times[1:]
     h = t0 - t1
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, Gamma, nu, kappa, beta_min, beta_max)
+    reverse_0 = reverse_drift(t0, Gamma, nu, kappa, beta_min, beta_max)
     beta_0 = beta_min + t0*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
-    B1_mx = beta_0*h/4
-    B1_mm = beta_0*h*nu/2 + 1
-    B1_msm = beta_0*h*nu/(2*Minv)
-    A2_xx = Gamma*beta_0*h/2 + 1
-    A2_xm = -Minv*beta_0*h/4
-    A2_xsx = Gamma*beta_0*h/2
+    B1_mx = h*reverse_0[..., 1, 0]/2
+    B1_mm = h*(beta_0*nu/2 + reverse_0[..., 1, 1])/2
+    B1_mn0 = beta_0*h*nu*out_0[..., 1, 0]/(2*Minv)
+    A2_xx = h*(Gamma*beta_0/2 + reverse_0[..., 0, 0])/2
+    A2_xm = h*reverse_0[..., 0, 1]/2
+    A2_xn0 = Gamma*beta_0*h*out_0[..., 0, 0]/2
     beta_10 = integral_beta(t0, t1, beta_min, beta_max)
     O3_x_rate = -Gamma*beta_10/2
     O3_m_rate = -beta_10*nu/2
@@ -341,76 +419,72 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     O3_mm = torch.exp(O3_m_rate)
     O3_mwm = torch.sqrt(-torch.expm1(2*O3_m_rate))*math.sqrt(1/Minv)
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, Gamma, nu, kappa, beta_min, beta_max)
+    reverse_1 = reverse_drift(t1, Gamma, nu, kappa, beta_min, beta_max)
     beta_1 = beta_min + t1*(beta_max - beta_min)
-    A4_xx = Gamma*beta_1*h/2 + 1
-    A4_xm = -Minv*beta_1*h/4
-    A4_xsx = Gamma*beta_1*h/2
-    B5_mx = beta_1*h/4
-    B5_mm = beta_1*h*nu/2 + 1
-    B5_msm = beta_1*h*nu/(2*Minv)
+    A4_xx = h*(Gamma*beta_1/2 + reverse_1[..., 0, 0])/2
+    A4_xm = h*reverse_1[..., 0, 1]/2
+    A4_xn0 = Gamma*beta_1*h*out_1[..., 0, 0]/2
+    B5_mx = h*reverse_1[..., 1, 0]/2
+    B5_mm = h*(beta_1*nu/2 + reverse_1[..., 1, 1])/2
+    B5_mn0 = beta_1*h*nu*out_1[..., 1, 0]/(2*Minv)
     y1_x = inp_0[..., 0, 0]
     y1_m = inp_0[..., 0, 1]
-    m_B1_x = B1_msm*skip_0[..., 1, 0] + B1_mx
-    m_B1_m = B1_mm + B1_msm*skip_0[..., 1, 1]
-    m_B1_d1 = B1_msm*out_0[..., 1, 0]
-    y2_x = inp_0[..., 0, 0] + inp_0[..., 0, 1]*m_B1_x
+    m_B1_m = B1_mm + 1
+    y2_x = B1_mx*inp_0[..., 0, 1] + inp_0[..., 0, 0]
     y2_m = inp_0[..., 0, 1]*m_B1_m
-    y2_d1 = inp_0[..., 0, 1]*m_B1_d1
-    s2_x_x = m_B1_x*skip_0[..., 0, 1] + skip_0[..., 0, 0]
-    s2_x_m = m_B1_m*skip_0[..., 0, 1]
-    s2_x_d1 = m_B1_d1*skip_0[..., 0, 1]
-    x_A2_x = A2_xm*m_B1_x + A2_xsx*s2_x_x + A2_xx
-    x_A2_m = A2_xm*m_B1_m + A2_xsx*s2_x_m
-    x_A2_d1 = A2_xm*m_B1_d1 + A2_xsx*s2_x_d1
-    x_A2_d2 = A2_xsx*out_0[..., 0, 0]
+    y2_d1 = B1_mn0*inp_0[..., 0, 1]
+    gain_x_A2_x = A2_xm*B1_mx + A2_xx
+    gain_x_A2_m = A2_xm*m_B1_m
+    gain_x_A2_d1 = A2_xm*B1_mn0
+    x_A2_x = gain_x_A2_x + 1
     x_O3_x = O3_xx*x_A2_x
-    x_O3_m = O3_xx*x_A2_m
-    x_O3_d1 = O3_xx*x_A2_d1
-    x_O3_d2 = O3_xx*x_A2_d2
-    m_O3_x = O3_mm*m_B1_x
+    x_O3_m = O3_xx*gain_x_A2_m
+    x_O3_d1 = O3_xx*gain_x_A2_d1
+    x_O3_d2 = A2_xn0*O3_xx
     m_O3_m = O3_mm*m_B1_m
-    m_O3_d1 = O3_mm*m_B1_d1
+    m_O3_x = B1_mx*O3_mm
+    m_O3_d1 = B1_mn0*O3_mm
     y3_x = inp_1[..., 0, 0]*x_O3_x + inp_1[..., 0, 1]*m_O3_x
     y3_m = inp_1[..., 0, 0]*x_O3_m + inp_1[..., 0, 1]*m_O3_m
     y3_d1 = inp_1[..., 0, 0]*x_O3_d1 + inp_1[..., 0, 1]*m_O3_d1
     y3_d2 = inp_1[..., 0, 0]*x_O3_d2
     y3_w1 = O3_xwx*inp_1[..., 0, 0]
     y3_w2 = O3_mwm*inp_1[..., 0, 1]
-    s3_x_x = m_O3_x*skip_1[..., 0, 1] + skip_1[..., 0, 0]*x_O3_x
-    s3_x_m = m_O3_m*skip_1[..., 0, 1] + skip_1[..., 0, 0]*x_O3_m
-    s3_x_d1 = m_O3_d1*skip_1[..., 0, 1] + skip_1[..., 0, 0]*x_O3_d1
-    s3_x_d2 = skip_1[..., 0, 0]*x_O3_d2
-    s3_x_w1 = O3_xwx*skip_1[..., 0, 0]
-    s3_x_w2 = O3_mwm*skip_1[..., 0, 1]
-    x_x = A4_xm*m_O3_x + A4_xsx*s3_x_x + A4_xx*x_O3_x
-    x_m = A4_xm*m_O3_m + A4_xsx*s3_x_m + A4_xx*x_O3_m
-    x_d1 = A4_xm*m_O3_d1 + A4_xsx*s3_x_d1 + A4_xx*x_O3_d1
-    x_d2 = A4_xsx*s3_x_d2 + A4_xx*x_O3_d2
-    x_w1 = A4_xsx*s3_x_w1 + A4_xx*O3_xwx
-    x_w2 = A4_xm*O3_mwm + A4_xsx*s3_x_w2
-    x_d3 = A4_xsx*out_1[..., 0, 0]
+    gain_x_A4_x = A4_xm*m_O3_x + A4_xx*x_O3_x
+    gain_x_A4_m = A4_xm*m_O3_m + A4_xx*x_O3_m
+    gain_x_A4_d1 = A4_xm*m_O3_d1 + A4_xx*x_O3_d1
+    gain_x_A4_d2 = A4_xx*x_O3_d2
+    gain_x_A4_w1 = A4_xx*O3_xwx
+    gain_x_A4_w2 = A4_xm*O3_mwm
+    x_x = gain_x_A4_x + x_O3_x
+    x_m = gain_x_A4_m + x_O3_m
+    x_d1 = gain_x_A4_d1 + x_O3_d1
+    x_d2 = gain_x_A4_d2 + x_O3_d2
+    x_w1 = O3_xwx + gain_x_A4_w1
     y4_x = inp_1[..., 0, 0]*x_x + inp_1[..., 0, 1]*m_O3_x
     y4_m = inp_1[..., 0, 0]*x_m + inp_1[..., 0, 1]*m_O3_m
     y4_d1 = inp_1[..., 0, 0]*x_d1 + inp_1[..., 0, 1]*m_O3_d1
     y4_d2 = inp_1[..., 0, 0]*x_d2
     y4_w1 = inp_1[..., 0, 0]*x_w1
-    y4_w2 = O3_mwm*inp_1[..., 0, 1] + inp_1[..., 0, 0]*x_w2
-    y4_d3 = inp_1[..., 0, 0]*x_d3
-    s4_m_x = m_O3_x*skip_1[..., 1, 1] + skip_1[..., 1, 0]*x_x
-    s4_m_m = m_O3_m*skip_1[..., 1, 1] + skip_1[..., 1, 0]*x_m
-    s4_m_d1 = m_O3_d1*skip_1[..., 1, 1] + skip_1[..., 1, 0]*x_d1
-    s4_m_d2 = skip_1[..., 1, 0]*x_d2
-    s4_m_w1 = skip_1[..., 1, 0]*x_w1
-    s4_m_w2 = O3_mwm*skip_1[..., 1, 1] + skip_1[..., 1, 0]*x_w2
-    s4_m_d3 = skip_1[..., 1, 0]*x_d3
-    m_x = B5_mm*m_O3_x + B5_msm*s4_m_x + B5_mx*x_x
-    m_m = B5_mm*m_O3_m + B5_msm*s4_m_m + B5_mx*x_m
-    m_d1 = B5_mm*m_O3_d1 + B5_msm*s4_m_d1 + B5_mx*x_d1
-    m_d2 = B5_msm*s4_m_d2 + B5_mx*x_d2
-    m_w1 = B5_msm*s4_m_w1 + B5_mx*x_w1
-    m_w2 = B5_mm*O3_mwm + B5_msm*s4_m_w2 + B5_mx*x_w2
-    m_d3 = B5_msm*s4_m_d3 + B5_mx*x_d3
-    m_d4 = B5_msm*out_1[..., 1, 0]
+    y4_w2 = O3_mwm*inp_1[..., 0, 1] + gain_x_A4_w2*inp_1[..., 0, 0]
+    y4_d3 = A4_xn0*inp_1[..., 0, 0]
+    gain_m_B5_x = B5_mm*m_O3_x + B5_mx*x_x
+    gain_m_B5_m = B5_mm*m_O3_m + B5_mx*x_m
+    gain_m_B5_d1 = B5_mm*m_O3_d1 + B5_mx*x_d1
+    gain_m_B5_d2 = B5_mx*x_d2
+    gain_m_B5_w1 = B5_mx*x_w1
+    gain_m_B5_w2 = B5_mm*O3_mwm + B5_mx*gain_x_A4_w2
+    gain_m_B5_d3 = A4_xn0*B5_mx
+    m_m = gain_m_B5_m + m_O3_m
+    m_x = gain_m_B5_x + m_O3_x
+    m_d1 = gain_m_B5_d1 + m_O3_d1
+    m_w2 = O3_mwm + gain_m_B5_w2
+    x_w2 = gain_x_A4_w2
+    x_d3 = A4_xn0
+    m_d2 = gain_m_B5_d2
+    m_w1 = gain_m_B5_w1
+    m_d3 = gain_m_B5_d3
+    m_d4 = B5_mn0
     y_end_x = inp_1[..., 0, 0]
     y_end_m = inp_1[..., 0, 1]
     columns = (
@@ -441,12 +515,12 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
         x_w1,
         x_w2,
         x_d3,
-        m_x,
         m_m,
+        m_x,
         m_d1,
+        m_w2,
         m_d2,
         m_w1,
-        m_w2,
         m_d3,
         m_d4,
         y_end_x,
@@ -464,8 +538,8 @@ def step(state, c, network, noise=(), history=()):
     x, m = state
     (
         y1_x, y1_m, sigma_0, y2_x, y2_m, y2_d1, y3_x, y3_m, y3_d1, y3_d2, y3_w1, y3_w2, sigma_1, y4_x, y4_m,
-        y4_d1, y4_d2, y4_w1, y4_w2, y4_d3, x_x, x_m, x_d1, x_d2, x_w1, x_w2, x_d3, m_x, m_m, m_d1, m_d2,
-        m_w1, m_w2, m_d3, m_d4, *_,
+        y4_d1, y4_d2, y4_w1, y4_w2, y4_d3, x_x, x_m, x_d1, x_d2, x_w1, x_w2, x_d3, m_m, m_x, m_d1, m_w2,
+        m_d2, m_w1, m_d3, m_d4, *_,
     ) = c
     w1, w2 = noise
     y1 = y1_x * x + y1_m * m
@@ -477,7 +551,7 @@ def step(state, c, network, noise=(), history=()):
     y4 = y4_x * x + y4_m * m + y4_d1 * d1 + y4_d2 * d2 + y4_w1 * w1 + y4_w2 * w2 + y4_d3 * d3
     (d4,) = network((y4,), sigma_1)
     x_new = x_x * x + x_m * m + x_d1 * d1 + x_d2 * d2 + x_w1 * w1 + x_w2 * w2 + x_d3 * d3
-    m_new = m_x * x + m_m * m + m_d1 * d1 + m_d2 * d2 + m_w1 * w1 + m_w2 * w2 + m_d3 * d3 + m_d4 * d4
+    m_new = m_m * m + m_x * x + m_d1 * d1 + m_w2 * w2 + m_d2 * d2 + m_w1 * w1 + m_d3 * d3 + m_d4 * d4
     return (x_new, m_new), ()
 
 

@@ -69,7 +69,7 @@ PARAMS = {
     "beta_max": 8.0,
     "sigma_data": 0.5,
 }
-DIGEST = "2c8bce9094a3c1b57bc913c3234b2b89eb32dfdb802849d00b45cc4ec775b68a"
+DIGEST = "876cf3441ab499b9c9927c26e885d14e931b8771f31fbf70cc2743601a3b6003"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -263,21 +263,23 @@ def close(t, Gamma, nu, kappa, beta_min, beta_max):
     return near
 
 
-def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(skip, out, inp, sigma): the score of n blocks from a scalar denoiser, s = skip z + out D(inp z, sigma)."""
-    Z, _, lead = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
-    sigma, out = 1 / lead.norm(dim=(-2, -1)), Z.mT @ lead
-    return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
-
-
 def edm(t, Gamma, nu, kappa, beta_min, beta_max, sigma_data):
     """(skip, out, inp, told): the score from an EDM-preconditioned network F, s = skip z + out F(inp z, told), with
     D(y, sigma) = (d^2 y + sigma d w F(y / w, log(sigma) / 4)) / w^2, w^2 = sigma^2 + d^2, d = sigma_data.
+
+    skip = -Z^T (I - d^2/w^2 u u^T) Z with u = sigma lead, so that what D takes back of the score is never added first; near the
+    data u is the first unit vector.
     """
-    skip, out, inp, sigma = denoiser(t, Gamma, nu, kappa, beta_min, beta_max)
+    near = close(t, Gamma, nu, kappa, beta_min, beta_max)
+    Z, _, lead = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
+    sigma = 1 / lead.norm(dim=(-2, -1))
     w = torch.sqrt(sigma**2 + sigma_data**2)[..., None, None]
-    skip = skip + (sigma_data / w) ** 2 * out @ inp
-    return skip, out * sigma[..., None, None] * sigma_data / w, inp / w, torch.log(sigma) / 4
+    u, eye = sigma[..., None, None] * lead, torch.eye(2, dtype=torch.float64)
+    u = torch.where(near[..., None, None], eye[:, :1], u)
+    across = eye - u @ u.mT
+    inp, share = u.mT @ Z, (sigma[..., None, None] / w) ** 2
+    skip = -Z.mT @ across @ Z - share * inp.mT @ inp
+    return skip, sigma_data / w * inp.mT, sigma[..., None, None] / w * inp, torch.log(sigma) / 4
 
 
 def log_nodes(a, b, panels=1):

@@ -67,7 +67,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "1f3b9d04020a00cbe7f8f0e32da90d86f73d35727bce778849f65f0cc2669e56"
+DIGEST = "d0778b612320a8dd3e82cfdbf899de8483547ed796faf62de4f384d6e143107a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -347,12 +347,15 @@ def transport_score(t1, t0, Gamma, nu, kappa, beta_min, beta_max):
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, Gamma, nu, kappa, beta_min, beta_max)
     _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
     W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, Gamma, nu, kappa, beta_min, beta_max)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -391,7 +394,6 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
         raise ValueError("the parameters must fulfil beta_max > 0")
     t0, t1 = times[:-1], times[1:]
     Psi, gap = transport_score(t1, t0, Gamma, nu, kappa, beta_min, beta_max)
-    out_1, inverse_1 = eps_lower(t1, Gamma, nu, kappa, beta_min, beta_max)
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_x = Psi[..., 0, 0]
     x_m = Psi[..., 0, 1]
@@ -401,10 +403,10 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     m_m = Psi[..., 1, 1]
     m_e_x = gap[..., 1, 0]
     m_e_m = gap[..., 1, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_m = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_m = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_m = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

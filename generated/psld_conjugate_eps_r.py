@@ -67,7 +67,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "d6915417b30458142baa5585db32c7b34e2d24d5e161809960e3a5586933b580"
+DIGEST = "743203288254edee0292270c29ec875ae6ac5d4ce2ec7a722bb2b0f01b17b814"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -353,13 +353,40 @@ def eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max):
     return -Z0.mT @ O0, -(K0 @ O0).mT, -Z1.mT @ O1, -(K1 @ O1).mT
 
 
+def transport_score(t1, t0, Gamma, nu, kappa, beta_min, beta_max):
+    """(Psi, gap): gap = (Psi - U) Sigma C_out at t0 with U = R(t1) R(t0)^-1, what the frame eps-R makes of the network's output: K(t1) times
+    the integral of O(t1, s) g g^T Z Psi(s, t0) K(t0) / 2, so that no two near matrices are subtracted.
+    """
+    near = close(t1, Gamma, nu, kappa, beta_min, beta_max)
+    K0, K1 = whitening(t0, near, Gamma, nu, kappa, beta_min, beta_max)[1], whitening(t1, near, Gamma, nu, kappa, beta_min, beta_max)[1]
+    gap, O = 0.0, torch.eye(2, dtype=torch.float64)
+    for a, b in cut(t1, t0, drift(t0, Gamma, nu, beta_min, beta_max)):
+        s, ds = log_nodes(a, b)
+        Om, g, Z, _, _ = turning(s, near[..., None].expand(s.shape), Gamma, nu, kappa, beta_min, beta_max)
+        turned, end = ordered(-Om, ds, log_reach(a, b))
+        pushed = Z @ transition(s, t0[..., None], Gamma, nu, beta_min, beta_max) @ K0.unsqueeze(-3)
+        gap, O = gap + O @ (ds[..., None, None] / 2 * (turned @ g @ (g.mT @ pushed))).sum(-3), O @ end
+    return transition(t1, t0, Gamma, nu, beta_min, beta_max), K1 @ gap @ (K0.mT @ eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max)[0])
+
+
+def eps_lower(t, Gamma, nu, kappa, beta_min, beta_max):
+    """(out, inverse): -L^-T and -L^T for the lower Cholesky factor L of Sigma_t; s = out eps, eps = inverse s."""
+    _, K, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
+    L = lower(K)
+    eye = torch.eye(2, dtype=torch.float64).expand(L.shape)
+    return -torch.linalg.solve_triangular(L, eye, upper=False).mT, -L.mT
+
+
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, Gamma, nu, kappa, beta_min, beta_max)
     _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
     W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, Gamma, nu, kappa, beta_min, beta_max)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -397,21 +424,20 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     if not beta_max > 0:
         raise ValueError("the parameters must fulfil beta_max > 0")
     t0, t1 = times[:-1], times[1:]
-    out_0, inverse_0, out_1, inverse_1 = eps_gddim(t0, t1, Gamma, nu, kappa, beta_min, beta_max)
-    Psi = transition(t1, t0, Gamma, nu, beta_min, beta_max)
-    x_e_x = Psi[..., 0, 0]*inverse_0[..., 0, 0] + Psi[..., 0, 1]*inverse_0[..., 0, 1] - inverse_1[..., 0, 0]
-    x_e_m = Psi[..., 0, 0]*inverse_0[..., 1, 0] + Psi[..., 0, 1]*inverse_0[..., 1, 1] - inverse_1[..., 1, 0]
-    m_e_x = Psi[..., 1, 0]*inverse_0[..., 0, 0] + Psi[..., 1, 1]*inverse_0[..., 0, 1] - inverse_1[..., 0, 1]
-    m_e_m = Psi[..., 1, 0]*inverse_0[..., 1, 0] + Psi[..., 1, 1]*inverse_0[..., 1, 1] - inverse_1[..., 1, 1]
+    Psi, gap = transport_score(t1, t0, Gamma, nu, kappa, beta_min, beta_max)
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_x = Psi[..., 0, 0]
     x_m = Psi[..., 0, 1]
+    x_e_x = gap[..., 0, 0]
+    x_e_m = gap[..., 0, 1]
     m_x = Psi[..., 1, 0]
     m_m = Psi[..., 1, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_m = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
+    m_e_x = gap[..., 1, 0]
+    m_e_m = gap[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_m = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_m = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

@@ -68,7 +68,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "2b7e9d5483433f574a2307fa691f6cf3406b08a67aa5264e6d7c5e0553daae60"
+DIGEST = "52d39c30d31831ff1f02a8c3dde69c15b5df9262954afb4e5a67b472a90a8dec"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -316,12 +316,15 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, Gamma, nu, kappa, beta_min, beta_max)
     _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
     W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, Gamma, nu, kappa, beta_min, beta_max)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -365,16 +368,15 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     x_m = P[..., 0, 1]*(1 - h*lam)
     m_x = P[..., 1, 0]*(1 - h*lam)
     m_m = P[..., 1, 1]*(1 - h*lam)
-    out_1, inverse_1 = eps_lower(t1, Gamma, nu, kappa, beta_min, beta_max)
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_e_x = Phi[..., 0, 0]
     x_e_m = Phi[..., 0, 1]
     m_e_x = Phi[..., 1, 0]
     m_e_m = Phi[..., 1, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_m = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_m = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_m = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

@@ -69,7 +69,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "b841c7625660bc96e7500fcdce7587a59a3808b6ba723296c2f8afa9483ddccb"
+DIGEST = "1fdd3b7f17af2a9d09a6c3aabaa50ff6d1e47db97d2fd2a20379605876dc64a7"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -270,6 +270,89 @@ def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
+def lift(t, Gamma, nu):
+    """b: G G^T b is the drift on the rows that have noise."""
+    Minv = (Gamma - nu)**2/4
+    return matrix(((-1/2, Minv/(2*Gamma)), (-Minv/(2*nu), -Minv/2)), t)
+
+
+def collocation(count=len(NODES)):
+    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
+    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
+    u, n = 2 * x - 1, len(x)
+    rows = [torch.ones_like(u), u]
+    for k in range(1, n):
+        rows.append(((2 * k + 1) * u * rows[k] - k * rows[k - 1]) / (k + 1))
+    P = torch.stack(rows, dim=-1)
+    odd = 2 * torch.arange(n, dtype=torch.float64) + 1
+    integrals = torch.cat([(u + 1)[:, None], (P[:, 2:] - P[:, :-2]) / odd[1:]], dim=-1)
+    return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
+
+
+def noise_change(t, Gamma, nu, beta_min, beta_max):
+    """(G G^T)'."""
+    Minv = (Gamma - nu)**2/4
+    return matrix(((Gamma*beta_max - Gamma*beta_min, 0), (0, (beta_max*nu - beta_min*nu)/Minv)), t)
+
+
+def reverse_near(t, Gamma, nu, kappa, beta_min, beta_max):
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+
+    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
+    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+    """
+    Minv = (Gamma - nu)**2/4
+    x, w = gauss_legendre()
+    width = (t - START)[..., None]
+    s = START + width * x
+    weight = (width * w)[..., None, None]
+    pull = transition(torch.full_like(t, START), t, Gamma, nu, beta_min, beta_max)
+    push, back = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max), transition(s, torch.full_like(s, START), Gamma, nu, beta_min, beta_max)
+    F, G = drift(s, Gamma, nu, beta_min, beta_max), diffusion(s, Gamma, nu, beta_min, beta_max)
+    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, nu))
+    gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
+    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r[..., :2] += torch.eye(2, dtype=torch.float64)
+    N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
+    first = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
+    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, nu) + (weight * source).sum(-3)))
+    N = torch.cat((first, N), dim=-1)
+    A, B, late = N[..., [0], :], N[..., [1], :], r[..., [1], :]
+    L = lower(B)
+    share = torch.cholesky_solve(B @ A.mT, L).mT
+    U = torch.empty_like(r)
+    U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
+    U[..., [1], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
+    g = pull @ diffusion(t, Gamma, nu, beta_min, beta_max)
+    E = g @ (g.mT @ U)
+    grown = noise_change(s, Gamma, nu, beta_min, beta_max) - F @ G @ G.mT - G @ G.mT @ F.mT
+    change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
+    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    return -transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max) @ E
+
+
+def reverse_drift(t, Gamma, nu, kappa, beta_min, beta_max):
+    """What x and m are multiplied with in the reverse SDE beside the network's output.
+
+    It is -c - G G^T Sigma^-1 for the blocks, c what they are multiplied with in the drift of the SDE.
+    """
+    Z, _, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
+    G = diffusion(t, Gamma, nu, beta_min, beta_max)
+    pull = G @ (Z @ G).mT @ Z
+    total = -drift(t, Gamma, nu, beta_min, beta_max) - pull
+    near = drift(t, Gamma, nu, beta_min, beta_max).abs().sum(-1).amax(-1) * (t - START) < 1
+    if near.any():
+        total[near] = reverse_near(t[near], Gamma, nu, kappa, beta_min, beta_max)
+    return total
+
+
+def conjugate_b_beyond(t, nu, beta_min, beta_max):
+    """What the rows of the part have beside the reverse drift."""
+    beta = beta_min + t*(beta_max - beta_min)
+    return matrix(((0, beta*nu/2),), t)
+
+
 def conjugate_b_score(t, Gamma, nu, beta_min, beta_max):
     """What multiplies the score in the rows of the part."""
     beta = beta_min + t*(beta_max - beta_min)
@@ -305,19 +388,6 @@ def conjugate_b_rate(t, lambda_b):
     return matrix(((lambda_b,),), t)
 
 
-def collocation(count=len(NODES)):
-    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
-    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
-    u, n = 2 * x - 1, len(x)
-    rows = [torch.ones_like(u), u]
-    for k in range(1, n):
-        rows.append(((2 * k + 1) * u * rows[k] - k * rows[k - 1]) / (k + 1))
-    P = torch.stack(rows, dim=-1)
-    odd = 2 * torch.arange(n, dtype=torch.float64) + 1
-    integrals = torch.cat([(u + 1)[:, None], (P[:, 2:] - P[:, :-2]) / odd[1:]], dim=-1)
-    return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
-
-
 def ordered(rate, ds, reach):
     """Q' = Q rate from Q = I, in this order, by Gauss collocation: (Q at the nodes, Q at the other end).
 
@@ -350,13 +420,20 @@ def conjugate_b(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_b):
         weight = ds[..., None, None]
         skip, out, _, _ = denoiser(s, Gamma, nu, kappa, beta_min, beta_max)
         score = conjugate_b_score(s, Gamma, nu, beta_min, beta_max)
-        linear = conjugate_b_linear(s, nu, beta_min, beta_max) + score @ skip
+        whole = reverse_drift(s, Gamma, nu, kappa, beta_min, beta_max)[..., [1], :] + conjugate_b_beyond(s, nu, beta_min, beta_max)
+        linear = whole[..., :2]
         rate = linear[..., [1]] + conjugate_b_rate(s, lambda_b)
         Q, end = torch.exp(log_reach(a, b) @ rate.flatten(-2)).unsqueeze(-1), torch.exp((weight * rate).sum(-3))
         C = C + P @ (weight * (Q @ linear[..., [0]])).sum(-3)
         Phi = Phi + P @ (weight * (Q @ score @ out)).sum(-3)
         P = P @ end
     return P, C, Phi
+
+
+def conjugate_a_beyond(t, Gamma, beta_min, beta_max):
+    """What the rows of the part have beside the reverse drift."""
+    beta = beta_min + t*(beta_max - beta_min)
+    return matrix(((Gamma*beta/2, 0),), t)
 
 
 def conjugate_a_score(t, Gamma, beta_min, beta_max):
@@ -388,7 +465,8 @@ def conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a):
         weight = ds[..., None, None]
         skip, out, _, _ = denoiser(s, Gamma, nu, kappa, beta_min, beta_max)
         score = conjugate_a_score(s, Gamma, beta_min, beta_max)
-        linear = conjugate_a_linear(s, Gamma, nu, beta_min, beta_max) + score @ skip
+        whole = reverse_drift(s, Gamma, nu, kappa, beta_min, beta_max)[..., [0], :] + conjugate_a_beyond(s, Gamma, beta_min, beta_max)
+        linear = whole[..., :2]
         rate = linear[..., [0]] + conjugate_a_rate(s, lambda_a)
         Q, end = torch.exp(log_reach(a, b) @ rate.flatten(-2)).unsqueeze(-1), torch.exp((weight * rate).sum(-3))
         C = C + P @ (weight * (Q @ linear[..., [1]])).sum(-3)

@@ -73,7 +73,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "3fda28a2fafeba1f5777dba979e789e28f2ee67182b2649cbb4ac752d3700124"
+DIGEST = "c825450fc535c94b0806d9ffccb695531a8d26808e4a5c9da7eebd6c3a918747"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -361,12 +361,15 @@ def conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a):
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, Gamma, nu, kappa, beta_min, beta_max)
     _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
     W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, Gamma, nu, kappa, beta_min, beta_max)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -418,7 +421,6 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     P_A3, C_A3, Phi_A3 = conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a)
     h_A3 = t0 - t1
     A3_xx = P_A3[..., 0, 0]*(1 - h_A3*lambda_a)
-    out_1, inverse_1 = eps_lower(t1, Gamma, nu, kappa, beta_min, beta_max)
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_O1_x = O1_xx
     x_O1_w1 = O1_xwx
@@ -436,10 +438,10 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     x_e_m = C_A3[..., 0, 0]*Phi_B2[..., 0, 1] + Phi_A3[..., 0, 1]
     m_e_x = Phi_B2[..., 0, 0]
     m_e_m = Phi_B2[..., 0, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_m = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_m = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_m = lift[..., 0, 1]
     columns = (
         x_O1_x,
         x_O1_w1,

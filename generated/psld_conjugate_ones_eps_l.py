@@ -70,7 +70,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lam": 0.0,
 }
-DIGEST = "6994d24f30a174a640a08480b0c1e2533de37a7d39e60e2a98c2f04ab0977f95"
+DIGEST = "45cbe95853f06e92292b87031f4c180ee72b3a4139dd7e91a57f3cbcef8a7b76"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -361,12 +361,15 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, Gamma, nu, kappa, beta_min, beta_max)
     _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
     W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, Gamma, nu, kappa, beta_min, beta_max)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -410,16 +413,15 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     x_m = P[..., 0, 1]*(1 - h*lam) - P[..., 0, 0]*h*lam
     m_x = P[..., 1, 0]*(1 - h*lam) - P[..., 1, 1]*h*lam
     m_m = P[..., 1, 1]*(1 - h*lam) - P[..., 1, 0]*h*lam
-    out_1, inverse_1 = eps_lower(t1, Gamma, nu, kappa, beta_min, beta_max)
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_e_x = Phi[..., 0, 0]
     x_e_m = Phi[..., 0, 1]
     m_e_x = Phi[..., 1, 0]
     m_e_m = Phi[..., 1, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_m = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_m = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_m = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

@@ -67,7 +67,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "bd1834591fc5248f249d58eb55c59dfb245e37f5962b0973c1b5a28dfdec12bd"
+DIGEST = "eb5aa89f7c813549fc9501150e6b6c11d96ab8f863b965c0b5c86d7bebc8db57"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

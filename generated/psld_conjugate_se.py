@@ -61,7 +61,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "96f241dedc8e0d67e483ef6742c55a6d103c4a163a5029dda380f2c1fd378043"
+DIGEST = "d8e55bad73c3c3ed83d973dbc318a4c401549344fe90be7b98131031454e5c7d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -63,7 +63,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "a16947ff2ed7b0a72faa896cbbb6a6962b853554708e4351aaad9813267737d9"
+DIGEST = "ffe0444d9934247f80d7b5c415b6eb82b4aaaf452256a43cc88afbf0f1e79f3b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -351,12 +351,15 @@ def conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a):
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, Gamma, nu, kappa, beta_min, beta_max)
     _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
     W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, Gamma, nu, kappa, beta_min, beta_max)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -400,7 +403,6 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     P_A2, C_A2, Phi_A2 = conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a)
     h_A2 = t0 - t1
     A2_xx = P_A2[..., 0, 0]*(1 - h_A2*lambda_a)
-    out_1, inverse_1 = eps_lower(t1, Gamma, nu, kappa, beta_min, beta_max)
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_x = A2_xx + C_A2[..., 0, 0]*C_B1[..., 0, 0]
     x_m = B1_mm*C_A2[..., 0, 0]
@@ -410,10 +412,10 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     m_x = C_B1[..., 0, 0]
     m_e_x = Phi_B1[..., 0, 0]
     m_e_m = Phi_B1[..., 0, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_m = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_m = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_m = lift[..., 0, 1]
     columns = (
         t0,
         x_x,

@@ -65,7 +65,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "12035c53d5d8c4c9e8bc2372f671df88f0340637b5cc69132b5f1e73fb8e751d"
+DIGEST = "2b0de17cb5aabd219adcc34d3fe9e7a36b527953beb80e283a2de645bb75e17e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

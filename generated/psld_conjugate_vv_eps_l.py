@@ -73,7 +73,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "95d9f5bbe2c8317dfd469b9c8c11c4f350999908cbc6b66d1c45671e2e6adb20"
+DIGEST = "113a52352af01532bb88bdee35877fa2c657021b122fa2577401cb884e729418"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -361,12 +361,15 @@ def conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a):
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
-    """(pull, lift): the mean of the data is pull z + lift s, by Tweedie's formula."""
+    """(pull, lift): the mean of the data is pull z + lift eps, by Tweedie's formula: lift = -pull L."""
     near = close(t, Gamma, nu, kappa, beta_min, beta_max)
     _, K, _ = whitening(t, near, Gamma, nu, kappa, beta_min, beta_max)
     W, pull = pulled(t, Gamma, nu, kappa, beta_min, beta_max)
     pull = pull[..., DATA : DATA + 1, :]
-    return pull, torch.where(near[..., None, None], W[..., :1, :], pull @ K) @ K.mT
+    L = -eps_lower(t, Gamma, nu, kappa, beta_min, beta_max)[1].mT
+    turned = torch.linalg.solve_triangular(L, K, upper=False).mT  # L = K turned
+    first, fewer = W[..., :1, :], W[..., :1, :].abs() @ turned.abs() < pull.abs() @ L.abs()  # of the two sums, that of smaller terms
+    return pull, -torch.where(near[..., None, None] & fewer, first @ turned, pull @ L)
 
 
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -412,7 +415,6 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     P_A2, C_A2, Phi_A2 = conjugate_a(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_a)
     h_A2 = t0 - t1
     A2_xx = P_A2[..., 0, 0]*(1 - h_A2*lambda_a)
-    out_1, inverse_1 = eps_lower(t1, Gamma, nu, kappa, beta_min, beta_max)
     P_B3, C_B3, Phi_B3 = conjugate_b(t1, t_1_2, Gamma, nu, kappa, beta_min, beta_max, lambda_b)
     h_B3 = t_1_2 - t1
     B3_mm = P_B3[..., 0, 0]*(1 - h_B3*lambda_b)
@@ -435,10 +437,10 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     m_e1_m = B3_mm*Phi_B1[..., 0, 1] + C_B3[..., 0, 0]*x_e1_m
     m_e2_x = Phi_B3[..., 0, 0]
     m_e2_m = Phi_B3[..., 0, 1]
-    mean_e_end_x = lift[..., 0, 0]*out_1[..., 0, 0] + lift[..., 0, 1]*out_1[..., 1, 0]
-    mean_e_end_m = lift[..., 0, 0]*out_1[..., 0, 1] + lift[..., 0, 1]*out_1[..., 1, 1]
     mean_x = pull[..., 0, 0]
     mean_m = pull[..., 0, 1]
+    mean_e_end_x = lift[..., 0, 0]
+    mean_e_end_m = lift[..., 0, 1]
     columns = (
         t0,
         x_A2_x,

@@ -49,10 +49,10 @@ COEFFICIENTS = (
     "x_m",
     "x_w2",
     "x_d",
-    "m_x",
-    "m_w1",
     "m_m",
     "m_w2",
+    "m_x",
+    "m_w1",
     "m_d",
     "y_end_x",
     "y_end_m",
@@ -68,7 +68,7 @@ PARAMS = {
     "beta_max": 8.0,
     "lambda_s": 1.0,
 }
-DIGEST = "0e4cf2cc65a71781c6f6cc8de8c49a90537f3299881e60c0077e200b5a11a85c"
+DIGEST = "1fb02d255429092b855ae3ccab23478e312d0c8860d33e01742cde5e1cae301a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -263,6 +263,80 @@ def denoiser(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
+def lift(t, Gamma, nu, Minv):
+    """b: G G^T b is the drift on the rows that have noise."""
+    return matrix(((-1/2, Minv/(2*Gamma)), (-Minv/(2*nu), -Minv/2)), t)
+
+
+def collocation(count=len(NODES)):
+    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
+    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
+    u, n = 2 * x - 1, len(x)
+    rows = [torch.ones_like(u), u]
+    for k in range(1, n):
+        rows.append(((2 * k + 1) * u * rows[k] - k * rows[k - 1]) / (k + 1))
+    P = torch.stack(rows, dim=-1)
+    odd = 2 * torch.arange(n, dtype=torch.float64) + 1
+    integrals = torch.cat([(u + 1)[:, None], (P[:, 2:] - P[:, :-2]) / odd[1:]], dim=-1)
+    return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
+
+
+def noise_change(t, Gamma, nu, Minv, beta_min, beta_max):
+    """(G G^T)'."""
+    return matrix(((Gamma*beta_max - Gamma*beta_min, 0), (0, (beta_max*nu - beta_min*nu)/Minv)), t)
+
+
+def reverse_near(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+
+    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
+    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+    """
+    x, w = gauss_legendre()
+    width = (t - START)[..., None]
+    s = START + width * x
+    weight = (width * w)[..., None, None]
+    pull = transition(torch.full_like(t, START), t, Gamma, nu, Minv, beta_min, beta_max)
+    push, back = transition(torch.full_like(s, START), s, Gamma, nu, Minv, beta_min, beta_max), transition(s, torch.full_like(s, START), Gamma, nu, Minv, beta_min, beta_max)
+    F, G = drift(s, Gamma, nu, Minv, beta_min, beta_max), diffusion(s, Gamma, nu, Minv, beta_min, beta_max)
+    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, nu, Minv))
+    gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
+    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r[..., :2] += torch.eye(2, dtype=torch.float64)
+    N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
+    first = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
+    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, nu, Minv) + (weight * source).sum(-3)))
+    N = torch.cat((first, N), dim=-1)
+    A, B, late = N[..., [0], :], N[..., [1], :], r[..., [1], :]
+    L = lower(B)
+    share = torch.cholesky_solve(B @ A.mT, L).mT
+    U = torch.empty_like(r)
+    U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
+    U[..., [1], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
+    g = pull @ diffusion(t, Gamma, nu, Minv, beta_min, beta_max)
+    E = g @ (g.mT @ U)
+    grown = noise_change(s, Gamma, nu, Minv, beta_min, beta_max) - F @ G @ G.mT - G @ G.mT @ F.mT
+    change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
+    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    return -transition(t, torch.full_like(t, START), Gamma, nu, Minv, beta_min, beta_max) @ E
+
+
+def reverse_drift(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
+    """What x and m are multiplied with in the reverse SDE beside the network's output.
+
+    It is -c - G G^T Sigma^-1 for the blocks, c what they are multiplied with in the drift of the SDE.
+    """
+    Z, _, _ = whitening(t, close(t, Gamma, nu, Minv, kappa, beta_min, beta_max), Gamma, nu, Minv, kappa, beta_min, beta_max)
+    G = diffusion(t, Gamma, nu, Minv, beta_min, beta_max)
+    pull = G @ (Z @ G).mT @ Z
+    total = -drift(t, Gamma, nu, Minv, beta_min, beta_max) - pull
+    near = drift(t, Gamma, nu, Minv, beta_min, beta_max).abs().sum(-1).amax(-1) * (t - START) < 1
+    if near.any():
+        total[near] = reverse_near(t[near], Gamma, nu, Minv, kappa, beta_min, beta_max)
+    return total
+
+
 def start_factor(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
     _, K, _ = whitening(t, close(t, Gamma, nu, Minv, kappa, beta_min, beta_max), Gamma, nu, Minv, kappa, beta_min, beta_max)
@@ -307,36 +381,39 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, Minv=4.0, kappa=0.04, beta_min=8
     O1_mwm = torch.sqrt(-torch.expm1(2*O1_m_rate))*math.sqrt(1/Minv)
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, Gamma, nu, Minv, kappa, beta_min, beta_max)
     h = t0 - t1
+    reverse_0 = reverse_drift(t0, Gamma, nu, Minv, kappa, beta_min, beta_max)
     beta_0 = beta_min + t0*(beta_max - beta_min)
-    B2_mx = beta_0*h/2
-    B2_mm = beta_0*h*nu + 1
-    B2_msm = beta_0*h*nu/Minv
-    A3_xx = Gamma*beta_0*h + 1
-    A3_xm = -Minv*beta_0*h/2
-    A3_xsx = Gamma*beta_0*h
+    B2_mx = h*reverse_0[..., 1, 0]
+    B2_mm = h*(beta_0*nu/2 + reverse_0[..., 1, 1])
+    B2_mn0 = beta_0*h*nu*out_0[..., 1, 0]/Minv
+    A3_xx = h*(Gamma*beta_0/2 + reverse_0[..., 0, 0])
+    A3_xm = h*reverse_0[..., 0, 1]
+    A3_xm_own = -Minv*beta_0*h/2
+    A3_xn0 = Gamma*beta_0*h*out_0[..., 0, 0]
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, Gamma, nu, Minv, kappa, beta_min, beta_max)
     y_x = O1_xx*inp_0[..., 0, 0]
     y_w1 = O1_xwx*inp_0[..., 0, 0]
     y_m = O1_mm*inp_0[..., 0, 1]
     y_w2 = O1_mwm*inp_0[..., 0, 1]
-    s_x_x = O1_xx*skip_0[..., 0, 0]
-    s_x_w1 = O1_xwx*skip_0[..., 0, 0]
-    s_x_m = O1_mm*skip_0[..., 0, 1]
-    s_x_w2 = O1_mwm*skip_0[..., 0, 1]
-    s_m_x = O1_xx*skip_0[..., 1, 0]
-    s_m_w1 = O1_xwx*skip_0[..., 1, 0]
-    s_m_m = O1_mm*skip_0[..., 1, 1]
-    s_m_w2 = O1_mwm*skip_0[..., 1, 1]
-    m_x = B2_msm*s_m_x + B2_mx*O1_xx
-    m_w1 = B2_msm*s_m_w1 + B2_mx*O1_xwx
-    m_m = B2_mm*O1_mm + B2_msm*s_m_m
-    m_w2 = B2_mm*O1_mwm + B2_msm*s_m_w2
-    m_d = B2_msm*out_0[..., 1, 0]
-    x_x = A3_xm*m_x + A3_xsx*s_x_x + A3_xx*O1_xx
-    x_w1 = A3_xm*m_w1 + A3_xsx*s_x_w1 + A3_xx*O1_xwx
-    x_m = A3_xm*m_m + A3_xsx*s_x_m
-    x_w2 = A3_xm*m_w2 + A3_xsx*s_x_w2
-    x_d = A3_xm*m_d + A3_xsx*out_0[..., 0, 0]
+    gain_m_B2_x = B2_mx*O1_xx
+    gain_m_B2_w1 = B2_mx*O1_xwx
+    gain_m_B2_m = B2_mm*O1_mm
+    gain_m_B2_w2 = B2_mm*O1_mwm
+    m_m = O1_mm + gain_m_B2_m
+    m_w2 = O1_mwm + gain_m_B2_w2
+    gain_x_A3_x = A3_xm_own*gain_m_B2_x + A3_xx*O1_xx
+    gain_x_A3_w1 = A3_xm_own*gain_m_B2_w1 + A3_xx*O1_xwx
+    gain_x_A3_m = A3_xm*O1_mm + A3_xm_own*gain_m_B2_m
+    gain_x_A3_w2 = A3_xm*O1_mwm + A3_xm_own*gain_m_B2_w2
+    gain_x_A3_d = A3_xm_own*B2_mn0 + A3_xn0
+    x_x = O1_xx + gain_x_A3_x
+    x_w1 = O1_xwx + gain_x_A3_w1
+    x_m = gain_x_A3_m
+    x_w2 = gain_x_A3_w2
+    x_d = gain_x_A3_d
+    m_x = gain_m_B2_x
+    m_w1 = gain_m_B2_w1
+    m_d = B2_mn0
     y_end_x = inp_1[..., 0, 0]
     y_end_m = inp_1[..., 0, 1]
     columns = (
@@ -350,10 +427,10 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, Minv=4.0, kappa=0.04, beta_min=8
         x_m,
         x_w2,
         x_d,
-        m_x,
-        m_w1,
         m_m,
         m_w2,
+        m_x,
+        m_w1,
         m_d,
         y_end_x,
         y_end_m,
@@ -369,12 +446,12 @@ def step(state, c, network, noise=(), history=()):
     Returns (new state, history).
     """
     x, m = state
-    y_x, y_w1, y_m, y_w2, sigma_0, x_x, x_w1, x_m, x_w2, x_d, m_x, m_w1, m_m, m_w2, m_d, *_ = c
+    y_x, y_w1, y_m, y_w2, sigma_0, x_x, x_w1, x_m, x_w2, x_d, m_m, m_w2, m_x, m_w1, m_d, *_ = c
     w1, w2 = noise
     y = y_x * x + y_w1 * w1 + y_m * m + y_w2 * w2
     (d,) = network((y,), sigma_0)
     x_new = x_x * x + x_w1 * w1 + x_m * m + x_w2 * w2 + x_d * d
-    m_new = m_x * x + m_w1 * w1 + m_m * m + m_w2 * w2 + m_d * d
+    m_new = m_m * m + m_w2 * w2 + m_x * x + m_w1 * w1 + m_d * d
     return (x_new, m_new), ()
 
 

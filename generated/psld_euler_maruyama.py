@@ -44,8 +44,8 @@ COEFFICIENTS = (
     "x_m",
     "x_d",
     "x_w1",
-    "m_x",
     "m_m",
+    "m_x",
     "m_d",
     "m_w2",
     "y_end_x",
@@ -60,7 +60,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "c83e10ccc8151a411752830068b29ccdd064102728ad70ef3c21439a59682c16"
+DIGEST = "9f5d4af3cfd4f71cf3ca19038139f5f8cc0e2abe9fd9e6e4250c7461a899d98f"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -261,6 +261,83 @@ def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
+def lift(t, Gamma, nu):
+    """b: G G^T b is the drift on the rows that have noise."""
+    Minv = (Gamma - nu)**2/4
+    return matrix(((-1/2, Minv/(2*Gamma)), (-Minv/(2*nu), -Minv/2)), t)
+
+
+def collocation(count=len(NODES)):
+    """The integrals over (0, x_j) of the Lagrange polynomials of the nodes x: the Gauss collocation matrix."""
+    x, w = gauss_legendre(1, (NODES, WEIGHTS) if count == len(NODES) else (NODES_8, WEIGHTS_8))
+    u, n = 2 * x - 1, len(x)
+    rows = [torch.ones_like(u), u]
+    for k in range(1, n):
+        rows.append(((2 * k + 1) * u * rows[k] - k * rows[k - 1]) / (k + 1))
+    P = torch.stack(rows, dim=-1)
+    odd = 2 * torch.arange(n, dtype=torch.float64) + 1
+    integrals = torch.cat([(u + 1)[:, None], (P[:, 2:] - P[:, :-2]) / odd[1:]], dim=-1)
+    return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
+
+
+def noise_change(t, Gamma, nu, beta_min, beta_max):
+    """(G G^T)'."""
+    Minv = (Gamma - nu)**2/4
+    return matrix(((Gamma*beta_max - Gamma*beta_min, 0), (0, (beta_max*nu - beta_min*nu)/Minv)), t)
+
+
+def reverse_near(t, Gamma, nu, kappa, beta_min, beta_max):
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+
+    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
+    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+    """
+    Minv = (Gamma - nu)**2/4
+    x, w = gauss_legendre()
+    width = (t - START)[..., None]
+    s = START + width * x
+    weight = (width * w)[..., None, None]
+    pull = transition(torch.full_like(t, START), t, Gamma, nu, beta_min, beta_max)
+    push, back = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max), transition(s, torch.full_like(s, START), Gamma, nu, beta_min, beta_max)
+    F, G = drift(s, Gamma, nu, beta_min, beta_max), diffusion(s, Gamma, nu, beta_min, beta_max)
+    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, nu))
+    gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
+    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r[..., :2] += torch.eye(2, dtype=torch.float64)
+    N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
+    first = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
+    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, nu) + (weight * source).sum(-3)))
+    N = torch.cat((first, N), dim=-1)
+    A, B, late = N[..., [0], :], N[..., [1], :], r[..., [1], :]
+    L = lower(B)
+    share = torch.cholesky_solve(B @ A.mT, L).mT
+    U = torch.empty_like(r)
+    U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
+    U[..., [1], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
+    g = pull @ diffusion(t, Gamma, nu, beta_min, beta_max)
+    E = g @ (g.mT @ U)
+    grown = noise_change(s, Gamma, nu, beta_min, beta_max) - F @ G @ G.mT - G @ G.mT @ F.mT
+    change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
+    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    return -transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max) @ E
+
+
+def reverse_drift(t, Gamma, nu, kappa, beta_min, beta_max):
+    """What x and m are multiplied with in the reverse SDE beside the network's output.
+
+    It is -c - G G^T Sigma^-1 for the blocks, c what they are multiplied with in the drift of the SDE.
+    """
+    Z, _, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
+    G = diffusion(t, Gamma, nu, beta_min, beta_max)
+    pull = G @ (Z @ G).mT @ Z
+    total = -drift(t, Gamma, nu, beta_min, beta_max) - pull
+    near = drift(t, Gamma, nu, beta_min, beta_max).abs().sum(-1).amax(-1) * (t - START) < 1
+    if near.any():
+        total[near] = reverse_near(t[near], Gamma, nu, kappa, beta_min, beta_max)
+    return total
+
+
 def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     """The lower Cholesky factor of Sigma_t, without its ever being formed."""
     _, K, _ = whitening(t, close(t, Gamma, nu, kappa, beta_min, beta_max), Gamma, nu, kappa, beta_min, beta_max)
@@ -301,24 +378,25 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     sqrt_h_E1 = torch.sqrt(h)
     beta_0 = beta_min + t0*(beta_max - beta_min)
     Minv = (Gamma - nu)**2/4
-    E1_xx = Gamma*beta_0*h/2 + 1
-    E1_xm = -Minv*beta_0*h/2
-    E1_xsx = Gamma*beta_0*h
+    reverse_0 = reverse_drift(t0, Gamma, nu, kappa, beta_min, beta_max)
+    E1_xx = h*reverse_0[..., 0, 0]
+    E1_xm = h*reverse_0[..., 0, 1]
+    E1_xn0 = Gamma*beta_0*h*out_0[..., 0, 0]
     E1_xw0 = sqrt_h_E1*torch.sqrt(Gamma*beta_0)
-    E1_mx = beta_0*h/2
-    E1_mm = beta_0*h*nu/2 + 1
-    E1_msm = beta_0*h*nu/Minv
+    E1_mx = h*reverse_0[..., 1, 0]
+    E1_mm = h*reverse_0[..., 1, 1]
+    E1_mn0 = beta_0*h*nu*out_0[..., 1, 0]/Minv
     E1_mw1 = sqrt_h_E1*torch.sqrt(beta_0*nu/Minv)
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, Gamma, nu, kappa, beta_min, beta_max)
     y_x = inp_0[..., 0, 0]
     y_m = inp_0[..., 0, 1]
-    x_x = E1_xsx*skip_0[..., 0, 0] + E1_xx
-    x_m = E1_xm + E1_xsx*skip_0[..., 0, 1]
-    x_d = E1_xsx*out_0[..., 0, 0]
-    m_x = E1_msm*skip_0[..., 1, 0] + E1_mx
-    m_m = E1_mm + E1_msm*skip_0[..., 1, 1]
-    m_d = E1_msm*out_0[..., 1, 0]
+    x_x = E1_xx + 1
+    m_m = E1_mm + 1
+    x_m = E1_xm
+    x_d = E1_xn0
     x_w1 = E1_xw0
+    m_x = E1_mx
+    m_d = E1_mn0
     m_w2 = E1_mw1
     y_end_x = inp_1[..., 0, 0]
     y_end_m = inp_1[..., 0, 1]
@@ -330,8 +408,8 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
         x_m,
         x_d,
         x_w1,
-        m_x,
         m_m,
+        m_x,
         m_d,
         m_w2,
         y_end_x,
@@ -348,12 +426,12 @@ def step(state, c, network, noise=(), history=()):
     Returns (new state, history).
     """
     x, m = state
-    y_x, y_m, sigma_0, x_x, x_m, x_d, x_w1, m_x, m_m, m_d, m_w2, *_ = c
+    y_x, y_m, sigma_0, x_x, x_m, x_d, x_w1, m_m, m_x, m_d, m_w2, *_ = c
     w1, w2 = noise
     y = y_x * x + y_m * m
     (d,) = network((y,), sigma_0)
     x_new = x_x * x + x_m * m + x_d * d + x_w1 * w1
-    m_new = m_x * x + m_m * m + m_d * d + m_w2 * w2
+    m_new = m_m * m + m_x * x + m_d * d + m_w2 * w2
     return (x_new, m_new), ()
 
 

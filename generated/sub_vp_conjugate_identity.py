@@ -60,14 +60,14 @@ START, END = 0.0, 1.0  # the span of the network's time
 
 def sigma(t, beta_min, beta_max):
     """The standard deviation of z_t given the data."""
-    B = beta_min*t + t**2*(beta_max - beta_min)/2
-    return -torch.expm1(-B)
+    B_ = beta_min*t + t**2*(beta_max - beta_min)/2
+    return -torch.expm1(-B_)
 
 
 def alpha(t, beta_min, beta_max):
     """The factor of the data in z_t."""
-    B = beta_min*t + t**2*(beta_max - beta_min)/2
-    return torch.exp(-B/2)
+    B_ = beta_min*t + t**2*(beta_max - beta_min)/2
+    return torch.exp(-B_/2)
 
 
 NODES = (
@@ -105,11 +105,11 @@ def phi(t1, t0, beta_min, beta_max, lam):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
-    B = beta_min*s + s**2*(beta_max - beta_min)/2
+    B_ = beta_min*s + s**2*(beta_max - beta_min)/2
     sigma_s, sigma_1 = sigma(s, beta_min, beta_max), sigma(t1, beta_min, beta_max)
     alpha_s, alpha_1 = alpha(s, beta_min, beta_max), alpha(t1, beta_min, beta_max)
     P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
-    return (ds * P * (alpha_s*(torch.exp(B) + 1)*(beta_max*s + beta_min - beta_min*s)*torch.exp(-2*B)*torch.expm1(B)/(2*sigma_s**2))).sum(-1)
+    return (ds * P * (alpha_s*(torch.exp(B_) + 1)*(beta_max*s + beta_min - beta_min*s)*torch.exp(-2*B_)*torch.expm1(B_)/(2*sigma_s**2))).sum(-1)
 
 
 def start_factor(t, beta_min, beta_max):

@@ -55,14 +55,14 @@ START, END = 0.0, 1.0  # the span of the network's time
 
 def sigma(t, beta_min, beta_max):
     """The standard deviation of z_t given the data."""
-    B = beta_min*t + t**2*(beta_max - beta_min)/2
-    return -torch.expm1(-B)
+    B_ = beta_min*t + t**2*(beta_max - beta_min)/2
+    return -torch.expm1(-B_)
 
 
 def alpha(t, beta_min, beta_max):
     """The factor of the data in z_t."""
-    B = beta_min*t + t**2*(beta_max - beta_min)/2
-    return torch.exp(-B/2)
+    B_ = beta_min*t + t**2*(beta_max - beta_min)/2
+    return torch.exp(-B_/2)
 
 
 def start_factor(t, beta_min, beta_max):

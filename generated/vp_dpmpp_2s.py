@@ -58,7 +58,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "75317a4ed9dd3f38e5838a153a1eeb122f05360eb1ea90a97dc250a57c4d7a8a"
+DIGEST = "2bc96b4bb6dd194740137e30ed9216de2b2996b1ac86375568e01cb8f5d383a6"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -93,7 +93,7 @@ def alpha(t, beta_min, beta_max):
 
 
 def diffusion(t, beta_min, beta_max):
-    """G(t), (..., 1, r)"""
+    """G(t), (..., 1, 1)"""
     beta = beta_min + t*(beta_max - beta_min)
     return matrix(((torch.sqrt(beta),),), t)
 

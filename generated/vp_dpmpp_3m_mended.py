@@ -75,7 +75,7 @@ PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
 }
-DIGEST = "cc5bd58c749adf0390300bed591c21275d1cf7aff431fcc94ff6f51093af6682"
+DIGEST = "6849fa3e3e5656a2e9b0f52c58e1172de5b0ba3b0314d70b3d8b9eee0c4e812e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -155,7 +155,7 @@ def start_factor(t, beta_min, beta_max):
 
 
 def diffusion(t, beta_min, beta_max):
-    """G(t), (..., 1, r)"""
+    """G(t), (..., 1, 1)"""
     beta = beta_min + t*(beta_max - beta_min)
     return matrix(((torch.sqrt(beta),),), t)
 
