@@ -401,9 +401,10 @@ class Library:
         return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
 
     def tweedie(self) -> str:
-        """(pull, lift): the mean of the data is pull z + lift s."""
+        """(pull, lift): the mean of the data is pull z + lift s, a row a data block."""
         uses = (self.whitening(), self.close(), self.pulled())
-        return self.add("tweedie", "tweedie", (), uses)
+        several = {"data": self.sde.data} if len(self.sde.data) > 1 else {}
+        return self.add("tweedie", "tweedie", (), uses, **several)
 
     # -- formulas ----------------------------------------------------------------------------------------------------
 

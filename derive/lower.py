@@ -91,7 +91,7 @@ def _program(
     low: Lowering, result: tuple[str, ...], history: tuple[str, ...] = (), carry: tuple[str, ...] = ()
 ) -> StepProgram:
     ops, low.ops = low.ops, []
-    last, last_result = _last(low)
+    last, last_results = _last(low)
     low.library.start()
     if sum(isinstance(op, Normal) for op in ops) > 1:  # they may be merged into one
         low.library.static("matrix")
@@ -101,7 +101,7 @@ def _program(
     constant = low.sde.constant
     return verify(StepProgram(
         (*low.sde.state, *constant), low.params, tuple(low.library.functions.values()), tuple(low.host), tuple(ops),
-        (*result, *constant), last, last_result, _told(low), history, carry, low.sde.field,
+        (*result, *constant), last, last_results, _told(low), history, carry, low.sde.field,
     ))  # fmt: skip
 
 
@@ -146,15 +146,13 @@ def lower_rows(
     return rows
 
 
-def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
-    """The mean of the data at t1: D of a bridge, else Tweedie's e^T Psi^-1 (z + Sigma s)."""
+def _last(low: Lowering) -> tuple[tuple[Op, ...], tuple[str, ...]]:
+    """The mean of the data at t1, a value a data block: D of a bridge, else Tweedie's e^T Psi^-1 (z + Sigma s)."""
     sde = low.sde
-    if len(sde.data) != 1:
-        return (), ""
     low.ending = True
     low.evaluate(dict(enumerate(sde.state)), sp.Integer(1))
     if low.network in ("denoiser", "x0"):
-        return tuple(low.ops), low.output[0]
+        return tuple(low.ops), (low.output[0],)
     offset = low.offset("1")
     if low.network == "edm":  # D = d (d y + sigma w n) / w^2 with the network's own input y / w
         score, d = low.score_at("edm", "1"), symbol("sigma_data")
@@ -163,18 +161,22 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
         terms = [(f"mean_{b}", d**2 / width * score.inp[j], b) for j, b in enumerate(sde.state)]
         terms += low.carry("mean", -(d**2) / width * score.inp * offset)
         result = low.update("mean", [*terms, ("mean_n", noise * d / width, low.output[0])])
-        return tuple(low.ops), result
+        return tuple(low.ops), (result,)
     if sde.n == 1:
         alpha, sigma = low.alpha_sigma("1")
         terms = [("mean_x", 1 / alpha, sde.state[0]), ("mean_s", sigma**2 / alpha, low.score[0])]
         terms += low.carry("mean", -offset / alpha)
-    else:
-        low.call(("pull", "lift"), low.library.tweedie(), t1)
-        terms = [(f"mean_{b}", entry("pull", 0, j), b) for j, b in enumerate(sde.state)]
-        terms += [(f"mean_s{b}", entry("lift", 0, j), low.score[j]) for j, b in enumerate(sde.state)]
-        terms += low.carry("mean", -entries("pull", 1, sde.n) * offset)
-    result = low.update("mean", terms)
-    return tuple(low.ops), result
+        result = low.update("mean", terms)
+        return tuple(low.ops), (result,)
+    low.call(("pull", "lift"), low.library.tweedie(), t1)
+    shift = -entries("pull", len(sde.data), sde.n) * offset
+    results = []
+    for k, block in enumerate(sde.data):
+        name = "mean" if len(sde.data) == 1 else f"mean_of_{sde.state[block]}"
+        terms = [(f"{name}_{b}", entry("pull", k, j), b) for j, b in enumerate(sde.state)]
+        terms += [(f"{name}_s{b}", entry("lift", k, j), low.score[j]) for j, b in enumerate(sde.state)]
+        results.append(low.update(name, terms + low.carry(name, shift.row(k))))
+    return tuple(low.ops), tuple(results)
 
 
 def _told(low: Lowering) -> tuple[str, ...]:

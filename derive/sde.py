@@ -45,7 +45,7 @@ HOST_NAMES = frozenset(
 )
 # Symbols that derive itself writes into expressions: a name of the diffusion that is one of them would become it.
 OWN_SYMBOLS = frozenset(("s", "alpha_1", "alpha_s", "anchor", "sigma_1", "sigma_data", "sigma_s"))
-STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
+STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean(_of_.*)?|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
 
 
 @dataclass(frozen=True)
