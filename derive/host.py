@@ -114,6 +114,19 @@ class Library:
         """A helper that is the same in every module."""
         return self.add(name, f"helpers/{name}", uses=uses)
 
+    def turns(self, *entries: sp.Expr) -> tuple[str, ...]:
+        """The count of the panels that entries ask of the span, where they are no polynomials in time."""
+        if self.sde.field or all(self.sde.written_out(e).is_polynomial(t) for e in entries):
+            return ()
+        return (self.static("turns", self.quadrature()),)
+
+    def fineness(self) -> tuple[str, ...]:
+        """The same of F and G G^T."""
+        uses = self.turns(*self.sde.F, *self.sde.GG)
+        if not uses or self.sde.schedule is not None:
+            return ()
+        return (self.add("fineness", "fineness", (), (*uses, self.drift(), self.diffusion())),)
+
     def quadrature(self) -> str:
         counts = (NODES,) if self.sde.n == 1 else (FEW, NODES)
         return self.add("gauss_legendre", "helpers/gauss_legendre", counts=counts)
@@ -130,7 +143,8 @@ class Library:
         expr = self.sde.let[name]
         if closed is not None:
             return self.add(f"integral_{name}", "integral", (expr,), expr=closed, of=name)
-        return self.add(f"integral_{name}", "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=name)
+        uses = (self.quadrature(), *self.turns(expr))
+        return self.add(f"integral_{name}", "integral_by_quadrature", (expr,), uses, expr=expr, of=name)
 
     def integrated(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]]:
         """The integral of an expression over (s, t) in the words of let: (expression, integrals used).
@@ -157,7 +171,7 @@ class Library:
             if same
             else f"integral_f{sum(f.template == 'integral_by_quadrature' for f in self.functions.values()) + 1}"
         )
-        self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=expr)
+        self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(), *self.turns(expr)), expr=expr, of=expr)
         return sp.Symbol(f"{name.removeprefix('integral_')}_st", real=True), (name,)
 
     # -- propagators -------------------------------------------------------------------------------------------------
@@ -171,7 +185,7 @@ class Library:
             return self.add(name, "transition_inverse", (), given, generator=generator, doc=doc)
         if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"Minus the generator of {name}.")
-            uses = (self.quadrature(), self.ordered(), self.pieces(), rate)
+            uses = (self.quadrature(), self.ordered(), self.pieces(), rate, *self.fineness())
             return self.add(
                 name, "transition_ordered", (), uses, n=n, rate=rate, few=FEW, doc=doc, generator=generator
             )
@@ -226,8 +240,9 @@ class Library:
             )
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
         noise = self.matrix("diffusion", sde.G_let, "G(t), (..., 1, r)")
+        uses = (self.quadrature(), self.psi(), noise, *self.fineness())
         return self.add(
-            "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), (self.quadrature(), self.psi(), noise), start=sde.time[0],
+            "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), uses, start=sde.time[0],
             variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=PANELS,
         )  # fmt: skip
 
@@ -284,7 +299,7 @@ class Library:
     def carried(self) -> str:
         """Psi(t, START) of an F that does not commute with itself."""
         psi, helper = self.psi(), self.ordered()
-        uses = (self.quadrature(), helper, self.pieces(), f"{psi}_rate")
+        uses = (self.quadrature(), helper, self.pieces(), f"{psi}_rate", *self.fineness())
         return self.add("carried", "carried", (), uses, psi=psi, n=self.sde.n, panels=SPAN_PANELS, few=FEW)
 
     def ordered(self) -> str:
@@ -326,7 +341,7 @@ class Library:
         """The factor of Sigma_t from the columns of its noise pulled to t: in between, and where there is no stationary law."""
         law, order = self._law(), self.order
         uses = [self.quadrature(), self.static("matrix"), self.static("lower"), law["psi"], self.diffusion(), self.drift()]
-        uses.append(self.pieces())
+        uses += [self.pieces(), *self.fineness()]
         if law["ordered"]:
             uses += [self.ordered(), f"{law['psi']}_rate"]
         rows = f"[..., {order}, :]" if order else ""
@@ -337,7 +352,7 @@ class Library:
 
     def cut(self) -> str:
         """The pieces of a step."""
-        return self.add("cut", "helpers/cut", uses=(self.pieces(),))
+        return self.add("cut", "helpers/cut", uses=(self.pieces(), *self.fineness()))
 
     def drift(self) -> str:
         return self.matrix("drift", self.sde.F_let, "F(t).")
@@ -345,7 +360,7 @@ class Library:
     def close(self) -> str:
         """Where z_t is so close to the data that its law is carried from the start."""
         law = self._law()
-        uses = (*(("settled",) if self.settled() else ()), law["push"], self.drift(), self.pulled())
+        uses = (*(("settled",) if self.settled() else ()), law["push"], self.drift(), self.pulled(), *self.fineness())
         return self.add("close", "close", (), uses, law=self.settled(), reach=REACH // 3 if law["ordered"] else REACH, **law)
 
     def whitening(self) -> str:

@@ -38,10 +38,10 @@ HOST_NAMES = frozenset(
     """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS HISTORY INPUTS NETWORK NFE ORDER OUTPUTS PARAMS SAMPLER SDE
     SIGMA_COLUMNS STRONG_ORDER WEAK_ORDER FIELD NFE_FIRST NFE_LAST END NODES NODES_8 START WEIGHTS WEIGHTS_8
     alpha carried close coefficients collocation column columns cut denoise denoiser diffusion drift edm
-    exponential first_row frame gathered gauss_legendre last_row last_row_but_one log_nodes log_reach lower math matrix
+    exponential fineness first_row frame gathered gauss_legendre last_row last_row_but_one log_nodes log_reach lower math matrix
     nfe offset ordered other_rows phi phi_1 phi_2 phi_3 phi_4 pieces pulled rotation second_row settled sigma start
     start_mean step step_first step_last t t0 t1 t_m1 t_m2 t_m3 table third_row time time_of times torch
-    transition transport_score turning tweedie whitening""".split()  # noqa: SIM905
+    transition transport_score turning turns tweedie whitening""".split()  # noqa: SIM905
 )
 # Symbols that derive itself writes into expressions: a name of the diffusion that is one of them would become it.
 OWN_SYMBOLS = frozenset(("s", "alpha_1", "alpha_s", "anchor", "sigma_1", "sigma_data", "sigma_s"))
