@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def full_params(module: Any, params: Mapping[str, float] | None, full: bool = Fa
             given[name] = float(value)
         except (TypeError, ValueError):
             raise _refuse("params", f"{name} = {value!r} is not a number", "give a number") from None
+        if not math.isfinite(given[name]):
+            raise _refuse("params", f"{name} = {value!r} is not finite", "give a finite number")
     return {**{name: float(value) for name, value in module.PARAMS.items()}, **given} if full else given
 
 
@@ -188,6 +191,9 @@ def _shape(network: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
     found = tuple(int(size) for size in found)
     if any(size < 1 for size in found):
         raise _refuse("shape", f"{found} is no shape of a sample", "every size must be 1 or more")
+    own = getattr(network, "shape", None)
+    if own is not None and tuple(int(size) for size in own) != found:
+        raise _refuse("shape", f"the network takes samples of shape {tuple(own)}, not {found}", "leave shape out")
     return found
 
 
