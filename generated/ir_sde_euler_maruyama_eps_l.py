@@ -151,11 +151,27 @@ def start_factor(t, amplitude, delta, shift):
 
 def start(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not amplitude > 0:
+        raise ValueError("the parameters must fulfil amplitude > 0")
+    if not delta > 0:
+        raise ValueError("the parameters must fulfil delta > 0")
+    if not delta < 1:
+        raise ValueError("the parameters must fulfil delta < 1")
+    if not shift > 0:
+        raise ValueError("the parameters must fulfil shift > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), amplitude, delta, shift)
 
 
 def start_mean(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008):
     """What mu and one are multiplied with in the mean of the start at `time`, (n, 2) float64."""
+    if not amplitude > 0:
+        raise ValueError("the parameters must fulfil amplitude > 0")
+    if not delta > 0:
+        raise ValueError("the parameters must fulfil delta > 0")
+    if not delta < 1:
+        raise ValueError("the parameters must fulfil delta < 1")
+    if not shift > 0:
+        raise ValueError("the parameters must fulfil shift > 0")
     return offset(torch.as_tensor(time, dtype=torch.float64), delta, shift)
 
 
