@@ -63,6 +63,7 @@ def make_plan(
     own = getattr(module, "FIELD", "")
     inputs: dict[str, Any] = {**params, **({own: field_of(size)} if own else {})}
     table = _table(module, grid, inputs)
+    _check_sigma(module, table)
     _warn_range(module, network, table)
     noise, kind = NoiseSource(seeds), find_dtype(dtype)
     return Plan(
@@ -164,6 +165,15 @@ def _check_network(module: Any, network: Any) -> None:
         if isinstance(has, int) and isinstance(needs, int) and has != needs:
             what = f"it has {has} {attribute}, {module.SDE} {module.SAMPLER} for {module.NETWORK} needs {needs}"
             raise _refuse("network", what, "use a network of that kind, or a module emitted for this one")
+
+
+def _check_sigma(module: Any, table: torch.Tensor) -> None:
+    """Refuse an effective sigma that is not positive: alpha of the diffusion changes its sign before that time."""
+    for name in getattr(module, "SIGMA_COLUMNS", ()):
+        low = table[:, module.COEFFICIENTS.index(name)].min().item()
+        if low <= 0:
+            what = f"the effective sigma {low:.4g} is not positive: alpha of {module.SDE} passes zero"
+            raise _refuse("grid", what, "start the grid, and end the span, before that time")
 
 
 def _warn_range(module: Any, network: Any, table: torch.Tensor) -> None:

@@ -153,3 +153,14 @@ def test_a_frame_that_the_sde_does_not_have_is_refused() -> None:
     with pytest.raises(ss.InputError, match="do not fit the 2 blocks"):
         one = __import__("sympy").eye(1)
         ss.derive("psld", "conjugate", ss.ScoreParameterization("mine", one, one, one))
+
+
+def test_a_denoiser_is_never_told_a_sigma_below_zero() -> None:
+    sde = {"name": "over", "state": ["x"], "alpha": "cos(2*t)", "sigma": "sin(2*t)"}  # alpha passes zero at pi / 4
+    module = ss.load(ss.emit(ss.derive(sde, "conjugate")))
+
+    def network(inputs: Any, time: Any) -> Any:
+        raise AssertionError("called")
+
+    with pytest.raises(ss.InputError, match="is not positive: alpha of over passes zero"):
+        ss.sample(module, network, ss.TimeGrid.explicit([1.0, 0.5, 0.1]), range(2), shape=(1, 8, 8))
