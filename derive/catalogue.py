@@ -62,7 +62,7 @@ def rows() -> tuple[Row, ...]:
     ]
     found += [
         Row(sde, sampler)
-        for sde in ("hold", "swinging-damping")
+        for sde in ("hold", "four-blocks", "swinging-damping")
         for sampler in (*STEPPERS, *CONJUGATE[:2], "rvv", "roba", "sscs")
     ]
     found += [Row("hold-damped", sampler) for sampler in (*STEPPERS, "conjugate", "sscs")]

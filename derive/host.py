@@ -33,7 +33,6 @@ from .kernel import commutes, in_lets, stationary_words
 from .lift import Lift, lifted, noise_change
 from .program import Function, ProgramError
 from .sde import LinearSDE
-from .smooth import USUAL, panels_of_integral, panels_of_variance
 
 NODES = 20  # Gauss-Legendre nodes a panel
 PANELS = 2  # panels from the start of the span to t: 40 nodes hold exp(-40) to float64
@@ -117,6 +116,21 @@ class Library:
         """A helper that is the same in every module."""
         return self.add(name, f"helpers/{name}", uses=uses)
 
+    def turns(self, *entries: sp.Expr) -> tuple[str, ...]:
+        """The count of the panels that entries ask of the span, where they are no polynomials in time."""
+        if self.sde.field or all(self.sde.written_out(e).is_polynomial(t) for e in entries):
+            return ()
+        return (self.static("turns", self.quadrature()),)
+
+    def fineness(self) -> tuple[str, ...]:
+        """The same of F, G G^T and the offset."""
+        moved = not self.sde.offset_let.is_zero_matrix
+        uses = self.turns(*self.sde.F, *self.sde.GG, *self.sde.offset)
+        if not uses or self.sde.schedule is not None:
+            return ()
+        rates = (self.drift(), self.diffusion(), *((self.offset_rate(),) if moved else ()))
+        return (self.add("fineness", "fineness", (), (*uses, *rates), moved=moved),)
+
     def quadrature(self) -> str:
         counts = (NODES,) if self.sde.n == 1 else (FEW, NODES)
         return self.add("gauss_legendre", "helpers/gauss_legendre", counts=counts)
@@ -133,7 +147,8 @@ class Library:
         expr = self.sde.let[name]
         if closed is not None:
             return self.add(f"integral_{name}", "integral", (expr,), expr=closed, of=name)
-        return self._quadrature_of(f"integral_{name}", expr, name)
+        uses = (self.quadrature(), *self.turns(expr))
+        return self.add(f"integral_{name}", "integral_by_quadrature", (expr,), uses, expr=expr, of=name)
 
     def integrated(self, expr: sp.Expr) -> tuple[sp.Expr, tuple[str, ...]]:
         """The integral of an expression over (s, t) in the words of let: (expression, integrals used).
@@ -160,13 +175,8 @@ class Library:
             if same
             else f"integral_f{sum(f.template == 'integral_by_quadrature' for f in self.functions.values()) + 1}"
         )
-        self._quadrature_of(name, expr, expr)
+        self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(), *self.turns(expr)), expr=expr, of=expr)
         return sp.Symbol(f"{name.removeprefix('integral_')}_st", real=True), (name,)
-
-    def _quadrature_of(self, name: str, expr: sp.Expr, of: Any) -> str:
-        panels = panels_of_integral(self.sde, self.sde.written_out(expr))
-        more = {"panels": panels} if panels > USUAL else {}
-        return self.add(name, "integral_by_quadrature", (expr,), (self.quadrature(),), expr=expr, of=of, **more)
 
     # -- propagators -------------------------------------------------------------------------------------------------
 
@@ -179,7 +189,7 @@ class Library:
             return self.add(name, "transition_inverse", (), given, generator=generator, doc=doc)
         if not commutes(written):
             rate = self.matrix(f"{name}_rate", -generator, f"Minus the generator of {name}.")
-            uses = (self.quadrature(), self.ordered(), self.pieces(), rate)
+            uses = (self.quadrature(), self.ordered(), self.pieces(), rate, *self.fineness())
             return self.add(
                 name, "transition_ordered", (), uses, n=n, rate=rate, few=FEW, doc=doc, generator=generator
             )
@@ -233,10 +243,10 @@ class Library:
                 sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start)
             )
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
-        noise = self.diffusion()
+        uses = (self.quadrature(), self.psi(), self.diffusion(), *self.fineness())
         return self.add(
-            "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), (self.quadrature(), self.psi(), noise), start=sde.time[0],
-            variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=panels_of_variance(sde),
+            "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), uses, start=sde.time[0],
+            variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=PANELS,
         )  # fmt: skip
 
     def _given(self, name: str, expr: sp.Expr, doc: str) -> str:
@@ -258,7 +268,7 @@ class Library:
         kept = offset.equilibrium(sde) if sde.n == 1 and sde.schedule is None else None
         drift = sde.offset_terms_let
         if kept is None:
-            needs = (self.quadrature(), self.psi(), self.matrix("offset_rate", drift, "The same in the drift."))
+            needs = (self.quadrature(), self.psi(), self.offset_rate(), *self.fineness())
             return self.add("offset", "offset", (), needs, start=sde.time[0], panels=PANELS, doc=doc)
         exponent, uses = self.integrated(sde.F_let[0, 0])
         return self.add(
@@ -282,12 +292,12 @@ class Library:
         doc = f"What {', '.join(own[:-1])} and {own[-1]} are multiplied with in the reverse SDE beside the network's output."
         if sde.n == 1:
             data = dict(blurred=not sde.initial_let.is_zero_matrix, start=sde.time[0], panels=PANELS, doc=doc, changing=changing)
-            return self.add("reverse_drift", "reverse_drift_scalar", (), (*needs, self.sigma()), **data)
+            return self.add("reverse_drift", "reverse_drift_scalar", (), (*needs, self.sigma(), *self.fineness()), **data)
         near = self._reverse_near(found, needs, changing)
         moved = not sde.offset_let.is_zero_matrix
-        uses = [near, self.whitening(), self.close(), self.drift(), self.diffusion()]
+        uses = [near, self.whitening(), self.close(), self.drift(), self.diffusion(), *self.fineness()]
         if moved:
-            uses += [self.offset(), self.matrix("offset_rate", sde.offset_terms_let, "The same in the drift.")]
+            uses += [self.offset(), self.offset_rate()]
         return self.add("reverse_drift", "reverse_drift", (), uses, moved=moved, doc=doc)
 
     def _reverse_near(self, found: Lift, needs: list[str], changing: bool) -> str:
@@ -328,7 +338,7 @@ class Library:
     def carried(self) -> str:
         """Psi(t, START) of an F that does not commute with itself."""
         psi, helper = self.psi(), self.ordered()
-        uses = (self.quadrature(), helper, self.pieces(), f"{psi}_rate")
+        uses = (self.quadrature(), helper, self.pieces(), f"{psi}_rate", *self.fineness())
         return self.add("carried", "carried", (), uses, psi=psi, n=self.sde.n, panels=SPAN_PANELS, few=FEW)
 
     def ordered(self) -> str:
@@ -370,7 +380,7 @@ class Library:
         """The factor of Sigma_t from the columns of its noise pulled to t: in between, and where there is no stationary law."""
         law, order = self._law(), self.order
         uses = [self.quadrature(), self.static("matrix"), self.static("lower"), law["psi"], self.diffusion(), self.drift()]
-        uses.append(self.pieces())
+        uses += [self.pieces(), *self.fineness()]
         if law["ordered"]:
             uses += [self.ordered(), f"{law['psi']}_rate"]
         rows = f"[..., {order}, :]" if order else ""
@@ -381,7 +391,11 @@ class Library:
 
     def cut(self) -> str:
         """The pieces of a step."""
-        return self.add("cut", "helpers/cut", uses=(self.pieces(),))
+        return self.add("cut", "helpers/cut", uses=(self.pieces(), *self.fineness()))
+
+    def offset_rate(self) -> str:
+        own = " and ".join((*self.sde.constant, "one"))
+        return self.matrix("offset_rate", self.sde.offset_terms_let, f"What {own} are multiplied with in the drift.")
 
     def drift(self) -> str:
         return self.matrix("drift", self.sde.F_let, "F(t).")
@@ -389,7 +403,7 @@ class Library:
     def close(self) -> str:
         """Where z_t is so close to the data that its law is carried from the start."""
         law = self._law()
-        uses = (*(("settled",) if self.settled() else ()), law["push"], self.drift(), self.pulled())
+        uses = (*(("settled",) if self.settled() else ()), law["push"], self.drift(), self.pulled(), *self.fineness())
         return self.add("close", "close", (), uses, law=self.settled(), reach=REACH // 3 if law["ordered"] else REACH, **law)
 
     def whitening(self) -> str:
@@ -445,9 +459,10 @@ class Library:
         return self.add("eps_gddim", "eps_gddim", (), uses, n=self.sde.n)
 
     def tweedie(self, kind: str | None) -> str:
-        """(pull, lift): the mean of the data is pull z + lift s; with ``kind`` pull z + lift eps, of a Cholesky factor."""
+        """(pull, lift), a row a data block: its mean is pull z + lift s; with ``kind`` + lift eps, of a Cholesky factor."""
         uses = (self.whitening(), self.close(), self.pulled(), *((self.cholesky(kind),) if kind else ()))
-        return self.add("tweedie", "tweedie", (), uses, kind=kind)
+        several = {"data": self.sde.data} if len(self.sde.data) > 1 else {}
+        return self.add("tweedie", "tweedie", (), uses, kind=kind, **several)
 
     # -- formulas ----------------------------------------------------------------------------------------------------
 

@@ -160,7 +160,13 @@ def _check_at_rest(sde: LinearSDE) -> None:
 def stationary_words(sde: LinearSDE) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, in the words of let."""
     _check_at_rest(sde)
-    return law.solve(sde.name, sde.F, sde.GG, sde.F_let, sde.GG_let)
+    S = law.solve(sde.name, sde.F, sde.GG, sde.F_let, sde.GG_let)
+    written = sde.written_out(S)
+    if not written.has(t):
+        return S
+    start, end = map(exact, sde.time)  # constant, but spelled with t, as sin^2 + cos^2 is
+    places = (written.subs(t, time) for time in (start, (start + end) / 2))
+    return next(at for at in places if not at.has(sp.nan, sp.zoo, sp.oo))
 
 
 def covariance_words(sde: LinearSDE, time: sp.Expr) -> Words:

@@ -23,7 +23,6 @@ from .rows import Rows, aligned
 from .sampler import Sampler
 from .score import BRIDGES, ScoreParameterization, checked
 from .sde import LinearSDE
-from .smooth import check_resolved
 from .split import Part, Split, bind
 from .splitting import split_step
 from .structure import check_density
@@ -59,8 +58,6 @@ def _lowering(
             f"{sde.name} has an offset, and lines of text say nothing of it", "take a splitting or a conjugate sampler"
         )
     check_density(sde)
-    if sde.n > 1:
-        check_resolved(sde)
     network = checked(network, sde)
     if sde.field:
         _check_field(sde, sampler, network, frame)
@@ -94,7 +91,7 @@ def _program(
     low: Lowering, result: tuple[str, ...], history: tuple[str, ...] = (), carry: tuple[str, ...] = ()
 ) -> StepProgram:
     ops, low.ops = low.ops, []
-    last, last_result = _last(low)
+    last, last_results = _last(low)
     low.library.start()
     if sum(isinstance(op, Normal) for op in ops) > 1:  # they may be merged into one
         low.library.static("matrix")
@@ -104,7 +101,7 @@ def _program(
     constant = low.sde.constant
     return verify(StepProgram(
         (*low.sde.state, *constant), low.params, tuple(low.library.functions.values()), tuple(low.host), tuple(ops),
-        (*result, *constant), last, last_result, _told(low), history, carry, low.sde.field,
+        (*result, *constant), last, last_results, _told(low), history, carry, low.sde.field,
     ))  # fmt: skip
 
 
@@ -149,15 +146,13 @@ def lower_rows(
     return rows
 
 
-def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
-    """The mean of the data at t1: D of a bridge, else Tweedie's e^T Psi^-1 (z + Sigma s)."""
+def _last(low: Lowering) -> tuple[tuple[Op, ...], tuple[str, ...]]:
+    """The mean of the data at t1, a value a data block: D of a bridge, else Tweedie's e^T Psi^-1 (z + Sigma s)."""
     sde = low.sde
-    if len(sde.data) != 1:
-        return (), ""
     low.ending = True
     low.evaluate(dict(enumerate(sde.state)), sp.Integer(1))
     if low.network in ("denoiser", "x0"):
-        return tuple(low.ops), low.output[0]
+        return tuple(low.ops), (low.output[0],)
     offset = low.offset("1")
     if low.network == "edm":  # D = d (d y + sigma w n) / w^2 with the network's own input y / w
         score, d = low.score_at("edm", "1"), symbol("sigma_data")
@@ -166,21 +161,25 @@ def _last(low: Lowering) -> tuple[tuple[Op, ...], str]:
         terms = [(f"mean_{b}", d**2 / width * score.inp[j], b) for j, b in enumerate(sde.state)]
         terms += low.carry("mean", -(d**2) / width * score.inp * offset)
         result = low.update("mean", [*terms, ("mean_n", noise * d / width, low.output[0])])
-        return tuple(low.ops), result
+        return tuple(low.ops), (result,)
     if sde.n == 1:
         alpha, sigma = low.alpha_sigma("1")
         terms = [("mean_x", 1 / alpha, sde.state[0]), ("mean_s", sigma**2 / alpha, low.score[0])]
         terms += low.carry("mean", -offset / alpha)
-    else:
-        # eps-R is eps-L at the data end of the grid, where its mean is asked for
-        kind = {"eps-L": "lower", "eps-U": "upper", "eps-R": "lower"}.get(str(low.network))
-        low.call(("pull", "lift"), low.library.tweedie(kind), t1)
-        terms = [(f"mean_{b}", entry("pull", 0, j), b) for j, b in enumerate(sde.state)]
-        values = low.output if kind else low.score
-        terms += [(f"mean_{'e' if kind else 's'}{sde.state[j]}", entry("lift", 0, j), value) for j, value in enumerate(values)]
-        terms += low.carry("mean", -entries("pull", 1, sde.n) * offset)
-    result = low.update("mean", terms)
-    return tuple(low.ops), result
+        result = low.update("mean", terms)
+        return tuple(low.ops), (result,)
+    # eps-R is eps-L at the data end of the grid, where its mean is asked for
+    kind = {"eps-L": "lower", "eps-U": "upper", "eps-R": "lower"}.get(str(low.network))
+    low.call(("pull", "lift"), low.library.tweedie(kind), t1)
+    shift = -entries("pull", len(sde.data), sde.n) * offset
+    values, letter = (low.output, "e") if kind else (low.score, "s")
+    results = []
+    for k, block in enumerate(sde.data):
+        name = "mean" if len(sde.data) == 1 else f"mean_of_{sde.state[block]}"
+        terms = [(f"{name}_{b}", entry("pull", k, j), b) for j, b in enumerate(sde.state)]
+        terms += [(f"{name}_{letter}{b}", entry("lift", k, j), values[j]) for j, b in enumerate(sde.state)]
+        results.append(low.update(name, terms + low.carry(name, shift.row(k))))
+    return tuple(low.ops), tuple(results)
 
 
 def _told(low: Lowering) -> tuple[str, ...]:

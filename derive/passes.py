@@ -160,16 +160,22 @@ def fuse(program: StepProgram) -> StepProgram:
             continue
         ops.append(_written(f"{component}_new", component, form, host, taken))
         result.append(f"{component}_new")
-    last, last_result = list(program.last), program.last_result
-    if last:
-        last, last_forms = _fused(program.last, program.components, host, taken, {})
-        if last_result not in {value for op in last for value in outputs(op)}:
-            last.append(_written("mean", "mean", last_forms[last_result], host, taken))
-            last_result = "mean"
+    last, last_results = _last_fused(program, host, taken)
     return replace(
-        program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=tuple(last), last_result=last_result,
+        program, ops=tuple(ops), host=tuple(host), result=tuple(result), last=last, last_results=last_results,
         carry=tuple(next(iter(forms[value])) for value in carry),
     )  # fmt: skip
+
+
+def _last_fused(program: StepProgram, host: list[Host], taken: set[str]) -> tuple[tuple[Op, ...], tuple[str, ...]]:
+    """The program of the mean at t1 with its Updates fused, and the values that are its results."""
+    last, forms = _fused(program.last, program.components, host, taken, {})
+    results = list(program.last_results)
+    for k, value in enumerate(results):
+        if value not in {v for op in last for v in outputs(op)}:
+            results[k] = "mean" if len(results) == 1 else value
+            last.append(_written(results[k], results[k], forms[value], host, taken))
+    return tuple(last), tuple(results)
 
 
 def _drawn(ops: tuple[Op, ...], draws: dict[str, str]) -> list[Op]:

@@ -112,7 +112,8 @@ Op = Evaluate | Normal | Update
 class StepProgram:
     """One step t0 -> t1 of a sampler.  ``result`` names the values that are the new state, in the order of components.
 
-    ``last`` is a second, shorter program: the mean of the data at t1, one network call (last="denoise").
+    ``last`` is a second, shorter program: the mean of the data at t1, a value a data block, one network call
+    (last="denoise").
     ``history`` names the values carried in from earlier steps (Load), ``carry`` the values carried out (Carry), as many,
     newest first.  Host expressions may read the times of one, two and three steps ago, ``t_m1``, ``t_m2``, ``t_m3``.
     """
@@ -124,7 +125,7 @@ class StepProgram:
     ops: tuple[Op, ...]
     result: tuple[str, ...]
     last: tuple[Op, ...] = ()
-    last_result: str = ""
+    last_results: tuple[str, ...] = ()
     sigma_columns: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
@@ -171,8 +172,10 @@ def verify(program: StepProgram) -> StepProgram:
         raise ProgramError(f"the result names {', '.join(sorted(missing))}, which is not defined")
     if len(program.carry) != len(program.history) or set(program.carry) - values:
         raise ProgramError("what is carried out is not as many defined values as what is carried in")
-    if program.last and program.last_result not in _verify_ops(program.last, program.components, known):
-        raise ProgramError(f"the last result names {program.last_result}, which is not defined")
+    if program.last:
+        found = _verify_ops(program.last, program.components, known)
+        if missing := set(program.last_results) - found:
+            raise ProgramError(f"the last result names {', '.join(sorted(missing))}, which is not defined")
     return program
 
 
@@ -239,7 +242,7 @@ def dump(program: StepProgram) -> str:
     lines += [f"carry {', '.join(program.carry)}"] if program.carry else []
     lines.append(f"result {', '.join(program.result)}")
     if program.last:
-        lines += ["last", *("  " + line for line in _dump_ops(program.last)), f"  result {program.last_result}"]
+        lines += ["last", *("  " + line for line in _dump_ops(program.last)), f"  result {' '.join(program.last_results)}"]
     return "\n".join(lines) + "\n"
 
 

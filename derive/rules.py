@@ -128,7 +128,8 @@ def _transport_score(ref: Reference, function: Function, args: list[Any], times:
 
 
 def _tweedie(ref: Reference, function: Function, args: list[Any], times: Sequence[Any]) -> tuple[Any, ...]:
-    pull = [inverse(ref.psi(args[0]))[ref.view.sde.data[0]]]
+    whole = inverse(ref.psi(args[0]))
+    pull = [whole[i] for i in ref.view.sde.data]
     kind = function.data["kind"]
     return pull, mul(pull, scaled(factor(ref.sigma(args[0]), kind == "upper"), -1) if kind else ref.sigma(args[0]))
 

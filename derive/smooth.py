@@ -1,4 +1,4 @@
-"""Whether entries are smooth enough for what integrates them: Taylor series, and Gauss-Legendre rules of 20 nodes a panel.
+"""Whether entries are smooth, so that Taylor series and Gauss-Legendre rules, in enough panels, integrate them.
 
 Looked at in float64 and at the default parameters.  On a panel where an entry is analytic its Legendre coefficients fall off
 geometrically; they do not at a pole, a kink or under an oscillation that the nodes miss, where a rule gives a finite number
@@ -7,15 +7,13 @@ that is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
 from numpy.polynomial import legendre
 from sympy.codegen.cfunctions import expm1, log1p
-
-from stepsmith.errors import Unsupported
 
 from .calculus import exact, t
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 Array = Any  # numpy float64
 NODES = 20
 FINE = 127  # panels of the span; an odd number, so that a kink at a round time lies inside one
-RULES = (2, 4, 8, 16, 32, 64)  # panels of an emitted rule
-USUAL = 4  # panels of an integral
 _X, _W = legendre.leggauss(NODES)
 _TO_LEGENDRE = (legendre.legvander(_X, NODES - 1) * _W[:, None]).T * (np.arange(NODES) + 0.5)[:, None]
 _FUNCTIONS: dict[Any, Callable[..., Array]] = {
@@ -83,67 +79,3 @@ def rough(values: Array, most: float) -> Array:
     with np.errstate(all="ignore"):
         last = np.abs(values @ _TO_LEGENDRE.T)[:, -2:].max(-1)
     return ~finite | ~(last <= most * size)
-
-
-def check_resolved(sde: LinearSDE) -> None:
-    """Unsupported where F, G G^T or the offset of several blocks are no polynomials of degree 19 on each half of the span."""
-    for key, table in tables(sde, 2):
-        if key != "G" and any(rough(values, 1e-8).any() for row in table for values in row):
-            raise _too_fast(sde, key)
-
-
-def panels_of_integral(sde: LinearSDE, expr: sp.Expr) -> int:
-    """The panels, USUAL at least, that hold the integral of an expression over the span; Unsupported where 64 do not."""
-    if not expr.free_symbols <= {t, *defaults(sde)}:  # a sampler's own parameter
-        return USUAL
-    times, weights = nodes(*sde.time, FINE)
-    fine = sampled(sde, expr, times) @ weights
-
-    def gap(rule: tuple[Array, Array]) -> float:
-        return abs((sampled(sde, expr, rule[0]) @ rule[1]).sum() - fine.sum()) / (np.abs(fine).sum() or 1.0)
-
-    return _enough(sde, (rule for rule in RULES if rule >= USUAL), gap)
-
-
-def panels_of_variance(sde: LinearSDE) -> int:
-    """The panels that hold the variance of one block, int_start^t Psi(t, s)^2 G(s)^2 ds, for t down to a 64th of the span."""
-    start, end = sde.time
-    ends = [start + (end - start) / 2**k for k in range(7)]
-    return max(_enough(sde, RULES, _variance_gap(sde, time), time) for time in ends)
-
-
-def _variance_gap(sde: LinearSDE, end: float) -> Callable[[tuple[Array, Array]], float]:
-    """How far a rule on (start, end) is from FINE panels, relatively."""
-    start, (times, weights) = sde.time[0], nodes(sde.time[0], end, FINE)
-    rates = sampled(sde, sde.F[0, 0], times) @ _TO_LEGENDRE.T
-    width = (end - start) / FINE
-    grown = np.array([legendre.legint(row, lbnd=1) for row in rates]) * width / 2  # from the end of its panel
-    whole = -np.array([legendre.legval(-1, row) for row in grown])
-    rest = np.append(np.cumsum(whole[::-1])[::-1][1:], 0.0)  # of the panels behind
-
-    def total(rule: tuple[Array, Array]) -> float:
-        s = rule[0]
-        panel = np.minimum(((s - start) / width).astype(int), FINE - 1)
-        place = 2 * (s - start - panel * width) / width - 1
-        reach = rest[panel] - legendre.legval(place, np.moveaxis(grown[panel], -1, 0), tensor=False)
-        with np.errstate(all="ignore"):
-            return float((np.exp(2 * reach) * sampled(sde, sde.GG[0, 0], s) @ rule[1]).sum())
-
-    true = total((times, weights))
-    return lambda rule: abs(total(rule) / true - 1) if true > 0 else np.nan
-
-
-def _enough(
-    sde: LinearSDE, rules: Iterable[int], gap: Callable[[tuple[Array, Array]], float], end: float | None = None
-) -> int:
-    """The first of the rules whose gap is that of rounding."""
-    for panels in rules:
-        if gap(nodes(sde.time[0], sde.time[1] if end is None else end, panels)) < 1e-13:
-            return panels
-    raise _too_fast(sde, "F or G")
-
-
-def _too_fast(sde: LinearSDE, key: str) -> Unsupported:
-    what = f"{key} of {sde.name} changes too fast over its span for quadrature, at the defaults"
-    return Unsupported(what, "shorten the span, away from a pole or a kink, or write smoother entries")
-

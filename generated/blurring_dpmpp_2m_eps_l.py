@@ -84,6 +84,12 @@ def start_factor(t):
 
 def start(time, *, k2, blur=20.0, min_scale=0.001):
     """The lower factor L of the covariance at `time`, (n, n, *k2.shape) float64: a run starts from L times standard normals."""
+    if not blur >= 0:
+        raise ValueError("the parameters must fulfil blur >= 0")
+    if not min_scale > 0:
+        raise ValueError("the parameters must fulfil min_scale > 0")
+    if not min_scale <= 1:
+        raise ValueError("the parameters must fulfil min_scale <= 1")
     k2 = torch.as_tensor(k2, dtype=torch.float64).cpu()
     t = torch.as_tensor(time, dtype=torch.float64).expand(k2.shape)
     return start_factor(t).movedim((-2, -1), (0, 1))

@@ -198,11 +198,10 @@ def drift(t, beta, Minv):
 
 def pieces(rate, width):
     """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
-    speed = rate.abs().sum(-1).amax(-1) * width
-    count = math.ceil(float(speed.max()) / 12)
-    if not count <= 256:
-        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
-    return max(1, count)
+    speed = float((rate.abs().sum(-1).amax(-1) * width).max())
+    if not speed <= 3072:
+        raise ValueError(f"the rates reach {speed:.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, math.ceil(speed / 12))
 
 
 def gathered(t, push, beta, Minv, kappa):
@@ -265,6 +264,12 @@ def start_factor(t, beta, Minv, kappa):
 
 def start(time, *, beta=4.0, Minv=4.0, kappa=0.04):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not Minv > 0:
+        raise ValueError("the parameters must fulfil Minv > 0")
+    if not kappa > 0:
+        raise ValueError("the parameters must fulfil kappa > 0")
+    if not beta > 0:
+        raise ValueError("the parameters must fulfil beta > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Minv, kappa)
 
 

@@ -61,7 +61,7 @@ PARAMS = {
     "delta": 0.005,
     "shift": 0.008,
 }
-DIGEST = "e1718d41d6581d78dfaa778bbbc116b89e1c26c9fb072677bb7c7ff8d2822e19"
+DIGEST = "bb6f3889d1efd795cb14a50cf4189e808b4236094d9efad764945c37dcbcf44b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -88,12 +88,36 @@ def gauss_legendre(panels=1):
     return ((first + x) / panels).flatten(), (w / panels).repeat(panels)
 
 
+def turns(rates):
+    """How many equal panels of the span are short against the change of rates(t): the last Legendre coefficients at the nodes of a
+    panel are 1e-6 of its size, so that quadrature, of twice that degree, is exact.
+    """
+    x, w = gauss_legendre()
+    P = [torch.ones_like(x), 2 * x - 1]
+    for k in range(1, len(x) - 1):
+        P.append(((2 * k + 1) * P[1] * P[k] - k * P[k - 1]) / (k + 1))
+    for panels in (1, 2, 4, 8, 16, 32, 64):
+        first = torch.arange(panels, dtype=torch.float64)[:, None]
+        values = rates(START + (END - START) * (first + x) / panels).reshape(panels, len(x), -1)
+        last = ((2 * len(x) - 1) * w * torch.stack(P[-2:])) @ values
+        size = values.abs().amax((0, 1)).clamp_min(1e-9 * float(values.abs().max()) + 1e-300)  # what cancels leaves rounding
+        share = float((last.abs().amax((0, 1)) / size).max())
+        if share < 1e-6:
+            return panels
+    if not share < 1e-3:  # what is left by a kink, or by a root at the start
+        raise ValueError("F or G change too fast for their time span: shorten it, or slow them")
+    return panels
+
+
 def integral_theta(t, s, delta, shift):
     """The integral of theta over (s, t)."""
-    x, w = gauss_legendre(4)
+
+    def rate(t):
+        return -math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
+
+    x, w = gauss_legendre(max(4, turns(rate)))
     width = (t - s)[..., None]
-    t = s[..., None] + width * x
-    return (width * w * (-math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2))).sum(-1)
+    return (width * w * rate(s[..., None] + width * x)).sum(-1)
 
 
 def sigma(t, amplitude, delta, shift):
@@ -135,11 +159,27 @@ def start_factor(t, amplitude, delta, shift):
 
 def start(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not amplitude > 0:
+        raise ValueError("the parameters must fulfil amplitude > 0")
+    if not delta > 0:
+        raise ValueError("the parameters must fulfil delta > 0")
+    if not delta < 1:
+        raise ValueError("the parameters must fulfil delta < 1")
+    if not shift > 0:
+        raise ValueError("the parameters must fulfil shift > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), amplitude, delta, shift)
 
 
 def start_mean(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008):
     """What mu and one are multiplied with in the mean of the start at `time`, (n, 2) float64."""
+    if not amplitude > 0:
+        raise ValueError("the parameters must fulfil amplitude > 0")
+    if not delta > 0:
+        raise ValueError("the parameters must fulfil delta > 0")
+    if not delta < 1:
+        raise ValueError("the parameters must fulfil delta < 1")
+    if not shift > 0:
+        raise ValueError("the parameters must fulfil shift > 0")
     return offset(torch.as_tensor(time, dtype=torch.float64), delta, shift)
 
 

@@ -235,11 +235,10 @@ def drift(t, Gamma, nu, beta_min, beta_max):
 
 def pieces(rate, width):
     """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
-    speed = rate.abs().sum(-1).amax(-1) * width
-    count = math.ceil(float(speed.max()) / 12)
-    if not count <= 256:
-        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
-    return max(1, count)
+    speed = float((rate.abs().sum(-1).amax(-1) * width).max())
+    if not speed <= 3072:
+        raise ValueError(f"the rates reach {speed:.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, math.ceil(speed / 12))
 
 
 def gathered(t, push, Gamma, nu, kappa, beta_min, beta_max):
@@ -303,6 +302,18 @@ def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
 
 def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not Gamma != nu:
+        raise ValueError("the parameters must fulfil Gamma != nu")
+    if not Gamma >= 0:
+        raise ValueError("the parameters must fulfil Gamma >= 0")
+    if not nu >= 0:
+        raise ValueError("the parameters must fulfil nu >= 0")
+    if not kappa > 0:
+        raise ValueError("the parameters must fulfil kappa > 0")
+    if not beta_min > 0:
+        raise ValueError("the parameters must fulfil beta_min > 0")
+    if not beta_max > 0:
+        raise ValueError("the parameters must fulfil beta_max > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), Gamma, nu, kappa, beta_min, beta_max)
 
 

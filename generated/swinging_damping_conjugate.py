@@ -65,7 +65,7 @@ PARAMS = {
     "tempo": 5.0,
     "kappa": 0.04,
 }
-DIGEST = "a4ddae1cf94b91c1866b824e6188a85f523276d2e4d7fd6d4a47142156a62a57"
+DIGEST = "8abe5a9559a122bfce711f62c5f663f4d705caa6cad9e38eb9ac6e8f37ebf449"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -142,17 +142,62 @@ def ordered(rate, ds, reach):
 
 def pieces(rate, width):
     """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
-    speed = rate.abs().sum(-1).amax(-1) * width
-    count = math.ceil(float(speed.max()) / 12)
-    if not count <= 256:
-        raise ValueError(f"the rates reach {float(speed.max()):.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
-    return max(1, count)
+    speed = float((rate.abs().sum(-1).amax(-1) * width).max())
+    if not speed <= 3072:
+        raise ValueError(f"the rates reach {speed:.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, math.ceil(speed / 12))
+
+
+def turns(rates):
+    """How many equal panels of the span are short against the change of rates(t): the last Legendre coefficients at the nodes of a
+    panel are 1e-6 of its size, so that quadrature, of twice that degree, is exact.
+    """
+    x, w = gauss_legendre()
+    P = [torch.ones_like(x), 2 * x - 1]
+    for k in range(1, len(x) - 1):
+        P.append(((2 * k + 1) * P[1] * P[k] - k * P[k - 1]) / (k + 1))
+    for panels in (1, 2, 4, 8, 16, 32, 64):
+        first = torch.arange(panels, dtype=torch.float64)[:, None]
+        values = rates(START + (END - START) * (first + x) / panels).reshape(panels, len(x), -1)
+        last = ((2 * len(x) - 1) * w * torch.stack(P[-2:])) @ values
+        size = values.abs().amax((0, 1)).clamp_min(1e-9 * float(values.abs().max()) + 1e-300)  # what cancels leaves rounding
+        share = float((last.abs().amax((0, 1)) / size).max())
+        if share < 1e-6:
+            return panels
+    if not share < 1e-3:  # what is left by a kink, or by a root at the start
+        raise ValueError("F or G change too fast for their time span: shorten it, or slow them")
+    return panels
+
+
+def drift(t, beta_min, beta_max, swing, tempo):
+    """F(t)."""
+    beta = beta_min + t*(beta_max - beta_min)
+    nu = swing*torch.sin(t*tempo) + 4
+    return matrix(((0, 2*beta), (-beta/2, -beta*nu/2)), t)
+
+
+def diffusion(t, beta_min, beta_max, swing, tempo):
+    """G(t), (..., 2, 1)"""
+    beta = beta_min + t*(beta_max - beta_min)
+    nu = swing*torch.sin(t*tempo) + 4
+    return matrix(((0,), (torch.sqrt(beta*nu)/2,)), t)
+
+
+def fineness(beta_min, beta_max, swing, tempo):
+    """How many equal panels of the span are short against the change of F and G G^T."""
+
+    def rates(t):
+        G = diffusion(t, beta_min, beta_max, swing, tempo)
+        return torch.cat((drift(t, beta_min, beta_max, swing, tempo), G @ G.mT), dim=-1)
+
+    return turns(rates)
 
 
 def transition(t, s, beta_min, beta_max, swing, tempo):
     """Psi(t, s): z_t = Psi z_s + noise.  A product in the order of time."""
     x, w = gauss_legendre(1, (NODES_8, WEIGHTS_8))
     panels = 8 * pieces(transition_rate(torch.stack((t + 0 * s, (s + t) / 2, s + 0 * t)), beta_min, beta_max, swing, tempo), (t - s).abs())
+    panels = max(panels, math.ceil(4 * fineness(beta_min, beta_max, swing, tempo) * float((t - s).abs().max()) / (END - START)))
     width = (s - t)[..., None] / panels
     X = torch.eye(2, dtype=torch.float64)
     for k in range(panels):
@@ -172,6 +217,7 @@ def carried(t, beta_min, beta_max, swing, tempo):
 
     some = torch.linspace(START, END, 128 + 1, dtype=torch.float64)
     panels = max(128, 8 * pieces(transition_rate(some, beta_min, beta_max, swing, tempo), END - START))
+    panels = max(panels, 4 * fineness(beta_min, beta_max, swing, tempo))
     edges = torch.linspace(START, END, panels + 1, dtype=torch.float64)
     X = [torch.eye(2, dtype=torch.float64)]
     for step in across(edges[1:], edges[:-1]):
@@ -207,13 +253,6 @@ def lower(columns):
     return torch.stack(L, dim=-1)
 
 
-def diffusion(t, beta_min, beta_max, swing, tempo):
-    """G(t), (..., 2, 1)"""
-    beta = beta_min + t*(beta_max - beta_min)
-    nu = swing*torch.sin(t*tempo) + 4
-    return matrix(((0,), (torch.sqrt(beta*nu)/2,)), t)
-
-
 def pulled(t, beta_min, beta_max, swing, tempo, kappa):
     """(W, pull): pull = Psi(START, t), W upper triangular, the data first: W W^T is the covariance of Psi(START, t) z_t given the data, which is Sigma at START
     plus the integral of Psi(START, s) G G^T Psi(START, s)^T.  The R factor of a QR of its quadrature columns: nothing is squared
@@ -229,16 +268,10 @@ def pulled(t, beta_min, beta_max, swing, tempo, kappa):
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
-def drift(t, beta_min, beta_max, swing, tempo):
-    """F(t)."""
-    beta = beta_min + t*(beta_max - beta_min)
-    nu = swing*torch.sin(t*tempo) + 4
-    return matrix(((0, 2*beta), (-beta/2, -beta*nu/2)), t)
-
-
 def gathered(t, push, beta_min, beta_max, swing, tempo, kappa):
     """K, the upper triangular factor of Sigma_t, the data first, from the columns Psi(t, s) G(s) of its noise and push = Psi(t, START)."""
     panels = 3 * pieces(drift(t, beta_min, beta_max, swing, tempo), t - START)
+    panels = max(panels, fineness(beta_min, beta_max, swing, tempo))
     x, w = gauss_legendre()
     noise, X = [], torch.eye(2, dtype=torch.float64)
     width = (START - t)[..., None] / panels
@@ -279,6 +312,7 @@ def close(t, beta_min, beta_max, swing, tempo, kappa):
     """
     near = ~settled(carried(t, beta_min, beta_max, swing, tempo), kappa)[1]
     near &= drift(t, beta_min, beta_max, swing, tempo).abs().sum(-1).amax(-1) * (t - START) < 4
+    near &= t - START <= (END - START) / fineness(beta_min, beta_max, swing, tempo)
     if near.any():
         W, _ = pulled(t[near], beta_min, beta_max, swing, tempo, kappa)
         near[near.clone()] = (W.diagonal(dim1=-2, dim2=-1) > 0.05 * W.norm(dim=-1)).all(-1)
@@ -301,10 +335,11 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
-def cut(a, b, rate):
+def cut(a, b, rate, beta_min, beta_max, swing, tempo):
     """(lower, upper) ends of the pieces of the steps (a, b), from a up: short in log(t - START) and against the rates (..., n, n)."""
     length = torch.log((b - START) / (a - START))
     count = max(math.ceil(float(length.max())), pieces(3 * rate, b - a))
+    count = max(count, math.ceil(fineness(beta_min, beta_max, swing, tempo) * float((length * (b - START)).max()) / (END - START)))
     edges = [a, *(START + (a - START) * torch.exp(length * k / count) for k in range(1, count)), b]
     return list(zip(edges[:-1], edges[1:]))
 
@@ -331,7 +366,7 @@ def conjugate(t1, t0, beta_min, beta_max, swing, tempo, kappa):
     blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive; piece after piece from t1.
     """
     P, Phi = torch.eye(2, dtype=torch.float64), 0.0
-    for a, b in cut(t1, t0, drift(t0, beta_min, beta_max, swing, tempo)):
+    for a, b in cut(t1, t0, drift(t0, beta_min, beta_max, swing, tempo), beta_min, beta_max, swing, tempo):
         near = close(a, beta_min, beta_max, swing, tempo, kappa)
         Z0, K1 = whitening(b, near, beta_min, beta_max, swing, tempo, kappa)[0], whitening(a, near, beta_min, beta_max, swing, tempo, kappa)[1]
         s, ds = log_nodes(a, b)
@@ -351,6 +386,16 @@ def start_factor(t, beta_min, beta_max, swing, tempo, kappa):
 
 def start(time, *, beta_min=4.0, beta_max=12.0, swing=3.0, tempo=5.0, kappa=0.04):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not beta_min > 0:
+        raise ValueError("the parameters must fulfil beta_min > 0")
+    if not beta_max > 0:
+        raise ValueError("the parameters must fulfil beta_max > 0")
+    if not swing >= 0:
+        raise ValueError("the parameters must fulfil swing >= 0")
+    if not swing < 4:
+        raise ValueError("the parameters must fulfil swing < 4")
+    if not kappa > 0:
+        raise ValueError("the parameters must fulfil kappa > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta_min, beta_max, swing, tempo, kappa)
 
 

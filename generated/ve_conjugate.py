@@ -67,6 +67,10 @@ def start_factor(t, sigma_min, sigma_max):
 
 def start(time, *, sigma_min=0.01, sigma_max=50.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not sigma_min > 0:
+        raise ValueError("the parameters must fulfil sigma_min > 0")
+    if not sigma_max > sigma_min:
+        raise ValueError("the parameters must fulfil sigma_max > sigma_min")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), sigma_min, sigma_max)
 
 

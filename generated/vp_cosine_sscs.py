@@ -91,6 +91,8 @@ def start_factor(t, shift):
 
 def start(time, *, shift=0.008):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not shift > 0:
+        raise ValueError("the parameters must fulfil shift > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), shift)
 
 

@@ -155,6 +155,10 @@ def start_factor(t, beta_min, beta_max):
 
 def start(time, *, beta_min=0.1, beta_max=20.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
+    if not beta_min > 0:
+        raise ValueError("the parameters must fulfil beta_min > 0")
+    if not beta_max > 0:
+        raise ValueError("the parameters must fulfil beta_max > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta_min, beta_max)
 
 

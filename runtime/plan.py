@@ -63,6 +63,7 @@ def make_plan(
     own = getattr(module, "FIELD", "")
     inputs: dict[str, Any] = {**params, **({own: field_of(size)} if own else {})}
     table = _table(module, grid, inputs)
+    _check_sigma(module, table)
     _warn_range(module, network, table)
     noise, kind = NoiseSource(seeds), find_dtype(dtype)
     return Plan(
@@ -171,6 +172,15 @@ def _check_network(module: Any, network: Any) -> None:
             raise _refuse("network", what, "use a network of that kind, or a module emitted for this one")
 
 
+def _check_sigma(module: Any, table: torch.Tensor) -> None:
+    """Refuse an effective sigma that is not positive: alpha of the diffusion changes its sign before that time."""
+    for name in getattr(module, "SIGMA_COLUMNS", ()):
+        low = table[:, module.COEFFICIENTS.index(name)].min().item()
+        if low <= 0:
+            what = f"the effective sigma {low:.4g} is not positive: alpha of {module.SDE} passes zero"
+            raise _refuse("grid", what, "start the grid, and end the span, before that time")
+
+
 def _warn_range(module: Any, network: Any, table: torch.Tensor) -> None:
     """One warning where an effective sigma of the grid lies outside the network's ``sigma_range`` (the network clips
     there)."""
@@ -199,6 +209,9 @@ def _shape(network: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
         raise _refuse("shape", f"{found!r} is no shape of a sample", "give whole numbers, (1, 8, 8) for example") from None
     if any(not 1 <= size < 2**31 for size in found):
         raise _refuse("shape", f"{found} is no shape of a sample", "every size is 1 or more, and one that a machine holds")
+    own = getattr(network, "shape", None)
+    if own is not None and tuple(int(size) for size in own) != found:
+        raise _refuse("shape", f"the network takes samples of shape {tuple(own)}, not {found}", "leave shape out")
     return found
 
 

@@ -37,9 +37,9 @@ LOCALS = frozenset(
     alpha_s angle at0 at1 b back below c change count coupling cross data decay deviator drift drive ds edges
     end ends entry exponent eye fails far fewer first flow g gain gap grown growth h half high i inp integrals j
     k large last late law lead left length less like linear low mean more moved n near newton noise odd ones
-    order origin other out panels powers pull push pushed r rate ratio reach reached rest root row rows rule s
+    order origin other out panels powers pull push pushed r rate rates ratio reach reached rest root row rows rule s
     scale score sd share short sigma_0 sigma_1 sigma_s sigma_t size skip small some source speed split spread
-    steps target terms total turn turned u unit w weight whole width x zero""".split()  # noqa: SIM905
+    steps target terms total turn turned u unit values w weight whole width x zero""".split()  # noqa: SIM905
 )
 
 

@@ -122,6 +122,29 @@ def test_outputs_that_do_not_fit_are_an_error_before_the_state_is_touched(output
     assert not seen
 
 
+@pytest.mark.parametrize(
+    ("network", "more", "what"),
+    [
+        ({"inputs": 1, "outputs": 2}, {}, "has 1 inputs"),
+        ({"inputs": 2, "outputs": 1}, {}, "has 1 outputs"),
+        ({"kind": "denoiser"}, {}, "of kind denoiser"),
+        ({"shape": (1, 8, 8)}, {"shape": (3, 8, 8)}, "takes samples of shape"),
+        ({"shape": (1, 8, 8)}, {"params": {"Gamma": float("inf")}}, "not finite"),
+    ],
+    ids=["inputs", "outputs", "kind", "shape", "parameter"],
+)
+def test_a_network_that_says_what_does_not_fit_is_never_called(network: dict[str, Any], more: dict[str, Any], what: str) -> None:
+    class Declared:
+        def __call__(self, inputs: Any, time: Any) -> Any:
+            raise AssertionError("called")
+
+    wrong = Declared()
+    wrong.__dict__.update(network)
+    grid = ss.TimeGrid.uniform(ss.load_sde("psld"), 3)
+    with pytest.raises(ss.InputError, match=what):
+        ss.sample("psld_conjugate_eps_l", wrong, grid, range(2), **({"shape": (1, 8, 8)} | more))
+
+
 def test_a_frame_that_the_sde_does_not_have_is_refused() -> None:
     with pytest.raises((ss.InputError, ss.Unsupported), match="v is defined for one block"):
         ss.derive("psld", "conjugate", "v")
@@ -130,3 +153,14 @@ def test_a_frame_that_the_sde_does_not_have_is_refused() -> None:
     with pytest.raises(ss.InputError, match="do not fit the 2 blocks"):
         one = __import__("sympy").eye(1)
         ss.derive("psld", "conjugate", ss.ScoreParameterization("mine", one, one, one))
+
+
+def test_a_denoiser_is_never_told_a_sigma_below_zero() -> None:
+    sde = {"name": "over", "state": ["x"], "alpha": "cos(2*t)", "sigma": "sin(2*t)"}  # alpha passes zero at pi / 4
+    module = ss.load(ss.emit(ss.derive(sde, "conjugate")))
+
+    def network(inputs: Any, time: Any) -> Any:
+        raise AssertionError("called")
+
+    with pytest.raises(ss.InputError, match="is not positive: alpha of over passes zero"):
+        ss.sample(module, network, ss.TimeGrid.explicit([1.0, 0.5, 0.1]), range(2), shape=(1, 8, 8))

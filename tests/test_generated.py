@@ -276,6 +276,9 @@ def test_coefficients_refuse_what_is_not_theirs(name, emitted):
     if broken:
         with pytest.raises(ValueError, match="must fulfil"):
             module.coefficients(good, **broken)
+        for function in filter(None, (module.start, getattr(module, "start_mean", None))):
+            with pytest.raises(ValueError, match="must fulfil"):
+                function(module.END, **broken)
     end, start = module.END, module.START
     nan = float("nan")
     for times, words in (

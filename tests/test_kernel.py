@@ -306,3 +306,11 @@ def test_reverse_zero_is_the_probability_flow_and_one_the_reverse_sde() -> None:
     assert sde.GG.subs(v["beta_max"], v["beta_min"]).applyfunc(sp.simplify) == sp.diag(
         v["beta_min"] * v["Gamma"], 4 * v["beta_min"] * v["nu"] / (v["Gamma"] - v["nu"]) ** 2
     ).applyfunc(sp.simplify)
+
+
+def test_a_stationary_law_is_spelled_without_time() -> None:
+    turning = {
+        "name": "turning", "state": ["x", "m"], "params": {"w": 5.0}, "let": {"c": "cos(w*t)", "r": "sin(w*t)"},
+        "F": [["0", "2"], ["-1", "-3"]], "G": [["c", "r"], ["-r", "c"]], "initial": {"m": "1/10"},
+    }  # fmt: skip
+    assert load_sde(turning).stationary() == sp.Matrix([[5, -1], [-1, 1]]) / 4

@@ -385,7 +385,7 @@ F = Function("f", "matrix")
 S, K = sp.Symbol("s", real=True), sp.Symbol("k", real=True)
 CALL, EVALUATE, NORMAL = Call(("s",), "f", (T0,)), Evaluate(("d",), ("x",), T0), Normal("w")
 Z = Update("z", ((A, "x"), (B, "d"), (C, "w")))
-GOOD = program(EVALUATE, NORMAL, Z, host=(CALL, Scalar("k", S + A)), functions=(F,), last=(EVALUATE,), last_result="d")
+GOOD = program(EVALUATE, NORMAL, Z, host=(CALL, Scalar("k", S + A)), functions=(F,), last=(EVALUATE,), last_results=("d",))
 
 
 def test_a_good_program_is_verified_and_given_back():
@@ -420,9 +420,9 @@ BAD = {
     "result too short": (replace(GOOD, components=("x", "y")), "one value for each component"),
     "result too long": (replace(GOOD, result=("z", "x")), "one value for each component"),
     "result unknown": (replace(GOOD, result=("q",)), "q"),
-    "last uses a value of the step": (replace(GOOD, last=(Update("e", ((A, "z"),)),), last_result="e"), "e uses z before"),
+    "last uses a value of the step": (replace(GOOD, last=(Update("e", ((A, "z"),)),), last_results=("e",)), "e uses z before"),
     "last uses an unknown coefficient": (replace(GOOD, last=(Update("e", ((S + sp.Symbol("q", real=True), "x"),)),)), "e uses q"),
-    "last result unknown": (replace(GOOD, last_result="q"), "q"),
+    "last result unknown": (replace(GOOD, last_results=("q",)), "q"),
 }  # fmt: skip
 
 
