@@ -30,7 +30,7 @@ from . import offset
 from .bounded import cancelled, tame, tidied
 from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes, in_lets, stationary_words
-from .lift import Lift, lifted, noise_change
+from .lift import Lift, lifted, noise_change, own_rows
 from .program import Function, ProgramError
 from .sde import LinearSDE
 
@@ -284,34 +284,32 @@ class Library:
         if found is None:
             return None
         needs = [self.quadrature(), self.psi(), self.diffusion(), self.drift()]
-        needs.append(self.matrix("lift", found.lift, "b: G G^T b is the drift on the rows that have noise."))
+        needs.append(self.matrix("lift", found.lift, "b: G G^T b is the drift on rows of the data with noise of their own."))
         changing = not found.change.is_zero_matrix
         if changing:
             needs.append(self.matrix("lift_change", found.change, "b'."))
-        own = (*(sde.state if sde.n > 1 else ()), *((*sde.constant, "one") if not sde.offset_let.is_zero_matrix else ()))
+        moved = not sde.offset_let.is_zero_matrix
+        own = (*(sde.state if sde.n > 1 else ()), *((*sde.constant, "one") if moved else ()))
         doc = f"What {', '.join(own[:-1])} and {own[-1]} are multiplied with in the reverse SDE beside the network's output."
         if sde.n == 1:
-            data = dict(blurred=not sde.initial_let.is_zero_matrix, start=sde.time[0], panels=PANELS, doc=doc, changing=changing)
-            return self.add("reverse_drift", "reverse_drift_scalar", (), (*needs, self.sigma(), *self.fineness()), **data)
+            needs += [self.sigma(), *self.fineness()]
+            return self.add("reverse_drift", "reverse_drift_scalar", (), needs, panels=PANELS, doc=doc, changing=changing)
         near = self._reverse_near(found, needs, changing)
-        moved = not sde.offset_let.is_zero_matrix
         uses = [near, self.whitening(), self.close(), self.drift(), self.diffusion(), *self.fineness()]
         if moved:
             uses += [self.offset(), self.offset_rate()]
         return self.add("reverse_drift", "reverse_drift", (), uses, moved=moved, doc=doc)
 
     def _reverse_near(self, found: Lift, needs: list[str], changing: bool) -> str:
-        sde, law, rest = self.sde, self._law(), not found.rest.is_zero_matrix
+        sde, law, change = self.sde, self._law(), noise_change(self.sde)
         needs += [self.static("matrix"), self.static("lower"), self.collocation()]
-        if rest:
-            needs.append(self.matrix("lift_rest", found.rest, "What the drift has beside G G^T b."))
+        needs.append(self.matrix("lift_rest", found.rest, "What the drift has beside G G^T b."))
         if law["ordered"]:
             needs += [self.ordered(), f"{law['psi']}_rate"]
         sharp, spread = ([i for i in range(sde.n) if (sde.initial_let[i, i] != 0) == started] for started in (False, True))
-        own, change = [i for i in sharp if sde.GG_let[i, i] != 0] if spread else [], noise_change(sde)
-        data = dict(rest=rest, sharp=sharp, spread=spread, own=own, changing=changing, louder=not change.is_zero_matrix)
-        if own and data["louder"]:
+        if not change.is_zero_matrix:
             needs.append(self.matrix("noise_change", change, "(G G^T)'."))
+        data = dict(sharp=sharp, spread=spread, own=own_rows(sde), changing=changing, louder=not change.is_zero_matrix)
         return self.add("reverse_near", "reverse_near", law["initial"], needs, **data, **law)
 
     # -- the law of z_t ----------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ Without the network's output that drift is R z + e with
 
     R = -F - G G^T Sigma^-1,      e = G G^T Sigma^-1 o - b       (o the offset of the mean, offset.py)
 
-and in e, and on a block that starts with a variance, the two terms are alike near the data: their difference, O(t), has no
-digits left.  Each column of [R | e] is G G^T Sigma^-1 a - c, with a' = F a + c from a = v at the start: c = F e_j and
-a = v = -e_j at all times for R, c = b and v = 0 for e.  Write c = G G^T lift + rest; then
+and on a row of the data that noise moves, in e and in the columns of blocks that start with a variance, the two terms are
+alike near the data: their difference, O(t), has no digits left.  Each column of [R | e] is G G^T Sigma^-1 a - c, with
+a' = F a + c from a = v at the start: c = F e_j and a = v = -e_j at all times for R, c = b and v = 0 for e.  Write
+c = G G^T lift + rest, no rest on these rows; then
 
     a = Sigma lift - r,   r' = F r + Sigma (lift' + F^T lift) - rest,   r = Sigma lift - v at the start,
     G G^T Sigma^-1 a - c = -G G^T Sigma^-1 r - rest,
@@ -50,9 +51,14 @@ def beside(sde: LinearSDE, linear: sp.Matrix, offset: sp.Matrix) -> sp.Matrix:
     return kept if sde.offset_let.is_zero_matrix else kept.row_join(sp.Matrix(offset))
 
 
+def own_rows(sde: LinearSDE) -> list[int]:
+    """The blocks that start at a point and have noise of their own."""
+    return [i for i in range(sde.n) if sde.initial_let[i, i] == 0 and sde.GG_let[i, i] != 0]
+
+
 def lifted(sde: LinearSDE) -> Lift | None:
-    """The columns over the noise of the rows that have some; None where G G^T of these rows is singular, or too large."""
-    rows = [i for i in range(sde.n) if sde.GG_let[i, i] != 0]
+    """The drift over the noise of the own rows; None where there are none, or where their G G^T is singular or too large."""
+    rows = own_rows(sde)
     noise, c = sde.GG_let.extract(rows, rows), columns(sde)
     if not rows or not solvable(noise) or is_zero(sde.written_out(noise.det())):
         return None
@@ -77,14 +83,11 @@ def extra(sde: LinearSDE, part: Part) -> sp.Matrix:
 def whole_rows(sde: LinearSDE, part: Part, network: object) -> list[int]:
     """The rows of a part with the whole score of the reverse SDE and an entry of its drift that may cancel against it.
 
-    There are none where the network is no bridge, for then the score has no term of the state.  Where noise reaches the data
-    by way of other blocks alone, Sigma^-1 outgrows F, and only e can cancel.
+    There are none where the network is no bridge, for then the score has no term of the state, and where noise reaches the
+    data by way of other blocks alone, for then Sigma^-1 outgrows F.
     """
-    if network not in ("denoiser", "x0"):
-        return []
-    if sde.offset_let.is_zero_matrix and all(sde.GG_let[i, i] == 0 for i in sde.data):
+    if network not in ("denoiser", "x0") or not own_rows(sde):
         return []
     rows = [i for i in part.rows if part.score.row(i) == sde.GG_let.row(i) and any(part.score.row(i))]
     c, beyond = columns(sde), extra(sde, part)
     return [i for i in rows if any(c[i, k] != 0 and beyond[i, k] == 0 for k in range(c.shape[1]))]
-

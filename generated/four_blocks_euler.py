@@ -2,25 +2,25 @@
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + beta*m) dt + sqrt(Gamma*beta) dw_1
-    dm = (-Gamma*beta*m/2 + beta*gamma*u - beta*x) dt + sqrt(Gamma*beta) dw_2
-    du = (-Gamma*beta*u/2 - beta*gamma*m + beta*gamma*w) dt + sqrt(Gamma*beta) dw_3
+    dm = (-Gamma*beta*m + beta*gamma*u - beta*x) dt + sqrt(2)*sqrt(Gamma*beta) dw_2
+    du = (-2*Gamma*beta*u - beta*gamma*m + beta*gamma*w) dt + 2*sqrt(Gamma*beta) dw_3
     dw = (-beta*gamma*u - beta*w*xi/2) dt + sqrt(beta*xi) dw_4
 
 The step t0 -> t1 = t0 - h:
     E!   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
     E: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - beta*m) dtau, euler
-    E: dm = (Gamma*beta*m/2 + Gamma*beta*s_m/2 - beta*gamma*u + beta*x) dtau, euler
-    E: du = (Gamma*beta*s_u/2 + Gamma*beta*u/2 + beta*gamma*m - beta*gamma*w) dtau, euler
+    E: dm = (Gamma*beta*m + Gamma*beta*s_m - beta*gamma*u + beta*x) dtau, euler
+    E: du = (2*Gamma*beta*s_u + 2*Gamma*beta*u + beta*gamma*m - beta*gamma*w) dtau, euler
     E: dw = (beta*gamma*u + beta*s_w*xi/2 + beta*w*xi/2) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Calls a step 1, draws a step 0.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * beta*(Gamma*du*sx_u + Gamma*dw*sx_w + Gamma*dx*(sx_x + 1) - Gamma*sx_t + dm*(Gamma*sx_m - 2))/4
-    e_m = h^2 * beta*(Gamma*dm*(sm_m + 1) + Gamma*dw*sm_w - Gamma*sm_t + du*(Gamma*sm_u - 2*gamma) + dx*(Gamma*sm_x +
-        2))/4
-    e_u = h^2 * beta*(Gamma*du*(su_u + 1) + Gamma*dx*su_x - Gamma*su_t + dm*(Gamma*su_m + 2*gamma) + dw*(Gamma*su_w -
-        2*gamma))/4
+    e_m = h^2 * beta*(Gamma*dm*(sm_m + 1) + Gamma*dw*sm_w - Gamma*sm_t + du*(Gamma*sm_u - gamma) + dx*(Gamma*sm_x +
+        1))/2
+    e_u = h^2 * beta*(2*Gamma*du*(su_u + 1) + 2*Gamma*dx*su_x - 2*Gamma*su_t + dm*(2*Gamma*su_m + gamma) +
+        dw*(2*Gamma*su_w - gamma))/2
     e_w = h^2 * beta*(dm*sw_m*xi + du*(2*gamma + sw_u*xi) + dw*xi*(sw_w + 1) + dx*sw_x*xi - sw_t*xi)/4
     dx, dm, du, dw = dz/dtau, tau = -t; sx_w = d s_x/d w, sx_t in the network's time t
 
@@ -80,12 +80,12 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 4.0,
-    "Gamma": 1.0,
+    "Gamma": 0.8,
     "gamma": 1.5,
     "xi": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "b9d58e34355c968cbf5a20f87e61484ea59edf865525dac68de5553f90cfb61c"
+DIGEST = "92b2ec5a71552394155503f29640e110e66079f5ee935f1d0efe50c1b78bac41"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -115,7 +115,7 @@ def exponential_on_clock(A, c):
 
 def transition(t, s, beta, Gamma, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
-    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
+    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
     return exponential_on_clock(A, t - s)
 
 
@@ -124,7 +124,7 @@ def settled(push, kappa):
     push = Psi(t, START); far where no digit of the sum is lost.
     """
     like = push[..., 0, 0]
-    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa - 1, 0), (0, 0, 0, kappa - 1)), like)
+    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa/2 - 1, 0), (0, 0, 0, kappa/4 - 1)), like)
     rest = push @ gap @ push.mT
     K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
     K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
@@ -179,7 +179,7 @@ def lower(columns):
 
 def diffusion(t, beta, Gamma, xi):
     """G(t), (..., 4, 4)"""
-    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(Gamma*beta), 0, 0), (0, 0, math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
+    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(2)*math.sqrt(Gamma*beta), 0, 0), (0, 0, 2*math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
 
 
 def pulled(t, beta, Gamma, gamma, xi, kappa):
@@ -193,13 +193,13 @@ def pulled(t, beta, Gamma, gamma, xi, kappa):
     pull = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi)
     noise = transition(torch.full_like(s, START), s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
 def drift(t, beta, Gamma, gamma, xi):
     """F(t)."""
-    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
+    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
 
 
 def pieces(rate, width):
@@ -218,7 +218,7 @@ def gathered(t, push, beta, Gamma, gamma, xi, kappa):
     s = START + width * x
     noise = transition(t[..., None], s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2)
 
 
@@ -268,7 +268,7 @@ def start_factor(t, beta, Gamma, gamma, xi, kappa):
     return lower(K)
 
 
-def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def start(time, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta > 0:
         raise ValueError("the parameters must fulfil beta > 0")
@@ -281,7 +281,7 @@ def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Gamma, gamma, xi, kappa)
 
 
-def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def coefficients(times, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -307,13 +307,13 @@ def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     E1_xm = -beta*h
     E1_xsx = Gamma*beta*h/2
     E1_mx = beta*h
-    E1_mm = Gamma*beta*h/2 + 1
+    E1_mm = Gamma*beta*h + 1
     E1_mu = -beta*gamma*h
-    E1_msm = Gamma*beta*h/2
+    E1_msm = Gamma*beta*h
     E1_um = beta*gamma*h
-    E1_uu = Gamma*beta*h/2 + 1
+    E1_uu = 2*Gamma*beta*h + 1
     E1_uw = -beta*gamma*h
-    E1_usu = Gamma*beta*h/2
+    E1_usu = 2*Gamma*beta*h
     E1_wu = beta*gamma*h
     E1_ww = beta*h*xi/2 + 1
     E1_wsw = beta*h*xi/2

@@ -2,15 +2,15 @@
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + beta*m) dt + sqrt(Gamma*beta) dw_1
-    dm = (-Gamma*beta*m/2 + beta*gamma*u - beta*x) dt + sqrt(Gamma*beta) dw_2
-    du = (-Gamma*beta*u/2 - beta*gamma*m + beta*gamma*w) dt + sqrt(Gamma*beta) dw_3
+    dm = (-Gamma*beta*m + beta*gamma*u - beta*x) dt + sqrt(2)*sqrt(Gamma*beta) dw_2
+    du = (-2*Gamma*beta*u - beta*gamma*m + beta*gamma*w) dt + 2*sqrt(Gamma*beta) dw_3
     dw = (-beta*gamma*u - beta*w*xi/2) dt + sqrt(beta*xi) dw_4
 
 The step t0 -> t1 = t0 - h:
     E!   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
     E: dx = (Gamma*beta*s_x + Gamma*beta*x/2 - beta*m) dtau + noise of the diffusion, euler
-    E: dm = (Gamma*beta*m/2 + Gamma*beta*s_m - beta*gamma*u + beta*x) dtau + noise of the diffusion, euler
-    E: du = (Gamma*beta*s_u + Gamma*beta*u/2 + beta*gamma*m - beta*gamma*w) dtau + noise of the diffusion, euler
+    E: dm = (Gamma*beta*m + 2*Gamma*beta*s_m - beta*gamma*u + beta*x) dtau + noise of the diffusion, euler
+    E: du = (4*Gamma*beta*s_u + 2*Gamma*beta*u + beta*gamma*m - beta*gamma*w) dtau + noise of the diffusion, euler
     E: dw = (beta*gamma*u + beta*s_w*xi + beta*w*xi/2) dtau + noise of the diffusion, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
@@ -76,12 +76,12 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 4.0,
-    "Gamma": 1.0,
+    "Gamma": 0.8,
     "gamma": 1.5,
     "xi": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "d2d09dcf2cb4adedd103368b5570ecfa081bc1e789e81d118e3a7ae208e3a5dc"
+DIGEST = "6501767775968426218ea309b97232c8c7242a64ec74bd8ce431d1e50f0f9a7b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -111,7 +111,7 @@ def exponential_on_clock(A, c):
 
 def transition(t, s, beta, Gamma, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
-    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
+    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
     return exponential_on_clock(A, t - s)
 
 
@@ -120,7 +120,7 @@ def settled(push, kappa):
     push = Psi(t, START); far where no digit of the sum is lost.
     """
     like = push[..., 0, 0]
-    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa - 1, 0), (0, 0, 0, kappa - 1)), like)
+    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa/2 - 1, 0), (0, 0, 0, kappa/4 - 1)), like)
     rest = push @ gap @ push.mT
     K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
     K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
@@ -175,7 +175,7 @@ def lower(columns):
 
 def diffusion(t, beta, Gamma, xi):
     """G(t), (..., 4, 4)"""
-    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(Gamma*beta), 0, 0), (0, 0, math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
+    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(2)*math.sqrt(Gamma*beta), 0, 0), (0, 0, 2*math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
 
 
 def pulled(t, beta, Gamma, gamma, xi, kappa):
@@ -189,13 +189,13 @@ def pulled(t, beta, Gamma, gamma, xi, kappa):
     pull = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi)
     noise = transition(torch.full_like(s, START), s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
 def drift(t, beta, Gamma, gamma, xi):
     """F(t)."""
-    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
+    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
 
 
 def pieces(rate, width):
@@ -214,7 +214,7 @@ def gathered(t, push, beta, Gamma, gamma, xi, kappa):
     s = START + width * x
     noise = transition(t[..., None], s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2)
 
 
@@ -258,9 +258,9 @@ def denoiser(t, beta, Gamma, gamma, xi, kappa):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
-def lift(t, Gamma, gamma, xi):
-    """b: G G^T b is the drift on the rows that have noise."""
-    return matrix(((-1/2, 1/Gamma, 0, 0), (-1/Gamma, -1/2, gamma/Gamma, 0), (0, -gamma/Gamma, -1/2, gamma/Gamma), (0, 0, -gamma/xi, -1/2)), t)
+def lift(t, Gamma):
+    """b: G G^T b is the drift on rows of the data with noise of their own."""
+    return matrix(((-1/2, 1/Gamma, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0)), t)
 
 
 def collocation(count=len(NODES)):
@@ -276,40 +276,46 @@ def collocation(count=len(NODES)):
     return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
 
 
-def reverse_near(t, beta, Gamma, gamma, xi, kappa):
-    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+def lift_rest(t, beta, Gamma, gamma, xi):
+    """What the drift has beside G G^T b."""
+    return matrix(((0, 0, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
 
-    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
-    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
-    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+
+def reverse_near(t, beta, Gamma, gamma, xi, kappa):
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b + rest what they share is taken out.
+
+    Left is -G G^T Sigma^-1 r - rest, with r' = F r + Sigma (b' + F^T b) - rest, and r = I for the blocks at START.  All is pulled
+    back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row of the data r / (t - START) is the mean of the noise over the span, times U.
     """
     x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
     weight = (width * w)[..., None, None]
-    pull = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi)
+    pull, ahead = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi), transition(t, torch.full_like(t, START), beta, Gamma, gamma, xi)
     push, back = transition(torch.full_like(s, START), s, beta, Gamma, gamma, xi), transition(s, torch.full_like(s, START), beta, Gamma, gamma, xi)
     F, G = drift(s, beta, Gamma, gamma, xi), diffusion(s, beta, Gamma, xi)
-    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, gamma, xi))
+    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma))
     gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
-    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r = (weight * (noise @ (noise.mT @ gain) - push @ lift_rest(s, beta, Gamma, gamma, xi))).sum(-3)
     r[..., :4] += torch.eye(4, dtype=torch.float64)
     N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
-    first = matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t)
-    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, gamma, xi) + (weight * source).sum(-3)))
+    first = matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t)
+    r = r + first @ (first.mT @ (weight * source).sum(-3))
     N = torch.cat((first, N), dim=-1)
     A, B, late = N[..., [0], :], N[..., [1, 2, 3], :], r[..., [1, 2, 3], :]
-    L = lower(B)
-    share = torch.cholesky_solve(B @ A.mT, L).mT
+    share = torch.linalg.solve(B @ B.mT, B @ A.mT).mT  # B B^T is no nearly singular sum: it has the variances of the start
     U = torch.empty_like(r)
     U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
-    U[..., [1, 2, 3], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
-    g = pull @ diffusion(t, beta, Gamma, xi)
-    E = g @ (g.mT @ U)
+    U[..., [1, 2, 3], :] = torch.linalg.solve(B @ B.mT, late) - share.mT @ U[..., [0], :]
+    G_t = diffusion(t, beta, Gamma, xi)
+    total = -G_t @ ((pull @ G_t).mT @ U)
     grown = -F @ G @ G.mT - G @ G.mT @ F.mT
     change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
-    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
-    return -transition(t, torch.full_like(t, START), beta, Gamma, gamma, xi) @ E
+    mean = -pull @ total
+    mean[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    total[..., [0], :] = -(ahead @ mean)[..., [0], :]
+    return total - lift_rest(t, beta, Gamma, gamma, xi)
 
 
 def reverse_drift(t, beta, Gamma, gamma, xi, kappa):
@@ -333,7 +339,7 @@ def start_factor(t, beta, Gamma, gamma, xi, kappa):
     return lower(K)
 
 
-def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def start(time, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta > 0:
         raise ValueError("the parameters must fulfil beta > 0")
@@ -346,7 +352,7 @@ def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Gamma, gamma, xi, kappa)
 
 
-def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def coefficients(times, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -380,14 +386,14 @@ def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     E1_mm = h*reverse_0[..., 1, 1]
     E1_mu = h*reverse_0[..., 1, 2]
     E1_mw = h*reverse_0[..., 1, 3]
-    E1_mn0 = Gamma*beta*h*out_0[..., 1, 0]
-    E1_mw1 = sqrt_h_E1*math.sqrt(Gamma*beta)
+    E1_mn0 = 2*Gamma*beta*h*out_0[..., 1, 0]
+    E1_mw1 = math.sqrt(2)*sqrt_h_E1*math.sqrt(Gamma*beta)
     E1_ux = h*reverse_0[..., 2, 0]
     E1_um = h*reverse_0[..., 2, 1]
     E1_uu = h*reverse_0[..., 2, 2]
     E1_uw = h*reverse_0[..., 2, 3]
-    E1_un0 = Gamma*beta*h*out_0[..., 2, 0]
-    E1_uw2 = sqrt_h_E1*math.sqrt(Gamma*beta)
+    E1_un0 = 4*Gamma*beta*h*out_0[..., 2, 0]
+    E1_uw2 = 2*sqrt_h_E1*math.sqrt(Gamma*beta)
     E1_wx = h*reverse_0[..., 3, 0]
     E1_wm = h*reverse_0[..., 3, 1]
     E1_wu = h*reverse_0[..., 3, 2]

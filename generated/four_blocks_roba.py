@@ -2,19 +2,19 @@
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + beta*m) dt + sqrt(Gamma*beta) dw_1
-    dm = (-Gamma*beta*m/2 + beta*gamma*u - beta*x) dt + sqrt(Gamma*beta) dw_2
-    du = (-Gamma*beta*u/2 - beta*gamma*m + beta*gamma*w) dt + sqrt(Gamma*beta) dw_3
+    dm = (-Gamma*beta*m + beta*gamma*u - beta*x) dt + sqrt(2)*sqrt(Gamma*beta) dw_2
+    du = (-2*Gamma*beta*u - beta*gamma*m + beta*gamma*w) dt + 2*sqrt(Gamma*beta) dw_3
     dw = (-beta*gamma*u - beta*w*xi/2) dt + sqrt(beta*xi) dw_4
 
 The step t0 -> t1 = t0 - h:
     O B! A   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
     O: dx = (-Gamma*beta*x/2) dtau + noise of the diffusion, exact
-    O: dm = (-Gamma*beta*m/2) dtau + noise of the diffusion, exact
-    O: du = (-Gamma*beta*u/2) dtau + noise of the diffusion, exact
+    O: dm = (-Gamma*beta*m) dtau + noise of the diffusion, exact
+    O: du = (-2*Gamma*beta*u) dtau + noise of the diffusion, exact
     O: dw = (-beta*w*xi/2) dtau + noise of the diffusion, exact
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - beta*m) dtau, euler
-    B: dm = (Gamma*beta*m + Gamma*beta*s_m - beta*gamma*u + beta*x) dtau, euler
-    B: du = (Gamma*beta*s_u + Gamma*beta*u + beta*gamma*m - beta*gamma*w) dtau, euler
+    B: dm = (2*Gamma*beta*m + 2*Gamma*beta*s_m - beta*gamma*u + beta*x) dtau, euler
+    B: du = (4*Gamma*beta*s_u + 4*Gamma*beta*u + beta*gamma*m - beta*gamma*w) dtau, euler
     B: dw = (beta*gamma*u + beta*s_w*xi + beta*w*xi) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
@@ -97,13 +97,13 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 4.0,
-    "Gamma": 1.0,
+    "Gamma": 0.8,
     "gamma": 1.5,
     "xi": 4.0,
     "kappa": 0.04,
     "lambda_s": 1.0,
 }
-DIGEST = "efe32250ea3de799b26ca8b081cd85f6e767f5996bcb0f53d1273464cf869f2b"
+DIGEST = "46848d3207ed7fabe73a63e842918948e304c08b4dbf287149f9a0b5e6d8c3fd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -133,7 +133,7 @@ def exponential_on_clock(A, c):
 
 def transition(t, s, beta, Gamma, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
-    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
+    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
     return exponential_on_clock(A, t - s)
 
 
@@ -142,7 +142,7 @@ def settled(push, kappa):
     push = Psi(t, START); far where no digit of the sum is lost.
     """
     like = push[..., 0, 0]
-    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa - 1, 0), (0, 0, 0, kappa - 1)), like)
+    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa/2 - 1, 0), (0, 0, 0, kappa/4 - 1)), like)
     rest = push @ gap @ push.mT
     K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
     K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
@@ -197,7 +197,7 @@ def lower(columns):
 
 def diffusion(t, beta, Gamma, xi):
     """G(t), (..., 4, 4)"""
-    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(Gamma*beta), 0, 0), (0, 0, math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
+    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(2)*math.sqrt(Gamma*beta), 0, 0), (0, 0, 2*math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
 
 
 def pulled(t, beta, Gamma, gamma, xi, kappa):
@@ -211,13 +211,13 @@ def pulled(t, beta, Gamma, gamma, xi, kappa):
     pull = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi)
     noise = transition(torch.full_like(s, START), s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
 def drift(t, beta, Gamma, gamma, xi):
     """F(t)."""
-    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
+    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
 
 
 def pieces(rate, width):
@@ -236,7 +236,7 @@ def gathered(t, push, beta, Gamma, gamma, xi, kappa):
     s = START + width * x
     noise = transition(t[..., None], s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2)
 
 
@@ -280,9 +280,9 @@ def denoiser(t, beta, Gamma, gamma, xi, kappa):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
-def lift(t, Gamma, gamma, xi):
-    """b: G G^T b is the drift on the rows that have noise."""
-    return matrix(((-1/2, 1/Gamma, 0, 0), (-1/Gamma, -1/2, gamma/Gamma, 0), (0, -gamma/Gamma, -1/2, gamma/Gamma), (0, 0, -gamma/xi, -1/2)), t)
+def lift(t, Gamma):
+    """b: G G^T b is the drift on rows of the data with noise of their own."""
+    return matrix(((-1/2, 1/Gamma, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0)), t)
 
 
 def collocation(count=len(NODES)):
@@ -298,40 +298,46 @@ def collocation(count=len(NODES)):
     return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
 
 
-def reverse_near(t, beta, Gamma, gamma, xi, kappa):
-    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+def lift_rest(t, beta, Gamma, gamma, xi):
+    """What the drift has beside G G^T b."""
+    return matrix(((0, 0, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
 
-    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
-    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
-    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+
+def reverse_near(t, beta, Gamma, gamma, xi, kappa):
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b + rest what they share is taken out.
+
+    Left is -G G^T Sigma^-1 r - rest, with r' = F r + Sigma (b' + F^T b) - rest, and r = I for the blocks at START.  All is pulled
+    back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row of the data r / (t - START) is the mean of the noise over the span, times U.
     """
     x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
     weight = (width * w)[..., None, None]
-    pull = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi)
+    pull, ahead = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi), transition(t, torch.full_like(t, START), beta, Gamma, gamma, xi)
     push, back = transition(torch.full_like(s, START), s, beta, Gamma, gamma, xi), transition(s, torch.full_like(s, START), beta, Gamma, gamma, xi)
     F, G = drift(s, beta, Gamma, gamma, xi), diffusion(s, beta, Gamma, xi)
-    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, gamma, xi))
+    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma))
     gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
-    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r = (weight * (noise @ (noise.mT @ gain) - push @ lift_rest(s, beta, Gamma, gamma, xi))).sum(-3)
     r[..., :4] += torch.eye(4, dtype=torch.float64)
     N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
-    first = matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t)
-    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, gamma, xi) + (weight * source).sum(-3)))
+    first = matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t)
+    r = r + first @ (first.mT @ (weight * source).sum(-3))
     N = torch.cat((first, N), dim=-1)
     A, B, late = N[..., [0], :], N[..., [1, 2, 3], :], r[..., [1, 2, 3], :]
-    L = lower(B)
-    share = torch.cholesky_solve(B @ A.mT, L).mT
+    share = torch.linalg.solve(B @ B.mT, B @ A.mT).mT  # B B^T is no nearly singular sum: it has the variances of the start
     U = torch.empty_like(r)
     U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
-    U[..., [1, 2, 3], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
-    g = pull @ diffusion(t, beta, Gamma, xi)
-    E = g @ (g.mT @ U)
+    U[..., [1, 2, 3], :] = torch.linalg.solve(B @ B.mT, late) - share.mT @ U[..., [0], :]
+    G_t = diffusion(t, beta, Gamma, xi)
+    total = -G_t @ ((pull @ G_t).mT @ U)
     grown = -F @ G @ G.mT - G @ G.mT @ F.mT
     change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
-    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
-    return -transition(t, torch.full_like(t, START), beta, Gamma, gamma, xi) @ E
+    mean = -pull @ total
+    mean[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    total[..., [0], :] = -(ahead @ mean)[..., [0], :]
+    return total - lift_rest(t, beta, Gamma, gamma, xi)
 
 
 def reverse_drift(t, beta, Gamma, gamma, xi, kappa):
@@ -355,7 +361,7 @@ def start_factor(t, beta, Gamma, gamma, xi, kappa):
     return lower(K)
 
 
-def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04, lambda_s=1.0):
+def start(time, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04, lambda_s=1.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta > 0:
         raise ValueError("the parameters must fulfil beta > 0")
@@ -368,7 +374,7 @@ def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04, lambda_s=
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Gamma, gamma, xi, kappa)
 
 
-def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04, lambda_s=1.0):
+def coefficients(times, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04, lambda_s=1.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -389,8 +395,8 @@ def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04, l
         raise ValueError("the parameters must fulfil kappa > 0")
     t0, t1 = times[:-1], times[1:]
     O1_x_rate = -Gamma*beta*(t0 - t1)/2
-    O1_m_rate = -Gamma*beta*(t0 - t1)/2
-    O1_u_rate = -Gamma*beta*(t0 - t1)/2
+    O1_m_rate = -Gamma*beta*(t0 - t1)
+    O1_u_rate = -2*Gamma*beta*(t0 - t1)
     O1_w_rate = -beta*xi*(t0 - t1)/2
     O1_xx = torch.exp(O1_x_rate)
     O1_xwx = torch.sqrt(-torch.expm1(2*O1_x_rate*lambda_s))
@@ -404,15 +410,15 @@ def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04, l
     h = t0 - t1
     reverse_0 = reverse_drift(t0, beta, Gamma, gamma, xi, kappa)
     B2_mx = h*reverse_0[..., 1, 0]
-    B2_mm = h*(Gamma*beta/2 + reverse_0[..., 1, 1])
+    B2_mm = h*(Gamma*beta + reverse_0[..., 1, 1])
     B2_mu = h*reverse_0[..., 1, 2]
     B2_mw = h*reverse_0[..., 1, 3]
-    B2_mn0 = Gamma*beta*h*out_0[..., 1, 0]
+    B2_mn0 = 2*Gamma*beta*h*out_0[..., 1, 0]
     B2_ux = h*reverse_0[..., 2, 0]
     B2_um = h*reverse_0[..., 2, 1]
-    B2_uu = h*(Gamma*beta/2 + reverse_0[..., 2, 2])
+    B2_uu = h*(2*Gamma*beta + reverse_0[..., 2, 2])
     B2_uw = h*reverse_0[..., 2, 3]
-    B2_un0 = Gamma*beta*h*out_0[..., 2, 0]
+    B2_un0 = 4*Gamma*beta*h*out_0[..., 2, 0]
     B2_wx = h*reverse_0[..., 3, 0]
     B2_wm = h*reverse_0[..., 3, 1]
     B2_wu = h*reverse_0[..., 3, 2]

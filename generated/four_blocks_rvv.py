@@ -2,23 +2,23 @@
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + beta*m) dt + sqrt(Gamma*beta) dw_1
-    dm = (-Gamma*beta*m/2 + beta*gamma*u - beta*x) dt + sqrt(Gamma*beta) dw_2
-    du = (-Gamma*beta*u/2 - beta*gamma*m + beta*gamma*w) dt + sqrt(Gamma*beta) dw_3
+    dm = (-Gamma*beta*m + beta*gamma*u - beta*x) dt + sqrt(2)*sqrt(Gamma*beta) dw_2
+    du = (-2*Gamma*beta*u - beta*gamma*m + beta*gamma*w) dt + 2*sqrt(Gamma*beta) dw_3
     dw = (-beta*gamma*u - beta*w*xi/2) dt + sqrt(beta*xi) dw_4
 
 The step t0 -> t1 = t0 - h:
     B! A B!@1   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
     A: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - beta*m) dtau, euler
-    B: dm = (Gamma*beta*m/2 + Gamma*beta*s_m/2 - beta*gamma*u + beta*x) dtau, euler
-    B: du = (Gamma*beta*s_u/2 + Gamma*beta*u/2 + beta*gamma*m - beta*gamma*w) dtau, euler
+    B: dm = (Gamma*beta*m + Gamma*beta*s_m - beta*gamma*u + beta*x) dtau, euler
+    B: du = (2*Gamma*beta*s_u + 2*Gamma*beta*u + beta*gamma*m - beta*gamma*w) dtau, euler
     B: dw = (beta*gamma*u + beta*s_w*xi/2 + beta*w*xi/2) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Calls a step 2, draws a step 0.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * Gamma*beta*(dm*sx_m + du*sx_u + dw*sx_w + dx*(sx_x + 1) - sx_t)/4
-    e_m = h^2 * beta*(Gamma*dm*(sm_m + 1) + Gamma*dw*sm_w + du*(Gamma*sm_u - 2*gamma))/8
-    e_u = h^2 * beta*(Gamma*du*(su_u + 1) + dm*(Gamma*su_m + 2*gamma) + dw*(Gamma*su_w - 2*gamma))/8
+    e_m = h^2 * beta*(Gamma*dm*(sm_m + 1) + Gamma*dw*sm_w + du*(Gamma*sm_u - gamma))/4
+    e_u = h^2 * beta*(2*Gamma*du*(su_u + 1) + dm*(2*Gamma*su_m + gamma) + dw*(2*Gamma*su_w - gamma))/4
     e_w = h^2 * beta*(dm*sw_m*xi + du*(2*gamma + sw_u*xi) + dw*xi*(sw_w + 1))/8
     dx, dm, du, dw = dz/dtau, tau = -t; sx_w = d s_x/d w, sx_t in the network's time t
 Reference: arXiv 2310.07894.
@@ -87,12 +87,12 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 4.0,
-    "Gamma": 1.0,
+    "Gamma": 0.8,
     "gamma": 1.5,
     "xi": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "f4c50f6358c1bf958e932726aaa14d0e31de7ff499b5b50b30adbd0f08a5656d"
+DIGEST = "c4e7247cf0e336eb1eefdb396989ed58f2b5adbb4f8aeb0e1d6928f08b2ff7d6"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -122,7 +122,7 @@ def exponential_on_clock(A, c):
 
 def transition(t, s, beta, Gamma, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
-    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
+    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
     return exponential_on_clock(A, t - s)
 
 
@@ -131,7 +131,7 @@ def settled(push, kappa):
     push = Psi(t, START); far where no digit of the sum is lost.
     """
     like = push[..., 0, 0]
-    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa - 1, 0), (0, 0, 0, kappa - 1)), like)
+    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa/2 - 1, 0), (0, 0, 0, kappa/4 - 1)), like)
     rest = push @ gap @ push.mT
     K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
     K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
@@ -186,7 +186,7 @@ def lower(columns):
 
 def diffusion(t, beta, Gamma, xi):
     """G(t), (..., 4, 4)"""
-    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(Gamma*beta), 0, 0), (0, 0, math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
+    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(2)*math.sqrt(Gamma*beta), 0, 0), (0, 0, 2*math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
 
 
 def pulled(t, beta, Gamma, gamma, xi, kappa):
@@ -200,13 +200,13 @@ def pulled(t, beta, Gamma, gamma, xi, kappa):
     pull = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi)
     noise = transition(torch.full_like(s, START), s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
 def drift(t, beta, Gamma, gamma, xi):
     """F(t)."""
-    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
+    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
 
 
 def pieces(rate, width):
@@ -225,7 +225,7 @@ def gathered(t, push, beta, Gamma, gamma, xi, kappa):
     s = START + width * x
     noise = transition(t[..., None], s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2)
 
 
@@ -275,7 +275,7 @@ def start_factor(t, beta, Gamma, gamma, xi, kappa):
     return lower(K)
 
 
-def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def start(time, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta > 0:
         raise ValueError("the parameters must fulfil beta > 0")
@@ -288,7 +288,7 @@ def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Gamma, gamma, xi, kappa)
 
 
-def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def coefficients(times, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -311,13 +311,13 @@ def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     h = t0 - t1
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, beta, Gamma, gamma, xi, kappa)
     B1_mx = beta*h/2
-    B1_mm = Gamma*beta*h/4 + 1
+    B1_mm = Gamma*beta*h/2 + 1
     B1_mu = -beta*gamma*h/2
-    B1_msm = Gamma*beta*h/4
+    B1_msm = Gamma*beta*h/2
     B1_um = beta*gamma*h/2
-    B1_uu = Gamma*beta*h/4 + 1
+    B1_uu = Gamma*beta*h + 1
     B1_uw = -beta*gamma*h/2
-    B1_usu = Gamma*beta*h/4
+    B1_usu = Gamma*beta*h
     B1_wu = beta*gamma*h/2
     B1_ww = beta*h*xi/4 + 1
     B1_wsw = beta*h*xi/4
@@ -326,13 +326,13 @@ def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     A2_xsx = Gamma*beta*h/2
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, beta, Gamma, gamma, xi, kappa)
     B3_mx = beta*h/2
-    B3_mm = Gamma*beta*h/4 + 1
+    B3_mm = Gamma*beta*h/2 + 1
     B3_mu = -beta*gamma*h/2
-    B3_msm = Gamma*beta*h/4
+    B3_msm = Gamma*beta*h/2
     B3_um = beta*gamma*h/2
-    B3_uu = Gamma*beta*h/4 + 1
+    B3_uu = Gamma*beta*h + 1
     B3_uw = -beta*gamma*h/2
-    B3_usu = Gamma*beta*h/4
+    B3_usu = Gamma*beta*h
     B3_wu = beta*gamma*h/2
     B3_ww = beta*h*xi/4 + 1
     B3_wsw = beta*h*xi/4

@@ -2,19 +2,19 @@
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + beta*m) dt + sqrt(Gamma*beta) dw_1
-    dm = (-Gamma*beta*m/2 + beta*gamma*u - beta*x) dt + sqrt(Gamma*beta) dw_2
-    du = (-Gamma*beta*u/2 - beta*gamma*m + beta*gamma*w) dt + sqrt(Gamma*beta) dw_3
+    dm = (-Gamma*beta*m + beta*gamma*u - beta*x) dt + sqrt(2)*sqrt(Gamma*beta) dw_2
+    du = (-2*Gamma*beta*u - beta*gamma*m + beta*gamma*w) dt + 2*sqrt(Gamma*beta) dw_3
     dw = (-beta*gamma*u - beta*w*xi/2) dt + sqrt(beta*xi) dw_4
 
 The step t0 -> t1 = t0 - h:
     A S! A   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)
     A: dx = (-Gamma*beta*x/2 - beta*m) dtau + noise of the diffusion, exact
-    A: dm = (-Gamma*beta*m/2 - beta*gamma*u + beta*x) dtau + noise of the diffusion, exact
-    A: du = (-Gamma*beta*u/2 + beta*gamma*m - beta*gamma*w) dtau + noise of the diffusion, exact
+    A: dm = (-Gamma*beta*m - beta*gamma*u + beta*x) dtau + noise of the diffusion, exact
+    A: du = (-2*Gamma*beta*u + beta*gamma*m - beta*gamma*w) dtau + noise of the diffusion, exact
     A: dw = (beta*gamma*u - beta*w*xi/2) dtau + noise of the diffusion, exact
     S: dx = (Gamma*beta*s_x + Gamma*beta*x) dtau, euler
-    S: dm = (Gamma*beta*m + Gamma*beta*s_m) dtau, euler
-    S: du = (Gamma*beta*s_u + Gamma*beta*u) dtau, euler
+    S: dm = (2*Gamma*beta*m + 2*Gamma*beta*s_m) dtau, euler
+    S: du = (4*Gamma*beta*s_u + 4*Gamma*beta*u) dtau, euler
     S: dw = (beta*s_w*xi + beta*w*xi) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
@@ -107,12 +107,12 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "beta": 4.0,
-    "Gamma": 1.0,
+    "Gamma": 0.8,
     "gamma": 1.5,
     "xi": 4.0,
     "kappa": 0.04,
 }
-DIGEST = "db163508b059d9ad8fcba0c06b668ae2629c7e7d7d984e908ae8cd088f7de2b0"
+DIGEST = "c8f17a05a5635b18ddca07d175c88fb151ab9d989d5e6622826e7961d577468b"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -142,13 +142,13 @@ def exponential_on_clock(A, c):
 
 def flow_a(t, s, beta, Gamma, gamma, xi):
     """The exact linear flow of part A from s to t."""
-    A = torch.tensor(((Gamma*beta/2, beta, 0, 0), (-beta, Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, beta*xi/2)), dtype=torch.float64)
+    A = torch.tensor(((Gamma*beta/2, beta, 0, 0), (-beta, Gamma*beta, beta*gamma, 0), (0, -beta*gamma, 2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, beta*xi/2)), dtype=torch.float64)
     return exponential_on_clock(A, t - s)
 
 
 def noise_a(t, beta, Gamma, xi):
     """The noise of part A."""
-    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(Gamma*beta), 0, 0), (0, 0, math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
+    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(2)*math.sqrt(Gamma*beta), 0, 0), (0, 0, 2*math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
 
 
 NODES_8 = (
@@ -209,7 +209,7 @@ def exact_a(t, s, beta, Gamma, gamma, xi):
 
 def transition(t, s, beta, Gamma, gamma, xi):
     """Psi(t, s): z_t = Psi z_s + noise."""
-    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
+    A = torch.tensor(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), dtype=torch.float64)
     return exponential_on_clock(A, t - s)
 
 
@@ -218,7 +218,7 @@ def settled(push, kappa):
     push = Psi(t, START); far where no digit of the sum is lost.
     """
     like = push[..., 0, 0]
-    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa - 1, 0), (0, 0, 0, kappa - 1)), like)
+    law, gap = matrix(((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), like), matrix(((-1, 0, 0, 0), (0, kappa - 1, 0, 0), (0, 0, kappa/2 - 1, 0), (0, 0, 0, kappa/4 - 1)), like)
     rest = push @ gap @ push.mT
     K, fails = torch.linalg.cholesky_ex((law + rest).flip(-1, -2))
     K, terms = K.flip(-1, -2), (law.abs() + rest.abs()).diagonal(dim1=-2, dim2=-1)
@@ -227,7 +227,7 @@ def settled(push, kappa):
 
 def diffusion(t, beta, Gamma, xi):
     """G(t), (..., 4, 4)"""
-    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(Gamma*beta), 0, 0), (0, 0, math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
+    return matrix(((math.sqrt(Gamma*beta), 0, 0, 0), (0, math.sqrt(2)*math.sqrt(Gamma*beta), 0, 0), (0, 0, 2*math.sqrt(Gamma*beta), 0), (0, 0, 0, math.sqrt(beta*xi))), t)
 
 
 def pulled(t, beta, Gamma, gamma, xi, kappa):
@@ -241,13 +241,13 @@ def pulled(t, beta, Gamma, gamma, xi, kappa):
     pull = transition(torch.full_like(t, START), t, beta, Gamma, gamma, xi)
     noise = transition(torch.full_like(s, START), s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2), pull
 
 
 def drift(t, beta, Gamma, gamma, xi):
     """F(t)."""
-    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta/2, beta*gamma, 0), (0, -beta*gamma, -Gamma*beta/2, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
+    return matrix(((-Gamma*beta/2, beta, 0, 0), (-beta, -Gamma*beta, beta*gamma, 0), (0, -beta*gamma, -2*Gamma*beta, beta*gamma), (0, 0, -beta*gamma, -beta*xi/2)), t)
 
 
 def pieces(rate, width):
@@ -266,7 +266,7 @@ def gathered(t, push, beta, Gamma, gamma, xi, kappa):
     s = START + width * x
     noise = transition(t[..., None], s, beta, Gamma, gamma, xi) @ diffusion(s, beta, Gamma, xi)
     columns = (torch.sqrt(width * w)[..., None, None] * noise).movedim(-3, -1).flatten(-2)
-    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(kappa), 0), (0, 0, math.sqrt(kappa))), t), columns), dim=-1)
+    columns = torch.cat((push @ matrix(((0, 0, 0), (math.sqrt(kappa), 0, 0), (0, math.sqrt(2)*math.sqrt(kappa)/2, 0), (0, 0, math.sqrt(kappa)/2)), t), columns), dim=-1)
     return lower(columns.flip(-2)).flip(-1, -2)
 
 
@@ -316,7 +316,7 @@ def start_factor(t, beta, Gamma, gamma, xi, kappa):
     return lower(K)
 
 
-def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def start(time, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta > 0:
         raise ValueError("the parameters must fulfil beta > 0")
@@ -329,7 +329,7 @@ def start(time, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Gamma, gamma, xi, kappa)
 
 
-def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
+def coefficients(times, *, beta=4.0, Gamma=0.8, gamma=1.5, xi=4.0, kappa=0.04):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -355,10 +355,10 @@ def coefficients(times, *, beta=4.0, Gamma=1.0, gamma=1.5, xi=4.0, kappa=0.04):
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, beta, Gamma, gamma, xi, kappa)
     S2_xx = Gamma*beta*h + 1
     S2_xsx = Gamma*beta*h
-    S2_mm = Gamma*beta*h + 1
-    S2_msm = Gamma*beta*h
-    S2_uu = Gamma*beta*h + 1
-    S2_usu = Gamma*beta*h
+    S2_mm = 2*Gamma*beta*h + 1
+    S2_msm = 2*Gamma*beta*h
+    S2_uu = 4*Gamma*beta*h + 1
+    S2_usu = 4*Gamma*beta*h
     S2_ww = beta*h*xi + 1
     S2_wsw = beta*h*xi
     decay_A3, factor_A3 = exact_a(t1, t_1_2, beta, Gamma, gamma, xi)

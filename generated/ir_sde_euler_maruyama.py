@@ -54,7 +54,7 @@ PARAMS = {
     "delta": 0.005,
     "shift": 0.008,
 }
-DIGEST = "68b7a36479eb9a500b3495d622aa8de133a24733610b5344d3617620028001f6"
+DIGEST = "78600b3a910bd893b31d44a33583ae1ca1ed6d51012cf234fd891ec8a53b6434"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -158,7 +158,7 @@ def drift(t, delta, shift):
 
 
 def lift(t, amplitude):
-    """b: G G^T b is the drift on the rows that have noise."""
+    """b: G G^T b is the drift on rows of the data with noise of their own."""
     return matrix(((1/(2*amplitude**2), 0),), t)
 
 

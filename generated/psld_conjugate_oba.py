@@ -69,7 +69,7 @@ PARAMS = {
     "lambda_a": 0.0,
     "lambda_b": 0.0,
 }
-DIGEST = "1fdd3b7f17af2a9d09a6c3aabaa50ff6d1e47db97d2fd2a20379605876dc64a7"
+DIGEST = "68852bc20cd04a18e11223fa17d23a6c4d525f897e38218488d2a260a3a0e286"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -270,9 +270,9 @@ def denoiser(t, Gamma, nu, kappa, beta_min, beta_max):
 
 
 def lift(t, Gamma, nu):
-    """b: G G^T b is the drift on the rows that have noise."""
+    """b: G G^T b is the drift on rows of the data with noise of their own."""
     Minv = (Gamma - nu)**2/4
-    return matrix(((-1/2, Minv/(2*Gamma)), (-Minv/(2*nu), -Minv/2)), t)
+    return matrix(((-1/2, Minv/(2*Gamma)), (0, 0)), t)
 
 
 def collocation(count=len(NODES)):
@@ -288,6 +288,12 @@ def collocation(count=len(NODES)):
     return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
 
 
+def lift_rest(t, nu, beta_min, beta_max):
+    """What the drift has beside G G^T b."""
+    beta = beta_min + t*(beta_max - beta_min)
+    return matrix(((0, 0), (-beta/2, -beta*nu/2)), t)
+
+
 def noise_change(t, Gamma, nu, beta_min, beta_max):
     """(G G^T)'."""
     Minv = (Gamma - nu)**2/4
@@ -295,40 +301,41 @@ def noise_change(t, Gamma, nu, beta_min, beta_max):
 
 
 def reverse_near(t, Gamma, nu, kappa, beta_min, beta_max):
-    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b + rest what they share is taken out.
 
-    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
-    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
-    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+    Left is -G G^T Sigma^-1 r - rest, with r' = F r + Sigma (b' + F^T b) - rest, and r = I for the blocks at START.  All is pulled
+    back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row of the data r / (t - START) is the mean of the noise over the span, times U.
     """
     Minv = (Gamma - nu)**2/4
     x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
     weight = (width * w)[..., None, None]
-    pull = transition(torch.full_like(t, START), t, Gamma, nu, beta_min, beta_max)
+    pull, ahead = transition(torch.full_like(t, START), t, Gamma, nu, beta_min, beta_max), transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max)
     push, back = transition(torch.full_like(s, START), s, Gamma, nu, beta_min, beta_max), transition(s, torch.full_like(s, START), Gamma, nu, beta_min, beta_max)
     F, G = drift(s, Gamma, nu, beta_min, beta_max), diffusion(s, Gamma, nu, beta_min, beta_max)
     noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, nu))
     gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
-    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r = (weight * (noise @ (noise.mT @ gain) - push @ lift_rest(s, nu, beta_min, beta_max))).sum(-3)
     r[..., :2] += torch.eye(2, dtype=torch.float64)
     N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
     first = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, nu) + (weight * source).sum(-3)))
+    r = r + first @ (first.mT @ (weight * source).sum(-3))
     N = torch.cat((first, N), dim=-1)
     A, B, late = N[..., [0], :], N[..., [1], :], r[..., [1], :]
-    L = lower(B)
-    share = torch.cholesky_solve(B @ A.mT, L).mT
+    share = torch.linalg.solve(B @ B.mT, B @ A.mT).mT  # B B^T is no nearly singular sum: it has the variances of the start
     U = torch.empty_like(r)
     U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
-    U[..., [1], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
-    g = pull @ diffusion(t, Gamma, nu, beta_min, beta_max)
-    E = g @ (g.mT @ U)
+    U[..., [1], :] = torch.linalg.solve(B @ B.mT, late) - share.mT @ U[..., [0], :]
+    G_t = diffusion(t, Gamma, nu, beta_min, beta_max)
+    total = -G_t @ ((pull @ G_t).mT @ U)
     grown = noise_change(s, Gamma, nu, beta_min, beta_max) - F @ G @ G.mT - G @ G.mT @ F.mT
     change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
-    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
-    return -transition(t, torch.full_like(t, START), Gamma, nu, beta_min, beta_max) @ E
+    mean = -pull @ total
+    mean[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    total[..., [0], :] = -(ahead @ mean)[..., [0], :]
+    return total - lift_rest(t, nu, beta_min, beta_max)
 
 
 def reverse_drift(t, Gamma, nu, kappa, beta_min, beta_max):

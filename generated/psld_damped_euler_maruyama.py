@@ -60,7 +60,7 @@ PARAMS = {
     "beta_min": 8.0,
     "beta_max": 8.0,
 }
-DIGEST = "7f5fd13f71ff63cc265c4ec4bdf736aa4ab6e632cd92097a6d9c99c06a856d12"
+DIGEST = "b50b8b631da505f796ba9f49ab573ecf9ad42a57f9b6c9014ca8c07ecac0a7a8"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -254,9 +254,9 @@ def denoiser(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
     return -Z.mT @ Z, out, out.mT * sigma[..., None, None] ** 2, sigma
 
 
-def lift(t, Gamma, nu, Minv):
-    """b: G G^T b is the drift on the rows that have noise."""
-    return matrix(((-1/2, Minv/(2*Gamma)), (-Minv/(2*nu), -Minv/2)), t)
+def lift(t, Gamma, Minv):
+    """b: G G^T b is the drift on rows of the data with noise of their own."""
+    return matrix(((-1/2, Minv/(2*Gamma)), (0, 0)), t)
 
 
 def collocation(count=len(NODES)):
@@ -272,45 +272,52 @@ def collocation(count=len(NODES)):
     return integrals @ (odd[:, None] / 2 * P[:, :n].T * w)
 
 
+def lift_rest(t, nu, beta_min, beta_max):
+    """What the drift has beside G G^T b."""
+    beta = beta_min + t*(beta_max - beta_min)
+    return matrix(((0, 0), (-beta/2, -beta*nu/2)), t)
+
+
 def noise_change(t, Gamma, nu, Minv, beta_min, beta_max):
     """(G G^T)'."""
     return matrix(((Gamma*beta_max - Gamma*beta_min, 0), (0, (beta_max*nu - beta_min*nu)/Minv)), t)
 
 
 def reverse_near(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
-    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b what they share is taken out.
+    """`reverse_drift` near the data, where its two terms are of a size: with c = G G^T b + rest what they share is taken out.
 
-    Left is -G G^T Sigma^-1 r, with r' = F r + Sigma (b' + F^T b) and r = Sigma b, plus I for the blocks, at START.  All is
-    pulled back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
-    On a row that starts at a point r / (t - START) is the mean of the noise over the span times U.
+    Left is -G G^T Sigma^-1 r - rest, with r' = F r + Sigma (b' + F^T b) - rest, and r = I for the blocks at START.  All is pulled
+    back to START, N the covariance of z given the data and U = N^-1 r; blocks that start with a variance are eliminated first.
+    On a row of the data r / (t - START) is the mean of the noise over the span, times U.
     """
     x, w = gauss_legendre()
     width = (t - START)[..., None]
     s = START + width * x
     weight = (width * w)[..., None, None]
-    pull = transition(torch.full_like(t, START), t, Gamma, nu, Minv, beta_min, beta_max)
+    pull, ahead = transition(torch.full_like(t, START), t, Gamma, nu, Minv, beta_min, beta_max), transition(t, torch.full_like(t, START), Gamma, nu, Minv, beta_min, beta_max)
     push, back = transition(torch.full_like(s, START), s, Gamma, nu, Minv, beta_min, beta_max), transition(s, torch.full_like(s, START), Gamma, nu, Minv, beta_min, beta_max)
     F, G = drift(s, Gamma, nu, Minv, beta_min, beta_max), diffusion(s, Gamma, nu, Minv, beta_min, beta_max)
-    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, nu, Minv))
+    noise, source = push @ G, back.mT @ (F.mT @ lift(s, Gamma, Minv))
     gain = torch.einsum("...jk,...kab->...jab", width[..., None] * (w - collocation()), source)  # of b, from s to t
-    r = (weight * (noise @ (noise.mT @ gain))).sum(-3)
+    r = (weight * (noise @ (noise.mT @ gain) - push @ lift_rest(s, nu, beta_min, beta_max))).sum(-3)
     r[..., :2] += torch.eye(2, dtype=torch.float64)
     N = (torch.sqrt(weight) * noise).movedim(-3, -1).flatten(-2)
     first = matrix(((0,), (math.sqrt(kappa/Minv),)), t)
-    r = r + first @ (first.mT @ (lift(torch.full_like(t, START), Gamma, nu, Minv) + (weight * source).sum(-3)))
+    r = r + first @ (first.mT @ (weight * source).sum(-3))
     N = torch.cat((first, N), dim=-1)
     A, B, late = N[..., [0], :], N[..., [1], :], r[..., [1], :]
-    L = lower(B)
-    share = torch.cholesky_solve(B @ A.mT, L).mT
+    share = torch.linalg.solve(B @ B.mT, B @ A.mT).mT  # B B^T is no nearly singular sum: it has the variances of the start
     U = torch.empty_like(r)
     U[..., [0], :] = torch.cholesky_solve(r[..., [0], :] - share @ late, lower(A - share @ B))
-    U[..., [1], :] = torch.cholesky_solve(late, L) - share.mT @ U[..., [0], :]
-    g = pull @ diffusion(t, Gamma, nu, Minv, beta_min, beta_max)
-    E = g @ (g.mT @ U)
+    U[..., [1], :] = torch.linalg.solve(B @ B.mT, late) - share.mT @ U[..., [0], :]
+    G_t = diffusion(t, Gamma, nu, Minv, beta_min, beta_max)
+    total = -G_t @ ((pull @ G_t).mT @ U)
     grown = noise_change(s, Gamma, nu, Minv, beta_min, beta_max) - F @ G @ G.mT - G @ G.mT @ F.mT
     change = (weight * x[..., None, None] * (push @ grown @ push.mT)).sum(-3)  # of the noise from its mean over the span
-    E[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
-    return -transition(t, torch.full_like(t, START), Gamma, nu, Minv, beta_min, beta_max) @ E
+    mean = -pull @ total
+    mean[..., [0], :] = (r / (t - START)[..., None, None] + change @ U)[..., [0], :]
+    total[..., [0], :] = -(ahead @ mean)[..., [0], :]
+    return total - lift_rest(t, nu, beta_min, beta_max)
 
 
 def reverse_drift(t, Gamma, nu, Minv, kappa, beta_min, beta_max):
