@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from .bounded import cancelled, solvable
-from .calculus import is_zero
+from .calculus import is_zero, is_zero_matrix
 from .schedule import slope
 
 if TYPE_CHECKING:
@@ -75,19 +75,28 @@ def noise_change(sde: LinearSDE) -> sp.Matrix:
     return sp.Matrix(sde.GG_let).applyfunc(lambda e: cancelled(slope(e, sde.let)))
 
 
-def extra(sde: LinearSDE, part: Part) -> sp.Matrix:
-    """What the drift of a part has beyond that of the reverse SDE, -c, a column as in ``columns``."""
-    return (beside(sde, part.linear, part.offset) + columns(sde)).applyfunc(cancelled)
+def extra(sde: LinearSDE, part: Part, share: sp.Expr = sp.S.One) -> sp.Matrix:
+    """What the drift of a part has beyond ``share`` times that of the reverse SDE, -c, a column as in ``columns``."""
+    return (beside(sde, part.linear, part.offset) + share * columns(sde)).applyfunc(cancelled)
 
 
-def whole_rows(sde: LinearSDE, part: Part, network: object) -> list[int]:
-    """The rows of a part with the whole score of the reverse SDE and an entry of its drift that may cancel against it.
+def whole_rows(sde: LinearSDE, part: Part, network: object) -> dict[int, sp.Expr]:
+    """The rows of a part that are better said by [R | e], and the share of the reverse SDE's score in them, 1 or 1/2.
 
-    There are none where the network is no bridge, for then the score has no term of the state, and where noise reaches the
-    data by way of other blocks alone, for then Sigma^-1 outgrows F.
+    Those with the whole score and an entry of the drift that may cancel against it, and, where one noise moves the data and
+    a block that starts with a variance, all: the sums of G G^T Sigma^-1 cancel there among themselves.  There are none where
+    the network is no bridge, for then the score has no term of the state, and where noise reaches the data by way of other
+    blocks alone, for then Sigma^-1 outgrows F.
     """
-    if network not in ("denoiser", "x0") or not own_rows(sde):
-        return []
-    rows = [i for i in part.rows if part.score.row(i) == sde.GG_let.row(i) and any(part.score.row(i))]
-    c, beyond = columns(sde), extra(sde, part)
-    return [i for i in rows if any(c[i, k] != 0 and beyond[i, k] == 0 for k in range(c.shape[1]))]
+    own, c, V = own_rows(sde), columns(sde), sde.GG_let
+    if network not in ("denoiser", "x0") or not own:
+        return {}
+    mixed = any(V[i, j] != 0 for i in own for j in range(sde.n) if sde.initial_let[j, j] != 0)
+    shares: dict[int, sp.Expr] = {}
+    for i in part.rows:
+        share = next((cancelled(part.score[i, j] / V[i, j]) for j in range(sde.n) if V[i, j] != 0), sp.S.Zero)
+        if share in (1, sp.Rational(1, 2)) and is_zero_matrix(part.score.row(i) - share * V.row(i)):
+            beyond = extra(sde, part).row(i)
+            if mixed or (share == 1 and any(c[i, k] != 0 and beyond[k] == 0 for k in range(c.shape[1]))):
+                shares[i] = share
+    return shares

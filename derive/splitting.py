@@ -67,7 +67,7 @@ def _euler(low: Lowering, part: Part, name: str, state: State, seen: State, toke
         if i not in part.rows:
             new[i] = state[i]
         elif table is not None and i in whole:
-            terms = _whole_drift(low, part, name, i, table, seen, key, step)
+            terms = _whole_drift(low, part, name, i, whole[i], table, seen, key, step)
             new[i] = _gained(low, name, i, state, terms + noise.get(i, []))
         else:
             terms = _own_drift(low, part, name, i, state, seen, key, step)
@@ -92,15 +92,15 @@ def _own_drift(
 
 
 def _whole_drift(
-    low: Lowering, part: Part, name: str, i: int, table: sp.Matrix, seen: State, key: str, step: sp.Expr
+    low: Lowering, part: Part, name: str, i: int, share: sp.Expr, table: sp.Matrix, seen: State, key: str, step: sp.Expr
 ) -> Terms:
-    """The same without z_i, where the row has the whole score of the reverse SDE, as [R | e] of lift.py and what is beyond it.
+    """The same without z_i, as ``share`` times [R | e] of lift.py and what is beyond it.
 
     R acts on the state that the network was asked about, the part's own ``linear`` on what a block has gained since.
     """
     sde, score, block = low.sde, low.asked.score, low.block(i)
     assert score is not None
-    beyond, terms = extra(sde, part).row(i).applyfunc(lambda e: low.at(e, key)), []
+    beyond, terms = extra(sde, part, share).row(i).applyfunc(lambda e: low.at(e, key)), []
     for j in range(sde.n):
         label, own = f"{name}_{block}{low.block(j)}", step * low.at(part.linear[i, j], key)
         gained = _since(low, low.asked.state[j], seen[j])
@@ -108,7 +108,7 @@ def _whole_drift(
             pulled = sum((low.at(part.score[i, a], key) * score.skip[a, j] for a in range(sde.n)), sp.S.Zero)
             terms += [(label, own, seen[j]), (f"{label}_skip", step * pulled, low.asked.state[j])]
         else:
-            terms.append((label, step * (table[i, j] + beyond[j]), low.asked.state[j]))
+            terms.append((label, step * (share * table[i, j] + beyond[j]), low.asked.state[j]))
             terms += [(f"{label}_own", own, value) for value in gained]
     for k, value in enumerate(low.output):
         weight = sum((low.at(part.score[i, a], key) * score.out[a, k] for a in range(sde.n)), sp.S.Zero)
@@ -116,7 +116,8 @@ def _whole_drift(
     if sde.offset_let.is_zero_matrix:
         return terms
     first = table.shape[1] - part.offset.shape[1]
-    return terms + low.carry(f"{name}_{block}", [step * (table[i, k] + beyond[k]) for k in range(first, table.shape[1])])
+    moved = [step * (share * table[i, k] + beyond[k]) for k in range(first, table.shape[1])]
+    return terms + low.carry(f"{name}_{block}", moved)
 
 
 def _since(low: Lowering, old: str, value: str) -> list[str] | None:
@@ -259,7 +260,8 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
 
 def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:
     """z_R' = P (I - a h B) z_R + C z_other + Phi n, one conjugate Euler step of the rows R of the part."""
-    whole = low.sde.n > 1 and set(whole_rows(low.sde, part, low.network)) == set(part.rows)
+    shares = whole_rows(low.sde, part, low.network)
+    whole = low.sde.n > 1 and all(shares.get(i) == 1 for i in part.rows)
     beyond = extra(low.sde, part).extract(part.rows, range(columns(low.sde).shape[1])) if whole else None
     function = conjugate_function(
         low, f"conjugate_{part.letter.lower()}", part.rows, part.linear, part.score, part.B, part.offset, beyond
