@@ -36,7 +36,7 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 
 @st.composite
 def sdes(draw: Any) -> dict[str, Any]:
-    """A stable SDE of one to four blocks: constant, on one clock, or with an F(t) that does not commute with itself."""
+    """A stable SDE of one to four blocks, affine or not: constant, on one clock, or with an F(t) that does not commute."""
     n = draw(st.sampled_from((1, 2, 2, 3, 4)))
     kind = draw(st.sampled_from(("constant", "clock", "turning") if n > 1 else ("constant", "clock")))
     A = np.array([[draw(numbers(-2, 2)) for _ in range(n)] for _ in range(n)])
@@ -51,13 +51,19 @@ def sdes(draw: Any) -> dict[str, Any]:
         wave = f"*(1 + {draw(numbers(0.1, 0.6))}*sin({draw(numbers(1, 5))}*t))" if kind == "turning" and (i + j) % 2 else ""
         return f"{A[i, j]}{beta}{wave}" if A[i, j] else "0"
 
+    def shift_of(i: int) -> str:
+        wave = draw(st.sampled_from(("", "*cos(2*t)", "*(1 + t)")))
+        return f"{draw(numbers(0.2, 2))}*mu{wave} - {draw(numbers(0.1, 1))}" if i in moved else "0"
+
+    moved = draw(st.sets(st.integers(0, n - 1), min_size=1)) if draw(st.booleans()) else ()
+    affine = {"constant": ["mu"], "offset": [shift_of(i) for i in range(n)]} if moved else {}
     root = "*sqrt(beta)" if kind != "constant" else ""
     clock = {"params": {"low": draw(numbers(0.5, 3)), "high": draw(numbers(3, 8))}, "let": {"beta": "low + t*(high - low)"}}
-    state = list("xmuw"[:n])
+    state = list("xmvw"[:n])
     return {
         "name": "random", "state": state, "F": [[entry(i, j) for j in range(n)] for i in range(n)],
         "G": [[f"{g}{root}" if g else "0" for g in row] for row in G],
-        "initial": {block: str(draw(numbers(0.01, 1))) for block in state[1:]}, **(clock if kind != "constant" else {}),
+        "initial": {block: str(draw(numbers(0.01, 1))) for block in state[1:]}, **(clock if kind != "constant" else {}), **affine,
     }  # fmt: skip
 
 
@@ -74,6 +80,8 @@ def grids(draw: Any) -> list[float]:
 SAMPLERS = (
     ("euler", "denoiser"), ("euler-maruyama", "denoiser"), ("conjugate", "denoiser"), ("conjugate-identity", "denoiser"),
     ("conjugate", "eps-L"), ("conjugate", "x0"), ("rvv", "denoiser"), ("roba", "denoiser"), ("sscs", "denoiser"),
+    ("euler-maruyama", "x0"), ("euler", "edm"), ("nse", "edm"), ("noba", "x0"), ("nvv", "eps-L"), ("oso", "denoiser"),
+    ("euler-maruyama", "eps-U"), ("E! E!^@1", "denoiser"),
 )  # fmt: skip
 
 
@@ -86,7 +94,9 @@ def exact(spec: dict[str, Any], pair: tuple[str, str], times: list[float], row: 
 def moved_specs(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """The SDE with one number of F, G or initial moved by the share MOVED, for each of them."""
     found = []
-    for key in ("F", "G", "initial"):
+    for key in ("F", "G", "initial", "offset"):
+        if key not in spec:
+            continue
         text = json.dumps(spec[key])
         for match in re.finditer(r"\d+\.\d+", text):
             value = repr(float(match[0]) * (1 + MOVED))
