@@ -348,6 +348,10 @@ class Library:
             return self.add("collocation", "helpers/collocation", (), uses, single=True)
         return self.add("collocation", "helpers/collocation", (), uses)
 
+    def graded(self) -> str:
+        """The lower factor of noise whose rows begin alike, of graded.py."""
+        return self.static("graded", self.quadrature(), self.collocation(), self.static("lower_in"))
+
     def diffusion(self) -> str:
         G = self.sde.G_let
         return self.matrix("diffusion", G, f"G(t), (..., {G.shape[0]}, {G.shape[1]})")

@@ -7,6 +7,8 @@ step of its rows (psld-and-splitting.md, section 5), the other rows and the netw
 
 from __future__ import annotations
 
+from typing import Any
+
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
@@ -18,6 +20,7 @@ from .builder import Lowering, State
 from .calculus import is_zero, t
 from .composition import Token
 from .conjugate import conjugate_function
+from .graded import noise_terms, terms_apart
 from .lift import columns, extra, whole_rows
 from .offset import reached as offset_reached
 from .program import ONE, Normal, entries, entry
@@ -224,38 +227,38 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
             "only a part of independent rows has a clock a row",
             "leave it out",
         )
-    lib, n = low.library, low.sde.n
-    letter = part.letter.lower()
-    flow = lib.transition(f"flow_{letter}", -part.linear, f"The exact linear flow of part {part.letter} from s to t.")
+    n, letter = low.sde.n, part.letter.lower()
     noise = sp.Matrix(n, low.sde.G_let.shape[1], lambda i, j: low.sde.G_let[i, j] if i in part.noise_rows else 0)
     reached = tuple(sorted(structure.reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})))
-    rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
     moved = offset_reached(part.linear, part.offset)
-    drift = (
-        ()
-        if moved.is_zero_matrix
-        else (lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}."),)
-    )
-    ordered = lib.functions[flow].template == "transition_ordered"
-    below = (lib.ordered(), f"{flow}_rate") if ordered else (flow,)
-    lib.add(
-        f"exact_{letter}",
-        "exact_ordered" if ordered else "exact",
-        (),
-        (lib.quadrature(), *below, rows, lib.static("lower"), *drift),
-        flow=flow,
-        generator=-part.linear,
-        noise=rows,
-        letter=part.letter,
-        reached=reached,
-        **({"drift": drift[0]} if drift else {}),
-    )
+    drift = not moved.is_zero_matrix
+    _exact_function(low, part, noise, reached, drift)
     tables = tuple(f"{stem}_{name}" for stem in ("decay", "factor", *(("shift",) if drift else ())))
     low.call(tables, f"exact_{letter}", low.moment(lower), low.moment(upper))
     factor = entries(f"factor_{name}", n, n)
     noise = sp.Matrix(n, n, lambda i, j: factor[i, j] if j <= i and i in reached and j in reached else 0)
     shift = sp.Matrix(*moved.shape, lambda i, k: entry(f"shift_{name}", i, k) if moved[i, k] else 0)
     return entries(f"decay_{name}", n, n), noise, shift
+
+
+def _exact_function(low: Lowering, part: Part, noise: sp.Matrix, reached: tuple[int, ...], drift: bool) -> None:
+    """The host function of an exact part, with what it calls."""
+    lib, letter = low.library, part.letter.lower()
+    flow = lib.transition(f"flow_{letter}", -part.linear, f"The exact linear flow of part {part.letter} from s to t.")
+    rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
+    data: dict[str, Any] = {
+        "flow": flow, "generator": -part.linear, "noise": rows, "letter": part.letter, "reached": reached,
+    }  # fmt: skip
+    if drift:
+        data["drift"] = lib.matrix(f"drift_{letter}", part.offset, f"The offset of part {part.letter}.")
+    ordered = lib.functions[flow].template == "transition_ordered"
+    below = (lib.ordered(), f"{flow}_rate") if ordered else (flow,)
+    count = terms_apart(low.sde, part.linear, noise, low.params)
+    if count:
+        data["terms"] = noise_terms(lib, part, rows, count)
+    uses = [lib.quadrature(), *below, rows, lib.graded() if count else lib.static("lower")]
+    uses += [data[key] for key in ("terms", "drift") if key in data]
+    lib.add(f"exact_{letter}", "exact_ordered" if ordered else "exact", (), uses, **data)
 
 
 def _conjugate_part(low: Lowering, part: Part, name: str, state: State, upper: str, lower: str) -> State:

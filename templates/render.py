@@ -33,13 +33,14 @@ DIALECTS = ("torch",)
 MAX_BEFORE_STAR = 255  # names that Python unpacks before a starred one
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
-    """A B C C0 C1 D E F G G_t K K0 K1 L M N O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a above across ahead alpha_0 alpha_1
-    alpha_s angle at0 at1 b back below c change count coupling cross data decay deviator drift drive ds edges
-    end ends entry exponent eye fails far fewer first flow g gain gap grown growth h half high i inp integrals j
-    k large last late law lead left length less like linear low mean more moved n near newton noise odd ones
-    order origin other out panels powers pull push pushed r rate rates ratio reach reached rest root row rows rule s
-    scale score sd share short sigma_0 sigma_1 sigma_s sigma_t size skip small some source speed split spread
-    steps target terms total turn turned u unit values w weight whole width x zero""".split()  # noqa: SIM905
+    """A B C C0 C1 D E F G G_t K K0 K1 L M N O O0 O1 Om P Phi Psi Q R U W X Z Z0 Z1 _ a above across ahead alpha_0
+    alpha_1 alpha_s angle at0 at1 b back basis below c change count coupling cross data decay deviator drift
+    drive ds edges end ends entry exponent eye fails far fewer first flow found g gain gap grown growth h half
+    high i inp integrals j k large last late law lead left length less like linear low mean more moved n near
+    newton noise odd ones order origin other out panels parts powers pull push pushed r rate rates ratio reach
+    reached rest root row rows rule s scale score sd series share short sigma_0 sigma_1 sigma_s sigma_t size
+    skip small some source speed split spread steps target terms total turn turned u unit units values w weight
+    whole width x zero""".split()  # noqa: SIM905
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import flint
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -134,3 +135,52 @@ def test_the_coefficients_of_any_sde_are_right_to_the_last_digit(
         return
     assert max(found) < LIMIT
     assert all(math.isfinite(error) for error in found)
+
+
+CLOCK = {"params": {"low": 1.13, "high": 6.74}, "let": {"beta": "low + t*(high - low)"}}
+ALIKE: dict[str, dict[str, Any]] = {
+    "two rows, one noise": {
+        "F": [["-1.3", "0.7"], ["-0.4", "-2.1"]], "G": [["0.8"], ["1.1"]],
+    },
+    "two rows, one noise, on a clock": {
+        "F": [["-1.3*beta", "0.7*beta"], ["-0.4*beta", "-2.1*beta"]], "G": [["0.8*sqrt(beta)"], ["1.1*sqrt(beta)"]], **CLOCK,
+    },
+    "three rows, one noise": {
+        "F": [["-1.39", "0.73", "0"], ["-0.58", "-0.74", "0.87"], ["0", "-1.52", "-1.41"]], "G": [["0.69"], ["1.02"], ["0.38"]],
+    },
+    "three rows, one noise, does not commute": {
+        "F": [["-2.5*beta", "0.6*beta*(1 + 0.3*sin(2*t))", "0.4*beta"], ["-0.5*beta", "-1.2*beta", "0.7*beta"],
+              ["0.2*beta", "-0.9*beta*(1 + 0.5*sin(3*t))", "-1.7*beta"]],
+        "G": [["0.69*sqrt(beta)"], ["1.02*sqrt(beta)"], ["0.38*sqrt(beta)"]], **CLOCK,
+    },
+    "two rows that one noise reaches alike": {
+        "F": [["-1.9", "0.4", "1.3"], ["-0.6", "-1.4", "0.8"], ["-0.7", "-0.2", "-2.2"]], "G": [["0"], ["0"], ["1.1"]],
+    },
+    "four rows, two noises": {
+        "F": [["-2.4", "0.5", "0.3", "-0.2"], ["-0.3", "-1.6", "0.9", "0.1"], ["0.4", "-0.8", "-2.9", "0.6"],
+              ["-0.1", "0.2", "-0.5", "-3.3"]],
+        "G": [["0.9", "0.3"], ["0.4", "1.2"], ["1.1", "0.7"], ["0.6", "1.4"]],
+    },
+    "four rows, one noise": {
+        "F": [["-2.4", "0.5", "0.3", "-0.2"], ["-0.3", "-1.6", "0.9", "0.1"], ["0.4", "-0.8", "-2.9", "0.6"],
+              ["-0.1", "0.2", "-0.5", "-3.3"]],
+        "G": [["0.9"], ["0.4"], ["1.1"], ["0.6"]],
+    },
+}  # fmt: skip
+
+
+# At row 5 a kick of oso loses digits of its own: G G^T is singular, and what cancels in its drift has no lift.
+ROWS = [
+    *(("sscs", kind, 5) for kind in ALIKE if "commute" not in kind and kind != "four rows, one noise"),
+    ("oso", "three rows, one noise", 0),
+    ("oso", "three rows, one noise, does not commute", 3),
+    ("oso", "four rows, one noise", 0),
+]
+
+
+@pytest.mark.parametrize(("sampler", "kind", "row"), ROWS)
+def test_noise_that_reaches_rows_alike_keeps_its_digits(sampler: str, kind: str, row: int) -> None:
+    """What tells such rows apart over a step h is O(h), O(h^2), ...: the values at the nodes lost up to all of its digits."""
+    state = list("xmuw"[: len(ALIKE[kind]["F"])])
+    spec = {"name": "alike", "state": state, "initial": {block: "0.3" for block in state[1:]}, **ALIKE[kind]}
+    assert max(errors(spec, (sampler, "denoiser"), [1.0, 0.97, 0.3, 2e-3, 1e-3, 2e-5, 1e-5], row)) < LIMIT
