@@ -10,7 +10,8 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from .calculus import t, t0, t1
-from .host import Library, depends_on_time, lets_in
+from .host import Library
+from .leaves import depends_on_time, lets_in
 from .lift import columns as drift_columns
 from .offset import reached
 from .program import ONE, UNIT, Call, Evaluate, Host, Op, Scalar, Update, entries, entry

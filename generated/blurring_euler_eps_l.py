@@ -88,7 +88,7 @@ def coefficients(times, *, k2, blur=20.0, min_scale=0.001):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS), *k2.shape) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 0.995].  Raises ValueError for another grid or for parameters
-    that break a constraint, TypeError for an unknown parameter.  A coefficient is a tensor shaped like `k2`.
+    that break a constraint, or where float64 does not hold a coefficient; TypeError for an unknown parameter.  A coefficient is a tensor shaped like `k2`.
     """
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
@@ -135,7 +135,10 @@ def coefficients(times, *, k2, blur=20.0, min_scale=0.001):
         mean_u,
         mean_e_end,
     )
-    return torch.stack([column + torch.zeros_like(t0) for column in columns], dim=1)
+    table = torch.stack([column + torch.zeros_like(t0) for column in columns], dim=1)
+    if not bool(table.isfinite().all()):
+        raise ValueError("float64 does not hold a coefficient of these times and parameters: take a milder grid, or rates")
+    return table
 
 
 def step(state, c, network, noise=(), history=()):

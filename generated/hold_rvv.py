@@ -274,7 +274,7 @@ def coefficients(times, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
-    that break a constraint, TypeError for an unknown parameter.
+    that break a constraint, or where float64 does not hold a coefficient; TypeError for an unknown parameter.
     """
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
@@ -360,7 +360,10 @@ def coefficients(times, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706
         y_end_v,
         y_end_w,
     )
-    return torch.stack([column + torch.zeros_like(t0) for column in columns], dim=-1)
+    table = torch.stack([column + torch.zeros_like(t0) for column in columns], dim=-1)
+    if not bool(table.isfinite().all()):
+        raise ValueError("float64 does not hold a coefficient of these times and parameters: take a milder grid, or rates")
+    return table
 
 
 def step(state, c, network, noise=(), history=()):

@@ -96,7 +96,7 @@ def coefficients(times, *, shift=0.008):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 0.9946].  Raises ValueError for another grid or for parameters
-    that break a constraint, TypeError for an unknown parameter.
+    that break a constraint, or where float64 does not hold a coefficient; TypeError for an unknown parameter.
     """
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
@@ -134,7 +134,10 @@ def coefficients(times, *, shift=0.008):
         y_end_x,
         sigma_hat_1,
     )
-    return torch.stack([column + torch.zeros_like(t0) for column in columns], dim=-1)
+    table = torch.stack([column + torch.zeros_like(t0) for column in columns], dim=-1)
+    if not bool(table.isfinite().all()):
+        raise ValueError("float64 does not hold a coefficient of these times and parameters: take a milder grid, or rates")
+    return table
 
 
 def step(state, c, network, noise=(), history=()):

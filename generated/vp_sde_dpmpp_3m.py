@@ -275,7 +275,7 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, eta=1.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
-    that break a constraint, TypeError for an unknown parameter.
+    that break a constraint, or where float64 does not hold a coefficient; TypeError for an unknown parameter.
     """
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
@@ -289,11 +289,14 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, eta=1.0):
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]
     t_m2 = torch.cat((times[:1].expand(2), t0))[: len(t0)]
-    return torch.cat((
+    table = torch.cat((
         first_row(t0[0:1], t1[0:1], beta_min, beta_max, eta),
         second_row(t0[1:2], t1[1:2], t_m1[1:2], beta_min, beta_max, eta),
         other_rows(t0[2:], t1[2:], t_m1[2:], t_m2[2:], beta_min, beta_max, eta),
     ))
+    if not bool(table.isfinite().all()):
+        raise ValueError("float64 does not hold a coefficient of these times and parameters: take a milder grid, or rates")
+    return table
 
 
 def step(state, c, network, noise=(), history=()):
