@@ -109,8 +109,9 @@ class Laws:
 
     @classmethod
     def of(cls, view: Any, times: Sequence[float]) -> Laws:
-        """From decreasing times; ArithmeticError as :meth:`Law.of`."""
-        return cls(tuple(Law.of(view, low, high, ("lower",)) for high, low in itertools.pairwise(times)))
+        """From decreasing times, halved geometrically where one interpolation misses; ArithmeticError where 16 of a piece do."""
+        pairs = itertools.pairwise(times)
+        return cls(tuple(piece for high, low in pairs for piece in _pieces(view, low, high, 4)))
 
     @property
     def sde(self) -> Any:
@@ -142,6 +143,17 @@ class Laws:
     def factor(self, t: float, kind: str = "lower", end: float | None = None) -> np.ndarray:
         """The lower Cholesky factor of Sigma_t, (n, n); KeyError for another."""
         return self._at(t).factor(t, kind)
+
+
+def _pieces(view: Any, low: float, high: float, halvings: int) -> list[Law]:
+    try:
+        return [Law.of(view, low, high, ("lower",))]
+    except ArithmeticError:
+        if not halvings:
+            raise
+    first = float(view.sde.time[0])
+    middle = first + math.sqrt((low - first) * (high - first))
+    return [*_pieces(view, middle, high, halvings - 1), *_pieces(view, low, middle, halvings - 1)]
 
 
 def transport(
