@@ -13,7 +13,6 @@ from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes
 from .leaves import FEW, Leaves, depends_on_time
 
-PANELS = 2  # panels from the start of the span to t: 40 nodes hold exp(-40) to float64
 SPAN_PANELS = 128  # short panels of the span where Psi is carried in the order of time
 
 
@@ -98,10 +97,10 @@ class Flows(Leaves):
                 sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start)
             )
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
-        uses = (self.quadrature(), self.psi(), self.diffusion(), *self.fineness())
+        uses = (self.quadrature(), self.psi(), self.diffusion(), self.panels_to())
         return self.add(
             "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), uses, start=sde.time[0],
-            variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)), panels=PANELS,
+            variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)),
         )  # fmt: skip
 
     def _given(self, name: str, expr: sp.Expr, doc: str) -> str:
@@ -120,8 +119,8 @@ class Flows(Leaves):
         kept = offset.equilibrium(sde) if sde.n == 1 and sde.schedule is None else None
         drift = sde.offset_terms_let
         if kept is None:
-            needs = (self.quadrature(), self.psi(), self.offset_rate(), *self.fineness())
-            return self.add("offset", "offset", (), needs, start=sde.time[0], panels=PANELS, doc=doc)
+            needs = (self.quadrature(), self.psi(), self.offset_rate(), self.panels_to())
+            return self.add("offset", "offset", (), needs, start=sde.time[0], doc=doc)
         exponent, uses = self.integrated(sde.F_let[0, 0])
         return self.add(
             "offset", "offset_scalar", (*kept, sde.F_let[0, 0], *drift), (*uses, self.static("matrix")), doc=doc,

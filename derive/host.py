@@ -25,9 +25,9 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .flows import PANELS, SPAN_PANELS, Flows
+from .flows import SPAN_PANELS, Flows
 from .kernel import stationary_words
-from .leaves import FEW, REACH
+from .leaves import FEW, PANELS, REACH
 from .lift import Lift, lifted, noise_change, own_rows
 from .sde import LinearSDE
 
@@ -62,8 +62,8 @@ class Library(Flows):
         own = (*(sde.state if sde.n > 1 else ()), *((*sde.constant, "one") if moved else ()))
         doc = f"What {', '.join(own[:-1])} and {own[-1]} are multiplied with in the reverse SDE beside the network's output."
         if sde.n == 1:
-            needs += [self.sigma(), *self.fineness()]
-            return self.add("reverse_drift", "reverse_drift_scalar", (), needs, panels=PANELS, doc=doc, changing=changing)
+            needs += [self.sigma(), self.panels_to()]
+            return self.add("reverse_drift", "reverse_drift_scalar", (), needs, doc=doc, changing=changing)
         near = self._reverse_near(found, needs, changing)
         uses = [near, self.whitening(), self.close(), self.drift(), self.diffusion(), *self.fineness()]
         if moved:

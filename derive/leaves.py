@@ -18,6 +18,7 @@ from .program import Function, ProgramError
 from .sde import LinearSDE
 
 NODES = 20  # Gauss-Legendre nodes a panel
+PANELS = 2  # panels from the start of the span to t: 40 nodes hold exp(-40) to float64
 REACH, MOST = 12, 256  # what |F| times a panel of 20 nodes may be for float64, and the panels that are still followed
 FEW = 8  # nodes of a short panel: e^4 to float64
 
@@ -115,6 +116,11 @@ class Leaves:
             return ()
         rates = (self.drift(), self.diffusion(), *((self.offset_rate(),) if moved else ()))
         return (self.add("fineness", "fineness", (), (*uses, *rates), moved=moved),)
+
+    def panels_to(self) -> str:
+        """The panels from the start of the span to t: PANELS, which hold exp(-40), or what F asks for."""
+        uses = (self.quadrature(), self.pieces(), self.drift(), *self.fineness())
+        return self.add("panels_to", "panels_to", (), uses, least=PANELS)
 
     def drift(self) -> str:
         return self.matrix("drift", self.sde.F_let, "F(t).")

@@ -9,6 +9,7 @@ entry by entry, in the measure of DESIGN section 8:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,8 @@ def worst(
         relative = [
             float((gap / abs(c)).mid()) if c != 0 else float(gap.mid()) for gap, c in zip(gaps, true, strict=True)
         ]
+        if not all(map(math.isfinite, relative)):
+            raise Unsupported(f"the reference of {method.name} lost its digits in row {i}", "take milder rates or times")
         doubtful = [k for k, error in enumerate(relative) if error > DOUBTFUL]
         slopes = _sensitivities(base, shifted, exact, i, [exprs[k] for k in doubtful]) if doubtful else []
         measured = list(relative)

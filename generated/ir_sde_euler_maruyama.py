@@ -54,7 +54,7 @@ PARAMS = {
     "delta": 0.005,
     "shift": 0.008,
 }
-DIGEST = "78600b3a910bd893b31d44a33583ae1ca1ed6d51012cf234fd891ec8a53b6434"
+DIGEST = "4b0ab6a5c9c0ca9f5d4e0e0839b7b81dcce5e28faa3a1ca89e29b5a426932bec"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -162,6 +162,14 @@ def lift(t, amplitude):
     return matrix(((1/(2*amplitude**2), 0),), t)
 
 
+def pieces(rate, width):
+    """How many equal pieces of `width` are short against the rates (..., n, n) there; ValueError where they are too many to hold."""
+    speed = float((rate.abs().sum(-1).amax(-1) * width).max())
+    if not speed <= 3072:
+        raise ValueError(f"the rates reach {speed:.3g} over the time they act, too stiff: shorten the span, or take shorter steps")
+    return max(1, math.ceil(speed / 12))
+
+
 def offset_rate(t, delta, shift):
     """What mu and one are multiplied with in the drift."""
     theta = -math.log(delta)*torch.sin(math.pi*t/(2*(shift + 1)))*torch.sin(math.pi*shift/(shift + 1) + math.pi*t/(2*(shift + 1)))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
@@ -178,13 +186,20 @@ def fineness(amplitude, delta, shift):
     return turns(rates)
 
 
+def panels_to(t, amplitude, delta, shift):
+    """How many equal panels of (START, t) are short against 3 F, Psi^2 changing by 2 F, and against the change of F."""
+    x, _ = gauss_legendre()
+    width = (t - START)[..., None]
+    return max(2, pieces(3 * drift(START + width * x, delta, shift), width), fineness(amplitude, delta, shift))
+
+
 def reverse_drift(t, amplitude, delta, shift):
     """What mu and one are multiplied with in the reverse SDE beside the network's output.
 
     It is G^2 offset/sigma^2 less their share in the drift, two of a size near the data.  With the latter G^2 b the difference
     is minus G^2/sigma^2 times the integral over (START, t) of Psi(t, s) sigma(s)^2 (b' + F b)(s).
     """
-    x, w = gauss_legendre(max(2, fineness(amplitude, delta, shift)))
+    x, w = gauss_legendre(panels_to(t, amplitude, delta, shift))
     width = (t - START)[..., None]
     s = START + width * x
     law = transition(t[..., None], s, delta, shift) * sigma(s, amplitude, delta, shift)[..., None, None] ** 2

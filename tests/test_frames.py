@@ -156,11 +156,11 @@ def test_a_frame_that_the_sde_does_not_have_is_refused() -> None:
 
 
 def test_a_denoiser_is_never_told_a_sigma_below_zero() -> None:
-    sde = {"name": "over", "state": ["x"], "alpha": "cos(2*t)", "sigma": "sin(2*t)"}  # alpha passes zero at pi / 4
+    sde = {"name": "over", "state": ["x"], "params": {"w": 1.0}, "alpha": "cos(w*t)", "sigma": "sin(w*t)"}
     module = ss.load(ss.emit(ss.derive(sde, "conjugate")))
 
     def network(inputs: Any, time: Any) -> Any:
         raise AssertionError("called")
 
     with pytest.raises(ss.InputError, match="is not positive: alpha of over passes zero"):
-        ss.sample(module, network, ss.TimeGrid.explicit([1.0, 0.5, 0.1]), range(2), shape=(1, 8, 8))
+        ss.sample(module, network, ss.TimeGrid.explicit([1.0, 0.5, 0.1]), range(2), shape=(1, 8, 8), params={"w": 2.0})
