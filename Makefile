@@ -14,7 +14,7 @@ run: $(VENV)/.installed
 	$(BIN)/python examples/first_run.py
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
