@@ -11,7 +11,7 @@ from . import offset
 from .bounded import cancelled, tame, tidied
 from .calculus import careful, exact, increment, is_zero, plain, s, t
 from .kernel import commutes
-from .leaves import FEW, Leaves, depends_on_time
+from .leaves import FEW, PANELS, Leaves, depends_on_time
 
 SPAN_PANELS = 128  # short panels of the span where Psi is carried in the order of time
 
@@ -97,10 +97,11 @@ class Flows(Leaves):
                 sde.initial[0, 0] + plain(growth.subs(s, start)), sde.initial[0, 0] + growth.subs(s, start)
             )
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
-        uses = (self.quadrature(), self.psi(), self.diffusion(), self.panels_to())
+        uses = (self.quadrature(), self.psi(), self.diffusion(), *(() if sde.field else (self.panels_to(),)))
         return self.add(
             "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), uses, start=sde.time[0],
             variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)),
+            panels=PANELS,
         )  # fmt: skip
 
     def _given(self, name: str, expr: sp.Expr, doc: str) -> str:
