@@ -21,61 +21,28 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from .budget import check
-from .calculus import plain, t
+from .calculus import plain
+from .matrix import Matrix
+from .values import evaluate
 
 PATIENCE, PANELS = 300, 1500  # panels before a chain is asked how many more it needs, and how many more it may need
 STIFF = "too large, or too far apart, for its time span (stiff or singular)"
 SHORTEN = "shorten the time span, or start it later"
 Series = Any  # flint.arb_series
-Matrix = list[list[Any]]
-
-_FUNCTIONS: dict[Any, Callable[[Any], Any]] = {
-    sp.exp: lambda x: x.exp(), sp.log: lambda x: x.log(), sp.sin: lambda x: x.sin(), sp.cos: lambda x: x.cos(),
-    sp.tan: lambda x: x.tan(), sp.sinh: lambda x: (x.exp() - (-x).exp()) / 2, sp.cosh: lambda x: (x.exp() + (-x).exp()) / 2,
-    sp.tanh: lambda x: 1 - 2 / ((2 * x).exp() + 1), sp.atan: lambda x: x.atan(), sp.asin: lambda x: x.asin(),
-    sp.acos: lambda x: x.acos(), sp.Abs: lambda x: (x * x).sqrt(),
-}  # fmt: skip
 
 
 def jet(expr: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Series) -> Series:
     """The Taylor series of an expression in t along ``clock``, parameters replaced by ``values`` (arb)."""
-    if expr == t:
-        return clock
-    if expr.is_Rational:
-        return flint.arb_series([flint.fmpq(int(expr.p), int(expr.q))])
-    if expr.is_Symbol:
-        value = values[expr]
-        return value if isinstance(value, flint.arb_series) else flint.arb_series([value])
+    known = {symbol.name: value for symbol, value in values.items()}
+    known = {name: v if isinstance(v, flint.arb_series) else flint.arb_series([v]) for name, v in known.items()}
+    return evaluate(expr, {**known, "t": clock}, lambda e: flint.arb_series([number(e)]))
+
+
+def number(expr: sp.Expr) -> Any:
+    """A rational, pi or e as a ball."""
     if expr == sp.pi:
-        return flint.arb_series([flint.arb.pi()])
-    if expr == sp.E:
-        return flint.arb_series([flint.arb(1).exp()])
-    args = [jet(arg, values, clock) for arg in expr.args]
-    if expr.is_Add:
-        return sum(args[1:], args[0])
-    if expr.is_Mul:
-        product = args[0]
-        for arg in args[1:]:
-            product = product * arg
-        return product
-    if expr.is_Pow:
-        return _power(args[0], expr.exp, args[1])
-    if expr.func in _FUNCTIONS:
-        return _FUNCTIONS[expr.func](args[0])
-    raise Unsupported(
-        f"no Taylor series for {expr.func.__name__}",
-        "write the entry with exp, log, sqrt and the trigonometric functions",
-    )
-
-
-def _power(base: Series, exponent: sp.Expr, power: Series) -> Series:
-    if exponent.is_Integer:
-        return base ** int(exponent) if exponent >= 0 else 1 / base ** int(-exponent)
-    if exponent == sp.Rational(1, 2):
-        return base.sqrt()
-    if exponent == -sp.Rational(1, 2):
-        return 1 / base.sqrt()
-    return (power * base.log()).exp()
+        return flint.arb.pi()
+    return flint.arb(1).exp() if expr == sp.E else flint.arb(flint.fmpq(int(expr.p), int(expr.q)))
 
 
 def arb(value: Any) -> Any:
@@ -108,25 +75,7 @@ def series_of(entries: sp.Matrix, values: Mapping[sp.Symbol, Any], centre: Any, 
             raise Unsupported(f"an entry has no Taylor series at {place}", "shorten the time span") from None
 
 
-# -- matrices of numbers or of series alike --------------------------------------------------------------------------------
-
-
-def mul(A: Matrix, B: Matrix) -> Matrix:
-    columns = transpose(B)
-    products = [[[a * b for a, b in zip(row, col, strict=True)] for col in columns] for row in A]
-    return [[sum(terms[1:], terms[0]) for terms in row] for row in products]
-
-
-def add(A: Matrix, B: Matrix) -> Matrix:
-    return [[a + b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(A, B, strict=True)]
-
-
-def scaled(A: Matrix, c: Any) -> Matrix:
-    return [[c * e for e in row] for row in A]
-
-
-def transpose(A: Matrix) -> Matrix:
-    return [list(col) for col in zip(*A, strict=True)]
+# -- matrices of balls and of their series --------------------------------------------------------------------------------------
 
 
 def inverse(A: Matrix) -> Matrix:
@@ -150,52 +99,6 @@ def joined(found: list[Matrix]) -> Matrix:
     """A list of matrix coefficients as a matrix of series."""
     n, m = len(found[0]), len(found[0][0])
     return [[flint.arb_series([c[i][j] for c in found]) for j in range(m)] for i in range(n)]
-
-
-def factor(A: Matrix, upper: bool = False) -> Matrix:
-    """The lower (upper) Cholesky factor, positive diagonal, of a matrix of numbers or of series."""
-    if upper:
-        return [row[::-1] for row in factor([row[::-1] for row in A[::-1]])[::-1]]
-    n = len(A)
-    zero = A[0][0] - A[0][0]
-    L = [[zero] * n for _ in range(n)]
-    for j in range(n):
-        L[j][j] = (A[j][j] - sum((L[j][k] * L[j][k] for k in range(j)), zero)).sqrt()
-        for i in range(j + 1, n):
-            L[i][j] = (A[i][j] - sum((L[i][k] * L[j][k] for k in range(j)), zero)) / L[j][j]
-    return L
-
-
-def forward(L: Matrix) -> Matrix:
-    """The inverse of a lower triangular matrix of numbers or of series."""
-    n = len(L)
-    zero = L[0][0] - L[0][0]
-    Z = [[zero] * n for _ in range(n)]
-    for j in range(n):
-        Z[j][j] = 1 / L[j][j]
-        for i in range(j + 1, n):
-            Z[i][j] = -sum((L[i][k] * Z[k][j] for k in range(j, i)), zero) / L[i][i]
-    return Z
-
-
-def solve(A: Matrix) -> Matrix:
-    """The inverse of a matrix of numbers or of series, by Gauss-Jordan without pivots (A is positive definite)."""
-    n = len(A)
-    one, zero = A[0][0] / A[0][0], A[0][0] - A[0][0]
-    rows = [[*row, *(one if i == j else zero for j in range(n))] for i, row in enumerate(A)]
-    for k in range(n):
-        pivot = rows[k][k]
-        rows[k] = [e / pivot for e in rows[k]]
-        for i in range(n):
-            if i != k:
-                held = rows[i][k]
-                rows[i] = [a - held * b for a, b in zip(rows[i], rows[k], strict=True)]
-    return [row[n:] for row in rows]
-
-
-def invert(A: Matrix) -> Matrix:
-    """The inverse of any regular matrix of numbers or of series, by way of the positive definite A^T A."""
-    return mul(solve(mul(transpose(A), A)), transpose(A))
 
 
 def size(A: Matrix) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import sympy as sp
 from sympy.printing.str import StrPrinter
 
-from .conjugate import conjugation
+from .lower import conjugation
 from .split import bind
 
 PARAMETERIZATIONS = {

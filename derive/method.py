@@ -17,7 +17,8 @@ from .orders import local, moments, stability
 from .orders.leading import leading_error
 from .orders.symbolic import ErrorTerm
 from .program import StepProgram
-from .rows import Rows
+from .program.forms import layout
+from .program.rows import Rows
 from .sampler import Sampler, load_sampler
 from .score import BRIDGES, ScoreParameterization
 from .sde import LinearSDE, load_sde
@@ -69,7 +70,7 @@ class Method:
 
     @property
     def draws(self) -> int:
-        return self.program.draws
+        return len(layout(self.program).draws)
 
     @property
     def random(self) -> bool:

@@ -22,27 +22,9 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from .balls import (
-    SHORTEN,
-    STIFF,
-    Flow,
-    Matrix,
-    add,
-    arb,
-    eye,
-    factor,
-    floats,
-    forward,
-    inverse,
-    joined,
-    linear,
-    mul,
-    series_of,
-    term,
-    terms_of,
-    transpose,
-)  # fmt: skip
+from .balls import SHORTEN, STIFF, Flow, arb, eye, floats, inverse, joined, linear, series_of, term, terms_of
 from .budget import within
+from .matrix import Matrix, add, factor, forward, mul, transpose
 
 if TYPE_CHECKING:
     from .sde import LinearSDE

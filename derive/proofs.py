@@ -19,9 +19,10 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .balls import Matrix, add, arb, mul, scaled, size, term, transpose
+from .balls import arb, size, term
 from .calculus import exact, is_zero_matrix, s, t
 from .kernel import stationary_words
+from .matrix import Matrix, add, mul, scaled, transpose
 from .sde import LinearSDE
 
 GAP = flint.arb(2) ** -100  # between the times of a central difference

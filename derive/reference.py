@@ -1,10 +1,12 @@
 """The coefficients of a program once more, by another route: Taylor series in ball arithmetic, 400 bits, from t = 0.
 
-Each host function is evaluated from its definition (Psi, Sigma and their series; nothing of host.py's pull-back, quadrature
-or collocation is used), each host scalar from its expression.  ``errors`` holds a float64 table of an emitted module to it,
-entry by entry, in the measure of DESIGN section 8:
+Each host statement is read from its meaning (program/meaning.py): Psi, Sigma and their series, linear equations along the
+step; nothing of the pieces, the whitening or the collocation of the emitted text is used.  A row of the table is then the
+program's own lines run on unit rows of balls.
 
-    |c_float64 - c| / max(|c|, sum_i |p_i dc/dp_i|),   p the times and the parameters, which are float64 taken as exact.
+    error of a row = max over its updates of max_j |c_j - exact_j| / max_j |exact_j|
+
+The largest coefficient of an update is the scale on which a run can see an error (DESIGN section 8).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import flint
@@ -19,100 +22,232 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .balls import Matrix, arb, factor, jet, joined, mul, series_of, terms_of, transpose
-from .calculus import plain
-from .numeric import PRECISION, NumericSDE
-from .program import EARLIER, Call, Factor, Function, Scalar, table_of
-from .rules import RULES
+from .balls import arb, eye, joined, linear, number, term, terms_of
+from .matrix import Matrix, factor, mul, scaled, transpose
+from .numeric import NumericSDE
+from .program import EARLIER, UNIT, Evaluate, Op, StepProgram, Update
+from .program.forms import Form, last_layout, layout
+from .program.meaning import host_values, put, tables
+from .program.program import outputs
+from .values import evaluate
 
 if TYPE_CHECKING:
     from .method import Method
 
-Value = Any  # flint.arb
+Row = dict[str, Any]  # column -> ball
+
+
+class Around:
+    """The law of z as series around a time: what a rate of a linear equation may name."""
+
+    def __init__(self, reading: BallReading, centre: Any) -> None:
+        self.reading, self.centre = reading, centre
+
+    @cached_property
+    def _law(self) -> tuple[Matrix, Matrix, Matrix]:
+        view = self.reading.view
+        psi, sigma = view._flows
+        offset = joined(view.offset_series(self.centre, view._offset_flow.value(self.centre)))
+        return (
+            joined(view.psi_series(self.centre, psi.value(self.centre))),
+            joined(view.sigma_series(self.centre, sigma.value(self.centre))),
+            offset,
+        )
+
+    @property
+    def Psi(self) -> Matrix:
+        return self._law[0]
+
+    @property
+    def Sigma(self) -> Matrix:
+        return self._law[1]
+
+    @cached_property
+    def F(self) -> Matrix:
+        return self.of(self.reading.view.sde.F_let)
+
+    @cached_property
+    def V(self) -> Matrix:
+        return self.of(self.reading.view.sde.GG_let)
+
+    def number(self, expr: sp.Expr) -> Any:
+        return flint.arb_series([number(expr)])
+
+    def of(self, entries: sp.Matrix, kind: str = "") -> Matrix:
+        """A matrix of expressions in t, lets, parameters and values of the law, those of the parameterisation ``kind``."""
+        names = {symbol.name.split("[")[0] for symbol in entries.free_symbols if "[" in symbol.name}
+        known: dict[str, Any] = {}
+        if "offset" in names:
+            put(known, "offset", self._law[2])
+        if names - {"offset"}:
+            law = tables(kind, self.reading.data, *self._law, self.reading.sigma_data)
+            named = ("out",) if kind.startswith("eps") else ("skip", "out")
+            for name, value in zip(named, law, strict=False):
+                put(known, name, value)
+        written = self.reading.view.sde.written_out(entries)
+        if self.reading.n == 1 and written.atoms(sp.Function):
+            known |= {"alpha": lambda _: self.Psi[0][0], "sigma": lambda _: self.Sigma[0][0].sqrt()}
+        params = {name: flint.arb_series([value]) for name, value in self.reading.params.items()}
+        clock = flint.arb_series([self.centre, 1])
+        values = {**params, **known, "t": clock}
+        return [[evaluate(e, values, self.number) for e in row] for row in written.tolist()]
+
+
+class BallReading:
+    """A diffusion at given parameters read in balls, on one grid (see program/meaning.py)."""
+
+    def __init__(self, view: NumericSDE, params: Mapping[str, Any], end: Any) -> None:
+        self.view, self.params, self.end = view, params, end
+        self.n, self.data = view.sde.n, view.sde.data
+
+    def scalar(self, expr: sp.Expr, values: Mapping[str, Any]) -> Any:
+        return evaluate(self.view.sde.written_out(expr), values, number)
+
+    def functions(self) -> dict[str, Callable[[Any], Any]]:
+        """alpha and sigma of one block, the lets, phi_k and the time of a log signal-to-noise ratio."""
+        sde, t = self.view.sde, sp.Symbol("t", real=True)
+        timed = {name: sde.written_out(expr) for name, expr in sde.let.items() if expr.has(t)}
+        own = {
+            name: lambda time, expr=expr: evaluate(expr, {**self.params, "t": time}, number) for name, expr in timed.items()
+        }
+        own |= {f"phi{k}": lambda x, k=k: _phi(k, x) for k in range(1, 5)}
+        if self.n == 1:
+            psi, sigma = self.view._flows
+            own |= {
+                "alpha": lambda time: psi.value(time)[0][0],
+                "sigma": lambda time: sigma.value(time)[0][0].sqrt(),
+                "time_of": self._time_of,
+            }
+        return own
+
+    def law(self, time: Any) -> tuple[Matrix, Matrix, Matrix]:
+        psi, sigma = self.view._flows
+        return psi.value(time), sigma.value(time), self.view._offset_flow.value(time)
+
+    def rotation(self, time: Any) -> Matrix:
+        """gDDIM's R with O = I at the last time of the grid, made once."""
+        known = self.view.__dict__.setdefault("_rotated", {})
+        key = self.end.str(60)
+        if key not in known:
+            known[key] = self.view.rotated(self.end)
+        return known[key].value(time)
+
+    def sigma_data(self) -> Any:
+        return self.params["sigma_data"]
+
+    def propagate(self, rate: Callable[[Around], Matrix], rows: int, lower: Any, upper: Any) -> Matrix:
+        with terms_of(self.view.terms):
+            width = len(rate(Around(self, lower))[0])
+        start = [[flint.arb(int(i == j)) for j in range(width)] for i in range(rows)]
+
+        def series(centre: Any, value: Matrix) -> list[Matrix]:
+            with terms_of(self.view.terms):
+                top = rate(Around(self, centre))
+                zero = flint.arb_series([0])
+                return linear(value, self.view.terms, M=[*top, *([[zero] * width for _ in range(width - rows)])])
+
+        return self.view.flow(lower, start, series).value(upper)
+
+    def spread(self, linear_part: sp.Matrix, noise: sp.Matrix, lower: Any, upper: Any) -> Matrix:
+        """Backward from upper to lower: C' = -(linear C + C linear^T) - G G^T, C = 0 at upper."""
+
+        def series(centre: Any, value: Matrix) -> list[Matrix]:
+            with terms_of(self.view.terms):
+                around = Around(self, centre)
+                L, G = around.of(-linear_part), around.of(noise)
+                return linear(value, self.view.terms, L, transpose(L), scaled(mul(G, transpose(G)), -1))
+
+        return self.view.flow(upper, scaled(eye(self.n), 0), series).value(lower)
+
+    def _time_of(self, target: Any) -> Any:
+        """The zero of log(alpha/sigma) - lambda, which falls in t: halving, then Newton's iteration."""
+        psi, sigma = self.view._flows
+        low, high = (arb(end) for end in self.view.sde.time)
+
+        def gap(time: Any) -> Any:
+            return (psi.value(time)[0][0] ** 2 / sigma.value(time)[0][0]).log() / 2 - target
+
+        for _ in range(60):
+            middle = ((low + high) / 2).mid()
+            low, high = (middle, high) if gap(middle) > 0 else (low, middle)
+        time = ((low + high) / 2).mid()
+        for _ in range(6):  # each doubles the digits
+            with terms_of(2):
+                power = term(Around(self, time).V, 0)[0][0]
+            time = (time + 2 * gap(time) * sigma.value(time)[0][0] / power).mid()
+        return time
+
+
+def _phi(k: int, value: Any) -> Any:
+    """phi_k by its recurrence, whose cancellation 400 bits outlast."""
+    result = value.exp()
+    for j in range(k):
+        result = (result - 1 / flint.arb(math.factorial(j))) / value
+    return result
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The exact coefficients of a method at given parameters, a step at a time."""
+    """The exact coefficients of a method at given parameters, a row at a time."""
 
     method: Method
     view: NumericSDE
     params: Mapping[str, Any]  # arb, the sampler's and the network's own included
 
-    @property
-    def functions(self) -> dict[str, Function]:
-        return {f.name: f for f in self.method.rows.functions}
-
-    def row(self, times: Sequence[Any], i: int, columns: Sequence[sp.Expr]) -> list[Value]:
+    def row(self, times: Sequence[Any], i: int) -> Row:
         """The columns of step i of the grid ``times`` (arb), made by the program of that row."""
         with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
-            values: dict[str, Any] = {"t0": times[i], "t1": times[i + 1], **self.params}
-            values |= {time.name: times[i - k] for k, time in enumerate(EARLIER, start=1) if k <= i}
-            functions = self.functions
-            for statement in self.method.rows.at(i, len(times) - 1).host:
-                if isinstance(statement, Scalar):
-                    values[statement.name] = self.scalar(statement.expr, values)
-                elif isinstance(statement, Factor):
-                    rows = [[self.scalar(e, values) for e in row] for row in statement.rows.tolist()]
-                    values[statement.name] = factor(mul(rows, transpose(rows)))
-                else:
-                    self._call(statement, functions[statement.function], values, times)
-            return [self.scalar(c, values) for c in columns]
+            return self._columns(self.method.rows.at(i, len(times) - 1), self._scalars(times, i))
 
-    def _call(self, call: Call, function: Function, values: dict[str, Any], times: Sequence[Any]) -> None:
-        arguments = [self.scalar(time, values) for time in call.times]
-        rule = RULES.get(function.template)
-        if rule is None:
-            raise Unsupported(f"no reference for the host function {function.template}", "add it to reference.RULES")
-        results = rule(self, function, arguments, times)
-        for name, value in zip(call.targets, results, strict=True):
-            values[name] = value
+    def scalars(self, times: Sequence[Any], i: int, exprs: Sequence[sp.Expr]) -> list[Any]:
+        """Host expressions of the program of step i."""
+        with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
+            return list(map(self._scalars(times, i), exprs))
 
-    def scalar(self, expr: sp.Expr, values: Mapping[str, Any]) -> Value:
-        """A host expression at these values."""
-        known = {symbol: _entry(symbol, values) for symbol in expr.free_symbols}
-        with terms_of(1):
-            return jet(plain(expr), known, flint.arb_series([0]))[0]
+    def _scalars(self, times: Sequence[Any], i: int) -> Callable[[sp.Expr], Any]:
+        reading = BallReading(self.view, self.params, times[-1])
+        values: dict[str, Any] = {**self.params, **reading.functions(), "t0": times[i], "t1": times[i + 1]}
+        values |= {time.name: times[i - k] for k, time in enumerate(EARLIER, start=1) if k <= i}
+        host_values(reading, self.method.rows.at(i, len(times) - 1), values)
+        return lambda expr: reading.scalar(sp.sympify(expr), values)
 
-    # -- the law of z_t as series around a time ------------------------------------------------------------------------
-
-    def series(self, entries: sp.Matrix, centre: Any) -> Matrix:
-        """Arb series of a matrix of expressions in t, lets and parameters."""
-        known = {sp.Symbol(name, real=True): value for name, value in self.params.items()}
-        return series_of(self.view.sde.written_out(entries), known, centre, self.view.terms)
-
-    def law(self, centre: Any) -> tuple[Matrix, Matrix]:
-        """Psi(t, start) and Sigma_t as series around ``centre``."""
-        psi, sigma = self.view._flows
-        return joined(self.view.psi_series(centre, psi.value(centre))), joined(
-            self.view.sigma_series(centre, sigma.value(centre))
-        )
-
-    def offset(self, centre: Any) -> Matrix:
-        """o(t, start) as series around ``centre``."""
-        return joined(self.view.offset_series(centre, self.view._offset_flow.value(centre)))
-
-    def rotated(self, end: Any) -> Any:
-        """gDDIM's R with O = I at ``end``, made once."""
-        known = self.view.__dict__.setdefault("_rotated", {})
-        key = end.str(60)
-        if key not in known:
-            known[key] = self.view.rotated(end)
-        return known[key]
-
-    def psi(self, time: Any) -> Matrix:
-        return self.view._flows[0].value(time)
-
-    def sigma(self, time: Any) -> Matrix:
-        return self.view._flows[1].value(time)
+    def _columns(self, program: StepProgram, scalar: Callable[[sp.Expr], Any]) -> Row:
+        columns: Row = {}
+        for ops, plan in ((program.ops, layout(program)), (program.last, last_layout(program))):
+            forms = unit_rows(ops, plan.bases, program, scalar)
+            if plan.noisy:
+                names = [op.output for op in ops if not isinstance(op, Update | Evaluate)]
+                rows = [[forms[v].get(name, flint.arb(0)) for name in names] for v in plan.noisy]
+                merged = factor(mul(rows, transpose(rows)))
+                for value, row in zip(plan.noisy, merged, strict=True):
+                    forms[value].update(dict(zip(plan.draws, row, strict=True)))
+            elif plan.draws:
+                names = [op.output for op in ops if not isinstance(op, Update | Evaluate)]
+                for form in forms.values():
+                    form.update({short: form[name] for short, name in zip(plan.draws, names, strict=True) if name in form})
+            for form in plan.forms:
+                columns |= {column: forms[form.value].get(base, flint.arb(0)) for base, column in form.terms if column}
+            columns |= {name: scalar(time) for name, time in plan.times.items()}
+        return columns
 
 
-def _entry(symbol: sp.Symbol, values: Mapping[str, Any]) -> Any:
-    value = values[table_of(symbol)]
-    if "[" not in symbol.name:
-        return value
-    i, j = (int(part) for part in symbol.name.split("[..., ")[1].rstrip("]").split(", "))
-    return value[i][j]
+def unit_rows(
+    ops: Sequence[Op], bases: Sequence[str], program: StepProgram, scalar: Callable[[sp.Expr], Any]
+) -> dict[str, dict[str, Any]]:
+    """Every value as its coefficients in the bases: the program's own lines, run on unit rows."""
+    first = (*program.components, UNIT, *program.history)
+    forms: dict[str, dict[str, Any]] = {base: {base: flint.arb(1)} for base in first}
+    for op in ops:
+        if not isinstance(op, Update):
+            forms.update({value: {value: flint.arb(1)} for value in outputs(op)})
+            continue
+        row: dict[str, Any] = {}
+        for c, value in op.terms:
+            weight = scalar(c)
+            for base, coefficient in forms[value].items():
+                row[base] = row.get(base, flint.arb(0)) + weight * coefficient
+        forms[op.output] = row
+    return forms
 
 
 # -- the comparison ------------------------------------------------------------------------------------------------------
@@ -120,17 +255,12 @@ def _entry(symbol: sp.Symbol, values: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Worst:
-    """The worst entry of a table: its column, the two times of its step, its relative error and its error in the measure."""
+    """The worst update of a table: its column, the two times of its step, its error relative to its largest coefficient."""
 
     column: str
     t0: float
     t1: float
-    relative: float
-    measured: float
-
-
-STEP = flint.arb(2) ** -120  # of the differences that measure the sensitivity to the float64 inputs
-DOUBTFUL = 5e-14  # below this relative error the sensitivity is not asked for
+    error: float
 
 
 Views = dict[Any, NumericSDE]  # the flows of an SDE at given parameters, shared between its modules
@@ -140,83 +270,62 @@ def reference(method: Method, params: Mapping[str, Any], views: Views | None = N
     """The reference of a method at these parameters (arb or float; all of the program's); ``setting`` as of NumericSDE."""
     exact = {name: arb(value) for name, value in params.items()}
     own = {name: exact.get(name, arb(method.sde.params.get(name, 0.0))) for name in method.sde.symbols}
-    told = (f"{name} {value.str(60)}" for name, value in own.items())
-    key = (method.sde.name, method.sde.F, method.sde.G, *told, *setting.items())
+    spelled = (f"{name} {value.str(60)}" for name, value in own.items())
+    key = (method.sde.name, method.sde.F, method.sde.G, *spelled, *setting.items())
     shared = views if views is not None else {}
     if key not in shared:
         shared[key] = NumericSDE(method.sde, own, **setting)
-    return Reference(method, shared[key], exact)
+    return Reference(method, shared[key], {**own, **exact})
 
 
 OTHER = {"terms": 128, "precision": 520, "accuracy": 340}  # the second setting, which bounds truncation
 
 
-def truncation(
-    method: Method, columns: Sequence[tuple[str, sp.Expr]], times: Sequence[float], i: int,
-    views: Views | None = None, field: float = 0.0,
-) -> float:  # fmt: skip
-    """The largest relative difference of two settings (terms, precision, accuracy of the series) in the columns of row i."""
+def groups(program: StepProgram) -> list[tuple[str, ...]]:
+    """The columns of each update, and each time by itself: what one error is relative to."""
+    plans = (layout(program), last_layout(program))
+    forms: list[Form] = [form for plan in plans for form in plan.forms]
+    return [form.columns for form in forms if form.columns] + [(name,) for plan in plans for name in plan.times]
+
+
+def truncation(method: Method, times: Sequence[float], i: int, views: Views | None = None, field: float = 0.0) -> float:
+    """The largest difference of two settings (terms, precision, accuracy of the series) in row i, in the same measure."""
     params = {**method.params, **({method.sde.field: field} if method.sde.field else {})}
-    exact, exprs = [arb(time) for time in times], [expr for _, expr in columns]
-    one, other = (reference(method, params, views, **setting).row(exact, i, exprs) for setting in ({}, OTHER))
+    exact = [arb(time) for time in times]
+    one, other = (reference(method, params, views, **setting).row(exact, i) for setting in ({}, OTHER))
     with flint.ctx.workprec(OTHER["precision"]):
-        gaps = [(abs(a - b).mid(), abs(b).mid()) for a, b in zip(one, other, strict=True)]
-        return max(float((gap / whole).mid()) if whole > 0 else float(gap) for gap, whole in gaps)
+        return max(error for _, error in _errors(method.rows.at(i, len(times) - 1), one, other))
+
+
+def _errors(program: StepProgram, row: Mapping[str, Any], exact: Row) -> list[tuple[str, float]]:
+    """(worst column, error) of every update of a row."""
+    worst = []
+    for columns in groups(program):
+        size = max((abs(exact[c]) for c in columns), key=lambda ball: float(ball.mid()))
+        gaps = {c: abs(arb(row[c]) - exact[c]) for c in columns}
+        column = max(gaps, key=lambda c: float(gaps[c].mid()))
+        worst.append((column, float((gaps[column] / size).mid()) if size > 0 else float(gaps[column].mid())))
+    return worst
 
 
 def worst(
-    method: Method,
-    columns: Callable[[int], Sequence[tuple[str, sp.Expr]]],
-    times: Sequence[float],
-    table: Sequence[Sequence[float]],
-    rows: Sequence[int],
-    views: Views | None = None,
-    field: float = 0.0,
-) -> Worst:
-    """The worst entry of the chosen rows of a float64 table; ``columns(i)`` are the (name, host expression) of row i.
+    method: Method, times: Sequence[float], table: Sequence[Mapping[str, float]], rows: Sequence[int],
+    views: Views | None = None, field: float = 0.0, params: Mapping[str, float] | None = None,
+) -> Worst:  # fmt: skip
+    """The worst update of the chosen rows of a float64 table, each row given by column name.
 
     ``field`` is the value of the SDE's field, where it has one, to which the table belongs.
     """
-    params = {**method.params, **({method.sde.field: field} if method.sde.field else {})}
+    params = {**method.params, **(params or {}), **({method.sde.field: field} if method.sde.field else {})}
     exact = [arb(time) for time in times]
     base = reference(method, params, views)
-    with flint.ctx.workprec(PRECISION):
-        shifted = {
-            name: tuple(reference(method, {**params, name: arb(value) * (1 + sign * STEP)}, views) for sign in (1, -1))
-            for name, value in params.items()
-            if value
-        }
-    found = Worst("-", 0.0, 0.0, 0.0, 0.0)
+    found = Worst("-", 0.0, 0.0, 0.0)
     for i in rows:
-        names, exprs = zip(*columns(i), strict=True)
-        true = base.row(exact, i, exprs)
-        gaps = [abs(arb(value) - c) for value, c in zip(table[i], true, strict=True)]
-        relative = [
-            float((gap / abs(c)).mid()) if c != 0 else float(gap.mid()) for gap, c in zip(gaps, true, strict=True)
-        ]
-        if not all(map(math.isfinite, relative)):
-            raise Unsupported(f"the reference of {method.name} lost its digits in row {i}", "take milder rates or times")
-        doubtful = [k for k, error in enumerate(relative) if error > DOUBTFUL]
-        slopes = _sensitivities(base, shifted, exact, i, [exprs[k] for k in doubtful]) if doubtful else []
-        measured = list(relative)
-        for k, slope in zip(doubtful, slopes, strict=True):
-            measured[k] = min(relative[k], float((gaps[k] / slope).mid()) if slope > 0 else relative[k])
-        k = max(range(len(names)), key=measured.__getitem__)
-        if measured[k] > found.measured:
-            found = Worst(names[k], times[i], times[i + 1], relative[k], measured[k])
+        with flint.ctx.workprec(base.view.precision):
+            true = base.row(exact, i)
+            for column, error in _errors(method.rows.at(i, len(times) - 1), table[i], true):
+                if not math.isfinite(error):
+                    raise Unsupported(f"the reference of {method.name} lost its digits in row {i}", "take milder rates or times")
+                if error > found.error:
+                    found = Worst(column, times[i], times[i + 1], error)
     return found
-
-
-def _sensitivities(
-    base: Reference, shifted: Mapping[str, tuple[Reference, ...]], times: list[Any], i: int, exprs: list[sp.Expr]
-) -> list[Any]:
-    """sum_i |p_i dc/dp_i| of each expression over the times it may read and the parameters: differences at 400 bits."""
-    with flint.ctx.workprec(PRECISION):
-        pairs = [[ref.row(times, i, exprs) for ref in pair] for pair in shifted.values()]
-        for k in range(max(0, i - len(EARLIER)) if base.method.warmup else i, i + 2):
-            moved = [[time * (1 + sign * STEP) if j == k else time for j, time in enumerate(times)] for sign in (0, -1)]
-            rows = [base.row(grid, i, exprs) for grid in moved]
-            pairs.append(
-                [[2 * a for a in rows[0]], [2 * b for b in rows[1]]]
-            )  # one-sided: the end of the span is an end
-        return [sum((abs(up[k] - down[k]) / (2 * STEP) for up, down in pairs), flint.arb(0)) for k in range(len(exprs))]

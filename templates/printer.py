@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 from sympy.printing.precedence import PRECEDENCE, precedence
 from sympy.printing.str import StrPrinter
 
 from stepsmith.derive.calculus import careful
+from stepsmith.derive.program import ONE, UNIT
 
 _FUNCTIONS = {
     "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs",
 }  # fmt: skip
-WIDTH = 110
+WIDTH = 118
 LONGEST = 2**53  # integers that float64 holds exactly
 
 
 class HostPrinter(StrPrinter):
-    """Prints a closed whitelist of functions; an unknown one raises with its name, never passes through silently."""
+    """Prints a closed whitelist of functions; an unknown one raises with its name, never passes through silently.
 
-    def __init__(self, numbers: Iterable[str], respelled: Mapping[str, str] | None = None) -> None:
+    ``spelled`` gives the text of a symbol or of an applied function's name; ``numbers`` are the symbols that stand for Python
+    numbers, whose functions are those of math.
+    """
+
+    def __init__(self, spelled: Callable[[str], str], numbers: Iterable[str] = ()) -> None:
         super().__init__({"order": None})
-        self.numbers = set(numbers)
-        self.respelled = dict(respelled or {})
+        self.spelled, self.numbers = spelled, set(numbers)
 
     def _print_Symbol(self, expr: Any) -> str:
-        return self.respelled.get(expr.name, expr.name)
+        return self.spelled(expr.name)
 
     def doprint(self, expr: Any) -> str:
         """The text of an expression, 1 - exp(x) printed as -expm1(x), a ratio of long integers as the nearest float64."""
@@ -40,18 +46,18 @@ class HostPrinter(StrPrinter):
 
     def module(self, *exprs: sp.Expr) -> str:
         """math if every symbol is a Python number, torch otherwise."""
-        symbols = {symbol.name for expr in exprs for symbol in expr.free_symbols}
-        return "math" if symbols <= self.numbers else "torch"
+        plain = all(symbol.name in self.numbers for expr in exprs for symbol in expr.free_symbols)
+        return "math" if plain and not any(expr.has(AppliedUndef) for expr in exprs) else "torch"
 
     def _print_Function(self, expr: Any) -> str:
-        name = expr.func.__name__
+        name, argument = expr.func.__name__, self._print(expr.args[0])
+        if isinstance(expr, AppliedUndef):
+            if match := re.fullmatch(r"phi(\d)", name):
+                return f"phi({match[1]}, {argument})"
+            return f"{self.spelled(name)}({argument})"
         if name not in _FUNCTIONS:
             raise ValueError(f"no host spelling for the function {name}")
-        argument = expr.args[0]
-        module = self.module(argument)
-        if name == "Abs":
-            return f"abs({self._print(argument)})"
-        return f"{module}.{name}({self._print(argument)})"
+        return f"abs({argument})" if name == "Abs" else f"{self.module(expr.args[0])}.{name}({argument})"
 
     _print_Abs = _print_Function
 
@@ -66,14 +72,8 @@ class HostPrinter(StrPrinter):
         left = self.parenthesize(base, PRECEDENCE["Pow"], strict=False)
         return f"{left}**{self.parenthesize(exponent, PRECEDENCE['Pow'], strict=False)}"
 
-    def _print_Integer(self, expr: Any) -> str:
-        """An integer that torch cannot hold exactly is written as the float64 nearest to it."""
-        return str(expr.p) if abs(expr.p) <= 2**53 else repr(float(expr.p))
-
     def _print_Rational(self, expr: Any) -> str:
-        if max(abs(expr.p), expr.q) <= 2**53:
-            return f"{expr.p}/{expr.q}"
-        return repr(expr.p / expr.q)  # Python rounds the quotient of two integers once
+        return f"{expr.p}/{expr.q}"
 
     def _print_Exp1(self, expr: Any) -> str:
         return "math.e"
@@ -82,34 +82,76 @@ class HostPrinter(StrPrinter):
         return "math.pi"
 
     def _print_Add(self, expr: Any, order: Any = None) -> str:
-        terms = self._as_ordered_terms(expr, order=order)
-        terms = [e for e in terms if not e.could_extract_minus_sign()] + [
-            e for e in terms if e.could_extract_minus_sign()
-        ]
-        text = ""
-        for term in terms:
-            negative = self._print(term).startswith("-")
-            piece = self._print(-term if negative and not term.is_Add else term)
-            if term.is_Add or precedence(term) < PRECEDENCE["Add"]:
-                piece = f"({self._print(term)})"
-                negative = False
-            text += (
-                piece
-                if not text and not negative
-                else f"-{piece}"
-                if not text
-                else f" - {piece}"
-                if negative
-                else f" + {piece}"
-            )
-        return text
+        """The terms with a sign of their own first, so that a sum does not begin with a minus if it need not."""
+        terms = sorted(self._as_ordered_terms(expr, order=order), key=lambda e: e.could_extract_minus_sign())
+        return joined([self.term(e) for e in terms])
+
+    def term(self, expr: sp.Expr) -> str:
+        """The text of a term of a sum; it begins with "-" only where the minus belongs to all of it."""
+        text = self._print(expr)
+        if expr.is_Add or precedence(expr) < PRECEDENCE["Add"]:
+            return f"({text})"
+        return f"-{self.term(-expr)}" if text.startswith("-") and not text.startswith("-(") else text
+
+    def factor(self, expr: sp.Expr) -> str:
+        """The text of a factor of a product."""
+        return self.parenthesize(expr, PRECEDENCE["Mul"], strict=False)
+
+    def combination(self, terms: Iterable[tuple[sp.Expr, str]]) -> str:
+        """The text of a sum of coefficient times value, what all coefficients share taken out of the terms that have it."""
+        alone = [(c, v) for c, v in terms if c in (ONE, -ONE)]
+        rest = [(c, v) for c, v in terms if c not in (ONE, -ONE)]
+        common = shared([c for c, _ in rest]) if len(rest) > 1 else ONE
+        if common == ONE:
+            return joined([self._product(c, v) for c, v in (*alone, *rest)])
+        inner = joined([self._product(c / common, v) for c, v in rest])
+        return joined([*(self._product(c, v) for c, v in alone), f"{self.factor(common)}*({inner})"])
+
+    def _product(self, c: sp.Expr, value: str) -> str:
+        if c == ONE:
+            return value
+        if c == -ONE:
+            return f"-{value}"
+        if value == UNIT:
+            return self.term(c)
+        text = self.factor(c)
+        return f"-{self.factor(-c)}*{value}" if text.startswith("-") else f"{text}*{value}"
+
+
+def joined(pieces: list[str]) -> str:
+    """The sum of some texts of terms."""
+    text = ""
+    for piece in pieces:
+        if not text:
+            text = piece
+        else:
+            text += f" - {piece[1:]}" if piece.startswith("-") else f" + {piece}"
+    return text or "0"
+
+
+def shared(coefficients: list[sp.Expr]) -> sp.Expr:
+    """The powers, numbers apart, that all coefficients of a sum have as factors."""
+    common: dict[sp.Expr, sp.Expr] | None = None
+    for c in coefficients:
+        _, rest = c.as_coeff_Mul()
+        powers = {b: e for b, e in rest.as_powers_dict().items() if e.is_Rational}
+        if common is None:
+            common = powers
+        else:
+            common = {b: _least(e, powers[b]) for b, e in common.items() if b in powers and e * powers[b] > 0}
+    return sp.Mul(*(b**e for b, e in (common or {}).items()))
+
+
+def _least(one: sp.Expr, two: sp.Expr) -> sp.Expr:
+    return min(one, two) if one > 0 else max(one, two)
 
 
 def wrapped(statement: str, indent: str = "    ") -> str:
     """A statement ``name = a + b - c`` broken before its outermost + and - where it is longer than WIDTH."""
-    if len(indent + statement) <= WIDTH or " = " not in statement:
+    code, hash_, note = statement.partition("  # ")
+    if len(indent + statement) <= WIDTH or " = " not in code:
         return statement
-    left, right = statement.split(" = ", 1)
+    left, right = code.split(" = ", 1)
     pieces = _split(right)
     if len(pieces) == 1:
         return statement
@@ -119,12 +161,13 @@ def wrapped(statement: str, indent: str = "    ") -> str:
             lines[-1] += f" {piece}"
         else:
             lines.append(piece)
-    return f"{left} = (\n" + "\n".join(f"{indent}    {line}" for line in lines) + f"\n{indent})"
+    body = f"\n{indent}    ".join(lines)
+    return f"{left} = ({hash_}{note}\n{indent}    {body}\n{indent})"
 
 
 def _split(text: str) -> list[str]:
-    """Pieces of an expression, cut before each + or - that stands at the lowest bracket depth that has one."""
-    for level in range(3):
+    """The terms of a sum, each with its sign, broken at the outermost level where there are several."""
+    for level in range(4):
         depth, start, pieces = 0, 0, []
         for i, ch in enumerate(text):
             depth += ch in "(["
@@ -136,3 +179,23 @@ def _split(text: str) -> list[str]:
         if len(pieces) > 1:
             return pieces
     return [text]
+
+
+def filled(items: Iterable[str], indent: str = "    ") -> str:
+    """Items with commas, as many a line as fit, one indent in."""
+    lines: list[str] = []
+    for item in items:
+        if lines and len(indent) + len(lines[-1]) + len(item) + 2 <= WIDTH:
+            lines[-1] += f" {item},"
+        else:
+            lines.append(f"{item},")
+    return "\n".join(indent + line for line in lines)
+
+
+def listed(items: Iterable[str], brackets: str = "()", indent: str = "") -> str:
+    """A tuple on one line, or wrapped."""
+    items = list(items)
+    one = brackets[0] + ", ".join(items) + ("," if len(items) == 1 and brackets == "()" else "") + brackets[1]
+    if len(indent) + len(one) <= WIDTH - 16:
+        return one
+    return f"{brackets[0]}\n{filled(items, indent + '    ')}\n{indent}{brackets[1]}"

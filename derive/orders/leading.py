@@ -17,12 +17,13 @@ import flint
 import sympy as sp
 from sympy.polys.fields import field
 
-from ..conjugate import conjugation
+from ..lower import conjugation
 from ..formula import ONE_BLOCK
+from ..matrix import Matrix, add, mul, scaled, solve
 from ..sde import load_sde
 from . import symbolic
 from .local import MARGIN, WIDTH, fed_back, local_error_at, step_chain
-from .point import Matrix, Point, added, product, scaled, solve
+from .point import Point
 from .rings import PRECISION, Balls, IrrationalError
 from .series import Series
 from .symbolic import ErrorTerm, Symbols
@@ -102,12 +103,12 @@ def _formula(at: Setting, frame: Any, B_let: sp.Matrix) -> list[list[Series]]:
     moved = combined(point.offset, at.carried(point.terms))
     free = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(flow, moved, strict=True)]
     n = _frozen(skip, out, free, at.score(flow))
-    K, L = scaled(product(point.V, out), -half), added(point.F, scaled(product(point.V, skip), -half))
+    K, L = scaled(mul(point.V, out), -half), add(point.F, scaled(mul(point.V, skip), -half))
     B = point.of(sp.Matrix(B_let))
     dB = [[e.derivative() for e in row] for row in B]
-    turn = added(added(product(B, B), dB), added(product(B, L), scaled(product(L, B), -1)))
+    turn = add(add(mul(B, B), dB), add(mul(B, L), scaled(mul(L, B), -1)))
     rate = [[e.derivative() for e in block] for block in n]
-    pieces = (combined(turn, free), combined(product(B, K), n), combined(K, rate))
+    pieces = (combined(turn, free), combined(mul(B, K), n), combined(K, rate))
     return [[sum(rest, first) * half for first, *rest in zip(*rows, strict=True)] for rows in zip(*pieces, strict=True)]
 
 
@@ -115,7 +116,7 @@ def _frozen(skip: Matrix, out: Matrix, free: list[list[Series]], score: list[lis
     """n with C_out n = s - C_skip (z - o): by least squares where C_out is tall."""
     gap = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(score, combined(skip, free), strict=True)]
     turned = [list(column) for column in zip(*out, strict=True)]
-    return combined(product(solve(product(turned, out)), turned), gap)
+    return combined(mul(solve(mul(turned, out)), turned), gap)
 
 
 # -- lines of text on one block --------------------------------------------------------------------------------------------

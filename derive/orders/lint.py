@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..lower import raw
-from ..passes import reuse, sources
 from ..program import Evaluate, StepProgram
+from ..program.passes import reuse
+from ..program.program import sources
 
 
 def lint(method: Any) -> list[str]:

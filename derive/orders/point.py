@@ -17,16 +17,16 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from ..balls import factor, invert, solve
 from ..calculus import plain, t
+from ..matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
 from ..offset import reached
-from ..rules import bridge, preconditioned
+from ..program.meaning import bridge, preconditioned, put, tables
 from ..score import ScoreParameterization, scalar
 from ..sde import LinearSDE
 from .rings import Ring, small_rational
-from .series import Series, clock, constant, evaluate, matrix
+from ..values import evaluate, evaluate_matrix
+from .series import Series, clock, constant
 
-Matrix = list[list[Series]]
 UNIT = {1: ((1,), 1), 2: ((3, 4), 5), 3: ((2, 3, 6), 7), 4: ((1, 1, 1, 1), 2)}  # rational points of spheres
 
 
@@ -47,9 +47,35 @@ class Point:
         """t0 + x."""
         return clock(self.ring, self.t0, self.terms)
 
-    def of(self, entries: sp.Matrix) -> Matrix:
-        """A matrix of expressions in t, lets and parameters."""
-        return matrix(self.sde.written_out(entries), {**self.params, "t": self.time}, self.time)
+    def number(self, expr: sp.Expr) -> Series:
+        """A rational, pi or e as a constant series."""
+        if expr.is_Rational:
+            return constant(self.ring, self.ring.number(int(expr.p), int(expr.q)), self.terms)
+        return constant(self.ring, self.ring.constant("pi" if expr == sp.pi else "e"), self.terms)
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        """What an expression in t may name: the parameters, t, and alpha and sigma of one block."""
+        own = {name: constant(self.ring, value, self.terms) for name, value in self.params.items()}
+        start = constant(self.ring, self.t0, self.terms)
+        functions = {
+            "alpha": lambda time: self.Psi[0][0].at(time - start),
+            "sigma": lambda time: self.Sigma[0][0].sqrt().at(time - start),
+        }
+        return {**own, **functions, "t": self.time}
+
+    def of(self, entries: sp.Matrix, kind: str = "") -> Matrix:
+        """A matrix of expressions in t, lets, parameters and values of the law, those of the parameterisation ``kind``."""
+        values = dict(self._values)
+        names = {symbol.name.split("[")[0] for symbol in entries.free_symbols if "[" in symbol.name}
+        if "offset" in names:
+            put(values, "offset", self.offset)
+        if names - {"offset"}:
+            law = tables(kind, self.sde.data, self.Psi, self.Sigma, self.offset, lambda: self.params["sigma_data"])
+            named = ("out",) if kind.startswith("eps") else ("skip", "out")
+            for name, value in zip(named, law, strict=False):
+                put(values, name, value)
+        return evaluate_matrix(self.sde.written_out(entries), values, self.number)
 
     def one(self, expr: Any) -> Series:
         return self.of(sp.Matrix([[expr]]))[0][0]
@@ -98,7 +124,7 @@ class Point:
     @cached_property
     def flow(self) -> Matrix:
         """X with R_t = X R_t0, R' = (F + G G^T Sigma^-1 / 2) R (methods.md F2)."""
-        rate = added(self.F, scaled(product(self.V, solve(self.Sigma)), self.ring.number(1, 2)))
+        rate = add(self.F, scaled(mul(self.V, solve(self.Sigma)), self.ring.number(1, 2)))
         return grow(self, unit(self), left=rate)
 
     def parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
@@ -113,19 +139,19 @@ class Point:
             a, s, d = sp.symbols("a_ s_ d_")
             known = {"a_": self.Psi[0][0], "s_": self.Sigma[0][0].sqrt(), "t": self.time}
             known["d_"] = constant(self.ring, self.params.get("sigma_data", self.ring.number(1)), self.terms)
-            skip, out, inp, noise = (evaluate(e, known, self.time) for e in scalar(network, a, s, t, d))
+            skip, out, inp, noise = (evaluate(e, known, self.number) for e in scalar(network, a, s, t, d))
             return [[skip]], [[out]], [[inp]], noise
         if network in ("denoiser", "edm", "x0"):
             found: Any = bridge(data, self.Psi, self.Sigma)
             if network == "x0":
                 return found[0], found[1], one, self.time
             return preconditioned(found, self.params["sigma_data"]) if network == "edm" else found
-        return zero, scaled(transpose(inverse(self.root(network))), -1), one, self.time
+        return zero, scaled(transpose(inverse_of(self.root(network))), -1), one, self.time
 
     def root(self, network: str) -> Matrix:
         """The factor of Sigma that an epsilon network was trained with; eps-R is anchored at t0 here, as good as anywhere."""
         if network == "eps-R":
-            return product(self.flow, constants(self, self.low))
+            return mul(self.flow, constants(self, self.low))
         return factor(self.Sigma, network == "eps-U")
 
 
@@ -190,35 +216,8 @@ def constants(point: Point, values: list[list[Any]]) -> Matrix:
     return [[constant(point.ring, e, point.terms) for e in row] for row in values]
 
 
-def transpose(A: Matrix) -> Matrix:
-    return [list(column) for column in zip(*A, strict=True)]
-
-
-def product(A: Matrix, B: Matrix) -> Matrix:
-    columns = transpose(B)
-    return [[_dot(row, column) for column in columns] for row in A]
-
-
-def _dot(row: list[Series], column: list[Series]) -> Series:
-    terms = [a * b for a, b in zip(row, column, strict=True)]
-    return sum(terms[1:], terms[0])
-
-
-def added(A: Matrix, B: Matrix) -> Matrix:
-    return [[a + b for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
-
-
-def scaled(A: Matrix, c: Any) -> Matrix:
-    return [[e * c for e in row] for row in A]
-
-
 def composed(A: Matrix, inner: Series) -> Matrix:
     return [[e.at(inner) for e in row] for row in A]
-
-
-def inverse(A: Matrix) -> Matrix:
-    """The inverse of a triangular or nearly unit matrix of series."""
-    return solve(A) if len(A) == 1 else invert(A)
 
 
 def grow(

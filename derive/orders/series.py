@@ -7,13 +7,8 @@ h = t0 - t1 for deterministic programs, r = sqrt(h) where noise is drawn, x = t 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import sympy as sp
-from sympy.codegen.cfunctions import expm1, log1p
-
-from stepsmith.errors import Unsupported
 
 from .rings import IrrationalError
 
@@ -135,6 +130,17 @@ class Series:
             c.append(-_over(sum((j * self.c[j] * s[k - j] for j in range(1, k + 1)), 0), k))
         return Series(s, self.ring), Series(c, self.ring)
 
+    def sin(self) -> Series:
+        return self.sincos()[0]
+
+    def cos(self) -> Series:
+        return self.sincos()[1]
+
+    def atan(self) -> Series:
+        """By its derivative, x' / (1 + x^2)."""
+        slope = self.derivative() / (self * self + 1)
+        return Series([self.ring.function("atan", self.c[0]), *slope.integral().c[1:]], self.ring)
+
     def integral(self) -> Series:
         """The antiderivative that vanishes at zero."""
         return Series([0] + [_over(a, k + 1) for k, a in enumerate(self.c[:-1])], self.ring)
@@ -187,52 +193,3 @@ def clock(ring: Any, value: Any, length: int) -> Series:
 
 def constant(ring: Any, value: Any, length: int) -> Series:
     return Series([value] + [0] * (length - 1), ring)
-
-
-FUNCTIONS: dict[Any, Callable[[Series], Series]] = {
-    sp.exp: lambda x: x.exp(), sp.log: lambda x: x.log(),
-    sp.sin: lambda x: x.sincos()[0], sp.cos: lambda x: x.sincos()[1],
-    sp.tan: lambda x: x.sincos()[0] / x.sincos()[1],
-    sp.sinh: lambda x: (x.exp() - (-x).exp()) / 2, sp.cosh: lambda x: (x.exp() + (-x).exp()) / 2,
-    sp.tanh: lambda x: 1 - 2 / ((2 * x).exp() + 1),
-    sp.Abs: lambda x: x if x.c[0] > 0 else -x,
-    expm1: lambda x: x.exp() - 1, log1p: lambda x: (1 + x).log(),
-}  # fmt: skip
-
-
-def evaluate(expr: sp.Expr, values: Mapping[str, Any], like: Series) -> Series:
-    """A SymPy expression with its symbols replaced by name: series stay, numbers of the ring become constants."""
-    ring, length = like.ring, len(like.c)
-    if expr.is_Rational:
-        return constant(ring, ring.number(int(expr.p), int(expr.q)), length)
-    if expr.is_Symbol:
-        value = values[expr.name]
-        return value if isinstance(value, Series) else constant(ring, value, length)
-    if expr in (sp.pi, sp.E):
-        return constant(ring, ring.constant("pi" if expr == sp.pi else "e"), length)
-    args = [evaluate(arg, values, like) for arg in expr.args]
-    if expr.is_Add:
-        return sum(args[1:], args[0])
-    if expr.is_Mul:
-        product = args[0]
-        for arg in args[1:]:
-            product = product * arg
-        return product
-    if expr.is_Pow:
-        return _power(args[0], expr.exp, args[1])
-    if expr.func in FUNCTIONS:
-        return FUNCTIONS[expr.func](args[0])
-    raise Unsupported(f"no power series for {expr.func.__name__}", "write it with exp, log, sqrt and sin, cos, tan")
-
-
-def _power(base: Series, exponent: sp.Expr, power: Series) -> Series:
-    if exponent.is_Integer:
-        return base ** int(exponent)
-    if exponent.is_Rational and exponent.q == 2:
-        return base.sqrt() ** int(exponent.p)
-    return (power * base.log()).exp()
-
-
-def matrix(entries: sp.Matrix, values: Mapping[str, Any], like: Series) -> list[list[Series]]:
-    """A matrix of expressions, entry by entry."""
-    return [[evaluate(e, values, like) for e in row] for row in entries.tolist()]

@@ -167,7 +167,7 @@ class Linear:
         before = max(len(self.method.warmup), 3 if self.method.program.history else 0)
         times = [t0 + k * h for k in range(before, 0, -1)] + [t0, t1]
         times += [low + (t1 - low) * 0.5**k for k in range(1, 2 + len(self.method.ending))]
-        return [float(value.mid()) for value in self.exact_reference.row([flint.arb(t) for t in times], before, exprs)]
+        return [float(value.mid()) for value in self.exact_reference.scalars([flint.arb(t) for t in times], before, exprs)]
 
     def flow(self, t0: float, t1: float, parts: int = 16) -> np.ndarray:
         """E, by the classical Runge-Kutta method."""

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sympy as sp
-
-from ..program import UNIT, Call, Evaluate, Factor, Host, Normal, StepProgram, Update, table_of
+from ..matrix import Matrix
+from ..program import UNIT, Evaluate, Normal, StepProgram, Update
+from ..program.meaning import needed_by
+from ..program.program import scalars
 from ..score import BRIDGES, ScoreParameterization
-from .point import Matrix, Point, composed, draw
+from .point import Point, composed, draw
+from .reading import SeriesReading, series_values
 from .rings import small_rational
-from .rules import apply
-from .series import Series, constant, evaluate
+from .series import Series, constant
 
 Value = list[Series]  # one series a coordinate
 
@@ -161,70 +162,6 @@ def exact_flow(at: Setting, weight: Any) -> list[Value]:
     return z
 
 
-class Table(dict[str, Any]):
-    """Host values by name; the entry [i, j] of a table of matrices by its spelling."""
-
-    def put(self, name: str, value: Any) -> None:
-        if isinstance(value, Series):
-            self[name] = value
-            return
-        for i, row in enumerate(value):
-            for j, entry in enumerate(row):
-                self[f"{name}[..., {i}, {j}]"] = entry
-
-
-def host_values(point: Point, program: StepProgram, times: Mapping[str, Series]) -> Table:
-    """Every host scalar and table that the operations need; ``times`` are offsets from t0 by name (t0, t1, t_m1, ...)."""
-    values = Table({**point.params, **{name: offset + point.t0 for name, offset in times.items()}})
-    like = next(iter(times.values()))
-    functions = {f.name: f for f in program.functions}
-    needed = _needed(program)
-    for statement in program.host:
-        if isinstance(statement, Call):
-            if needed & set(statement.targets):
-                arguments = [evaluate(time, values, like) for time in statement.times]
-                found = apply(point, functions, functions[statement.function], arguments)
-                for name, value in zip(statement.targets, found, strict=True):
-                    values.put(name, value)
-        elif statement.name in needed:
-            if isinstance(statement, Factor):
-                values.put(statement.name, _factored([[evaluate(e, values, like) for e in r] for r in statement.rows.tolist()]))
-            else:
-                values[statement.name] = evaluate(statement.expr, values, like)
-    return values
-
-
-def _needed(program: StepProgram) -> set[str]:
-    """The tables and scalars that the step reads, directly or not (what only ``last`` reads is left out)."""
-    exprs = [e for op in program.ops if isinstance(op, Update) for e, _ in op.terms]
-    exprs += [op.time for op in program.ops if isinstance(op, Evaluate)]
-    needed = {table_of(s) for e in exprs for s in e.free_symbols}
-    for statement in reversed(program.host):
-        names = set(statement.targets) if isinstance(statement, Call) else {statement.name}
-        if names & needed:
-            needed |= {table_of(s) for e in _read(statement) for s in sp.sympify(e).free_symbols}
-    return needed
-
-
-def _read(statement: Host) -> Iterable[sp.Expr]:
-    if isinstance(statement, Call):
-        return statement.times
-    return statement.rows if isinstance(statement, Factor) else (statement.expr,)
-
-
-def _factored(rows: Matrix) -> Matrix:
-    """The lower triangular factor of rows rows^T."""
-    n = len(rows)
-    C = [[_sum([a * b for a, b in zip(p, q, strict=True)]) for q in rows] for p in rows]
-    L: Matrix = [[C[0][0] * 0] * n for _ in range(n)]
-    for j in range(n):
-        L[j][j] = (C[j][j] - _sum([L[j][k] * L[j][k] for k in range(j)] or [C[0][0] * 0])).sqrt()
-        for i in range(j + 1, n):
-            rest = C[i][j] - _sum([L[i][k] * L[j][k] for k in range(j)] or [C[0][0] * 0])
-            L[i][j] = rest / L[j][j]
-    return L
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """What one step makes: the new state and the values carried out."""
@@ -238,25 +175,26 @@ def run(
     history: Sequence[Value] = (), normals: Mapping[str, Value] | None = None,
 ) -> Run:  # fmt: skip
     """One step of the program on series: what ``step`` of the emitted module does, with exact coefficients."""
-    values = host_values(at.point, program, times)
     like = next(iter(times.values()))
+    needed = needed_by(program, (c for op in program.ops for c in scalars(op)))
+    values = series_values(at.point, program, times, needed)
+    reading = SeriesReading(at.point, like)
     *given, unit = at.carried(len(like.c))
     tensors: dict[str, Value] = dict(zip(program.components, [*state, *given], strict=True))
     tensors[UNIT] = unit
     tensors.update(zip(program.history, history, strict=True))
     for op in program.ops:
         if isinstance(op, Evaluate):
-            outputs = at.net([tensors[name] for name in op.inputs], evaluate(op.time, values, like))
+            outputs = at.net([tensors[name] for name in op.inputs], reading.scalar(op.time, values))
             tensors.update(zip(op.outputs, outputs, strict=True))
         elif isinstance(op, Normal):
             tensors[op.output] = (normals or {})[op.output]
         else:
-            tensors[op.output] = _updated(op, tensors, values, like)
+            tensors[op.output] = _updated(op, tensors, values, reading)
     return Run([tensors[name] for name in program.result[: len(state)]], [tensors[name] for name in program.carry])
 
 
-def _updated(op: Update, tensors: Mapping[str, Value], values: Table, like: Series) -> Value:
-    terms = [(evaluate(c, values, like), tensors[name]) for c, name in op.terms]
+def _updated(op: Update, tensors: Mapping[str, Value], values: Mapping[str, Any], reading: SeriesReading) -> Value:
+    terms = [(reading.scalar(c, values), tensors[name]) for c, name in op.terms]
     width = len(terms[0][1])
     return [_sum([c * value[k] for c, value in terms]) for k in range(width)]
-

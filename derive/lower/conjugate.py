@@ -1,0 +1,193 @@
+"""A conjugate step (arXiv 2310.07894, section 3; derived in psld-and-splitting.md 3.1), z from t0 to t1 = t0 - h:
+
+    z' = P (I - h B(t0)) z + Phi n,   dX/dt = (F - G G^T C_skip / 2 - B) X has the propagator P = X(t1) X(t0)^-1,
+    Phi = int_{t1}^{t0} P(t1, s) G G^T(s) C_out(s) ds / 2,   n the network's output (or the frame's) at t0.
+
+P is A(t1)^-1 A(t0) of the paper with A' = A K, K = B - F + G G^T C_skip / 2, in this order: only the relative propagator is
+ever formed, and exp of the integral of K only where K commutes with itself.  Where the SDE has an offset, z - o(t, START)
+stands in the place of z (offset.py); B acts on it too.
+
+In the frame of the data prediction d, C_skip = -Sigma^-1 and C_out = Sigma^-1 p: what moves is the deviation z - p d from the
+mean, driven by B alone, so that nothing singular is integrated near the data:
+
+    (z - p d)' = (F + G G^T Sigma^-1 / 2) (z - p d) - B (z - p d) - B p d,     z' = U z + (p_1 - U p_0) d   where B = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+
+from stepsmith.errors import Unsupported
+
+from .. import spec
+from ..calculus import t, t0, t1
+from ..program import ONE, Flow, Propagate, applied, entries
+from ..sampler import Sampler
+from ..score import NETWORKS, ScoreParameterization, scalar
+from ..sde import LinearSDE
+from ..split import Part, names_of
+from .writer import Network, State, Writer, symbol
+
+DATA_FRAMES = ("denoiser", "x0")  # whose frozen output is the mean of the data
+FACTORS = ("eps-L", "eps-U", "eps-R")
+
+
+def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
+    """B of a conjugate sampler: an expression times I, ``{ones = expression}``, or a matrix of expressions."""
+    names = names_of(sde, sampler)
+    if isinstance(sampler.B, list):
+        return spec.matrix(sampler.where, "sampler.B", sampler.B, (sde.n, sde.n), names)
+    if isinstance(sampler.B, Mapping):
+        spec.check_keys(sampler.where, "sampler.B", sampler.B, allowed=("ones",), required=("ones",))
+        return sp.ones(sde.n, sde.n) * spec.entry(sampler.where, "sampler.B.ones", sampler.B["ones"], names)
+    return sp.eye(sde.n) * spec.entry(sampler.where, "sampler.B", sampler.B, names)
+
+
+def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
+    """z' = P (I - h B) z + Phi n in the frame; B in the words of let."""
+    state, n = dict(enumerate(w.sde.state)), w.sde.n
+    w.evaluate(state, sp.Integer(0))
+    if frame == "eps-R" and n > 1 and not B.is_zero_matrix:
+        raise Unsupported("the frame eps-R is derived for B = 0", "use B = 0, or the frame eps-L")
+    data = w.network in DATA_FRAMES and (frame in DATA_FRAMES or (frame == "eps-R" and n > 1))
+    if frame == "eps-R" and n > 1 and not data:
+        return _transported(w, state)
+    if data and n > 1:
+        P, Phi = _deviation(w, B)
+    elif n == 1 and frame in NETWORKS:
+        P, Phi = _one_block(w, B[0, 0], str(frame))
+    else:
+        P, Phi = _whole_matrix(w, B, frame)
+    linear = P - P * w.h * B.applyfunc(lambda e: w.at(e, "0")) if not B.is_zero_matrix else P
+    values = w.asked.output if data or frame == w.network else _reframed(w, frame, state)
+    return _moved(w, state, linear, Phi, values)
+
+
+def _moved(w: Writer, state: State, linear: sp.Matrix, Phi: sp.Matrix, values: tuple[str, ...]) -> State:
+    """linear (z - o_0) + o_1 + Phi n, block by block."""
+    shift = w.offset("1") - linear * w.offset("0")
+    new: State = {}
+    for i in range(w.sde.n):
+        terms = w.combination(linear.row(i), state.values()) + w.combination(shift.row(i), w.constants)
+        new[i] = w.update(f"{w.block(i)}_new", terms + w.combination(Phi.row(i), values))
+    return new
+
+
+def _reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
+    """The output in the frame, n with C_out n = s - C_skip (z - o), made of the score."""
+    target = w.score_at(frame, "0")
+    if target.inverse is None:
+        what = f"a {w.network} network gives no {frame} output of {w.sde.n} blocks"
+        raise Unsupported(what, "use the frame eps-R, which is the same step")
+    offset, back = w.offset("0"), -target.inverse * target.skip
+    values = []
+    for k in range(target.inverse.shape[0]):
+        terms = w.combination(target.inverse.row(k), w.asked.score) + w.combination(back.row(k), state.values())
+        terms += w.combination(-back.row(k) * offset, w.constants)
+        values.append(w.update(f"n_{w.block(k)}", terms))
+    return tuple(values)
+
+
+def _deviation(w: Writer, B: sp.Matrix) -> tuple[sp.Matrix, sp.Matrix]:
+    """n blocks in the frame of the data prediction: (P, Phi = p_1 - P p_0, and what B p drives)."""
+    n = w.sde.n
+    driven = not B.is_zero_matrix
+    w.add(Flow(("P", "S") if driven else ("U",), sp.ImmutableMatrix(B), t1, t0))
+    P = entries("P" if driven else "U", n, n)
+    p0, p1 = (w.law("mean", key, ("p", n, 1))[0] for key in "01")
+    return P, p1 - P * p0 + (entries("S", n, 1) if driven else sp.zeros(n, 1))
+
+
+def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]:
+    """One block: in closed form where B = 0 and the frame is epsilon or x0, else along the step."""
+    (a0, s0), (a1, s1) = w.alpha_sigma("0"), w.alpha_sigma("1")
+    if b == 0 and frame in DATA_FRAMES:
+        ratio = s1 / s0
+        return sp.Matrix([[ratio]]), sp.Matrix([[a1 - ratio * a0]])
+    if b == 0 and frame in FACTORS:
+        ratio = a1 / a0
+        return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
+    return _whole_matrix(w, sp.Matrix([[b]]), frame)
+
+
+def _whole_matrix(w: Writer, B: sp.Matrix, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
+    """(P, Phi) along the step, any frame."""
+    n = w.sde.n
+    skip, out, kind = _frame(w, frame)
+    half = w.sde.GG_let / 2
+    rate = (-w.sde.F_let + half * skip + B).row_join(half * out)
+    w.add(Propagate(("P", "Phi"), (n, out.shape[1]), sp.ImmutableMatrix(rate), kind, t1, t0))
+    return entries("P", n, n), entries("Phi", n, out.shape[1])
+
+
+def _frame(w: Writer, frame: Network) -> tuple[sp.Matrix, sp.Matrix, str]:
+    """(C_skip, C_out, the tables they are spelled with) at the running time t."""
+    n = w.sde.n
+    if isinstance(frame, ScoreParameterization):
+        return sp.Matrix(frame.skip), sp.Matrix(frame.out), ""
+    if n == 1:
+        alpha = ONE if w.sde.F.is_zero_matrix else applied("alpha", t)
+        skip, out, _, _ = scalar(frame, alpha, applied("sigma", t), t, symbol("sigma_data"))
+        return sp.Matrix([[skip]]), sp.Matrix([[out]]), ""
+    if frame == "score":
+        return sp.zeros(n), sp.eye(n), ""
+    if frame in ("eps-L", "eps-U"):
+        return sp.zeros(n), entries("out", n, n), frame
+    if frame == "eps-R":
+        what = f"conjugate parts in the frame {frame} of {n} blocks are not derived"
+        raise Unsupported(what, "use denoiser, x0, edm, eps-L, eps-U or score")
+    return entries("skip", n, n), entries("out", n, 1), "denoiser" if frame == "x0" else frame
+
+
+def _transported(w: Writer, state: State) -> State:
+    """z' = Psi z + (U - Psi) R_0 e_R with U = R(t1) R(t0)^-1 (methods.md F1); R_0 e_R = L_0 e_L = -Sigma s."""
+    n, offset = w.sde.n, w.offset("0")
+    w.add(Flow(("U",), sp.ImmutableMatrix.zeros(n), t1, t0))
+    w.add(Propagate(("Psi",), (n,), -w.sde.F_let, "", t1, t0))
+    Psi, U = entries("Psi", n, n), entries("U", n, n)
+    if w.network in FACTORS:
+        inverse = w.score_at(w.network, "0").inverse
+        assert inverse is not None
+        L, values = -inverse.T, w.asked.output
+    else:
+        (sigma,) = w.law("covariance", "0", ("covariance", n, n))
+        L, values = -sigma, w.asked.score
+    spread = [w.update(f"r_{w.block(i)}", w.combination(L.row(i), values)) for i in range(n)]
+    shift = w.offset("1") - Psi * offset
+    new: State = {}
+    for i in range(n):
+        terms = w.combination(Psi.row(i), state.values()) + w.combination(shift.row(i), w.constants)
+        new[i] = w.update(f"{w.block(i)}_new", terms + w.combination((U - Psi).row(i), spread))
+    return new
+
+
+def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower: str) -> State:
+    """z_R' = P (I - a h B) z_R + C z_other + Phi n + D c, one conjugate Euler step of the rows R of the part."""
+    sde, rows = w.sde, part.rows
+    others = [j for j in range(sde.n) if j not in rows]
+    skip, out, kind = _frame(w, w.network)
+    full, score = (part.linear + part.score * skip).extract(rows, range(sde.n)), part.score.extract(rows, range(sde.n))
+    B, moved = part.B.extract(rows, rows), not sde.offset_let.is_zero_matrix
+    rate = (full.extract(range(len(rows)), rows) + B).row_join(full.extract(range(len(rows)), others)).row_join(score * out)
+    names, widths = ["P", "C", "Phi"], [len(rows), len(others), out.shape[1]]
+    if moved:  # B and C_skip act on z - o
+        o = w.sde.offset_terms_let.shape
+        origin = entries("offset", *o)
+        drift = part.offset.extract(rows, range(o[1])) - B * origin.extract(rows, range(o[1])) - score * skip * origin
+        rate, names, widths = rate.row_join(drift), [*names, "D"], [*widths, o[1]]
+    tables = [f"{stem}_{name}" for stem in names]
+    w.add(Propagate(tuple(tables), tuple(widths), sp.ImmutableMatrix(rate), kind, w.moment(lower), w.moment(upper)))
+    P = entries(tables[0], len(rows), len(rows))
+    frozen = (w.moment(upper) - w.moment(lower)) * B.applyfunc(lambda e: w.at(e, upper))
+    kept, shift = P - P * frozen, sp.zeros(len(rows), len(w.constants))
+    if moved:  # B acts on z - o: B o, taken from the rest, is given back frozen like B z itself
+        shift = P * frozen * w.offset(upper).extract(rows, range(shift.shape[1])) + entries(tables[3], *shift.shape)
+    C, Phi = entries(tables[1], len(rows), len(others)), entries(tables[2], len(rows), out.shape[1])
+    new = dict(state)
+    for a, i in enumerate(rows):
+        terms = w.combination(kept.row(a), (state[j] for j in rows)) + w.combination(C.row(a), (state[j] for j in others))
+        terms += w.combination(shift.row(a), w.constants) + w.combination(Phi.row(a), w.asked.output)
+        new[i] = w.update(f"{w.block(i)}_{name}", terms, part.letter)
+    return new

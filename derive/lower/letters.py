@@ -1,0 +1,150 @@
+"""A splitting step: the parts of a composition applied in order, one short function a kind of letter.
+
+An Euler part adds share * h * (linear z + score s), with F and G frozen at its network time; an exact part solves its
+linear flow and its noise over its own sub-interval, each letter with its own clock; a conjugate part is a conjugate Euler
+step of its rows (psld-and-splitting.md, section 5), the other rows and the network's output frozen.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1
+
+from stepsmith.errors import InputError
+
+from .. import structure
+from ..bounded import cancelled
+from ..calculus import is_zero, t
+from ..composition import Token
+from ..offset import reached as offset_reached
+from ..program import ONE, Propagate, Spread, entries
+from ..split import Part, Split
+from .conjugate import part_step
+from .writer import State, Writer
+
+
+def split_step(w: Writer, split: Split) -> State:
+    """The new state after the parts of the composition, in order."""
+    state: State = dict(enumerate(w.sde.state))
+    done = dict.fromkeys(split.parts, sp.Integer(0))
+    for position, token in enumerate(w.sampler.composition, start=1):
+        part = split.parts[token.letter]
+        upper, lower = w.time(done[token.letter]), w.time(done[token.letter] + token.share)
+        done[token.letter] += token.share
+        ahead = state
+        if token.fresh:
+            if token.predict and w.asked.output:
+                ahead = apply(w, part, token, f"{position}p", state, state, upper, lower)
+            w.evaluate(ahead, token.at)
+        state = apply(w, part, token, str(position), state, ahead if token.predict else state, upper, lower)
+    return state
+
+
+def apply(w: Writer, part: Part, token: Token, mark: str, state: State, seen: State, upper: str, lower: str) -> State:
+    """The part over its sub-interval; ``seen`` is the state that an Euler part takes its drift at."""
+    name = f"{part.letter}{mark}"
+    if part.solve == "exact":
+        return _exact(w, part, name, state, upper, lower)
+    if part.solve == "conjugate":
+        return part_step(w, part, name, state, upper, lower)
+    return _euler(w, part, name, state, seen, token, upper)
+
+
+def _euler(w: Writer, part: Part, name: str, state: State, seen: State, token: Token, upper: str) -> State:
+    """z + share h (linear z_seen + score s) + sqrt(share h) G xi, F and G at the network time."""
+    key, step, n = w.asked.clock if part.scored else upper, token.share * w.h, w.sde.n
+    noise = _euler_noise(w, part, name, key, step)
+    new = dict(state)
+    for i in part.rows:
+        at = lambda e: step * w.at(e, key)  # noqa: E731
+        terms = [(ONE, state[i]), *w.combination(map(at, part.linear.row(i)), (seen[j] for j in range(n)))]
+        if not part.score.is_zero_matrix:
+            terms += w.combination(map(at, part.score.row(i)), w.asked.score)
+        terms += w.combination(map(at, part.offset.row(i)), w.constants)
+        new[i] = w.update(f"{w.block(i)}_{name}", terms + noise.get(i, []), str(token))
+    return new
+
+
+def _euler_noise(w: Writer, part: Part, name: str, key: str, step: sp.Expr) -> dict[int, list[tuple[sp.Expr, str]]]:
+    """sqrt(step) G xi on the rows of the part's noise, one draw a column of G that reaches them."""
+    if not part.noise_rows:
+        return {}
+    if any(clock != 1 for clock in part.noise_clock):
+        raise _clocked(w, part, "an Euler part has no clock of its own", "solve the part exactly")
+    G = w.sde.G_let
+    columns = [k for k in range(G.shape[1]) if any(G[i, k] != 0 for i in part.noise_rows)]
+    draws = {k: w.normal(f"xi_{name}_{k}") for k in columns}
+    return {i: [(sp.sqrt(step) * w.at(G[i, k], key), draws[k]) for k in columns] for i in part.noise_rows}
+
+
+def _clocked(w: Writer, part: Part, what: str, fix: str) -> InputError:
+    return InputError(w.sampler.where, f"sampler.parts.{part.letter}.noise_clock", what, fix)
+
+
+def _exact(w: Writer, part: Part, name: str, state: State, upper: str, lower: str) -> State:
+    """The exact flow of dz = linear z dtau + noise^(1/2) dw over the part's own sub-interval."""
+    n = w.sde.n
+    decay, factor, shift = _rows_apart(w, part, name, upper, lower) or _coupled(w, part, name, upper, lower)
+    draws = {j: w.normal(f"xi_{name}_{w.block(j)}") for j in range(n) if any(factor.col(j))}
+    new: State = {}
+    for i in range(n):
+        terms = w.combination(decay.row(i), (state[j] for j in range(n)))
+        terms += w.combination(shift.row(i), w.constants)
+        terms += [(factor[i, j], draw) for j, draw in draws.items()]
+        new[i] = w.update(f"{w.block(i)}_{name}", terms, part.letter)
+    return new
+
+
+def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...] | None:
+    """Closed form where every row is by itself: decay exp(k), k = int linear, noise sqrt(v (1 - exp(2k))), and
+    (1 - exp(k)) m where linear and offset are linear (z - m), m constant.
+    """
+    sde, n = w.sde, w.sde.n
+    noise = sp.Matrix(n, n, lambda i, j: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0)
+    if not (part.linear.is_diagonal() and noise.is_diagonal()):
+        return None
+    laws, kept = [], []
+    for i in range(n):
+        rate, still = part.linear[i, i], is_zero(sde.written_out(part.linear[i, i]))
+        laws.append(None if still else cancelled(-noise[i, i] / (2 * rate)))
+        kept.append(None if still else part.offset.row(i).applyfunc(lambda e, r=rate: cancelled(-e / r)))
+    if any(sde.written_out(sp.Matrix([e])).has(t) for law, m in zip(laws, kept, strict=True) if law is not None for e in (law, *m)):
+        return None
+    decay, factor, shift = sp.eye(n), sp.zeros(n), sp.zeros(*part.offset.shape)
+    for i in range(n):
+        clock = w.at(part.noise_clock[i], upper)
+        law, mean, change = laws[i], kept[i], w.integral(part.linear[i, i], upper, lower)
+        exponent = w.define(f"{name}_{w.block(i)}_rate", change)
+        decay[i, i] = sp.exp(exponent)
+        if law is None:
+            factor[i, i] = sp.sqrt(clock * w.integral(noise[i, i], upper, lower)) if noise[i, i] != 0 else 0
+            shift[i, :] = part.offset.row(i).applyfunc(lambda e: w.integral(e, upper, lower) if e != 0 else 0)
+        else:
+            factor[i, i] = sp.sqrt(w.at(law, upper)) * sp.sqrt(-expm1(2 * clock * exponent)) if law != 0 else 0
+            shift[i, :] = mean.applyfunc(lambda e, k=exponent: -expm1(k) * w.at(e, upper))
+    return decay, factor, shift
+
+
+def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...]:
+    """(decay, lower factor of the noise covariance, shift by the offset) of coupled rows over the sub-interval."""
+    if any(clock != 1 for clock in part.noise_clock):
+        raise _clocked(w, part, "only a part of independent rows has a clock a row", "leave it out")
+    sde, n = w.sde, w.sde.n
+    low, high = w.moment(lower), w.moment(upper)
+    moved = offset_reached(part.linear, part.offset)
+    drift = [] if moved.is_zero_matrix else [f"shift_{name}"]
+    rate = part.linear.row_join(part.offset) if drift else part.linear
+    widths = (n, *(part.offset.shape[1] for _ in drift))
+    w.add(Propagate((f"decay_{name}", *drift), widths, sp.ImmutableMatrix(rate), "", low, high))
+    decay = sp.Matrix(entries(f"decay_{name}", n, n))
+    reach = [structure.reached(part.linear, {j}) for j in range(n)]
+    decay = sp.Matrix(n, n, lambda i, j: decay[i, j] if i in reach[j] else 0)
+    noise = sp.Matrix(n, sde.G_let.shape[1], lambda i, j: sde.G_let[i, j] if i in part.noise_rows else 0)
+    touched = structure.reached(part.linear, {i for i in range(n) if any(noise.row(i))})
+    factor = sp.zeros(n)
+    if touched:
+        w.add(Spread(f"factor_{name}", part.linear, sp.ImmutableMatrix(noise), tuple(sorted(touched)), low, high))
+        table = entries(f"factor_{name}", n, n)
+        factor = sp.Matrix(n, n, lambda i, j: table[i, j] if j <= i and i in touched and j in touched else 0)
+    shift = entries(f"shift_{name}", *moved.shape) if drift else sp.zeros(*moved.shape)
+    return decay, factor, sp.Matrix(*moved.shape, lambda i, k: shift[i, k] if moved[i, k] else 0)

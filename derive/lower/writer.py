@@ -1,0 +1,241 @@
+"""The growing program: host statements, component operations and the names already given, as the schemes of lowering add them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+
+from stepsmith.errors import Unsupported
+
+from .. import calculus
+from ..calculus import s, t, t0, t1
+from ..kernel import in_lets
+from ..offset import reached
+from ..program import ONE, UNIT, Evaluate, Host, Integral, Law, Normal, Op, Scalar, Update, applied, entries, entry
+from ..sampler import Sampler
+from ..score import BRIDGES, EDM_SIGMA_DATA, Score, ScoreParameterization, scalar
+from ..sde import LinearSDE
+from ..split import names_of
+
+Network = str | ScoreParameterization
+State = dict[int, str]  # block -> the value that holds it
+Term = tuple[sp.Expr, str]  # coefficient, value
+
+
+def symbol(name: str) -> sp.Symbol:
+    return sp.Symbol(name, real=True)
+
+
+@dataclass
+class Asked:
+    """What the last network call gave: its raw outputs, the score made of them, and the time it was told."""
+
+    output: tuple[str, ...] = ()
+    score: tuple[str, ...] = ()
+    clock: str = "0"
+
+
+class Writer:
+    """A program as it grows.  Times inside a step go by a key, the suffix of the names of what is evaluated there."""
+
+    def __init__(
+        self, sde: LinearSDE, sampler: Sampler, network: Network, frame: Network, params: Mapping[str, float]
+    ) -> None:
+        self.sde, self.sampler, self.network, self.frame = sde, sampler, network, frame
+        self.names = names_of(sde, sampler)
+        self.params = {**params, **sampler.params}
+        if "edm" in (network, frame):
+            self.params["sigma_data"] = EDM_SIGMA_DATA
+        self.host: list[Host] = []
+        self.ops: list[Op] = []
+        self.defined: dict[str, object] = dict.fromkeys((*self.params, *sde.symbols, *sde.let, *sde.state, *sde.constant))
+        self.constants = (*sde.constant, UNIT)  # the values that the columns of an offset multiply
+        self.scores: dict[tuple[Network, str], Score] = {}
+        self.evaluations = 0
+        self.asked = Asked()
+        self.calls = sampler.nfe  # of the program at hand: a single one is not numbered
+        self.suffix = ""  # of the names of the call behind the step
+        self.moments: dict[str, sp.Expr] = {"0": t0, "1": t1}
+
+    # -- host --------------------------------------------------------------------------------------------------------
+
+    def define(self, name: str, expr: sp.Expr) -> sp.Expr:
+        """A host scalar, defined once; numbers and single symbols stay what they are."""
+        expr = sp.sympify(expr)
+        if expr.is_number or expr.is_Symbol:
+            return expr
+        while self.defined.get(name, expr) != expr:
+            name += "_"
+        if name not in self.defined:
+            self.defined[name] = expr
+            self.host.append(Scalar(name, expr))
+        return symbol(name)
+
+    def add(self, statement: Host) -> None:
+        """A host statement with tables of its own names, once."""
+        if statement.targets[0] not in self.defined:
+            self.defined.update(dict.fromkeys(statement.targets, statement))
+            self.host.append(statement)
+
+    def time(self, fraction: sp.Expr) -> str:
+        """The key of the time t0 - fraction * h."""
+        if fraction in (0, 1):
+            return str(fraction)
+        key = str(fraction).replace("/", "_").replace("-", "m")
+        self.moments[key] = self.define(f"t_{key}", t0 - fraction * self.h)
+        return key
+
+    def moment(self, key: str) -> sp.Expr:
+        return self.moments[key]
+
+    @property
+    def h(self) -> sp.Expr:
+        return self.define("h", t0 - t1)
+
+    def at(self, expr: sp.Expr, key: str) -> sp.Expr:
+        """An expression in the words of let at the time of ``key``; the lets with t in them become host scalars."""
+        time = self.moment(key)
+        timed = [name for name, let in self.sde.let.items() if symbol(name) in expr.free_symbols and let.has(t)]
+        values = {symbol(name): self.define(f"{name}_{key}", applied(name, time)) for name in timed}
+        return expr.subs(values, simultaneous=True).subs(t, time)
+
+    def integral(self, expr: sp.Expr, upper: str, lower: str) -> sp.Expr:
+        """The integral of an expression over (lower, upper), two times of the step."""
+        between = f"{lower}{upper}" if len(lower + upper) == 2 else f"{lower}_to_{upper}"
+        parts = in_lets(self.sde, expr)
+        if parts is None:
+            return self._integrated(f"integral{len(self.host)}_{between}", self.sde.written_out(expr), upper, lower)
+        total = sp.S.Zero
+        for name, c in parts.items():
+            piece = self._integrated(f"{name}_{between}", self.sde.let[name], upper, lower, name) if name else self._width(upper, lower)
+            total += c * piece
+        return self.at(total, upper)
+
+    def _width(self, upper: str, lower: str) -> sp.Expr:
+        return self.h if (upper, lower) == ("0", "1") else self.moment(upper) - self.moment(lower)
+
+    def _integrated(self, name: str, expr: sp.Expr, upper: str, lower: str, let: str = "") -> sp.Expr:
+        high, low = self.moment(upper), self.moment(lower)
+        closed = calculus.increment(expr, t, s)
+        if closed is not None:
+            return self.define(name, closed.subs({t: high, s: low}, simultaneous=True))
+        self.add(Integral(name, symbol(let) if let else expr, low, high))
+        return symbol(name)
+
+    def growth(self, expr: sp.Expr, upper: str, lower: str) -> sp.Expr:
+        """exp of the integral of an expression over (lower, upper); a power of alpha where alpha is given."""
+        if self.sde.schedule is not None and (c := sp.cancel(expr / self.sde.F_let[0, 0])).is_Rational:
+            return (self.alpha_sigma(upper)[0] / self.alpha_sigma(lower)[0]) ** c
+        return sp.exp(self.integral(expr, upper, lower))
+
+    def law(self, kind: str, key: str, *names: tuple[str, int, int]) -> tuple[sp.Matrix, ...]:
+        """Tables of the law at a time of the step, each (stem of its name, rows, columns), in host symbols."""
+        self.add(Law(tuple(f"{stem}_{key}" for stem, _, _ in names), kind, self.moment(key)))
+        return tuple(entries(f"{stem}_{key}", rows, columns) for stem, rows, columns in names)
+
+    # -- components --------------------------------------------------------------------------------------------------
+
+    def update(self, output: str, terms: Iterable[Term], note: str = "") -> str:
+        """``output`` = sum of coefficient * value; the value itself where the sum is nothing else."""
+        kept = tuple((sp.sympify(c), value) for c, value in terms if c != 0)
+        if len(kept) == 1 and kept[0][0] == ONE:
+            return kept[0][1]
+        self.ops.append(Update(output, kept, note))
+        return output
+
+    def normal(self, name: str) -> str:
+        self.ops.append(Normal(name))
+        return name
+
+    def block(self, i: int) -> str:
+        return self.sde.state[i]
+
+    def combination(self, row: Iterable[sp.Expr], values: Iterable[str]) -> list[Term]:
+        """The terms of a row of a matrix on some values."""
+        return list(zip(row, values, strict=True))
+
+    def offset(self, key: str) -> sp.Matrix:
+        """o(t, START) at a time of the step, n x (m + 1), in host symbols; z - o is the state of the SDE without offset."""
+        mask = reached(self.sde.F_let, self.sde.offset_terms_let)
+        if mask.is_zero_matrix:
+            return mask
+        (table,) = self.law("offset", key, ("offset", *mask.shape))
+        return sp.Matrix(*mask.shape, lambda i, k: table[i, k] if mask[i, k] else 0)
+
+    def alpha_sigma(self, key: str) -> tuple[sp.Expr, sp.Expr]:
+        """alpha and sigma of one block at a time of the step."""
+        time = self.moment(key)
+        alpha = ONE if self.sde.F.is_zero_matrix else self.define(f"alpha_{key}", applied("alpha", time))
+        return alpha, self.define(f"sigma_{key}", applied("sigma", time))
+
+    def score_at(self, network: Network, key: str) -> Score:
+        """A parameterisation at a time of the step, in host symbols."""
+        if (network, key) not in self.scores:
+            self.scores[network, key] = self._score(network, key)
+        return self.scores[network, key]
+
+    def _score(self, network: Network, key: str) -> Score:
+        n, time = self.sde.n, self.moment(key)
+        if isinstance(network, ScoreParameterization):
+            skip, out, inp = (getattr(network, k).applyfunc(lambda e: self.at(e, key)) for k in ("skip", "out", "inp"))
+            noise = self.define(f"noise_{key}", self.at(network.noise, key))
+            return Score(skip, out, inp, noise, out.inv() if out.shape == (n, n) else None)
+        if n == 1:
+            skip, out, inp, noise = scalar(network, *self.alpha_sigma(key), time, symbol("sigma_data"))
+            if network in BRIDGES:
+                noise = self.define(f"{'sigma_hat' if network == 'denoiser' else 'noise'}_{key}", noise)
+            return Score(sp.Matrix([[skip]]), sp.Matrix([[out]]), sp.Matrix([[inp]]), noise, sp.Matrix([[1 / out]]))
+        if network == "score":
+            return Score(sp.zeros(n), sp.eye(n), sp.eye(n), time, sp.eye(n))
+        if network in ("denoiser", "edm", "x0"):
+            return self._bridge(str(network), key)
+        if network == "eps-R" and key not in ("0", "1"):
+            raise Unsupported("an eps-R network is anchored on the grid, not at times inside a step", "use @0 or @1")
+        own = "" if network == self.network else "frame_"
+        out, inverse = self.law(str(network), key, (f"{own}out", n, n), (f"{own}inverse", n, n))
+        return Score(sp.zeros(n), out, sp.eye(n), time, inverse)
+
+    def _bridge(self, network: str, key: str) -> Score:
+        n = self.sde.n
+        own, told = ("", "sigma") if network in (self.network, "x0") else ("frame_", "frame_sigma")
+        kind = "denoiser" if network == "x0" else network
+        self.add(Law((f"{own}skip_{key}", f"{own}out_{key}", f"{own}inp_{key}", f"{told}_{key}"), kind, self.moment(key)))
+        skip, out, inp = (entries(f"{own}{k}_{key}", *shape) for k, shape in (("skip", (n, n)), ("out", (n, 1)), ("inp", (1, n))))
+        if network == "x0":
+            return Score(skip, out, sp.eye(n), self.moment(key), None)
+        return Score(skip, out, inp, symbol(f"{told}_{key}"), None)
+
+    def evaluate(self, state: State, fraction: sp.Expr) -> None:
+        """One network call at the state, at the time t0 - fraction * h."""
+        self.evaluate_at(state, self.time(fraction))
+
+    def evaluate_at(self, state: State, key: str) -> None:
+        """One network call at the state; keeps the raw output and the score made of it."""
+        score, offset, sde = self.score_at(self.network, key), self.offset(key), self.sde
+        itself = isinstance(self.network, str) and self.network not in BRIDGES  # it is given the state and what is constant
+        self.evaluations += 1
+        number = self.suffix or ("" if self.calls == 1 else str(self.evaluations))
+        values = [state[j] for j in range(sde.n)]
+        if itself:
+            inputs = [*values, *sde.constant]
+        else:
+            labels = [f"y{number}{'' if score.inp.shape[0] == 1 else f'_{k}'}" for k in range(score.inp.shape[0])]
+            inputs = [
+                self.update(label, self.combination(row, values) + self.combination(-row * offset, self.constants))
+                for label, row in zip(labels, map(score.inp.row, range(score.inp.shape[0])), strict=True)
+            ]
+        columns = score.out.shape[1]
+        letter = "d" if self.network in (*BRIDGES, "x0") else "e"
+        output = tuple(f"{letter}{number}{'' if columns == 1 else f'_{self.block(i)}'}" for i in range(columns))
+        self.ops.append(Evaluate(output, tuple(inputs), score.noise))
+        made = []
+        for i in range(sde.n):
+            terms = self.combination(score.skip.row(i), values) + self.combination(score.out.row(i), output)
+            terms += self.combination(-score.skip.row(i) * offset, self.constants)
+            made.append(self.update(f"s{number}_{self.block(i)}", terms))
+        self.asked = Asked(output, tuple(made), key)
+
+
+__all__ = ["Network", "State", "Term", "Writer", "entry", "symbol"]

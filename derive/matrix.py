@@ -1,0 +1,75 @@
+"""One small algebra of matrices, lists of rows: numbers, balls, and power series of either alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Matrix = list[list[Any]]
+
+
+def mul(A: Matrix, B: Matrix) -> Matrix:
+    columns = transpose(B)
+    return [[_dot(row, column) for column in columns] for row in A]
+
+
+def _dot(row: list[Any], column: list[Any]) -> Any:
+    terms = [a * b for a, b in zip(row, column, strict=True)]
+    return sum(terms[1:], terms[0])
+
+
+def add(A: Matrix, B: Matrix) -> Matrix:
+    return [[a + b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(A, B, strict=True)]
+
+
+def scaled(A: Matrix, c: Any) -> Matrix:
+    return [[e * c for e in row] for row in A]
+
+
+def transpose(A: Matrix) -> Matrix:
+    return [list(col) for col in zip(*A, strict=True)]
+
+
+def factor(A: Matrix, upper: bool = False) -> Matrix:
+    """The lower (upper) Cholesky factor, positive diagonal."""
+    if upper:
+        return [row[::-1] for row in factor([row[::-1] for row in A[::-1]])[::-1]]
+    n = len(A)
+    zero = A[0][0] - A[0][0]
+    L = [[zero] * n for _ in range(n)]
+    for j in range(n):
+        L[j][j] = (A[j][j] - sum((L[j][k] * L[j][k] for k in range(j)), zero)).sqrt()
+        for i in range(j + 1, n):
+            L[i][j] = (A[i][j] - sum((L[i][k] * L[j][k] for k in range(j)), zero)) / L[j][j]
+    return L
+
+
+def forward(L: Matrix) -> Matrix:
+    """The inverse of a lower triangular matrix."""
+    n = len(L)
+    zero = L[0][0] - L[0][0]
+    Z = [[zero] * n for _ in range(n)]
+    for j in range(n):
+        Z[j][j] = 1 / L[j][j]
+        for i in range(j + 1, n):
+            Z[i][j] = -sum((L[i][k] * Z[k][j] for k in range(j, i)), zero) / L[i][i]
+    return Z
+
+
+def solve(A: Matrix) -> Matrix:
+    """The inverse by Gauss-Jordan without pivots: of a positive definite matrix, or of one near the unit matrix."""
+    n = len(A)
+    one, zero = A[0][0] / A[0][0], A[0][0] - A[0][0]
+    rows = [[*row, *(one if i == j else zero for j in range(n))] for i, row in enumerate(A)]
+    for k in range(n):
+        pivot = rows[k][k]
+        rows[k] = [e / pivot for e in rows[k]]
+        for i in range(n):
+            if i != k:
+                held = rows[i][k]
+                rows[i] = [a - held * b for a, b in zip(rows[i], rows[k], strict=True)]
+    return [row[n:] for row in rows]
+
+
+def inverse_of(A: Matrix) -> Matrix:
+    """The inverse of any regular matrix, by way of the positive definite A^T A."""
+    return solve(A) if len(A) == 1 else mul(solve(mul(transpose(A), A)), transpose(A))

@@ -1,0 +1,188 @@
+"""Every value of a step as a linear form in its bases: the columns of the table of coefficients.
+
+The bases are the components, what is carried in, the draws and the outputs of the network.  Between two network calls a step
+is one affine map, so it needs only the forms of what the network is asked about, of what is carried out and of the new state:
+a column an entry.  Which entries there are is read off the program's structure; their values come from running the program's
+own lines on unit rows (``coefficients`` of an emitted module, reference.py in balls).
+
+    draws act on r values through N (r, k): where k > r, N is replaced by the lower factor of N N^T, which has the same law
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy as sp
+
+from .program import ONE, UNIT, Evaluate, Normal, Op, StepProgram, Update, outputs
+
+Marks = dict[str, bool]  # base -> whether its coefficient is exactly one
+
+
+@dataclass(frozen=True)
+class Form:
+    """A value as a linear form: ``value`` its name in the program, ``name`` in the step; ``terms`` (base, column or "" for one)."""
+
+    value: str
+    name: str
+    terms: tuple[tuple[str, str], ...]
+
+    @property
+    def itself(self) -> bool:
+        """Whether it is a base: nothing to compute."""
+        return len(self.terms) == 1 and not self.terms[0][1]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column for _, column in self.terms if column)
+
+    def column(self, base: str) -> str:
+        """The column of a base, "" where the coefficient is one or there is none."""
+        return dict(self.terms).get(base, "")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A network call: ``outputs`` of the inputs' forms, told the column or constant ``time``."""
+
+    outputs: tuple[str, ...]
+    inputs: tuple[Form, ...]
+    time: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a step does with a row of the table, and which column holds what.
+
+    ``asks`` in order, each with the forms of its inputs; forms that are carried out stand in ``carried`` before the ask
+    after which they are defined (its index), so that later forms may read them.
+    """
+
+    bases: tuple[str, ...]
+    draws: tuple[str, ...]
+    noisy: tuple[str, ...]  # the values whose draws are merged; () where they are drawn as written
+    asks: tuple[Ask, ...]
+    result: tuple[Form, ...]
+    carry: tuple[Form, ...]
+    times: Mapping[str, sp.Expr]  # column of a network time -> its host expression
+
+    @cached_property
+    def forms(self) -> tuple[Form, ...]:
+        """Every form that is computed, once."""
+        every = [*(form for ask in self.asks for form in ask.inputs), *self.carry, *self.result]
+        return tuple({form.value: form for form in every if not form.itself}.values())
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns in the order in which the step reads them."""
+        names: dict[str, None] = {}
+        for ask in self.asks:
+            names.update(dict.fromkeys(c for form in ask.inputs for c in form.columns))
+            names[ask.time] = None
+        names.update(dict.fromkeys(c for form in (*self.carry, *self.result) for c in form.columns))
+        return tuple(names)
+
+
+def time_column(time: sp.Expr) -> str:
+    """The name of the column of a network time: that of its host scalar, time_0 for t0."""
+    return {"t0": "time_0", "t1": "time_1"}.get(str(time), str(time))
+
+
+def layout(program: StepProgram) -> Layout:
+    """The layout of a step."""
+    bases, draws = _bases(program)
+    marks = marked(program.ops, (*program.components, UNIT, *program.history))
+    asked = [value for op in program.ops if isinstance(op, Evaluate) for value in op.inputs]
+    noisy = [v for v in dict.fromkeys((*asked, *program.carry, *program.result)) if set(marks[v]) & set(draws)]
+    merge = len(draws) > len(noisy)
+    if merge:
+        drawn = tuple(f"w{k + 1}" for k in range(len(noisy)))
+        for k, value in enumerate(noisy):
+            marks[value] = {b: m for b, m in marks[value].items() if b not in draws} | dict.fromkeys(drawn[: k + 1], False)
+        bases = tuple(b for b in bases if b not in draws[len(noisy) :])
+        short = dict(zip(drawn, drawn, strict=True))
+    else:
+        drawn = tuple(f"w{k + 1}" for k in range(len(draws)))
+        short = dict(zip(draws, drawn, strict=True))
+    order = {base: k for k, base in enumerate((*program.components, UNIT, *program.history, *draws, *_outputs(program)))}
+    order.update({name: order[draws[k]] for k, name in enumerate(drawn)})
+    labels = dict(zip(program.result, program.components, strict=True))
+
+    def form(value: str, label: str) -> Form:
+        own = sorted(marks[value].items(), key=lambda pair: order[pair[0]])
+        named = ((short.get(b, b), one) for b, one in own)
+        return Form(value, label, tuple((b, "" if one else f"{label}_{'one' if b == UNIT else b}") for b, one in named))
+
+    asks = tuple(
+        Ask(op.outputs, tuple(form(v, labels.get(v, v)) for v in op.inputs), time_column(op.time))
+        for op in program.ops
+        if isinstance(op, Evaluate)
+    )
+    times = {time_column(op.time): op.time for op in program.ops if isinstance(op, Evaluate)}
+    result = tuple(form(v, labels.get(v, v)) for v in program.result)
+    carry = tuple(form(v, labels.get(v, v)) for v in program.carry)
+    return Layout(bases, drawn, tuple(noisy) if merge else (), asks, result, carry, times)
+
+
+def last_layout(program: StepProgram) -> Layout:
+    """The layout of the mean of the data at t1."""
+    marks = marked(program.last, (*program.components, UNIT))
+    order = {b: k for k, b in enumerate((*program.components, UNIT, *_outputs(program, program.last)))}
+
+    def form(value: str) -> Form:
+        own = sorted(marks[value].items(), key=lambda pair: order[pair[0]])
+        return Form(value, value, tuple((b, "" if one else f"{value}_{'one' if b == UNIT else b}") for b, one in own))
+
+    asks = tuple(
+        Ask(op.outputs, tuple(map(form, op.inputs)), time_column(op.time)) for op in program.last if isinstance(op, Evaluate)
+    )
+    times = {time_column(op.time): op.time for op in program.last if isinstance(op, Evaluate)}
+    return Layout(tuple(order), (), (), asks, tuple(map(form, program.last_results)), (), times)
+
+
+def _outputs(program: StepProgram, ops: tuple[Op, ...] | None = None) -> list[str]:
+    ops = program.ops if ops is None else ops
+    return [name for op in ops if isinstance(op, Evaluate) for name in op.outputs]
+
+
+def _bases(program: StepProgram) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(all bases in the order of the unit rows, the draws among them)."""
+    draws = tuple(op.output for op in program.ops if isinstance(op, Normal))
+    unit = (UNIT,) if any(UNIT in (v for _, v in op.terms) for op in (*program.ops, *program.last) if isinstance(op, Update)) else ()
+    return (*program.components, *unit, *program.history, *draws, *_outputs(program)), draws
+
+
+def marked(ops: Iterable[Op], bases: Iterable[str]) -> dict[str, Marks]:
+    """The bases that each value reads, and whether the coefficient is exactly one."""
+    marks: dict[str, Marks] = {base: {base: True} for base in bases}
+    for op in ops:
+        if not isinstance(op, Update):
+            marks.update({value: {value: True} for value in outputs(op)})
+            continue
+        own: Marks = {}
+        for c, value in op.terms:
+            for base, one in marks[value].items():
+                own[base] = one and c == ONE and base not in own
+        marks[op.output] = own
+    return marks
+
+
+def narrower(step: Layout, other: Layout) -> bool:
+    """Whether the step of one layout runs rows of the other, with weights that are zero where the other reads nothing."""
+    if (step.draws, step.noisy) != (other.draws, other.noisy) or len(step.asks) != len(other.asks):
+        return False
+    pairs = [(step.result, other.result), (step.carry, other.carry)]
+    for one, two in zip(step.asks, other.asks, strict=True):
+        if one.outputs != two.outputs:
+            return False
+        pairs.append((one.inputs, two.inputs))
+    return all(len(a) == len(b) and all(map(_covers, a, b)) for a, b in pairs)
+
+
+def _covers(one: Form, two: Form) -> bool:
+    wide, narrow = dict(one.terms), dict(two.terms)
+    if one.itself or two.itself:
+        return one.terms == two.terms
+    return set(narrow) <= set(wide) and all(column or narrow.get(base) == "" for base, column in wide.items())

@@ -1,0 +1,168 @@
+"""What the host statements of a program mean, read with numbers of any kind: balls (reference.py), formal series (orders/).
+
+With Psi = Psi(t, START), Sigma the covariance of z given the data, o the offset of its mean, e the data block, p = Psi e:
+
+    denoiser, x0   C_skip = -Sigma^-1, C_out = Sigma^-1 p, C_in = p^T Sigma^-1 / w, C_noise = w^(-1/2), w = p^T Sigma^-1 p
+    edm            the same with D(y) = c_skip y + c_out F(c_in y, ln(sigma)/4)  (arXiv 2206.00364, table 1)
+    eps-L, eps-U   C_out = -L^-T for the lower or upper Cholesky factor L of Sigma, and its inverse -L^T
+    eps-R          the same with gDDIM's R, R' = (F + G G^T Sigma^-1/2) R
+    tweedie        pull = e^T Psi^-1, lift = pull Sigma; with a factor lift = -pull L
+
+Nothing of what the emitted text does for its digits (pieces, whitening, collocation) is used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, Protocol
+
+import sympy as sp
+
+from ..matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
+from .hosts import Flow, Integral, Law, Propagate, Scalar, Spread
+from .program import StepProgram, host_names
+
+Env = Any  # the law of z as series around a time, with ``of(matrix)``, ``tables(kind)``, F, V, Psi, Sigma, offset
+
+
+class Reading(Protocol):
+    """Numbers of one kind: at times, around times, and along linear equations."""
+
+    n: int
+    data: tuple[int, ...]
+
+    def scalar(self, expr: sp.Expr, values: Mapping[str, Any]) -> Any: ...
+    def law(self, time: Any) -> tuple[Matrix, Matrix, Matrix]: ...  # Psi, Sigma, o at a time
+    def rotation(self, time: Any) -> Matrix: ...  # gDDIM's R at a time
+    def sigma_data(self) -> Any: ...
+    def propagate(self, rate: Callable[[Env], Matrix], rows: int, lower: Any, upper: Any) -> Matrix: ...
+    def spread(self, linear: sp.Matrix, noise: sp.Matrix, lower: Any, upper: Any) -> Matrix: ...
+
+
+def host_values(reading: Reading, program: StepProgram, values: dict[str, Any], needed: set[str] | None = None) -> dict[str, Any]:
+    """``values`` (the times, the parameters) with every scalar and table of the host, or those that ``needed`` names."""
+    for statement in program.host:
+        if needed is not None and not needed & set(statement.targets):
+            continue
+        at = [reading.scalar(sp.sympify(e), values) for e in statement.reads] if not isinstance(statement, Integral) else []
+        found: tuple[Any, ...]
+        if isinstance(statement, Scalar):
+            found = tuple(at)
+        elif isinstance(statement, Law):
+            found = law_tables(reading, statement.kind, at[0])
+        elif isinstance(statement, Spread):
+            found = (_spread(reading, statement, *at),)
+        elif isinstance(statement, Flow):
+            found = _flow(reading, statement, *at)
+        elif isinstance(statement, Propagate):
+            found = _propagate(reading, statement, *at)
+        else:
+            ends = (reading.scalar(end, values) for end in (statement.lower, statement.upper))
+            rate = sp.Matrix([[0, statement.rate]])
+            found = (reading.propagate(lambda env, rate=rate: env.of(rate), 1, *ends)[0][1],)
+        for name, value in zip(statement.targets, found, strict=True):
+            put(values, name, value)
+    return values
+
+
+def put(values: dict[str, Any], name: str, value: Any) -> None:
+    """A scalar by its name, a table entry by entry."""
+    if not isinstance(value, list):
+        values[name] = value
+        return
+    for i, row in enumerate(value):
+        for j, e in enumerate(row):
+            values[f"{name}[{i}, {j}]"] = e
+
+
+def needed_by(program: StepProgram, exprs: Any) -> set[str]:
+    """The host names that some expressions read, directly or not."""
+    needed = host_names(exprs)
+    for statement in reversed(program.host):
+        if needed & set(statement.targets):
+            needed |= host_names(statement.reads)
+    return needed
+
+
+# -- the law ---------------------------------------------------------------------------------------------------------------
+
+
+def law_tables(reading: Reading, kind: str, time: Any) -> tuple[Any, ...]:
+    """The tables of a Law statement."""
+    if kind == "eps-R":
+        R = reading.rotation(time)
+        return scaled(transpose(inverse_of(R)), -1), scaled(transpose(R), -1)
+    psi, sigma, offset = reading.law(time)
+    return tables(kind, reading.data, psi, sigma, offset, reading.sigma_data)
+
+
+def tables(kind: str, data: tuple[int, ...], psi: Matrix, sigma: Matrix, offset: Matrix, width: Callable[[], Any]) -> tuple[Any, ...]:
+    """The tables of a kind from the law, numbers or series alike; ``width()`` is the sigma_data of EDM."""
+    if kind == "offset":
+        return (offset,)
+    if kind == "mean":
+        return ([[row[data[0]]] for row in psi],)
+    if kind == "covariance":
+        return (sigma,)
+    if kind in ("denoiser", "x0"):
+        return bridge(data[0], psi, sigma)
+    if kind == "edm":
+        return preconditioned(bridge(data[0], psi, sigma), width())
+    if kind in ("eps-L", "eps-U"):
+        L = factor(sigma, kind == "eps-U")
+        return scaled(transpose(inverse_of(L)), -1), scaled(transpose(L), -1)
+    whole = inverse_of(psi)
+    pull = [whole[i] for i in data]
+    _, _, side = kind.partition("-")
+    return pull, mul(pull, scaled(factor(sigma, side == "U"), -1) if side else sigma)
+
+
+def bridge(data: int, psi: Matrix, sigma: Matrix) -> tuple[Matrix, Matrix, Matrix, Any]:
+    """(skip, out, inp, effective sigma) from Psi and Sigma, numbers or series alike."""
+    column = [[row[data]] for row in psi]
+    precision = solve(sigma)
+    out = mul(precision, column)
+    weight = mul(transpose(column), out)[0][0]
+    return scaled(precision, -1), out, [[e[0] / weight for e in out]], 1 / weight.sqrt()
+
+
+def preconditioned(law: tuple[Matrix, Matrix, Matrix, Any], d: Any) -> tuple[Matrix, Matrix, Matrix, Any]:
+    """The bridge of D(y) = c_skip y + c_out F(c_in y, ln(sigma)/4)."""
+    skip, out, inp, sigma = law
+    width = (sigma * sigma + d * d).sqrt()
+    gain = scaled(mul(out, inp), d * d / (width * width))
+    return add(skip, gain), scaled(out, sigma * d / width), scaled(inp, 1 / width), sigma.log() / 4
+
+
+# -- linear equations along the step ---------------------------------------------------------------------------------------
+
+
+def _propagate(reading: Reading, statement: Propagate, lower: Any, upper: Any) -> tuple[Matrix, ...]:
+    X = reading.propagate(lambda env: env.of(statement.rate, statement.kind), statement.rate.shape[0], lower, upper)
+    cuts = [sum(statement.widths[:k]) for k in range(len(statement.widths) + 1)]
+    return tuple([row[a:b] for row in X] for a, b in pairwise(cuts))
+
+
+def _flow(reading: Reading, statement: Flow, lower: Any, upper: Any) -> tuple[Matrix, ...]:
+    n, driven = reading.n, len(statement.targets) > 1
+
+    def rate(env: Env) -> Matrix:
+        half = scaled(mul(env.V, solve(env.Sigma)), env.number(sp.Rational(-1, 2)))
+        M = add(scaled(env.F, -1), half)
+        if not driven:
+            return M
+        B = env.of(statement.B)
+        moved = mul(B, [[row[reading.data[0]]] for row in env.Psi])
+        return [[*row, *more] for row, more in zip(add(M, B), moved, strict=True)]
+
+    X = reading.propagate(rate, n, lower, upper)
+    return ([row[:n] for row in X], [row[n:] for row in X]) if driven else (X,)
+
+
+def _spread(reading: Reading, statement: Spread, lower: Any, upper: Any) -> Matrix:
+    C = reading.spread(statement.linear, statement.noise, lower, upper)
+    used, n = list(statement.reached), len(C)
+    small = factor([[C[i][j] for j in used] for i in used])
+    zero = C[0][0] - C[0][0]
+    return [[small[used.index(i)][used.index(j)] if i in used and j in used else zero for j in range(n)] for i in range(n)]

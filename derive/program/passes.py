@@ -1,0 +1,63 @@
+"""Passes: functions StepProgram -> StepProgram that leave the law of the step unchanged.
+
+``reuse`` drops an evaluation or an update that stands twice, ``prune`` what nothing reads.  That a step is one affine map
+between two network calls, and that draws merge, is a matter of forms.py.  The affine probe holds each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .meaning import needed_by
+from .program import Evaluate, Normal, Op, StepProgram, Update, outputs, scalars, sources
+
+
+def optimised(program: StepProgram) -> StepProgram:
+    """reuse, then prune."""
+    return prune(reuse(program))
+
+
+def reuse(program: StepProgram) -> StepProgram:
+    """One evaluation, or update, where two have the same inputs and coefficients."""
+    same: dict[str, str] = {}
+    seen: dict[object, tuple[str, ...]] = {}
+    ops: list[Op] = []
+    for op in program.ops:
+        op = _renamed(op, lambda value: same.get(value, value))
+        if not isinstance(op, Normal):
+            key = (op.inputs, op.time) if isinstance(op, Evaluate) else frozenset(op.terms)
+            if key in seen:
+                same.update(zip(outputs(op), seen[key], strict=True))
+                continue
+            seen[key] = outputs(op)
+        ops.append(op)
+    result, carry = (tuple(same.get(v, v) for v in values) for values in (program.result, program.carry))
+    return replace(program, ops=tuple(ops), result=result, carry=carry)
+
+
+def _renamed(op: Op, name: Callable[[str], str]) -> Op:
+    if isinstance(op, Evaluate):
+        return replace(op, inputs=tuple(map(name, op.inputs)))
+    if isinstance(op, Update):
+        return replace(op, terms=tuple((c, name(value)) for c, value in op.terms))
+    return op
+
+
+def prune(program: StepProgram) -> StepProgram:
+    """Without the updates and host statements that nothing reads."""
+    ops = _live(program.ops, {*program.result, *program.carry})
+    last = _live(program.last, set(program.last_results))
+    needed = needed_by(program, (c for op in (*ops, *last) for c in scalars(op)))
+    host = tuple(statement for statement in program.host if needed & set(statement.targets))
+    return replace(program, ops=ops, last=last, host=host)
+
+
+def _live(ops: tuple[Op, ...], wanted: set[str]) -> tuple[Op, ...]:
+    """The network calls and what they and the ends read."""
+    kept: list[Op] = []
+    for op in reversed(ops):
+        if isinstance(op, Evaluate) or wanted & set(outputs(op)):
+            kept.append(op)
+            wanted |= set(sources(op))
+    return tuple(kept[::-1])

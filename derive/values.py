@@ -1,0 +1,66 @@
+"""SymPy expressions evaluated on any numbers that know their elementary functions: balls, their series, formal power series.
+
+One evaluator and one table of functions: a value is whatever has + - * / and the methods exp, log, sin, cos, sqrt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1, log1p
+from sympy.core.function import AppliedUndef
+
+from stepsmith.errors import Unsupported
+
+FUNCTIONS: dict[Any, Callable[[Any], Any]] = {
+    sp.exp: lambda x: x.exp(), sp.log: lambda x: x.log(), sp.sin: lambda x: x.sin(), sp.cos: lambda x: x.cos(),
+    sp.tan: lambda x: x.sin() / x.cos(), sp.sinh: lambda x: (x.exp() - (-x).exp()) / 2,
+    sp.cosh: lambda x: (x.exp() + (-x).exp()) / 2, sp.tanh: lambda x: 1 - 2 / ((2 * x).exp() + 1),
+    sp.atan: lambda x: x.atan(), sp.asin: lambda x: x.asin(), sp.acos: lambda x: x.acos(), sp.Abs: lambda x: (x * x).sqrt(),
+    expm1: lambda x: x.exp() - 1, log1p: lambda x: (1 + x).log(),
+}  # fmt: skip
+
+
+def evaluate(expr: sp.Expr, values: Mapping[str, Any], number: Callable[[sp.Expr], Any]) -> Any:
+    """The expression with its symbols replaced by name; ``number`` turns a rational, pi or e into a value.
+
+    An applied function f(x) is ``values["f"]`` called with the value of x.  Raises Unsupported for a function that is not in
+    the table.
+    """
+    if expr.is_Rational or expr in (sp.pi, sp.E):
+        return number(expr)
+    if expr.is_Float:
+        return number(sp.Rational(expr))
+    if expr.is_Symbol:
+        return values[expr.name]
+    args = [evaluate(arg, values, number) for arg in expr.args]
+    if expr.is_Add:
+        return sum(args[1:], args[0])
+    if expr.is_Mul:
+        product = args[0]
+        for arg in args[1:]:
+            product = product * arg
+        return product
+    if expr.is_Pow:
+        return _power(args[0], expr.exp, args[1])
+    if isinstance(expr, AppliedUndef):
+        return values[expr.func.__name__](args[0])
+    if expr.func in FUNCTIONS:
+        return FUNCTIONS[expr.func](args[0])
+    fix = "write the entry with exp, log, sqrt and the trigonometric functions"
+    raise Unsupported(f"no Taylor series for {expr.func.__name__}", fix)
+
+
+def _power(base: Any, exponent: sp.Expr, power: Any) -> Any:
+    if exponent.is_Integer:
+        return base ** int(exponent) if exponent >= 0 else 1 / base ** int(-exponent)
+    if exponent.is_Rational and exponent.q == 2:
+        return _power(base.sqrt(), sp.Integer(exponent.p), None)
+    return (power * base.log()).exp()
+
+
+def evaluate_matrix(entries: sp.Matrix, values: Mapping[str, Any], number: Callable[[sp.Expr], Any]) -> list[list[Any]]:
+    """A matrix of expressions, entry by entry."""
+    return [[evaluate(e, values, number) for e in row] for row in entries.tolist()]
