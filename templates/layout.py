@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepsmith.derive.program import StepProgram
-from stepsmith.derive.rows import Rows
+from stepsmith.derive.program.rows import Rows
 
 ORDINALS = ("first", "second", "third")
 ENDS = ("last_row", "last_row_but_one")
@@ -16,14 +16,14 @@ def row_names(rows: Rows) -> list[str]:
 
 
 def places(rows: Rows) -> list[tuple[str, str]]:
-    """(row function, slice of the grid) in the order of the rows; ``last`` is the first row of the last program, if any."""
+    """(row function, arguments of its slice of the grid) in the order of the rows; ``last`` is the first row of the last program, if any."""
     names, w, e = row_names(rows), len(rows.warmup), len(rows.ending)
     first = names[1 : 1 + w]
     end = "steps" if not e else "last"
-    found = [(name, f"{k}:{k + 1}" if not (e and k) else f"{k}:min({k + 1}, last)") for k, name in enumerate(first)]
+    head = [(name, f"{k}, {k + 1}" if not (e and k) else f"{k}, min({k + 1}, last)") for k, name in enumerate(first)]
     if e < 2:
-        return [*found, ("other_rows", f"{w}:{end}" if e else f"{w}:"), *((name, "last:") for name in names[1 + w :])]
-    return [*found, ("other_rows", f"{w}:late"), (names[-2], "late:last"), (names[-1], "last:")]
+        return [*head, ("other_rows", f"{w}, {end}" if e else f"{w}, None"), *((name, "last, None") for name in names[1 + w :])]
+    return [*head, ("other_rows", f"{w}, late"), (names[-2], "late, last"), (names[-1], "last, None")]
 
 
 def step_names(rows: Rows) -> list[tuple[str, StepProgram]]:

@@ -12,7 +12,7 @@ from sympy.printing.precedence import PRECEDENCE, precedence
 from sympy.printing.str import StrPrinter
 
 from stepsmith.derive.calculus import careful
-from stepsmith.derive.program import ONE, UNIT
+from stepsmith.derive.program import ONE
 
 _FUNCTIONS = {
     "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs",
@@ -94,28 +94,32 @@ class HostPrinter(StrPrinter):
         return f"-{self.term(-expr)}" if text.startswith("-") and not text.startswith("-(") else text
 
     def factor(self, expr: sp.Expr) -> str:
-        """The text of a factor of a product."""
-        return self.parenthesize(expr, PRECEDENCE["Mul"], strict=False)
+        """The text of a factor of a product, without a sign of its own."""
+        return f"({self._print(expr)})" if expr.is_Add else self._print(expr)
 
     def combination(self, terms: Iterable[tuple[sp.Expr, str]]) -> str:
         """The text of a sum of coefficient times value, what all coefficients share taken out of the terms that have it."""
+        terms = list(terms)
         alone = [(c, v) for c, v in terms if c in (ONE, -ONE)]
         rest = [(c, v) for c, v in terms if c not in (ONE, -ONE)]
         common = shared([c for c, _ in rest]) if len(rest) > 1 else ONE
         if common == ONE:
             return joined([self._product(c, v) for c, v in (*alone, *rest)])
         inner = joined([self._product(c / common, v) for c, v in rest])
-        return joined([*(self._product(c, v) for c, v in alone), f"{self.factor(common)}*({inner})"])
+        return joined([*(self._product(c, v) for c, v in alone), self._product(common, f"({inner})")])
 
     def _product(self, c: sp.Expr, value: str) -> str:
         if c == ONE:
             return value
-        if c == -ONE:
-            return f"-{value}"
-        if value == UNIT:
+        if value == "one":
             return self.term(c)
-        text = self.factor(c)
-        return f"-{self.factor(-c)}*{value}" if text.startswith("-") else f"{text}*{value}"
+        if c.could_extract_minus_sign():
+            return f"-{self._product(-c, value)}"
+        numerator, denominator = c.as_numer_denom() if c.is_Pow or c.is_Mul or c.is_Rational else (c, ONE)
+        if numerator == ONE:
+            below = self.parenthesize(denominator, PRECEDENCE["Pow"], strict=False)
+            return f"{value}/{below}"
+        return f"{self.factor(c)}*{value}"
 
 
 def joined(pieces: list[str]) -> str:
@@ -130,16 +134,19 @@ def joined(pieces: list[str]) -> str:
 
 
 def shared(coefficients: list[sp.Expr]) -> sp.Expr:
-    """The powers, numbers apart, that all coefficients of a sum have as factors."""
-    common: dict[sp.Expr, sp.Expr] | None = None
-    for c in coefficients:
-        _, rest = c.as_coeff_Mul()
-        powers = {b: e for b, e in rest.as_powers_dict().items() if e.is_Rational}
-        if common is None:
-            common = powers
-        else:
-            common = {b: _least(e, powers[b]) for b, e in common.items() if b in powers and e * powers[b] > 0}
-    return sp.Mul(*(b**e for b, e in (common or {}).items()))
+    """What all coefficients of a sum have as a factor: a number, and powers of the same bases."""
+    numbers, powers = zip(*(_parts(c) for c in coefficients), strict=True)
+    common = powers[0]
+    for other in powers[1:]:
+        common = {b: _least(e, other[b]) for b, e in common.items() if b in other and e * other[b] > 0}
+    number = sp.gcd_list([abs(q) for q in numbers]) if all(q.is_Rational for q in numbers) else ONE
+    sign = -1 if all(q.is_negative for q in numbers) else 1
+    return sp.Mul(sign * number, *(b**e for b, e in common.items()))
+
+
+def _parts(c: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
+    number, rest = c.as_coeff_Mul()
+    return number, {b: e for b, e in rest.as_powers_dict().items() if e.is_Rational}
 
 
 def _least(one: sp.Expr, two: sp.Expr) -> sp.Expr:

@@ -74,7 +74,7 @@ class Integral:
 
     @property
     def reads(self) -> tuple[sp.Expr, ...]:
-        return (self.rate, self.lower, self.upper)
+        return (self.lower, self.upper)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def host_values(reading: Reading, program: StepProgram, values: dict[str, Any], 
     for statement in program.host:
         if needed is not None and not needed & set(statement.targets):
             continue
-        at = [reading.scalar(sp.sympify(e), values) for e in statement.reads] if not isinstance(statement, Integral) else []
+        at = [reading.scalar(sp.sympify(e), values) for e in statement.reads]
         found: tuple[Any, ...]
         if isinstance(statement, Scalar):
             found = tuple(at)
@@ -58,9 +58,9 @@ def host_values(reading: Reading, program: StepProgram, values: dict[str, Any], 
         elif isinstance(statement, Propagate):
             found = _propagate(reading, statement, *at)
         else:
-            ends = (reading.scalar(end, values) for end in (statement.lower, statement.upper))
+            assert isinstance(statement, Integral)
             rate = sp.Matrix([[0, statement.rate]])
-            found = (reading.propagate(lambda env, rate=rate: env.of(rate), 1, *ends)[0][1],)
+            found = (reading.propagate(lambda env, rate=rate: env.of(rate), 1, *at)[0][1],)
         for name, value in zip(statement.targets, found, strict=True):
             put(values, name, value)
     return values

@@ -1,0 +1,285 @@
+"""What the class Diffusion of an emitted module is written with."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1
+
+from stepsmith.derive.bounded import cancelled, tame, tidied
+from stepsmith.derive.calculus import careful, exact, increment, is_zero, plain, s, t
+from stepsmith.derive.kernel import in_lets
+from stepsmith.derive.offset import equilibrium
+from stepsmith.derive.program import applied
+
+from .naming import Naming, attribute, data_first
+from .printer import HostPrinter, wrapped
+
+START = sp.Symbol("START", real=True)
+SMOOTH = 6  # degree of F and G G^T up to which Gauss quadrature of 8 nodes needs no look at how they change
+
+
+class DiffusionText:
+    """The printed parts of the class: parameters, lets, F, G, L0, alpha, sigma, offset; ``needs`` grows by the helpers used."""
+
+    def __init__(self, sde: Any, params: dict[str, float], needs: set[str]) -> None:
+        self.sde, self.params, self.needs = sde, params, needs
+        self.order = data_first(sde)
+        self.field = sde.field
+        own = {*params, *sde.let, *filter(None, [sde.field])}
+        self.timed = [name for name, e in sde.let.items() if {t, sp.Symbol(sde.field or "t", real=True)} & e.free_symbols]
+        numbers = own - set(self.timed) - {sde.field}
+        self.bare = HostPrinter(lambda name: attribute(name), numbers)
+        self.printer = HostPrinter(Naming(frozenset(own), "self"), numbers)
+        self.numbers = numbers
+
+    # -- the constructor -------------------------------------------------------------------------------------------------
+
+    @property
+    def arguments(self) -> str:
+        return ", ".join((*filter(None, [self.field]), *self.params))
+
+    @property
+    def attributes(self) -> list[str]:
+        """The lines that keep the parameters and the lets without time."""
+        names = [*filter(None, [self.field]), *self.params]
+        lines = []
+        pack = "self." + ", self.".join(map(attribute, names)) + " = " + ", ".join(names)
+        if len(pack) <= 110:
+            lines.append(pack)
+        else:
+            lines += [f"self.{attribute(name)} = {name}" for name in names]
+        lines += [
+            wrapped(f"self.{attribute(name)} = {self.printer.doprint(e)}", " " * 8)
+            for name, e in self.sde.let.items()
+            if name not in self.timed
+        ]
+        return lines if names or len(lines) > 1 else []
+
+    @property
+    def constraints(self) -> tuple[str, str]:
+        """(the test that must hold, its words); the parameters by their bare names."""
+        given = HostPrinter(lambda name: name, self.numbers)
+        tests, words = [], []
+        for c in self.sde.constraints:
+            sides = [self.sde.written_out(side) for side in (c.left, c.right)]
+            tests.append(f"{given.doprint(sides[0])} {c.relation} {given.doprint(sides[1])}")
+            words.append(c.text)
+        return " and ".join(tests), ", ".join(words)
+
+    # -- methods ---------------------------------------------------------------------------------------------------------
+
+    def lets(self, entries: Iterable[sp.Expr]) -> list[str]:
+        """Lines that give the lets with time in some entries their values."""
+        used = {symbol.name for e in entries for symbol in sp.sympify(e).free_symbols}
+        return [f"{name} = self.{attribute(name)}(t)" for name in self.timed if name in used]
+
+    def _entry_printer(self) -> HostPrinter:
+        naming = Naming(frozenset(self.numbers | {*filter(None, [self.field])}), "self")
+        return HostPrinter(naming, self.numbers)
+
+    def function(self, name: str, doc: str, entries: sp.Matrix) -> list[str]:
+        """A method that returns a matrix of t."""
+        self.needs.add("matrix")
+        rows = [[self._entry_printer().doprint(e) for e in row] for row in entries.tolist()]
+        text = ", ".join("(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows)
+        body = [*self.lets(entries), *self._matrix(text + ("," if len(rows) == 1 else ""), rows)]
+        return self.method(name, doc, body)
+
+    def _matrix(self, text: str, rows: list[list[str]]) -> list[str]:
+        if len(text) < 90:
+            return [f"return matrix(({text}), t)"]
+        lines = ["rows = ("]
+        for row in rows:
+            inner = ", ".join(row) + ("," if len(row) == 1 else "")
+            lines += [f"    ({inner}),"] if len(inner) < 100 else ["    (", *(f"        {e}," for e in row), "    ),"]
+        return [*lines, ")", "return matrix(rows, t)"]
+
+    def method(self, name: str, doc: str, body: list[str]) -> list[str]:
+        return [f"def {name}(self, t):", f'    """{doc}"""', *(f"    {line}" for line in body)]
+
+    @property
+    def methods(self) -> list[list[str]]:
+        """All methods, in the order of what they are made of."""
+        found = [
+            [f"def {attribute(name)}(self, t):", *self._returned(self.sde.let[name])] for name in self.timed if self._used(name)
+        ]
+        if self.sde.n > 1:
+            found += self._matrices()
+        else:
+            found += self._scalars()
+        return found
+
+    def _used(self, name: str) -> bool:
+        return True
+
+    def _returned(self, expr: sp.Expr, lets: bool = False) -> list[str]:
+        printer = self._entry_printer() if lets else self.printer
+        own = self.lets([expr]) if lets else []
+        return [f"    {line}" for line in (*own, *wrapped(f"return_ = {printer.doprint(expr)}", " " * 4).replace("return_ = ", "return ").split("\n"))]
+
+    def _matrices(self) -> list[list[str]]:
+        sde, order = self.sde, list(self.order or range(self.sde.n))
+        where = f", the blocks in the order {', '.join(sde.state[i] for i in order)}" if self.order else ""
+        F = sde.F_let.extract(order, order)
+        found = [self.function("F", f"F(t){where}.", F)]
+        found.append(self.function("G", f"G(t){where}.", sde.G_let.extract(order, range(sde.G_let.shape[1]))))
+        if "offset" in self.needs:
+            own = " and ".join((*sde.constant, "one"))
+            b = sde.offset_terms_let
+            found.append(self.function("b", f"What {own} are multiplied with in the drift.", b.extract(order, range(b.shape[1]))))
+        return found
+
+    @property
+    def L0(self) -> str:
+        """The columns of the factor of the covariance at START."""
+        order = list(self.order or range(self.sde.n))
+        initial = self.sde.initial_let
+        columns = [i for i in order if initial[i, i] != 0]
+        if not columns:
+            return f"torch.zeros({self.sde.n}, 0, dtype=torch.float64)"
+        rows = [[self.printer.doprint(sp.sqrt(initial[i, i])) if i == j else "0.0" for j in columns] for i in order]
+        text = ", ".join("[" + ", ".join(row) + "]" for row in rows)
+        return f"torch.tensor([{text}], dtype=torch.float64)"
+
+    @property
+    def smooth(self) -> bool:
+        """Whether F and G G^T are polynomials of low degree in t, which need no look at how they change."""
+        entries = [self.sde.written_out(e) for e in (*self.sde.F, *self.sde.GG, *self.sde.offset)]
+        return bool(self.field) or self.sde.schedule is not None or all(
+            e.is_polynomial(t) and sp.Poly(e, t).degree() <= SMOOTH for e in entries
+        )
+
+    # -- one block -------------------------------------------------------------------------------------------------------
+
+    def _scalars(self) -> list[list[str]]:
+        sde, found = self.sde, []
+        alpha, sigma = self._alpha(), self._sigma()
+        offset = self._offset() if "offset" in self.needs else []
+        found.append(self.method("F", "F(t).", self._full(sde.F_let[0, 0])))
+        found.append(self.method("GG", "G G^T at t.", self._full(sde.GG_let[0, 0])))
+        if "integral" in self.needs:
+            if not self.smooth:
+                self.needs.add("smooth")
+            found.append(self._panels())
+        found += [each for each in (*alpha, sigma) if each] + offset
+        found.append(self._time_of())
+        return found  # what nothing calls is dropped when the text is whole
+
+    def _full(self, expr: sp.Expr) -> list[str]:
+        lines = [line.strip() for line in self._returned(expr, lets=True)]
+        if not expr.has(t) and not {symbol.name for symbol in expr.free_symbols} & set(self.timed):
+            lines[-1] += " + 0 * t"
+        return lines
+
+    def _start(self, expr: sp.Expr) -> sp.Expr:
+        return expr.subs(s, exact(self.sde.time[0]))
+
+    def _exponent(self) -> sp.Expr | None:
+        """The integral of F from START to t in closed form, in the words of let; None where there is none."""
+        F = self.sde.F_let[0, 0]
+        parts = in_lets(self.sde, F)
+        if parts is not None:
+            pieces = [(c, increment(self.sde.let[name], t, s) if name else t - s) for name, c in parts.items()]
+            if all(p is not None for _, p in pieces):
+                return self._start(sp.Add(*(c * p for c, p in pieces)))
+        closed = increment(self.sde.written_out(F), t, s)
+        return None if closed is None else self._start(closed)
+
+    def _alpha(self) -> list[list[str]]:
+        """alpha, and its logarithm where that is an integral without a closed form."""
+        sde, doc = self.sde, "The factor of the data in z_t."
+        if sde.F.is_zero_matrix:
+            return []
+        if sde.schedule is not None:
+            return [self.method("alpha", doc, self._plain(careful(sde.schedule[0])))]
+        if (exponent := self._exponent()) is not None:
+            return [self.method("alpha", doc, self._plain(sp.exp(exponent)))]
+        self.needs.add("integral")
+        log = self.method("log_alpha", "The integral of F from START.", ["return integral(self.F, START, t, self.panels(t))"])
+        return [log, self.method("alpha", doc, ["return torch.exp(self.log_alpha(t))"])]
+
+    def _sigma(self) -> list[str]:
+        """In closed form where nothing cancels near the data, else by quadrature of the positive integrand."""
+        sde, doc = self.sde, "The standard deviation of z_t given the data."
+        if sde.schedule is not None:
+            return self.method("sigma", doc, self._plain(careful(sde.schedule[1])))
+        f, g2, variance = sde.F[0, 0], sde.GG[0, 0], sde.initial_let[0, 0]
+        law = tidied(-g2 / (2 * f)) if f != 0 else None
+        if law is not None and t not in law.free_symbols:
+            exponent = self._exponent()
+            log_alpha = exponent if exponent is not None else applied("log_alpha", t)
+            return self.method("sigma", doc, self._plain(sp.sqrt(variance * sp.exp(2 * log_alpha) - law * expm1(2 * log_alpha))))
+        if f == 0 and (growth := increment(g2, t, s)) is not None:
+            grown = self._start(growth)
+            collapsed = self._collapsed(sde.initial[0, 0] + plain(grown), sde.initial[0, 0] + grown)
+            return self.method("sigma", doc, self._plain(sp.sqrt(collapsed)))
+        self.needs.add("integral")
+        ratio = "" if f == 0 else "(self.alpha(t) / self.alpha(s)) ** 2 * "
+        body = [f"noise = integral(lambda s: {ratio}self.GG(s), START, t, self.panels(t))"]
+        start = "" if variance == 0 else f" + {self.printer.factor(variance)}" + ("" if f == 0 else " * self.alpha(t) ** 2")
+        return self.method("sigma", doc, [*body, f"return torch.sqrt(noise{start})"])
+
+    def _plain(self, expr: sp.Expr) -> list[str]:
+        lines = [line.strip() for line in self._returned(expr, lets=True)]
+        return lines if expr.has(t) or set(self.timed) & {x.name for x in expr.free_symbols} else [f"{lines[-1]} + 0 * t"]
+
+    @staticmethod
+    def _collapsed(simple: sp.Expr, careful_form: sp.Expr) -> sp.Expr:
+        """The single power that a variance may collapse to (VE: sigma_min^2 ratio^(2t)), else the careful form."""
+        collapsed = sp.powsimp(sp.expand(simple)) if tame(simple) else simple
+        return collapsed if not collapsed.is_Add and is_zero(collapsed - simple) else careful_form
+
+    def _panels(self) -> list[str]:
+        change = "" if self.smooth else ", math.ceil(self.change * (END - START))"
+        return self.method("panels", "Panels of an integral from START to t that are short against F.", [
+            "speed = float((self.F(t).abs() * (t - START)).max())",
+            "if not speed <= 3000:",
+            '    raise ValueError("F is too large for the time over which it acts: shorten the span")',
+            f"return max(2, math.ceil(speed / 12){change})",
+        ])  # fmt: skip
+
+    def _offset(self) -> list[list[str]]:
+        """(1 - alpha) m of one block that is drawn to a constant m, else the integral of Psi b."""
+        sde = self.sde
+        own = " and ".join((*sde.constant, "one"))
+        doc = f"What {own} are multiplied with in the mean of z_t, (1, {len(sde.constant) + 1}, *t.shape)."
+        kept = equilibrium(sde) if sde.schedule is None else None
+        if kept is not None:
+            closed = self._exponent()
+            exponent = closed if closed is not None else applied("log_alpha", t)
+            entries = [self._entry_printer().doprint(-expm1(exponent) * e) if e != 0 else "0 * t" for e in kept]
+            body = [*self.lets([exponent, *kept]), f"return torch.stack(({', '.join(entries)},))[None]"]
+            return [self.method("offset", doc, body)]
+        self.needs.add("integral")
+        flat = sde.F.is_zero_matrix
+        lines = []
+        for e in sde.offset_terms_let:
+            text = HostPrinter(Naming(frozenset({*self.params, *sde.let}), "self"), self.numbers).doprint(
+                e.subs({sp.Symbol(n, real=True): applied(n, s) for n in self.timed}).subs(t, s)
+            )
+            ratio = "" if flat else "self.alpha(t) / self.alpha(s) * "
+            lines.append(f"integral(lambda s: {ratio}({text}) + 0 * s, START, t, self.panels(t))" if e != 0 else "0 * t")
+        return [self.method("offset", doc, ["parts = (", *(f"    {line}," for line in lines), ")", "return torch.stack(parts)[None]"])]
+
+    def _time_of(self) -> list[str]:
+        flat = self.sde.F.is_zero_matrix
+        ratio = "1 / sigma" if flat else "self.alpha(t) / sigma"
+        doc = textwrap.dedent("""\
+            The time at which log(alpha/sigma) = target: Newton's iteration, halving its bracket where it would leave it.""")
+        return [
+            "def time_of(self, target):",
+            f'    """{doc}"""',
+            "    low, high = torch.full_like(target, START), torch.full_like(target, END)",
+            "    t = (low + high) / 2",
+            "    for _ in range(60):",
+            "        sigma = self.sigma(t)",
+            f"        gap = torch.log({ratio}) - target",
+            "        low, high = torch.where(gap > 0, t, low), torch.where(gap > 0, high, t)",
+            "        newton = t + 2 * gap * sigma**2 / self.GG(t)  # log(alpha/sigma) falls by G^2/(2 sigma^2) a unit of time",
+            "        t = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)",
+            "    return t",
+        ]
