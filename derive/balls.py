@@ -157,6 +157,8 @@ def factor(A: Matrix, upper: bool = False) -> Matrix:
     if upper:
         return [row[::-1] for row in factor([row[::-1] for row in A[::-1]])[::-1]]
     n = len(A)
+    if not n:  # of noise that reaches no row
+        return []
     zero = A[0][0] - A[0][0]
     L = [[zero] * n for _ in range(n)]
     for j in range(n):

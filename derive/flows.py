@@ -88,7 +88,7 @@ class Flows(Leaves):
         if law is not None and t not in law.free_symbols:
             expr, uses = self.integrated(sde.F_let[0, 0])
             return self.add(
-                "sigma", "sigma_stationary", (law, sde.initial[0, 0], sde.F_let[0, 0]), uses, law=law, start=sde.time[0],
+                "sigma", "sigma_stationary", (law, sde.initial_let[0, 0], sde.F_let[0, 0]), uses, law=law, start=sde.time[0],
                 variance=sde.initial_let[0, 0], exponent=expr, lets=self.timeless_lets((expr, sde.initial_let[0, 0])),
                 integrals=tuple((use.removeprefix("integral_"), use) for use in uses),
             )  # fmt: skip
@@ -99,7 +99,7 @@ class Flows(Leaves):
             return self.add("sigma", "sigma_grown", (g2, sde.initial[0, 0]), variance=variance)
         uses = (self.quadrature(), self.psi(), self.diffusion(), *(() if sde.field else (self.panels_to(),)))
         return self.add(
-            "sigma", "sigma_by_quadrature", (sde.initial[0, 0],), uses, start=sde.time[0],
+            "sigma", "sigma_by_quadrature", (sde.initial_let[0, 0],), uses, start=sde.time[0],
             variance=sde.initial_let[0, 0], lets=self.timeless_lets((sde.initial_let[0, 0],)),
             panels=PANELS,
         )  # fmt: skip

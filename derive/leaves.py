@@ -51,11 +51,15 @@ class Leaves:
     def add(
         self, name: str, template: str, expressions: Iterable[sp.Expr] = (), uses: Iterable[str] = (), **data: Any
     ) -> str:
-        """Register a function; its parameters are those of its expressions and of what it calls."""
+        """Register a function; its parameters are those of its expressions, of their lets and of what it calls.
+
+        An expression is printed in the words of let, and each let that stands in it is printed too: so a parameter that
+        cancels once the lets are written out is still an argument.
+        """
         self.refuse(name)
         uses = tuple(dict.fromkeys(uses))
-        written = [self.sde.written_out(sp.sympify(e)) for e in expressions]
-        own = params_in(self.params, written)
+        printed = [sp.sympify(e) for e in expressions]
+        own = params_in(self.params, [*printed, *(let for _, let in self.lets(printed))])
         below = {p for use in uses for p in self.functions[use].params}
         params = tuple(p for p in self.params if p in own or p in below)
         function = Function(name, template, params, uses, data)

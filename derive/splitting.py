@@ -232,6 +232,10 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     reached = tuple(sorted(structure.reached(part.linear, {i for i in range(n) if any(e != 0 for e in noise.row(i))})))
     moved = offset_reached(part.linear, part.offset)
     drift = not moved.is_zero_matrix
+    if not reached and not drift:  # the propagator is all there is
+        flow = low.library.transition(f"flow_{letter}", -part.linear, _flow_doc(part))
+        low.call((f"decay_{name}",), flow, low.moment(lower), low.moment(upper))
+        return entries(f"decay_{name}", n, n), sp.zeros(n), moved
     _exact_function(low, part, noise, reached, drift)
     tables = tuple(f"{stem}_{name}" for stem in ("decay", "factor", *(("shift",) if drift else ())))
     low.call(tables, f"exact_{letter}", low.moment(lower), low.moment(upper))
@@ -241,10 +245,14 @@ def _exact_matrix(low: Lowering, part: Part, name: str, upper: str, lower: str) 
     return entries(f"decay_{name}", n, n), noise, shift
 
 
+def _flow_doc(part: Part) -> str:
+    return f"The exact linear flow of part {part.letter} from s to t."
+
+
 def _exact_function(low: Lowering, part: Part, noise: sp.Matrix, reached: tuple[int, ...], drift: bool) -> None:
     """The host function of an exact part, with what it calls."""
     lib, letter = low.library, part.letter.lower()
-    flow = lib.transition(f"flow_{letter}", -part.linear, f"The exact linear flow of part {part.letter} from s to t.")
+    flow = lib.transition(f"flow_{letter}", -part.linear, _flow_doc(part))
     rows = lib.matrix(f"noise_{letter}", noise, f"The noise of part {part.letter}.")
     data: dict[str, Any] = {
         "flow": flow, "generator": -part.linear, "noise": rows, "letter": part.letter, "reached": reached,

@@ -29,6 +29,10 @@ class HostPrinter(StrPrinter):
     def _print_Symbol(self, expr: Any) -> str:
         return self.respelled.get(expr.name, expr.name)
 
+    def _print_Dummy(self, expr: Any) -> str:
+        """A dummy is a tensor that the function itself defines: no parameter of the same name respells it."""
+        return str(expr.name)
+
     def doprint(self, expr: Any) -> str:
         """The text of an expression, 1 - exp(x) printed as -expm1(x), a ratio of long integers as the nearest float64."""
         expr = sp.sympify(expr)
@@ -40,8 +44,9 @@ class HostPrinter(StrPrinter):
 
     def module(self, *exprs: sp.Expr) -> str:
         """math if every symbol is a Python number, torch otherwise."""
-        symbols = {symbol.name for expr in exprs for symbol in expr.free_symbols}
-        return "math" if symbols <= self.numbers else "torch"
+        symbols = {symbol for expr in exprs for symbol in expr.free_symbols}
+        numbers = all(symbol.name in self.numbers and not symbol.is_Dummy for symbol in symbols)
+        return "math" if numbers else "torch"
 
     def _print_Function(self, expr: Any) -> str:
         name = expr.func.__name__
@@ -90,6 +95,8 @@ class HostPrinter(StrPrinter):
         for term in terms:
             negative = self._print(term).startswith("-")
             piece = self._print(-term if negative and not term.is_Add else term)
+            if negative and not term.is_Add and (-term).is_Add:  # a product with -1 that SymPy left as it stood
+                piece = f"({piece})"
             if term.is_Add or precedence(term) < PRECEDENCE["Add"]:
                 piece = f"({self._print(term)})"
                 negative = False

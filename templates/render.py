@@ -8,6 +8,7 @@ from typing import Any
 import mpmath
 import sympy as sp
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from sympy.codegen.cfunctions import expm1
 
 from stepsmith.derive.budget import within
 from stepsmith.derive.program import (
@@ -30,6 +31,7 @@ from .layout import nfe, places, row_names, step_names
 from .printer import WIDTH, HostPrinter, wrapped
 
 DIALECTS = ("torch",)
+EXPONENT = sp.Dummy("exponent")
 MAX_BEFORE_STAR = 255  # names that Python unpacks before a starred one
 # Variables of the host functions: a parameter or let of the same name is spelled with an underscore behind it there.
 LOCALS = frozenset(
@@ -69,9 +71,11 @@ def emit(method: Any, dialect: str = "torch") -> str:
     env = environment()
     env.filters["spelled"] = lambda name: respelled.get(name, name)
     env.filters["wrap"] = wrapped
+    env.filters["literal"], env.filters["prose"] = _literal, _prose
     env.globals["call"] = _caller(rows.functions, respelled)
     printers = [HostPrinter({*params, *_numbers(each, method.sde)}, respelled) for each in rows]
     env.filters["code"] = printers[0].doprint
+    env.filters["relaxed"] = _relaxed
     env.globals["call_at_nodes"] = _caller(rows.functions, at_nodes)
     env.filters["code_at_nodes"] = HostPrinter(printers[0].numbers, at_nodes).doprint
     env.globals["rows"] = lambda M: _rows(printers[0], M)
@@ -89,6 +93,17 @@ def emit(method: Any, dialect: str = "torch") -> str:
         "legendre": legendre, "constraints": _constraints(printers[0], method.sde, set(params)), "span": method.sde.time,
     }  # fmt: skip
     return env.get_template("module.py.jinja").render(**context)
+
+
+def _literal(text: str) -> str:
+    """A text as a string literal of Python, in double quotes and ASCII."""
+    return '"' + text.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+
+
+def _prose(text: str) -> str:
+    """A line of a docstring: it cannot end the docstring, and what does not print is escaped."""
+    quoted = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in quoted)
 
 
 def _column(c: sp.Expr) -> str:
@@ -238,6 +253,11 @@ def _numbers(program: StepProgram, sde: Any) -> set[str]:
         if not isinstance(statement, Call | Factor) and {s.name for s in statement.expr.free_symbols} <= known:
             known.add(statement.name)
     return known
+
+
+def _relaxed(data: dict[str, Any]) -> sp.Expr:
+    """The variance of one block that goes from ``variance`` to the stationary ``law``; ``exponent`` is a local variable."""
+    return data["variance"] * sp.exp(EXPONENT) - data["law"] * expm1(EXPONENT)
 
 
 def _rows(printer: HostPrinter, M: sp.Matrix) -> str:
