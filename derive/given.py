@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
 from stepsmith.errors import InputError
 
@@ -66,7 +67,9 @@ def check_parameterization(network: ScoreParameterization, sde: LinearSDE) -> No
         fix = f"use up to {spec.MAX_NAME} letters, digits, _ and -, a letter or digit first"
         raise InputError("-", "network.name", f"{spec.shown(name)} is no name", fix)
     if name.lower().replace("_", "-") in [own.lower() for own in NETWORKS]:  # as in the name of the module
-        raise InputError("-", "network.name", f"{name!r} is a parameterization of stepsmith's own", "choose another name")
+        raise InputError(
+            "-", "network.name", f"{name!r} is a parameterization of stepsmith's own", "choose another name"
+        )
     n = sde.n
     matrices = {"skip": network.skip, "out": network.out, "inp": network.inp}
     for key, M in matrices.items():
@@ -91,7 +94,9 @@ def check_expressions(key: str, entries: Iterable[object], names: Collection[str
         for node in sp.preorder_traversal(entry):
             if not (_is_plain(node) or node in known):
                 what = f"holds {spec.shown(str(node))}, which is no name, number or function of an expression"
-                raise InputError("-", key, what, "use t and sde.symbols, Symbol(..., real=True), and functions of the grammar")
+                raise InputError(
+                    "-", key, what, "use t and sde.symbols, Symbol(..., real=True), and functions of the grammar"
+                )
 
 
 def _names(sde: LinearSDE) -> tuple[str, ...]:
@@ -103,7 +108,7 @@ def _is_plain(node: sp.Basic) -> bool:
     if node in (sp.pi, sp.E):
         return True
     if isinstance(node, sp.Function):
-        return node.func.__name__ in FUNCTIONS and node.func.__module__.startswith("sympy.")
+        return node.func.__name__ in FUNCTIONS and not isinstance(node, AppliedUndef)
     if isinstance(node, sp.Rational | sp.Float):
         return bool(node.is_finite)
     return type(node) in (sp.Add, sp.Mul, sp.Pow)
