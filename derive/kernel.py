@@ -90,6 +90,12 @@ def in_lets(sde: LinearSDE, expr: sp.Expr) -> dict[str, sp.Expr] | None:
     return {"": poly.coeff_monomial(1), **parts}
 
 
+def timeless(sde: LinearSDE, M: sp.Matrix) -> sp.Matrix:
+    """A matrix in the words of let that is free of t; written out where lets that change with t cancel in it."""
+    timed = {sp.Symbol(name, real=True) for name, value in sde.let.items() if value.has(t)}
+    return sde.written_out(M).applyfunc(cancelled) if M.free_symbols & timed else M
+
+
 def generator(sde: LinearSDE, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> Words:
     """The integral of F (in the words of let) over (lower, upper), the integral of ``beta`` spelled ``int_beta``.
 
@@ -163,7 +169,7 @@ def stationary_words(sde: LinearSDE) -> sp.Matrix:
     S = law.solve(sde.name, sde.F, sde.GG, sde.F_let, sde.GG_let)
     written = sde.written_out(S)
     if not written.has(t):
-        return S
+        return timeless(sde, S)
     start, end = map(exact, sde.time)  # constant, but spelled with t, as sin^2 + cos^2 is
     places = (written.subs(t, time) for time in (start, (start + end) / 2))
     return next(at for at in places if not at.has(sp.nan, sp.zoo, sp.oo))

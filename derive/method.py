@@ -10,7 +10,7 @@ from typing import Any
 import stepsmith
 from stepsmith.errors import InputError
 
-from . import describe
+from . import describe, given
 from .budget import within
 from .lower import lower_rows
 from .orders import local, moments, stability
@@ -180,6 +180,11 @@ def derive(
     Raises InputError for bad input and Unsupported for what cannot be derived, both before any long work.
     """
     sde, sampler = load_sde(sde), load_sampler(sampler)
+    given.check_sde(sde)
+    given.check_sampler(sampler)
+    for each in (network, frame):
+        if isinstance(each, ScoreParameterization):
+            given.check_parameterization(each, sde)
     if target is not None:
         if target not in ("ode", "sde"):
             raise InputError("-", "target", f"{target!r} is not ode or sde", "choose one of them")

@@ -87,7 +87,7 @@ def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
         return None
     m = (sde.F_let.LUsolve(-b)).applyfunc(cancelled)
     timed = sde.written_out(m).applyfunc(cancelled).has(t)
-    return None if timed else sp.Matrix(m)
+    return None if timed else kernel.timeless(sde, sp.Matrix(m))
 
 
 def mean_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> kernel.Words:

@@ -219,7 +219,7 @@ def load_sde(source: Any) -> LinearSDE:
     field = table.get("field", "")
     used = (*params, *((field,) if "field" in table else ()))
     spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
-    _check_unused(where, used, lets, (*state, *constant))
+    check_unused(where, used, lets, (*state, *constant))
     names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in used}})
     written: dict[str, sp.Expr] = {}
     for name, text in lets.items():
@@ -227,7 +227,7 @@ def load_sde(source: Any) -> LinearSDE:
         written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
         names.let(name, written[name])
     n = len(state)
-    span = _span(where, table.get("time", [0.0, 1.0]))
+    span = check_span(where, table.get("time", [0.0, 1.0]))
     schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
     if schedule is not None:
         F, G = of_schedule(schedule, written, bool(field))
@@ -259,7 +259,7 @@ def _free_of(names: Names, lets: Mapping[str, sp.Expr], held: str) -> Names:
     return Names({k: v for k, v in names.items() if symbol not in lets.get(k, v).free_symbols}, names.measures)
 
 
-def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state: Iterable[str]) -> None:
+def check_unused(where: str, params: Iterable[str], lets: Iterable[str], state: Iterable[str]) -> None:
     """Names become arguments and variables of the emitted module: refuse those that it needs itself."""
     for key, names in (("sde.params", params), ("sde.let", lets)):
         for name in names:
@@ -275,7 +275,7 @@ def _check_unused(where: str, params: Iterable[str], lets: Iterable[str], state:
             raise InputError(where, "sde.state", f"the emitted step uses the name {name!r} itself", "rename the block")
 
 
-def _span(where: str, time: Any) -> tuple[float, float]:
+def check_span(where: str, time: Any) -> tuple[float, float]:
     numbers = isinstance(time, list | tuple) and len(time) == 2 and all(type(v) in (int, float) for v in time)
     if not numbers or not 0 <= time[0] < time[1] <= 1e6:
         raise InputError(where, "sde.time", "is no span", "write two numbers, 0 <= start < end <= 1e6")

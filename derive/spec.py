@@ -65,7 +65,7 @@ def read(source: Any, *, kind: Kind) -> tuple[str, dict[str, Any]]:
     for key in _TABLES:
         check_keys(where, f"{kind}.{key}", table.get(key, {}), allowed=table.get(key, {}), required=())
     for key in _NOTES:
-        _check_note(where, f"{kind}.{key}", table.get(key, ""))
+        check_note(where, f"{kind}.{key}", table.get(key, ""))
     return where, table
 
 
@@ -279,7 +279,7 @@ def matrix(
     return sympy.Matrix(height, width or 0, entries)
 
 
-def _check_note(where: str, key: str, value: Any) -> None:
+def check_note(where: str, key: str, value: Any) -> None:
     """Refuse a note that could end, or run on past, the docstring it will stand in."""
     if not isinstance(value, str) or not value.isprintable() or set(value) & {'"', "\\"} or len(value) > MAX_NOTE:
         mend = f"write one line of up to {MAX_NOTE} characters, without double quotes and backslashes"

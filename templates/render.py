@@ -58,13 +58,19 @@ def emit(method: Any, dialect: str = "torch") -> str:
     body = _body(method, diffusion, tables, columns, needs)
     env = environment()
     return env.get_template("module.jinja").render(
-        title=_escaped(method.title), about=[_escaped(line) for line in method.about], constants=_constants(method, columns), body=body
+        title=prose(method.title), about=[prose(line) for line in method.about], constants=_constants(method, columns), body=body
     )
 
 
-def _escaped(text: str) -> str:
-    """Text inside a docstring: what would end it, or begin an escape, is taken literally."""
-    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+def literal(text: str) -> str:
+    """A text as a string literal of Python, in double quotes and ASCII."""
+    return '"' + text.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+
+
+def prose(text: str) -> str:
+    """A line of a docstring: it cannot end the docstring, and what does not print is escaped."""
+    quoted = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in quoted)
 
 
 def column_names(rows: Rows) -> tuple[str, ...]:
@@ -119,7 +125,7 @@ def _body(
         "states": lambda text: f"{text}[..., PLACE, :]" if order else text,
         "diffusion": {
             "doc": _diffusion_doc(sde), "arguments": diffusion.arguments, "init": init, "test": test,
-            "words": f"the parameters must fulfil {words}", "methods": methods,
+            "words": literal(f"the parameters must fulfil {words}"), "methods": methods,
         },
         "field": sde.field, "field_attribute": attribute(sde.field) if sde.field else "",
         "made": f"Diffusion({f'{sde.field}={sde.field}, ' if sde.field else ''}**{{**PARAMS, **params}})",
@@ -182,9 +188,9 @@ def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:
     """The contract, a constant a line."""
     rows, sde = method.rows, method.sde
     program = rows.step
-    quoted = lambda names: listed([repr(n).replace("'", '"') for n in names])  # noqa: E731
+    quoted = lambda names: listed(map(literal, names))  # noqa: E731
     lines = [
-        "API = 1", f'SDE = "{sde.name}"', f'SAMPLER = "{method.sampler.name}"', f'NETWORK = "{method.network_name}"',
+        "API = 1", f"SDE = {literal(sde.name)}", f"SAMPLER = {literal(method.sampler.name)}", f"NETWORK = {literal(method.network_name)}",
         f"NFE = {program.nfe}", f"DRAWS = {len(layout(program).draws)}",
     ]  # fmt: skip
     for name, each in step_names(rows)[1:]:
@@ -196,11 +202,11 @@ def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:
     if sde.constant:
         lines.append(f"CONSTANTS = {quoted(sde.constant)}  # components that are given and never change")
     if sde.field:
-        lines.append(f'FIELD = "{sde.field}"  # what differs from frequency to frequency: the eigenvalue of minus the Laplacian')
+        lines.append(f'FIELD = {literal(sde.field)}  # what differs from frequency to frequency: the eigenvalue of minus the Laplacian')
     lines += [f"DATA = {sde.data[0]}", f"INPUTS = {method.inputs}", f"OUTPUTS = {method.outputs}"]
     lines.append(f"COEFFICIENTS = {quoted(columns)}")
     lines.append(f"SIGMA_COLUMNS = {quoted([name for name in program.sigma_columns if name in columns])}")
-    lines.append("PARAMS = " + listed([f'"{k}": {v!r}' for k, v in rows.params.items()], "{}"))
+    lines.append("PARAMS = " + listed([f"{literal(k)}: {v!r}" for k, v in rows.params.items()], "{}"))
     lines.append(f'DIGEST = "{method.digest}"')
     lines.append(f"START, END = {sde.time[0]}, {sde.time[1]}  # the span of the network's time")
     return lines

@@ -1,0 +1,114 @@
+"""What a user built in Python instead of writing a spec, held to the rules of the specs before any of it is printed.
+
+An emitted module is code, so every text that reaches it is a checked name or an escaped literal, and every expression is
+made of known names, numbers and the functions of the grammar alone.  A refusal is an InputError with the place and the fix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from stepsmith.errors import InputError
+
+from . import spec
+from .composition import parse_composition
+from .sampler import Sampler
+from .score import NETWORKS, ScoreParameterization
+from .sde import LinearSDE, check_span, check_unused
+
+FUNCTIONS = frozenset(
+    ("exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs")
+)
+
+
+def check_sde(sde: LinearSDE) -> None:
+    """InputError where a diffusion holds a text or an expression that no spec could hold."""
+    own = (*sde.params, *filter(None, [sde.field]))
+    spec.name_of("-", "sde.name", sde.name)
+    spec.check_note("-", "sde.doc", sde.doc)
+    spec.check_names("-", "sde.state", sde.state)
+    spec.check_names("-", "sde.params", (*own, *sde.let, *sde.state, *sde.constant))
+    spec.table_of_numbers("-", "sde.params", sde.params)
+    check_unused("-", own, sde.let, (*sde.state, *sde.constant))
+    check_span("-", sde.time)
+    if not sde.data or any(i not in range(sde.n) for i in sde.data):
+        raise InputError("-", "sde.data", "does not name blocks", f"give indices below {sde.n}")
+    names = _names(sde)
+    for key, entries in (("F", sde.F_let), ("G", sde.G_let), ("initial", sde.initial_let), ("let", sde.let.values())):
+        check_expressions(f"sde.{key}", entries, names)
+    check_expressions("sde.offset", sde.offset_let, (*names, *sde.constant))
+    check_expressions("sde.constraints", [side for c in sde.constraints for side in (c.left, c.right)], names)
+    if any(c.relation not in ("!=", "==", "<=", ">=", "<", ">") for c in sde.constraints):
+        raise InputError("-", "sde.constraints", "an item is no relation", "use one of != == <= >= < >")
+    check_expressions("sde.alpha", sde.schedule or (), names)
+
+
+def check_sampler(sampler: Sampler) -> None:
+    """The same of a sampler."""
+    spec.name_of("-", "sampler.name", sampler.name)
+    spec.check_note("-", "sampler.doc", sampler.doc)
+    spec.check_note("-", "sampler.reference", sampler.reference)
+    spec.table_of_numbers("-", "sampler.params", sampler.params)
+    for letter in sampler.parts:
+        if not isinstance(letter, str) or not re.fullmatch("[A-Z]", letter):
+            raise InputError("-", "sampler.parts", f"{spec.shown(letter)} is no letter", "use one of A to Z")
+    if sampler.composition:
+        parse_composition(" ".join(map(str, sampler.composition)))
+
+
+def check_parameterization(network: ScoreParameterization, sde: LinearSDE) -> None:
+    """The same of a parameterization of the user's own; its name is part of the name of the module."""
+    name = network.name
+    if not isinstance(name, str) or not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{spec.MAX_NAME - 1}}}", name):
+        fix = f"use up to {spec.MAX_NAME} letters, digits, _ and -, a letter or digit first"
+        raise InputError("-", "network.name", f"{spec.shown(name)} is no name", fix)
+    if name.lower().replace("_", "-") in [own.lower() for own in NETWORKS]:  # as in the name of the module
+        raise InputError(
+            "-", "network.name", f"{name!r} is a parameterization of stepsmith's own", "choose another name"
+        )
+    n = sde.n
+    matrices = {"skip": network.skip, "out": network.out, "inp": network.inp}
+    for key, M in matrices.items():
+        if not isinstance(M, sp.MatrixBase):
+            raise InputError("-", f"network.{key}", f"is {spec.shown(M)}, not a matrix", "give a sympy.ImmutableMatrix")
+    if network.skip.shape != (n, n) or network.out.shape[0] != n or network.inp.shape[1] != n:
+        what = f"its matrices do not fit the {n} blocks of {sde.name}"
+        raise InputError("-", f"network {name}", what, f"skip {n} x {n}, out {n} x k, inp j x {n}")
+    for key, M in matrices.items():
+        if not isinstance(M, sp.ImmutableDenseMatrix):
+            raise InputError("-", f"network.{key}", "is a matrix that can change", "give a sympy.ImmutableMatrix")
+        check_expressions(f"network.{key}", M, _names(sde))
+    check_expressions("network.noise", [network.noise], _names(sde))
+
+
+def check_expressions(key: str, entries: Iterable[object], names: Collection[str]) -> None:
+    """Refuse expressions of anything but real numbers, sums, products, powers, known names and known functions."""
+    known = {sp.Symbol(name, real=True) for name in names}
+    for entry in entries:
+        if not isinstance(entry, sp.Expr):
+            raise InputError("-", key, f"holds {spec.shown(entry)}, not an expression", "build it with SymPy")
+        for node in sp.preorder_traversal(entry):
+            if not (_is_plain(node) or node in known):
+                what = f"holds {spec.shown(str(node))}, which is no name, number or function of an expression"
+                raise InputError(
+                    "-", key, what, "use t and sde.symbols, Symbol(..., real=True), and functions of the grammar"
+                )
+
+
+def _names(sde: LinearSDE) -> tuple[str, ...]:
+    return ("t", *sde.symbols, *sde.let)
+
+
+def _is_plain(node: sp.Basic) -> bool:
+    """A finite real number, a sum, a product, a power or a function that the emitted modules can call."""
+    if node in (sp.pi, sp.E):
+        return True
+    if isinstance(node, sp.Function):
+        return node.func.__name__ in FUNCTIONS and not isinstance(node, AppliedUndef)
+    if isinstance(node, sp.Rational | sp.Float):
+        return bool(node.is_finite)
+    return type(node) in (sp.Add, sp.Mul, sp.Pow)
