@@ -15,8 +15,9 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from stepsmith.errors import InputError
-from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, plan, problems, record, sample, sampler
-from stepsmith.runtime.probe import affine_map, moments
+from stepsmith.measure import problems
+from stepsmith.measure.probe import affine_map, moments
+from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, plan, record, sample, sampler
 
 torch.set_num_threads(1)
 DATA = Path(__file__).parent / "data"
@@ -66,7 +67,7 @@ def by_hand(seeds, times, dtype=torch.float64):
 
 def test_the_runtime_loads_neither_sympy_nor_jinja_nor_the_deriver():
     code = (
-        "import sys, stepsmith.runtime, stepsmith.runtime.problems, stepsmith.runtime.probe;"
+        "import sys, stepsmith.runtime, stepsmith.measure.problems, stepsmith.measure.probe;"
         "print([m for m in sys.modules if m.split('.')[0] in ('jinja2', 'flint') or m.startswith('stepsmith.derive')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
