@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from stepsmith.runtime.problems import GaussianMixture
+from stepsmith.measure.problems import GaussianMixture
 
 STEPS, BATCH = 18, 3
 PROBLEM = {"weights": [0.5, 0.3, 0.2], "means": [[1.0, 0.5], [-0.8, 0.7], [0.1, -1.2]], "spread": [0.3, 0.2, 0.25]}

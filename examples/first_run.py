@@ -19,7 +19,8 @@ import click
 import torch
 
 import stepsmith as ss
-from stepsmith.runtime import frechet, record, write
+from stepsmith.measure import frechet
+from stepsmith.runtime import record, write
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ ENTRIES = (
 PICTURED = 64
 
 
-def draw(entry: Entry, method: ss.Method, steps: int, seeds: range, network: object) -> tuple[torch.Tensor, object, object]:
+def draw(
+    entry: Entry, method: ss.Method, steps: int, seeds: range, network: object
+) -> tuple[torch.Tensor, object, object]:
     """Samples, the module that drew them and the grid."""
     module = ss.load(ss.emit(method))
     grid = ss.TimeGrid.quadratic(method.sde, steps)
@@ -74,15 +77,21 @@ def measure(entry: Entry, calls: int, samples: int, network: object, out: Path) 
 def main(samples: int, calls: int, out: Path, threads: int) -> None:
     """Derive, emit, sample, measure."""
     torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", message="the grid reaches effective sigmas")  # clipping is meant here, and documented
+    warnings.filterwarnings(
+        "ignore", message="the grid reaches effective sigmas"
+    )  # clipping is meant here, and documented
     out.mkdir(parents=True, exist_ok=True)
     network = ss.networks.load("digits")
     heads = ("sampler", "calls", "draws", "seconds", "RMSE to fine", "Frechet")
     click.echo("{:20}{:>7}{:>7}{:>9}{:>14}{:>9}".format(*heads))
     for entry in ENTRIES:
         click.echo("{:20}{:>7}{:>7}{:>9}{:>14}{:>9}".format(*measure(entry, calls, samples, network, out)))
-    click.echo(f"\nFrechet: {samples} samples against the data; floor {frechet.FLOOR:.3f} (data drawn again), ", nl=False)
-    click.echo(f"two halves {frechet.HALVES:.3f}, ceiling {frechet.CEILING:.2f} (Gaussian noise).  Pictures and modules: {out}/")
+    click.echo(
+        f"\nFrechet: {samples} samples against the data; floor {frechet.FLOOR:.3f} (data drawn again), ", nl=False
+    )
+    click.echo(
+        f"two halves {frechet.HALVES:.3f}, ceiling {frechet.CEILING:.2f} (Gaussian noise).  Pictures and modules: {out}/"
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepsmith.runtime import digits, frechet
+from stepsmith.measure import frechet
+from stepsmith.runtime.networks import checkpoint
 
 COUNT = 900  # samples that a distance is usually measured on; half of the data, nearly
 
@@ -94,7 +95,7 @@ def main(epochs: int, seed: int, threads: int, out: Path) -> None:
     figures = {key: round(value, 4) for key, value in measure(classifier, images, stats).items()}
     figures |= {"accuracy": round(accuracy, 4), "count": COUNT}
     meta = {"format": frechet.FORMAT, "figures": json.dumps(figures)}
-    digits.write_checkpoint(out, classifier.state_dict() | stats, meta)
+    checkpoint.write_checkpoint(out, classifier.state_dict() | stats, meta)
     click.echo(f"{figures}\n{out}: {out.stat().st_size} bytes")
 
 

@@ -17,7 +17,8 @@ import click
 import torch
 from torch import Tensor, nn
 
-from stepsmith.runtime import digits, networks
+from stepsmith.runtime import networks
+from stepsmith.runtime.networks import digits
 
 RANGE = (0.005, 80.0)
 

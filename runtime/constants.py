@@ -135,5 +135,5 @@ def _safetensors(place: Path) -> dict[str, Any]:
 _READERS = {".png": _png, ".npz": _npz, ".safetensors": _safetensors}
 
 
-def _refuse(what: str, mend: str) -> InputError:
-    return InputError("-", "constants", what, mend)
+def _refuse(what: str, fix: str) -> InputError:
+    return InputError("-", "constants", what, fix)

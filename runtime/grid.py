@@ -33,8 +33,8 @@ MOST_STEPS = 1_000_000
 _SLACK = 1e-12  # an end given in decimal may miss the end of the span by a rounding
 
 
-def _refuse(key: str, what: str, mend: str) -> InputError:
-    return InputError(where="-", key=key, what=what, mend=mend)
+def _refuse(key: str, what: str, fix: str) -> InputError:
+    return InputError(where="-", key=key, what=what, fix=fix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,9 @@ def _checked(times: Any) -> torch.Tensor:
 def _ends(sde: Any, steps: int, start: float | None, end: float) -> tuple[float, float]:
     """The checked pair (start, end); start defaults to the end of the SDE's time span."""
     if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= MOST_STEPS:
-        raise _refuse("steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}")
+        raise _refuse(
+            "steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}"
+        )
     start = float(sde.time[1] if start is None else start)
     end = float(end)
     for key, value in (("start", start), ("end", end)):
@@ -205,12 +207,12 @@ def _by_sigma(
     sigma = sde.at(**dict(params or {})).effective_sigma
     first, last = (float(s) for s in np.asarray(sigma(np.array([start, end])), dtype=np.float64))
     if not (np.isfinite(first) and np.isfinite(last) and 0 < last < first):
-        mend = (
+        fix = (
             "start a little earlier"
             if not np.isfinite(first)
             else "choose start and end where sigma is positive and rises in t"
         )
-        raise _refuse("grid", f"the effective sigma of {sde.name} runs from {first:g} to {last:g} on this grid", mend)
+        raise _refuse("grid", f"the effective sigma of {sde.name} runs from {first:g} to {last:g} on this grid", fix)
     ends = warp(np.array([first, last]))
     levels = unwarp(ends[0] + _fractions(steps)[1:-1] * (ends[1] - ends[0]))
     return _pin(np.concatenate([[start], invert_increasing(sigma, levels, end, start), [end]]), start, end)

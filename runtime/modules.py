@@ -91,12 +91,12 @@ def _from_name(name: str) -> ModuleType:
     known = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
     if ident not in known:
         near = difflib.get_close_matches(ident, known, n=3)
-        mend = (
+        fix = (
             f"did you mean {' or '.join(near)}?"
             if near
             else "give a generated module's name, a path to a .py file or source text"
         )
-        raise InputError("-", "module", f"there is no generated module {name!r}", mend)
+        raise InputError("-", "module", f"there is no generated module {name!r}", fix)
     return importlib.import_module(f"{_GENERATED}.{ident}")
 
 

@@ -99,7 +99,7 @@ def _seed_range(part: str) -> range:
 
 
 def _bad_seeds(what: str) -> InputError:
-    return InputError(where="-", key="seeds", what=what, mend="give whole numbers such as 0-63 or 0,3,7-9")
+    return InputError(where="-", key="seeds", what=what, fix="give whole numbers such as 0-63 or 0,3,7-9")
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,9 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     last: str
-    mean: tuple[tuple[float, ...], ...] = ()  # what multiplies the constants and 1 in the mean of the start, a row a block
+    mean: tuple[
+        tuple[float, ...], ...
+    ] = ()  # what multiplies the constants and 1 in the mean of the start, a row a block
     constants: tuple[torch.Tensor, ...] = ()  # (batch or 1, *shape), on the host
     columns: Columns | None = None  # the table taken apart, where a coefficient depends on the frequency
     transform: Transform | None = None  # of images to the state, there
@@ -87,8 +89,8 @@ def resolve(module: Any) -> Any:
     return load(module) if isinstance(module, str) or hasattr(module, "__fspath__") else check_module(module)
 
 
-def _refuse(key: str, what: str, mend: str) -> InputError:
-    return InputError(where="-", key=key, what=what, mend=mend)
+def _refuse(key: str, what: str, fix: str) -> InputError:
+    return InputError(where="-", key=key, what=what, fix=fix)
 
 
 def full_params(module: Any, params: Mapping[str, float] | None, full: bool = False) -> dict[str, float]:
@@ -206,9 +208,13 @@ def _shape(network: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
     try:
         found = tuple(int(size) for size in found)
     except (TypeError, ValueError, OverflowError):
-        raise _refuse("shape", f"{found!r} is no shape of a sample", "give whole numbers, (1, 8, 8) for example") from None
+        raise _refuse(
+            "shape", f"{found!r} is no shape of a sample", "give whole numbers, (1, 8, 8) for example"
+        ) from None
     if any(not 1 <= size < 2**31 for size in found):
-        raise _refuse("shape", f"{found} is no shape of a sample", "every size is 1 or more, and one that a machine holds")
+        raise _refuse(
+            "shape", f"{found} is no shape of a sample", "every size is 1 or more, and one that a machine holds"
+        )
     own = getattr(network, "shape", None)
     if own is not None and tuple(int(size) for size in own) != found:
         raise _refuse("shape", f"the network takes samples of shape {tuple(own)}, not {found}", "leave shape out")

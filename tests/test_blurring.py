@@ -17,8 +17,9 @@ import stepsmith as ss
 from stepsmith.derive import calculus, reference
 from stepsmith.derive.calculus import t
 from stepsmith.errors import InputError, Unsupported
-from stepsmith.runtime import probe, spectral
-from stepsmith.runtime.problems import SpectralGaussian
+from stepsmith.measure import probe
+from stepsmith.measure.problems import SpectralGaussian
+from stepsmith.runtime import spectral
 from stepsmith.templates.render import columns_of_row
 
 pytestmark = pytest.mark.usefixtures("nodes_once")

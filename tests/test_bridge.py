@@ -15,7 +15,7 @@ import torch
 
 import stepsmith as ss
 from stepsmith.derive.numeric import PRECISION
-from stepsmith.runtime import problems
+from stepsmith.measure import problems
 
 torch.set_num_threads(1)
 TABLES: dict[str, dict[str, Any]] = {

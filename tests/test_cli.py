@@ -19,10 +19,11 @@ from safetensors import safe_open
 import stepsmith
 import stepsmith.generated
 from stepsmith import cli
+from stepsmith.cli.sample import GRIDS
 from stepsmith.derive import catalogue, list_samplers, list_sdes
 from stepsmith.errors import InputError
 from stepsmith.runtime import TimeGrid, load, networks, parse_seeds, sample
-from stepsmith.runtime.digits import WEIGHTS
+from stepsmith.runtime.networks.digits import WEIGHTS
 
 GENERATED = Path(stepsmith.generated.__path__[0])
 ROOT = Path(__file__).parent.parent
@@ -46,9 +47,9 @@ def run(monkeypatch, capfd):
 
 @pytest.fixture
 def refused(run):
-    """``refused(words, where, key, what, mend)``: exit 2, nothing on stdout, one line on stderr that says just that."""
+    """``refused(words, where, key, what, fix)``: exit 2, nothing on stdout, one line on stderr that says just that."""
 
-    def refused(words, where, key, what, mend="", longest=500) -> None:
+    def refused(words, where, key, what, fix="", longest=500) -> None:
         found = run(*words)
         assert (found.status, found.out) == (2, ""), found
         assert found.err.count("\n") == 1 and found.err.endswith("\n"), found.err
@@ -56,8 +57,8 @@ def refused(run):
         assert line.isprintable() and len(line) < longest, line
         start = f"{where}: {key}: "
         assert line.startswith(start), line
-        told, _, mended = line.removeprefix(start).rpartition("; ")
-        assert what in told and mend in mended and mended, line
+        told, _, advice = line.removeprefix(start).rpartition("; ")
+        assert what in told and fix in advice and advice, line
 
     return refused
 
@@ -302,7 +303,7 @@ def test_a_budget_of_calls_buys_steps_and_the_rest_is_told(run, tmp_path, words,
     assert (f"{left} calls left over" in text) == (left > 0)
 
 
-@pytest.mark.parametrize("grid", cli.GRIDS)
+@pytest.mark.parametrize("grid", GRIDS)
 def test_each_grid_ends_where_it_is_asked_to(run, tmp_path, grid):
     words = (*QUICK, "--grid", grid, "--end", "0.01", "--out", tmp_path / "a.npz", "--json")
     record = json.loads(done(run(*words)))["record"]
@@ -358,7 +359,7 @@ NESTS = {"entry": '"' + "(" * 100_000 + "t" + ")" * 100_000 + '"', "array": "[" 
 
 
 @pytest.mark.parametrize(
-    ("changes", "key", "what", "mend"),
+    ("changes", "key", "what", "fix"),
     [
         ({"F": '[["-bata", "0"], ["0", "0"]]'}, "sde.F[0][0]", "column 2: unknown name 'bata'", "did you mean 'beta'"),
         ({"G": '[["Q", "0"], ["0", "1"]]'}, "sde.G[0][0]", "unknown name 'Q'", "known: "),
@@ -393,10 +394,10 @@ NESTS = {"entry": '"' + "(" * 100_000 + "t" + ")" * 100_000 + '"', "array": "[" 
     ],
     ids=range(30),
 )  # fmt: skip
-def test_a_bad_diffusion_is_refused_by_file_key_and_mend(refused, spec, tmp_path, changes, key, what, mend):
+def test_a_bad_diffusion_is_refused_by_file_key_and_fix(refused, spec, tmp_path, changes, key, what, fix):
     path = spec("sde", **changes)
-    refused(("derive", path), path, key, what, mend)
-    refused(("sample", "--sde", path, "--out", tmp_path / "a.png"), path, key, what, mend)
+    refused(("derive", path), path, key, what, fix)
+    refused(("sample", "--sde", path, "--out", tmp_path / "a.png"), path, key, what, fix)
     assert not (tmp_path / "a.png").exists()
 
 
@@ -404,7 +405,7 @@ PARTS = SAMPLER["parts"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "key", "what", "mend"),
+    ("changes", "key", "what", "fix"),
     [
         ({"composition": '"O B! A C"'}, "sampler.composition", "no part defines the letter C", "O, A, B"),
         ({"composition": '"O B A!"'}, "sampler.composition", "B uses a score before the first !", "write B!"),
@@ -441,14 +442,14 @@ PARTS = SAMPLER["parts"]
     ],
     ids=range(24),
 )  # fmt: skip
-def test_a_bad_sampler_is_refused_by_file_key_and_mend(refused, spec, tmp_path, changes, key, what, mend):
+def test_a_bad_sampler_is_refused_by_file_key_and_fix(refused, spec, tmp_path, changes, key, what, fix):
     path = spec("sampler", **changes)
-    refused(("build", "--sde", spec("sde"), "--sampler", path, "--out", tmp_path / "out"), path, key, what, mend)
+    refused(("build", "--sde", spec("sde"), "--sampler", path, "--out", tmp_path / "out"), path, key, what, fix)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "what", "mend"),
+    ("text", "what", "fix"),
     [
         ("O B! A C", "no part defines the letter C", "with parts"), ("B A!", "B uses a score before the first !", "write B!"),
         ("B!(1/2) A B!(1/3)", "the shares of B sum to 5/6", "must sum to 1"), 
@@ -456,10 +457,10 @@ def test_a_bad_sampler_is_refused_by_file_key_and_mend(refused, spec, tmp_path, 
         ("b!", "'b' at column 1", "a token is"),
     ],
 )  # fmt: skip
-def test_a_bad_composition_on_the_command_line_is_refused(refused, tmp_path, text, what, mend):
+def test_a_bad_composition_on_the_command_line_is_refused(refused, tmp_path, text, what, fix):
     found = ("sample", "--sampler", text, "--out", tmp_path / "a.png")
     key = "sampler" if ("letter" in what and "defines" in what) or "standard" in what else "composition"
-    refused(found, "-", key if "score before" not in what else "sampler.composition", what, mend)
+    refused(found, "-", key if "score before" not in what else "sampler.composition", what, fix)
 
 
 @pytest.mark.parametrize(
@@ -476,11 +477,11 @@ def test_a_bad_grid_is_refused_in_one_line(times, what):
     with pytest.raises(InputError) as caught:
         TimeGrid.explicit(times, stepsmith.load_sde("vp"))
     text = str(caught.value)
-    assert text.startswith("-: grid: ") and what in text and "\n" not in text and caught.value.mend
+    assert text.startswith("-: grid: ") and what in text and "\n" not in text and caught.value.fix
 
 
 @pytest.mark.parametrize(
-    ("words", "key", "what", "mend"),
+    ("words", "key", "what", "fix"),
     [
         (("--sampler", "rvv", "--nfe", "1"), "nfe", "a budget of 1 buys no step", "nfe >= 2"),
         (("--sampler", "rvv", "--nfe", "2", "--last", "denoise"), "nfe", "a budget of 2 buys no step", "nfe >= 3"),
@@ -510,9 +511,9 @@ def test_a_bad_grid_is_refused_in_one_line(times, what):
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else None,
 )  # fmt: skip
-def test_bad_arguments_of_sample_are_refused_and_write_nothing(refused, tmp_path, words, key, what, mend):
+def test_bad_arguments_of_sample_are_refused_and_write_nothing(refused, tmp_path, words, key, what, fix):
     where = "sampler/rvv.toml" if key.startswith("sampler.parts") else "-"
-    refused(("sample", "--out", tmp_path / "a.png", *words), where, key, what, mend)
+    refused(("sample", "--out", tmp_path / "a.png", *words), where, key, what, fix)
     assert not (tmp_path / "a.png").exists()
 
 
@@ -651,12 +652,11 @@ def test_a_reader_that_stops_early_is_no_error():
 
 
 def test_what_would_be_in_vain_is_refused_before_the_work(refused, tmp_path):
-    """A picture without a format ended in a traceback, pages for a file that is no folder after half a minute."""
+    """A picture without a format ended in a traceback, after all the work."""
     own = tmp_path / "own"
     own.write_text("")
     refused(["error", "vp", "euler", "--plot", tmp_path / "a.foo"], tmp_path / "a.foo", "plot", "suffix", "use one of")
     refused(["error", "vp", "euler", "--plot", own / "a.png"], own / "a.png", "plot", "does not exist", "another place")
-    refused(["report", "audit", "--out", own], own, "out", "cannot be written", "--out")
     refused(["sample", "--steps", "10000000000"], "-", "steps", "cannot be taken", "1000000")
     refused(["sample", "--nfe", "1000000000000"], "-", "steps", "cannot be taken", "1000000")
     refused(["sample", "--param", "Gamma=inf"], "-", "params", "not finite", "float64")

@@ -181,7 +181,7 @@ def outcome(call: Callable[[], Any]) -> str:
         call()
     except InputError as error:
         told = str(error)
-        good = told.isprintable() and len(told) < 3000 and error.where and error.key and error.what and error.mend
+        good = told.isprintable() and len(told) < 3000 and error.where and error.key and error.what and error.fix
         return "InputError" if good else f"unclear: {told!r}"
     except Unsupported as error:
         return "Unsupported" if str(error).isprintable() and error.hint else f"unclear: {error!r}"

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 import stepsmith as ss
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import read_constant
-from stepsmith.runtime.digits import FORMAT, WEIGHTS, read_checkpoint
+from stepsmith.runtime.networks.checkpoint import read_checkpoint
+from stepsmith.runtime.networks.digits import FORMAT, WEIGHTS
 from stepsmith.templates.files import compare, write
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ import scipy.linalg
 import torch
 
 import stepsmith as ss
-from stepsmith.runtime import probe, problems
+from stepsmith.measure import probe, problems
 
 torch.set_num_threads(1)
 PSLD = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0}

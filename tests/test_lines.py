@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import stepsmith as ss
 from stepsmith.derive.rows import Rows, aligned
 from stepsmith.errors import InputError, Unsupported
+from stepsmith.measure.probe import moments
+from stepsmith.measure.problems import Gaussian, GaussianMixture
 from stepsmith.runtime import TimeGrid
-from stepsmith.runtime.probe import moments
-from stepsmith.runtime.problems import Gaussian, GaussianMixture
 from stepsmith.runtime.sampler import steps_of
 
 MIXTURE = GaussianMixture([0.6, 0.4], [[0.9, -0.4], [-0.7, 0.8]], [0.3, 0.2])
@@ -308,11 +308,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_a_sampler_is_refused_with_the_line_and_the_mend(case):
-    change, key, what, mend = REFUSED[case]
+def test_what_cannot_be_a_sampler_is_refused_with_the_line_and_the_fix(case):
+    change, key, what, fix = REFUSED[case]
     with pytest.raises(InputError) as caught:
         ss.load_sampler({**spec(), **change})
-    assert caught.value.key.startswith(key) and what in caught.value.what and mend in caught.value.mend
+    assert caught.value.key.startswith(key) and what in caught.value.what and fix in caught.value.fix
 
 
 WORDS = [
@@ -339,7 +339,7 @@ def test_no_line_raises_anything_but_the_refusal_and_what_is_read_is_linear(line
     try:
         sampler = ss.load_sampler(table)
     except InputError as refusal:
-        assert refusal.key.startswith("sampler.") and refusal.mend
+        assert refusal.key.startswith("sampler.") and refusal.fix
         return
     for coefficient, value in sampler.formula.step[1].terms:
         assert isinstance(coefficient, sp.Expr) and value

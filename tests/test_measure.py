@@ -12,15 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import orders as orders_page
 import pytest
 import torch
 
 import stepsmith as ss
-from stepsmith import checks
 from stepsmith.derive import catalogue, load_sde
-from stepsmith.runtime import measure
-from stepsmith.runtime.flow import Law, transport
-from stepsmith.runtime.problems import Gaussian
+from stepsmith.measure import orders, slopes
+from stepsmith.measure.flow import Law, transport
+from stepsmith.measure.problems import Gaussian
 
 ROOT = Path(__file__).parent.parent
 SAMPLERS = ROOT / "derive" / "specs" / "sampler"
@@ -28,14 +28,14 @@ SAMPLERS = ROOT / "derive" / "specs" / "sampler"
 
 @pytest.fixture(scope="module")
 def taken():
-    """``taken("vp_heun")``: the method, the emitted text and the verdict on it."""
+    """``taken("vp_heun")``: the method, the emitted text and the check of it."""
     known = {}
 
     def taken(name):
         if name not in known:
             method = catalogue.find(name).derive()
             text = ss.emit(method)
-            known[name] = SimpleNamespace(method=method, text=text, verdict=checks.verdict(method, ss.load(text)))
+            known[name] = SimpleNamespace(method=method, text=text, check=orders.compare(method, ss.load(text)))
         return known[name]
 
     return taken
@@ -83,10 +83,10 @@ def test_the_rates_of_the_view_move_its_transition_offset_and_covariance(name):
 def test_the_flow_of_a_gaussian_in_one_block_is_the_affine_map_between_its_marginals(name):
     """z -> m_1 + sqrt(P_1/P_0) (z - m_0)."""
     sde = load_sde(name)
-    reference = checks.reference(sde)
-    law, problem = reference.law, Gaussian([measure.MU] * 2, measure.S0)
+    reference = orders.reference(sde)
+    law, problem = reference.law, Gaussian([slopes.MU] * 2, slopes.S0)
     given = torch.full((len(sde.constant),), 0.3, dtype=torch.float64)
-    (m0, P0), (m1, P1) = (measure.gaussian_moments(law, t, measure.MU, measure.S0, given) for t in (law.high, law.low))
+    (m0, P0), (m1, P1) = (slopes.gaussian_moments(law, t, slopes.MU, slopes.S0, given) for t in (law.high, law.low))
     z = torch.linspace(-3, 3, 10, dtype=torch.float64).reshape(1, 5, 2) * P0.sqrt() + m0
     held = tuple(value.expand(5, 2) for value in given)
     found = transport(law, problem.score_network("score", law), z, held)
@@ -97,13 +97,13 @@ def test_the_flow_of_a_gaussian_in_one_block_is_the_affine_map_between_its_margi
 def test_the_reference_solution_stands_and_keeps_the_law_of_a_gaussian(name):
     """Halving the panels changes nothing; and states of covariance L L^T, moved as columns, end with that of t_b."""
     sde = load_sde(name)
-    reference = checks.reference(sde)
-    law, problem = reference.law, Gaussian(torch.zeros(2), measure.S0)
-    score = measure.MIXTURE.score_network("score", law)
+    reference = orders.reference(sde)
+    law, problem = reference.law, Gaussian(torch.zeros(2), slopes.S0)
+    score = slopes.MIXTURE.score_network("score", law)
     fine = transport(law, score, reference.start, panels=24)
     assert (reference.end - fine).abs().max() < 1e-11 * fine.abs().max()
-    _, P0 = measure.gaussian_moments(law, law.high, measure.MU, measure.S0, torch.zeros(0))
-    _, P1 = measure.gaussian_moments(law, law.low, measure.MU, measure.S0, torch.zeros(0))
+    _, P0 = slopes.gaussian_moments(law, law.high, slopes.MU, slopes.S0, torch.zeros(0))
+    _, P1 = slopes.gaussian_moments(law, law.low, slopes.MU, slopes.S0, torch.zeros(0))
     root = torch.linalg.cholesky(P0)
     moved = transport(law, problem.score_network("score", law), root.unsqueeze(2).expand(-1, -1, 2))[..., 0]
     assert (moved @ moved.T - P1).abs().max() < 1e-12 * P1.abs().max()
@@ -119,7 +119,7 @@ def reading(*terms, power=0):
     def error(steps):
         return sum(c * steps ** -(power + k) * both[k % 2] for k, c in enumerate(terms))
 
-    return measure.read(error, largest, "uniform")
+    return slopes.read(error, largest, "uniform")
 
 
 def largest(error):
@@ -129,21 +129,21 @@ def largest(error):
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_the_slope_of_an_expansion_is_its_first_power(order):
     found = reading(1.0, 3.0, -2.0, 5.0, power=order)
-    assert found.settled and found.value == pytest.approx(order, abs=0.06)
+    assert found.converged and found.value == pytest.approx(order, abs=0.06)
     assert found.limit in (order, None) and found.constant(order) == pytest.approx(1.0, rel=0.1)
 
 
-def test_a_slope_settles_when_two_in_a_row_agree():
-    assert reading(1.0, 0.0, power=1).steps[-1] == measure.LEAST
-    bent = measure.read(lambda n: torch.tensor([0.03 / n + 10 / n**2], dtype=torch.float64), largest, "uniform")  # from 2 to 1
-    assert (bent.steps[-1], bent.settled, bent.limit) == (measure.MOST, False, 1) and bent.value > 1.1 > bent.lowest
+def test_a_slope_converges_when_two_in_a_row_agree():
+    assert reading(1.0, 0.0, power=1).steps[-1] == slopes.LEAST
+    bent = slopes.read(lambda n: torch.tensor([0.03 / n + 10 / n**2], dtype=torch.float64), largest, "uniform")  # from 2 to 1
+    assert (bent.steps[-1], bent.converged, bent.limit) == (slopes.MOST, False, 1) and bent.value > 1.1 > bent.lowest
     late = reading(3.0, 10.0, power=1)
-    slopes = [math.log2(a / b) for a, b in itertools.pairwise(late.errors)]
-    assert late.settled and abs(slopes[-1] - slopes[-2]) <= measure.SETTLED
+    found = [math.log2(a / b) for a, b in itertools.pairwise(late.errors)]
+    assert late.converged and abs(found[-1] - found[-2]) <= slopes.CONVERGED
 
 
 def test_errors_at_rounding_are_not_read():
-    assert reading(1e-9, power=3).errors[-1] >= measure.FLOOR
+    assert reading(1e-9, power=3).errors[-1] >= slopes.FLOOR
     assert reading(1e-15).value == math.inf
 
 
@@ -155,7 +155,7 @@ def test_a_wrong_term_shows_in_the_limit_long_before_it_bends_the_slope():
 
 
 def test_a_run_that_is_not_finite_has_no_order():
-    found = measure.read(lambda n: torch.tensor([math.nan if n > 20 else 1 / n]), largest, "uniform")
+    found = slopes.read(lambda n: torch.tensor([math.nan if n > 20 else 1 / n]), largest, "uniform")
     assert found.lowest == -math.inf
 
 
@@ -171,24 +171,24 @@ WEAK = {"psld_roba": 1, "vp_sscs": 1, "ir_sde_sscs": 1, "blurring_oso_eps_l": 1,
 
 @pytest.mark.parametrize("name", [*ORDERS, *WEAK])
 def test_a_measured_slope_is_the_proven_order(taken, name):
-    found = taken(name).verdict
+    found = taken(name).check
     order = {**ORDERS, **WEAK}[name]
     assert (found.kind, found.proven) == ("order" if name in ORDERS else "weak order", order)
-    assert found.ok and found.settled and abs(found.measured - order) <= checks.GAP, found
+    assert found.ok and found.converged and abs(found.measured - order) <= orders.GAP, found
 
 
 def test_the_affine_probe_sees_mean_and_covariance_of_a_deterministic_run_as_well():
     method = catalogue.find("psld_rvv2").derive()
-    module, reference = ss.load(ss.emit(method)), checks.reference(method.sde)
-    coarse, fine = (measure.linear_error(module, reference, "uneven", n) for n in (64, 128))
+    module, reference = ss.load(ss.emit(method)), orders.reference(method.sde)
+    coarse, fine = (slopes.linear_error(module, reference, "uneven", n) for n in (64, 128))
     assert coarse.shape == (2 + 4,)
     assert torch.log2(coarse.abs() / fine.abs()).tolist() == pytest.approx([2.0] * 6, abs=0.1)
 
 
-def test_verdicts_come_in_the_order_of_the_rows_from_several_processes():
+def test_checks_come_in_the_order_of_the_rows_from_several_processes():
     names = ("edm_euler", "edm_conjugate", "edm_dpmpp_2m", "edm_conjugate_identity", "edm_euler_maruyama", "edm_heun")
     rows = [catalogue.find(name) for name in names]
-    found = list(checks.check_all(rows, workers=2))
+    found = list(orders.check_all(rows, most=2))
     assert [v.name for v in found] == [row.name for row in rows]
     assert [v.proven for v in found] == [1, 1, 2, 1, 1, 2]
 
@@ -210,13 +210,13 @@ TEXTS = {
 
 @pytest.mark.parametrize("case", TEXTS)
 def test_an_error_planted_in_an_emitted_text_fails_its_measurement(taken, case):
-    name, pattern, mend = TEXTS[case]
+    name, pattern, fix = TEXTS[case]
     good = taken(name)
-    text, count = re.subn(pattern, mend, good.text)
+    text, count = re.subn(pattern, fix, good.text)
     assert count >= 1 and text != good.text
-    found = checks.verdict(good.method, ss.load(text))
-    assert good.verdict.ok and not found.ok, found
-    assert found.measured < found.proven - checks.GAP and "measured" in found.why[0]
+    found = orders.compare(good.method, ss.load(text))
+    assert good.check.ok and not found.ok, found
+    assert found.measured < found.proven - orders.GAP and "measured" in found.why[0]
 
 
 SPECS = {
@@ -236,15 +236,15 @@ def test_an_error_planted_in_a_spec_falls_in_the_proof_and_in_the_measurement(ca
     spoiled["sampler"]["step"] = [line.replace(good, bad) for line in table["sampler"]["step"]]
     before, after = ss.derive(sde, table), ss.derive(sde, spoiled)
     assert before.order == 2 and after.order == left
-    found = checks.verdict(after, ss.load(ss.emit(after)))
-    assert found.proven == left and found.measured < 2 - checks.GAP, found
-    held = checks.verdict(before, ss.load(ss.emit(after)))  # the unspoiled proof does not pass the spoiled text
+    found = orders.compare(after, ss.load(ss.emit(after)))
+    assert found.proven == left and found.measured < 2 - orders.GAP, found
+    held = orders.compare(before, ss.load(ss.emit(after)))  # the unspoiled proof does not pass the spoiled text
     assert not held.ok and any("DIGEST" in why for why in held.why)
 
 
 def test_a_module_whose_constants_are_not_those_of_the_proof_fails(taken):
     good = taken("vp_heun")
-    found = checks.verdict(good.method, ss.load(good.text.replace("ORDER = 2", "ORDER = 3", 1)))
+    found = orders.compare(good.method, ss.load(good.text.replace("ORDER = 2", "ORDER = 3", 1)))
     assert found.why == ("ORDER = 3 in its text, 2 derived",)
 
 
@@ -266,29 +266,27 @@ def run(monkeypatch, capfd):
     return run
 
 
-def test_verify_prints_proven_beside_measured_and_exits_1_on_a_gap(run, monkeypatch, tmp_path, taken):
-    good = taken("vp_heun").verdict
-    monkeypatch.setattr(checks, "check", lambda row: good)
-    page = tmp_path / "orders.md"
-    found = run("verify", "vp-heun", "--table", page)
+def test_verify_prints_proven_beside_measured_and_exits_1_on_a_gap(run, monkeypatch, taken):
+    good = taken("vp_heun").check
+    monkeypatch.setattr(orders, "check", lambda row: good)
+    found = run("verify", "vp-heun")
     assert found.status == 0 and re.search(r"vp_heun +order +2 +\d\.\d+ ", found.out) and "1 modules measured" in found.out
-    assert "| vp_heun | order | 2 |" in page.read_text()
     bad = dataclasses.replace(good, measured=0.8, why=("measured 0.800 on a grid uniform, proven 2",))
-    monkeypatch.setattr(checks, "check", lambda row: bad)
+    monkeypatch.setattr(orders, "check", lambda row: bad)
     assert run("verify", "vp_heun").status == 1
     found = run("verify", "vp_heun", "--json")
     assert found.status == 1 and json.loads(found.out)["failed"] == ["vp_heun"]
-    assert run("verify").status == 2 and run("verify", "vp_heun", "--table", tmp_path / "no" / "x.md").status == 2
+    assert run("verify").status == 2
 
 
 def test_the_page_of_orders_has_every_module_and_its_rows_are_reproduced(taken):
     page = (ROOT / "docs" / "orders.md").read_text()
     rows = {line.split(" | ")[0].lstrip("| "): line for line in page.splitlines() if re.match(r"\| \w+_\w+ \|", line)}
     assert sorted(rows) == sorted(row.name for row in catalogue.rows()), "run `make docs`"
-    assert page.startswith("\n".join(checks.INTRODUCTION))
+    assert page.startswith(orders_page.INTRODUCTION)
     for name in (*ORDERS, *WEAK):
-        v = taken(name).verdict
-        told, now = (re.split(r" ?\| ?", line) for line in (rows[name], checks._line(v)))
+        v = taken(name).check
+        told, now = (re.split(r" ?\| ?", line) for line in (rows[name], orders_page.line(v)))
         assert [told[k] for k in (1, 2, 3, 5, 6, 8)] == [now[k] for k in (1, 2, 3, 5, 6, 8)], "run `make docs`"
         assert float(told[4].rstrip("~")) == pytest.approx(v.measured, abs=0.03)
         assert float(told[7]) == pytest.approx(v.constant, rel=0.06)

@@ -12,7 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stepsmith.errors import InputError
-from stepsmith.runtime import digits, frechet, galaxies, networks
+from stepsmith.measure import frechet
+from stepsmith.runtime import networks
+from stepsmith.runtime.networks import checkpoint, digits, galaxies
 
 torch.set_num_threads(1)
 
@@ -315,7 +317,7 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path, net):
 def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage):
     path = tmp_path / "bad.safetensors"
     blob = digits.WEIGHTS.read_bytes()
-    tensors, meta = digits.read_checkpoint(digits.WEIGHTS, digits.FORMAT, "")
+    tensors, meta = checkpoint.read_checkpoint(digits.WEIGHTS, digits.FORMAT, "")
     if damage == "nan":
         tensors["last.bias"] = torch.full_like(tensors["last.bias"], math.nan)
     meta |= {"sizes": '{"width": 4096}'} if damage == "sizes" else {}
@@ -323,14 +325,14 @@ def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage):
     if damage == "folder":
         path.mkdir()
     elif damage in ("nan", "sizes", "range"):
-        digits.write_checkpoint(path, tensors, meta)
+        checkpoint.write_checkpoint(path, tensors, meta)
     elif damage == "pickle":
         torch.save(tensors, path)
     elif damage != "absent":
         path.write_bytes({"cut": blob[:-1000], "empty": b"", "other": frechet.WEIGHTS.read_bytes()}[damage])
     with pytest.raises(InputError) as error:
         networks.load(path)
-    assert error.value.where == str(path) and error.value.mend and "\n" not in str(error.value)
+    assert error.value.where == str(path) and error.value.fix and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["digit", "", "weights.pt", "../digits"])
@@ -362,7 +364,7 @@ def test_galaxies_out_of_reach_are_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(galaxies.sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(InputError, match=r"galaxygrad==0\.1\.5 could not be fetched") as error:
         networks.load("galaxies")
-    assert str(tmp_path) in error.value.mend and "\n" not in str(error.value)
+    assert str(tmp_path) in error.value.fix and "\n" not in str(error.value)
 
 
 def test_a_damaged_cache_is_not_trusted(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from stepsmith.derive import calculus, reference
 from stepsmith.derive.calculus import t
 from stepsmith.derive.split import bind
 from stepsmith.errors import InputError, Unsupported
-from stepsmith.runtime import constants, plan, probe
+from stepsmith.measure import probe
+from stepsmith.runtime import constants, plan
 from stepsmith.templates.render import columns_of_row
 
 pytestmark = pytest.mark.usefixtures("nodes_once")

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 
 import stepsmith as ss
 from stepsmith.derive import catalogue
-from stepsmith.runtime import probe
+from stepsmith.measure import probe
 
 MEAN, VARIANCE, MU = 0.3, 0.25, -0.4
 HIGH, LOW = 2.0, 0.25

@@ -29,8 +29,9 @@ from stepsmith.derive.program import (
     entry,
     verify,
 )
-from stepsmith.runtime import TimeGrid, load, networks, problems
-from stepsmith.runtime.probe import affine_map, moments
+from stepsmith.measure import problems
+from stepsmith.measure.probe import affine_map, moments
+from stepsmith.runtime import TimeGrid, load, networks
 from stepsmith.templates import emit
 
 PASSES = (passes.reuse, passes.merge_noise, passes.fuse, passes.prune)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.problems import KINDS, Gaussian, GaussianMixture, SmoothedSet
+from stepsmith.measure.problems import KINDS, Gaussian, GaussianMixture, SmoothedSet
 
 torch.set_num_threads(1)
 D = 3

@@ -373,7 +373,7 @@ def checkpoint(what: str, data: Callable[[], bytes], name: str = "net.safetensor
 
 
 def weights() -> bytes:
-    from stepsmith.runtime.digits import WEIGHTS
+    from stepsmith.runtime.networks.digits import WEIGHTS
 
     return WEIGHTS.read_bytes()
 
@@ -493,7 +493,7 @@ HEAD = """# What was tried at the front door, and what came back
 
 Specs, compositions, checkpoints and parameters are untrusted. Each row below is a test (`tests/test_security.py` tries them
 again and compares; `python tests/test_security.py` writes this page): the answer is a value, or one line that names the place
-and a mend.
+and a fix.
 Beside these, `tests/test_front_door_fuzz.py` makes 100,000 cases from a seed (grammar, mutated texts, mutated bytes of the
 catalogue) in a process whose audit hook forbids to open, connect, execute, compile or import anything.
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import stepsmith as ss
-from stepsmith.runtime.problems import GaussianMixture
+from stepsmith.measure.problems import GaussianMixture
 from stepsmith.runtime.sampler import steps_of
 
 TOLD = json.loads((Path(__file__).parent / "data" / "shipped.json").read_text())

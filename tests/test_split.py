@@ -24,7 +24,7 @@ from stepsmith.derive.calculus import t
 from stepsmith.derive.composition import parse_composition
 from stepsmith.derive.split import bind
 from stepsmith.errors import InputError
-from stepsmith.runtime import probe
+from stepsmith.measure import probe
 
 torch.set_num_threads(1)
 HOLD = {

@@ -7,16 +7,17 @@ import re
 import statistics
 from pathlib import Path
 
+import pages
 import pytest
 import torch
 from click.testing import CliRunner
+from which import BUDGETS, EQUAL, LOST, Entry, choose, kinds, parts_of
+from which_page import AFFORDS, FEW, MANY, line
 
-from stepsmith import cli_orders
 from stepsmith.derive import catalogue, load_sde
-from stepsmith.runtime import budgets, load
+from stepsmith.measure import budgets
+from stepsmith.runtime import load
 from stepsmith.runtime.grid import TimeGrid
-from stepsmith.which import BUDGETS, EQUAL, LOST, Entry, choose, kinds, parts_of
-from stepsmith.which_page import AFFORDS, FEW, MANY, line
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "which.md").read_text(encoding="utf-8")
 HEAD = re.findall(r"^\d\. .*", TEXT, re.M)
@@ -69,7 +70,7 @@ def test_the_page_has_every_module_of_the_networks_it_compares() -> None:
     asked = {(sde, network) for sde, networks in kinds() for network in networks}
     labels = {(r.sde, r.network, r.sampler + f" in {r.frame}" * bool(r.frame)) for r in catalogue.rows()}
     found = {(sde, network, label) for sde, network, _, label in matrix()}
-    assert found == {row for row in labels if row[:2] in asked}, "run `stepsmith report which`"
+    assert found == {row for row in labels if row[:2] in asked}, "run `make docs`"
     assert asked == set(sections())
 
 
@@ -185,16 +186,18 @@ def test_the_exact_flow_is_exact_and_the_grid_is_the_one_told(monkeypatch: pytes
     assert sigma == pytest.approx([budgets.HIGH, budgets.LOW], rel=1e-12)
 
 
-def test_report_writes_the_pages_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_orders, "PAGES", {"audit": lambda: "a\n", "which": lambda: pytest.fail("not asked for")})
+def test_make_writes_the_pages_named_and_check_writes_none(tmp_path: Path) -> None:
+    known = {"audit": lambda: "a\n", "which": lambda: pytest.fail("not asked for")}
+    page = tmp_path / "audit.md"
+    assert pages.make(("audit",), tmp_path, True, known) == [page] and not page.exists()
+    assert pages.make(("audit",), tmp_path, False, known) == [page] and page.read_text() == "a\n"
+    assert pages.make(("audit",), tmp_path, True, known) == []
+
+
+def test_a_page_that_does_not_exist_and_a_folder_that_does_not_are_refused(tmp_path: Path) -> None:
     run = CliRunner().invoke
-    out = ["--out", str(tmp_path)]
-    assert run(cli_orders.report, ["audit", "--check", *out]).exit_code == 1
-    assert run(cli_orders.report, ["audit", *out]).exit_code == 0
-    assert (tmp_path / "audit.md").read_text() == "a\n" and not (tmp_path / "which.md").exists()
-    assert run(cli_orders.report, ["audit", "--check", *out]).exit_code == 0
-    refused = run(cli_orders.report, ["witch", *out]).exception
-    assert "witch" in str(refused) and "audit, which" in str(refused)
+    assert run(pages.main, ["witch"]).exit_code == 2 and "audit" in run(pages.main, ["witch"]).output
+    assert run(pages.main, ["audit", "--out", str(tmp_path / "no")]).exit_code == 2
 
 
 def test_more_steps_tell_two_samplers_apart_only_where_there_are_many_more() -> None:

@@ -27,7 +27,7 @@ _HOME = {
     "TimeGrid": ".runtime",
     "NoiseSource": ".runtime",
 }
-_MODULES = {"derive": ".derive", "networks": ".runtime.networks", "problems": ".runtime.problems"}
+_MODULES = {"derive": ".derive", "networks": ".runtime.networks", "problems": ".measure.problems"}
 
 __all__ = ["__version__", *sorted(_HOME), *sorted(_MODULES)]
 

@@ -1,4 +1,4 @@
-"""The two ways in which stepsmith says no: a place in the input that must be mended, and a thing it cannot derive."""
+"""The two ways in which stepsmith says no: an input that needs a fix, and a thing that it cannot derive."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ def one_line(text: object, most: int = 2000) -> str:
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: ``<where>: <key>: <what>; <mend>``.
+    """Bad input, reported in one line: ``<where>: <key>: <what>; <fix>``.
 
-    ``where`` is a file or ``-`` for what came from no file, ``key`` the entry in it, ``mend`` what to do about it.
+    ``where`` is a file, or ``-`` for what came from no file; ``key`` is the entry in it; ``what`` is wrong with it; ``fix`` says
+    what to do about it.
     """
 
-    def __init__(self, where: str, key: str, what: str, mend: str) -> None:
-        self.where, self.key, self.what, self.mend = map(one_line, (where, key, what, mend))
-        super().__init__(f"{self.where}: {self.key}: {self.what}; {self.mend}")
+    def __init__(self, where: str, key: str, what: str, fix: str) -> None:
+        self.where, self.key, self.what, self.fix = map(one_line, (where, key, what, fix))
+        super().__init__(f"{self.where}: {self.key}: {self.what}; {self.fix}")
+
+    @property
+    def mend(self) -> str:
+        """The old name of ``fix``; it goes when derive no longer uses it."""
+        return self.fix
 
 
 class Unsupported(Exception):

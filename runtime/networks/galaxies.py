@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from stepsmith.errors import InputError
-
-from .networks import Network, from_score
+from stepsmith.runtime.networks.adapters import from_score
+from stepsmith.runtime.networks.base import Network
 
 WHEEL = "galaxygrad==0.1.5"
 MEMBER = "galaxygrad/eqx_hsc_ScoreNet32.eqx"
@@ -175,8 +175,8 @@ def _fields(blocks: int) -> list[str]:
 
 
 def _failed(reason: str) -> InputError:
-    mend = f"connect to a package index, or put {Path(MEMBER).name} of that wheel into {cache()}"
-    return InputError("-", "galaxies", f"{WHEEL} could not be fetched ({reason})", mend)
+    fix = f"connect to a package index, or put {Path(MEMBER).name} of that wheel into {cache()}"
+    return InputError("-", "galaxies", f"{WHEEL} could not be fetched ({reason})", fix)
 
 
 def _wrong(reason: str) -> InputError:

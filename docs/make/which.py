@@ -1,23 +1,30 @@
 """Which sampler, when: every module of the catalogue at equal numbers of network calls, and what is proven of the best.
 
-The errors are those of runtime/budgets.py, rounded as the page prints them, so that everything said on it follows from what
-stands on it; the facts are those of the derived methods.  src/stepsmith/which_page.py writes docs/which.md from this.
+The errors are those of measure/budgets.py, rounded as the page prints them, so that everything said on it follows from what
+stands on it; the facts are those of the derived methods.  docs/make/which_page.py writes docs/which.md from this.
 """
 
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Any
+
+from stepsmith.derive import catalogue, load_sde
+from stepsmith.derive.formula import NETWORK, ONE_BLOCK
+from stepsmith.derive.orders.local import row_powers
+from stepsmith.measure.budgets import Course, outcome
+from stepsmith.measure.orders import FREQUENCY
+from stepsmith.measure.workers import pool, workers_for
+from stepsmith.runtime import load
+from stepsmith.runtime.sampler import steps_of
 
 BUDGETS = (5, 10, 20, 50, 100)
 EQUAL = 1.1  # errors within this factor of the best are called equal
 DIGITS = 3  # of a printed error
-LOST = 10.0  # standard deviations (or a relative variance) from which on a run is told to have diverged
+LOST = 10.0  # standard deviations (or a relative variance) from which on a run counts as diverged
 CHOLESKY = "eps-L"
 
 
@@ -124,8 +131,6 @@ def choose(entries: Sequence[Entry], k: int, random: bool) -> Choice | None:
 
 def kinds() -> tuple[tuple[str, tuple[str, ...]], ...]:
     """(diffusion, kinds of network): the scalar denoiser where it has one, else eps-L, and eps-L of several blocks beside it."""
-    from stepsmith.derive import catalogue, load_sde
-
     networks: dict[str, set[str]] = {}
     for row in catalogue.rows():
         networks.setdefault(row.sde, set()).add(row.network)
@@ -138,10 +143,6 @@ def kinds() -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 def parts_of(sde: str, networks: Sequence[str], samplers: Sequence[str] = ()) -> tuple[Part, ...]:
     """The parts of a diffusion, measured, of the samplers named or all, and proven."""
-    from stepsmith.checks import FREQUENCY
-    from stepsmith.derive import load_sde
-    from stepsmith.runtime.budgets import Course
-
     diffusion = load_sde(sde)
     field = {diffusion.field: FREQUENCY} if diffusion.field else {}
     course = Course.of(diffusion.at(**field), field)
@@ -149,8 +150,6 @@ def parts_of(sde: str, networks: Sequence[str], samplers: Sequence[str] = ()) ->
 
 
 def _part(course: Any, network: str, samplers: Sequence[str]) -> Part:
-    from stepsmith.derive import catalogue
-
     sde = course.view.sde
     rows = [row for row in catalogue.rows() if (row.sde, row.network) == (sde.name, network)]
     rows = [row for row in rows if not samplers or row.sampler in samplers]
@@ -159,17 +158,13 @@ def _part(course: Any, network: str, samplers: Sequence[str]) -> Part:
         sde.name, network, sde.n, course.high, course.low, (course.law.high, course.law.low),
         "quadratic in t" if course.quadratic else "even in log sigma", entries, {},
     )  # fmt: skip
-    told = {e.name for c in part.choices for e in (c.first, c.runner) if e is not None}
-    part.facts.update({row.name: facts(row) for row in rows if row.name in told})
+    named = {e.name for c in part.choices for e in (c.first, c.runner) if e is not None}
+    part.facts.update({row.name: facts(row) for row in rows if row.name in named})
     return part
 
 
 def entry(row: Any, course: Any) -> Entry:
     """A module of the catalogue at all budgets."""
-    from stepsmith.runtime import load
-    from stepsmith.runtime.budgets import outcome
-    from stepsmith.runtime.sampler import steps_of
-
     module = load(row.name)
     outcomes = [outcome(module, course, budget) for budget in BUDGETS]
     random = any(draws for _, draws in steps_of(module, 3))
@@ -187,8 +182,6 @@ def _rounded(error: float) -> float:
 
 def facts(row: Any) -> Facts:
     """The facts of a module, from its derivation."""
-    from stepsmith.derive.orders.local import row_powers
-
     method = row.derive()
     if method.random:
         return Facts(method.weak_order, method.weak_order, (), held(method))
@@ -198,8 +191,6 @@ def facts(row: Any) -> Facts:
 
 def held(method: Any) -> str:
     """What a step holds still, interpolates or solves exactly."""
-    from stepsmith.derive.formula import NETWORK, ONE_BLOCK
-
     sampler = method.sampler
     if sampler.family == "conjugate":
         frame = method.frame_name
@@ -210,30 +201,23 @@ def held(method: Any) -> str:
             return "stages of the whole drift"
         several = method.program.history or method.nfe > 1
         return f"{'interpolates' if several else 'freezes'} {words[0]}"
-    told = []
+    said = []
     for solve, words_ in (("exact", "exactly"), ("conjugate", "by conjugation"), ("euler", "by Euler")):
         letters = [letter for letter, part in sampler.parts.items() if part.solve == solve]
-        told += [f"{', '.join(letters)} {words_}"] if letters else []
-    return f"solves {' and '.join(told)}"
+        said += [f"{', '.join(letters)} {words_}"] if letters else []
+    return f"solves {' and '.join(said)}"
 
 
-def measure_all(workers: int | None = None, tell: Callable[[str], None] = lambda sde: None) -> tuple[Part, ...]:
-    """Every part of the catalogue in its order, a diffusion at a time, from as many processes as cores."""
+def measure_all(done: Callable[[str], None] = lambda sde: None) -> tuple[Part, ...]:
+    """Every part of the catalogue in its order, from a process a core; ``done`` is called with each diffusion that is ready."""
     asked = kinds()
-    workers = min(workers or os.cpu_count() or 1, len(asked))
     found: dict[str, tuple[Part, ...]] = {}
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        waiting = {pool.submit(parts_of, sde, networks): sde for sde, networks in asked}
-        for done in as_completed(waiting):
-            found[waiting[done]] = done.result()
-            tell(waiting[done])
+    with pool(workers_for(len(asked))) as processes:
+        waiting = {processes.submit(parts_of, sde, networks): sde for sde, networks in asked}
+        for future in as_completed(waiting):
+            found[waiting[future]] = future.result()
+            done(waiting[future])
     return tuple(part for sde, _ in asked for part in found[sde])
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def main_parts(parts: Sequence[Part]) -> Iterator[Part]:

@@ -1,78 +1,17 @@
-"""Networks as the samplers call them: ``network(inputs, time) -> outputs``, tuples of tensors in and out.
-
-A denoiser takes one input ``y = x0 + sigma eps`` in data coordinates and ``time`` = the effective sigma, a 0-d float64
-tensor, and returns ``E[x0 | y]``. The other kinds (``eps-L``, ``eps-U``, ...) take the components of the state and the
-forward time. Nothing here waits for a device: what depends on ``time`` stays a tensor.
-"""
+"""Adapters: networks as they were trained, made into what the samplers call (a denoiser, or a network of all components)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stepsmith.errors import InputError
+from stepsmith.runtime.networks.base import Network, Range, Tensors
 
-Tensors = tuple[Tensor, ...]
 Map = Callable[[Tensor], Tensor]
 Raw = Callable[[Tensor, Tensor], Tensor]
-Range = tuple[float, float]
-
-SHIPPED = ("digits", "galaxies")
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A callable with what a sampling loop must know of it.
-
-    ``module`` holds the weights, if there are any; ``name`` and ``digest`` (of the file of weights) go into records;
-    ``picture`` maps samples to [-1, 1] for a person to look at, where the data are not in that range themselves.
-    """
-
-    fn: Callable[[Tensors, Tensor], Tensors]
-    kind: str
-    shape: tuple[int, ...]
-    sigma_range: Range | None = None
-    inputs: int = 1
-    outputs: int = 1
-    module: nn.Module | None = None
-    name: str = "custom"
-    digest: str | None = None
-    picture: Callable[[Tensor], Tensor] | None = None
-
-    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
-        if len(inputs) != self.inputs:
-            raise ValueError(f"the network takes {self.inputs} inputs, not {len(inputs)}")
-        for item in inputs:
-            if tuple(item.shape[1:]) != self.shape:
-                raise ValueError(f"the network takes samples of shape {self.shape}, not {tuple(item.shape[1:])}")
-        return self.fn(inputs, time)
-
-
-class Counting:
-    """The same network; ``calls`` is how often it was called."""
-
-    def __init__(self, network: Any) -> None:
-        self.network = network
-        self.calls = 0
-
-    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
-        self.calls += 1
-        return self.network(inputs, time)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "network":  # not set yet: a copy or an unpickling is under way
-            raise AttributeError(name)
-        return getattr(self.network, name)
-
-
-def counting(network: Any) -> Counting:
-    """Wrap a network so that its calls are counted."""
-    return Counting(network)
 
 
 def clip_sigma(y: Tensor, sigma: Tensor, sigma_range: Range | None, sigma_data: float) -> tuple[Tensor, Tensor]:
@@ -187,27 +126,6 @@ def channels(
         return out.chunk(count, dim=1)
 
     return Network(call, kind, tuple(shape), None, components, count, **known)
-
-
-def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype | None = None) -> Network:
-    """``digits`` (shipped), ``galaxies`` (fetched on first use) or a ``.safetensors`` file in the format of the digits.
-
-    ``dtype`` is what the weights run in, float32 unless told otherwise; the state keeps its own.
-    """
-    name, run = os.fspath(name_or_path), dtype or torch.float32
-    if name == "galaxies":
-        from . import galaxies
-
-        return galaxies.load(device, run)
-    if name != "digits" and not name.endswith(".safetensors"):
-        mend = f"name one of {', '.join(SHIPPED)}, or a .safetensors file"
-        raise InputError("-", "network", f"unknown network {name!r}", mend)
-    from . import digits
-
-    module, about = digits.read(digits.WEIGHTS if name == "digits" else name)
-    module = module.to(device=device, dtype=run)
-    known = {"module": module, "name": name, "digest": about.digest}
-    return from_edm(module, about.sigma_data, module.shape, about.sigma_range, dtype=run, **known)
 
 
 def _scalar(

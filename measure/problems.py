@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.networks import Network
+from stepsmith.runtime.networks.base import Network
+from stepsmith.runtime.spectral import Transform
 
 Tensors = tuple[torch.Tensor, ...]
 _FACTORS = {"eps-L": "lower", "eps-U": "upper", "eps-R": "gddim"}
@@ -38,8 +39,8 @@ def _float64(value: Any) -> torch.Tensor:
     return torch.as_tensor(value, dtype=torch.float64).detach().clone()
 
 
-def _refuse(key: str, what: str, mend: str) -> InputError:
-    return InputError(where="-", key=key, what=what, mend=mend)
+def _refuse(key: str, what: str, fix: str) -> InputError:
+    return InputError(where="-", key=key, what=what, fix=fix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +220,6 @@ class SpectralGaussian:
         """The exact network of images, of kind ``eps-L``, ``x0``, ``score`` or ``v``; ``alpha(t)`` and ``sigma(t)``: 0-d
         float64 -> (H, W) or a number. Its quantities are those of the coefficients, transformed back.
         """
-        from stepsmith.runtime.spectral import Transform
-
         if kind not in ("eps-L", "x0", "score", "v"):
             raise _refuse("network", f"no exact network of kind {kind!r}", "known are eps-L, x0, score, v")
         transform = Transform.of(self.mean.shape, torch.float64)

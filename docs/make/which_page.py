@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from stepsmith.which import BUDGETS, CHOLESKY, EQUAL, LOST, Choice, Entry, Facts, Part, main_parts
+from which import BUDGETS, CHOLESKY, EQUAL, LOST, Choice, Entry, Facts, Part, main_parts
 
 FEW, MANY = (5, 10), (50, 100)
 CLASSES = (("one block", False), ("several blocks", True))
@@ -16,8 +16,8 @@ AFFORDS = 1.5  # how many times the steps that tell two samplers apart
 OWN, TURNED = "conjugate", "conjugate in eps-R"
 
 
-def document(parts: Sequence[Part]) -> str:
-    """The whole page."""
+def page(parts: Sequence[Part]) -> str:
+    """All of the page."""
     lines = [*TITLE, *head(parts), *ABOUT]
     for part in parts:
         lines += section(part)
@@ -27,7 +27,7 @@ def document(parts: Sequence[Part]) -> str:
 TITLE = (
     "# Which sampler, when",
     "",
-    "Written by `stepsmith report which`; do not edit. Every statement of this head is counted in the tables below it.",
+    "Written by `make docs`; do not edit. Every statement of this head is counted in the tables below it.",
     "",
 )
 
@@ -50,7 +50,11 @@ def _winners(parts: Sequence[Part], budgets: Sequence[int], random: bool) -> str
     said = []
     for name, several in CLASSES:
         cells = [
-            (p, c) for p in parts if (p.blocks > 1) == several for c in p.choices if c.budget in budgets and c.random == random
+            (p, c)
+            for p in parts
+            if (p.blocks > 1) == several
+            for c in p.choices
+            if c.budget in budgets and c.random == random
         ]
         cells = [(p, c) for p, c in cells if rivals(p, random) > 1]
         wins = Counter(e.label for _, c in cells for e in c.best)
@@ -58,7 +62,9 @@ def _winners(parts: Sequence[Part], budgets: Sequence[int], random: bool) -> str
         order = sorted(wins, key=lambda label: (-wins[label] / measured[label], -wins[label], label))[:3]
         shown = ", ".join(f"`{label}` in {wins[label]} of {measured[label]}" for label in order)
         least = statistics.median(c.error for _, c in cells)
-        said.append(f"{name}: best or equal is {shown} cells where it is measured (median of the least errors {least:.3g})")
+        said.append(
+            f"{name}: best or equal is {shown} cells where it is measured (median of the least errors {least:.3g})"
+        )
     return _sentence(said)
 
 
@@ -129,12 +135,13 @@ def _factor(value: float) -> str:
     return "unboundedly many" if math.isinf(value) else f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-ABOUT = [*f"""\
+ABOUT = [
+    *f"""\
 **What this is not.** The data are Gaussian mixtures and Gaussians, the networks their exact scores, the arithmetic float64: no
 trained network, no images, no FID. An error here is what the sampler itself adds; a network's own error comes on top, and at many
 calls it may be the larger. Errors with noise and errors without are different measures: do not compare them.
 
-**How it was measured** (runtime/budgets.py). All modules of a diffusion have the same number of network calls, as `module.nfe`
+**How it was measured** (measure/budgets.py). All modules of a diffusion have the same number of network calls, as `module.nfe`
 counts them, on the same span and kind of grid: from effective sigma 160, or the end of the diffusion's span where that is lower,
 down to 0.01 (to 1% above where a span ends there); quadratic in t for several blocks, even in log sigma for one; nothing after
 the last time. Starts have the exact law. *No noise*: the median over 100 states of the distance in the data block to the exact
@@ -146,10 +153,12 @@ measured at one frequency, k2 = 0.01.
 
 **How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least are called equal; of equals the one with fewer calls and
 draws a step, less history and fewer coefficients comes first. The factor is the next one's error over the least. Orders are the
-proven ones of a run (weak ones with noise). Parameters are the defaults. Samplers whose errors agree at every budget are told
+proven ones of a run (weak ones with noise). Parameters are the defaults. Samplers whose errors agree at every budget are listed
 once, under the simplest. Only what the catalogue emits is compared: a sampler that a diffusion lacks was not measured there, and
 a cell without a rival counts for no one; the samplers of the head are ordered by the share of their cells.
-""".splitlines(), ""]
+""".splitlines(),
+    "",
+]
 
 
 def section(part: Part) -> list[str]:
@@ -171,9 +180,9 @@ def section(part: Part) -> list[str]:
     twins: dict[str, list[str]] = {}
     for label, other in sorted(part.twins.items()):
         twins.setdefault(other, []).append(f"`{label}`")
-    told = [f"The same errors as `{other}`: {', '.join(same)}." for other, same in twins.items()]
+    same_errors = [f"The same errors as `{other}`: {', '.join(same)}." for other, same in twins.items()]
     lost = failures(part)
-    return lines + [line for text in (*told, *([lost] if lost else [])) for line in (text, "")]
+    return lines + [line for text in (*same_errors, *([lost] if lost else [])) for line in (text, "")]
 
 
 def rows(part: Part) -> list[str]:
@@ -249,11 +258,11 @@ def _count(number: int, noun: str) -> str:
 
 def failures(part: Part) -> str:
     """What diverged, failed or could not be run, at which budgets."""
-    told = []
+    said = []
     for e in part.entries:
         for words, found in _fates(e):
-            told.append(f"`{e.label}` {words} at {_list(found)}")
-    return f"Not usable (to diverge is an error of {LOST:.0f} or more): {'; '.join(told)}." if told else ""
+            said.append(f"`{e.label}` {words} at {_list(found)}")
+    return f"Not usable (to diverge is an error of {LOST:.0f} or more): {'; '.join(said)}." if said else ""
 
 
 def _fates(e: Entry) -> list[tuple[str, list[int]]]:

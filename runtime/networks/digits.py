@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepsmith.errors import InputError
+from stepsmith.runtime.networks.adapters import from_edm
+from stepsmith.runtime.networks.base import Network
+from stepsmith.runtime.networks.checkpoint import fill, read_checkpoint, write_checkpoint
 
 FORMAT = "stepsmith-digits-1"
 WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
@@ -135,6 +136,19 @@ class DigitsNet(nn.Module):
         return self.last(F.silu(self.norm(h)))
 
 
+def load(
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    path: str | os.PathLike[str] = WEIGHTS,
+    name: str = "digits",
+) -> Network:
+    """The digits, or another checkpoint of their format, as a denoiser; the weights run in ``dtype``."""
+    module, about = read(path)
+    module = module.to(device=device, dtype=dtype)
+    known = {"module": module, "name": name, "digest": about.digest}
+    return from_edm(module, about.sigma_data, module.shape, about.sigma_range, dtype=dtype, **known)
+
+
 def read(path: str | os.PathLike[str]) -> tuple[DigitsNet, About]:
     """The network of a checkpoint, in evaluation mode and float32, and what the file says of it."""
     tensors, meta = read_checkpoint(path, FORMAT, _RETRAIN)
@@ -160,45 +174,6 @@ def write(path: str | os.PathLike[str], module: DigitsNet, about: About) -> None
     meta = {"sizes": json.dumps(asdict(about.sizes)), "training": json.dumps(about.training)}
     meta |= {"sigma_data": repr(about.sigma_data), "sigma_min": repr(lo), "sigma_max": repr(hi)}
     write_checkpoint(path, module.state_dict(), {"format": FORMAT, **meta})
-
-
-def read_checkpoint(path: str | os.PathLike[str], form: str, mend: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of a safetensors file that says it is of this format."""
-    name = os.fspath(path)
-    if not os.path.isfile(name):  # a folder, or a pipe that would be waited for
-        raise InputError(name, "checkpoint", "there is no such file", mend)
-    try:
-        with safetensors.safe_open(name, framework="pt") as file:
-            meta = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(name, "checkpoint", f"not a whole safetensors file ({error})", mend) from None
-    if meta.get("format") != form:
-        raise InputError(name, "format", f"{meta.get('format')!r} where {form!r} was expected", mend)
-    return tensors, meta
-
-
-def write_checkpoint(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
-    """Write a safetensors file beside its place, then move it there."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    safetensors.torch.save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, meta)
-    part.chmod(0o644)
-    part.replace(target)
-
-
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str], mend: str) -> None:
-    """Put the tensors into the module, every one of them and no other, and freeze it."""
-    name = os.fspath(path)
-    try:
-        weights = {key: value.float() for key, value in tensors.items() if not value.is_complex()}
-        if not all(bool(value.isfinite().all()) for value in weights.values()):
-            raise InputError(name, "weights", "not all of them are finite in float32", mend)
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(name, "weights", " ".join(str(error).split())[:200], mend) from None
-    module.eval().requires_grad_(False)
 
 
 def _sizes(entries: Any) -> Sizes:

@@ -1,4 +1,4 @@
-"""Measured orders, without Monte Carlo: float64, a compact span, N doubled until the slope settles.
+"""Measured orders, without Monte Carlo: float64, a compact span, N doubled until the slope converges.
 
     weak            the affine probe's mean and covariance of a run on Gaussian data N(MU, S0), from the exact law at t_a down
                     to t_b, against the exact law there:  m = Psi e MU + o,  P = S0 (Psi e) (Psi e)^T + Sigma.
@@ -7,7 +7,7 @@
 
 The error of a run of N steps is a vector, exact minus numerical in standard deviations at t_b.  Its size is the median over
 the states and the root of the mean square (weak: the largest entry); slope = log2(e_N / e_2N) is the lower of the two, read
-where errors are above 1e3 machine epsilons, and settled when two in a row differ by at most 0.05.
+where errors are above 1e3 machine epsilons, and converged when two in a row differ by at most 0.05.
 
 A small wrong term hides behind a large right one until N is large.  On smooth grids the error has an expansion e = c_0 + c_1 h
 + c_2 h^2 + ..., so that interpolation through the runs tells each c_k, vector by vector; ``limit`` is the lowest k whose c_k is
@@ -25,19 +25,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepsmith.runtime import probe
-from stepsmith.runtime.flow import Law, Laws, transport
+from stepsmith.measure import probe
+from stepsmith.measure.flow import Law, Laws, transport
+from stepsmith.measure.problems import Gaussian, GaussianMixture
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.networks import edm_coefficients
-from stepsmith.runtime.problems import Gaussian, GaussianMixture
 from stepsmith.runtime.sampler import steps_of
 
 State = tuple[torch.Tensor, ...]
 Network = Callable[[State, torch.Tensor], State]
 
 FLOOR = 1e3 * torch.finfo(torch.float64).eps
-SETTLED = 0.05  # two slopes in a row
-FIRST, LEAST, MOST = 8, 128, 1024  # steps: of the first run, before which nothing settles, of the last run
+CONVERGED = 0.05  # two slopes in a row
+FIRST, LEAST, MOST = 8, 128, 1024  # steps: of the first run, before which nothing converges, of the last run
 DOUBT = 4.0  # a coefficient is seen when it is this many times what one run fewer changes in it
 SPAN = (2.0, 0.6)  # effective sigma at t_a and t_b: the data have a standard deviation of about 1
 STRETCH = {"uniform": 1.0, "uneven": 4.0}  # first step to last step of a grid
@@ -53,14 +53,14 @@ MIXTURE = GaussianMixture(
 
 @dataclass(frozen=True)
 class Slope:
-    """The reading on one grid: the runs and their errors, the last slope, whether it has settled, and ``limit``: the lowest
+    """The reading on one grid: the runs and their errors, the last slope, whether it has converged, and ``limit``: the lowest
     power of h that is seen in the errors, None where that takes more runs."""
 
     grid: str
     steps: tuple[int, ...]
     errors: tuple[float, ...]
     value: float
-    settled: bool
+    converged: bool
     limit: int | None
 
     @property
@@ -236,23 +236,23 @@ def _typical(error: torch.Tensor) -> tuple[float, ...]:
 
 
 def read(error: Callable[[int], torch.Tensor], sizes: Callable[[torch.Tensor], tuple[float, ...]], grid: str) -> Slope:
-    """N doubled until the slope settles, the errors sink into the rounding or N has grown to MOST."""
+    """N doubled until the slope converges, the errors sink into the rounding or N has grown to MOST."""
     steps, errors, found = [FIRST], [error(FIRST)], []
     seen = [sizes(errors[0])]
-    settled, last = False, errors[0]
-    while steps[-1] < MOST and not settled:
+    converged, last = False, errors[0]
+    while steps[-1] < MOST and not converged:
         last = error(2 * steps[-1])
         if not max(sizes(last)) >= FLOOR:  # or not a number
             break
         steps, errors, seen = [*steps, 2 * steps[-1]], [*errors, last], [*seen, sizes(last)]
         found.append([math.log2(a / b) for a, b in zip(*seen[-2:], strict=True)])
         if len(found) > 1:
-            settled = max(abs(a - b) for a, b in zip(*found[-2:], strict=True)) <= SETTLED and steps[-1] >= LEAST
+            converged = max(abs(a - b) for a, b in zip(*found[-2:], strict=True)) <= CONVERGED and steps[-1] >= LEAST
     if not all(torch.isfinite(e).all() for e in (*errors, last)):
         return Slope(grid, tuple(steps), tuple(size[0] for size in seen), -math.inf, True, None)
     value = min(found[-1]) if found else math.inf  # exact but for rounding
     limit = lowest_power(steps, errors) if len(steps) > 3 else None
-    return Slope(grid, tuple(steps), tuple(size[0] for size in seen), value, settled or not found, limit)
+    return Slope(grid, tuple(steps), tuple(size[0] for size in seen), value, converged or not found, limit)
 
 
 def lowest_power(steps: Sequence[int], errors: Sequence[torch.Tensor]) -> int | None:

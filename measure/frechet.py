@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepsmith.errors import InputError
-
-from . import digits
+from stepsmith.runtime.networks.checkpoint import fill, read_checkpoint
 
 FORMAT = "stepsmith-digits-classifier-1"
 WEIGHTS = Path(__file__).parent / "weights" / "digits_classifier.safetensors"
@@ -72,14 +71,14 @@ class Reference:
 @functools.cache
 def reference(path: str | os.PathLike[str] = WEIGHTS) -> Reference:
     """What is shipped, read once."""
-    tensors, meta = digits.read_checkpoint(path, FORMAT, _RETRAIN)
+    tensors, meta = read_checkpoint(path, FORMAT, _RETRAIN)
     try:
         shift, scale, mean, covariance = (tensors.pop(name).double() for name in STATISTICS)
         figures = json.loads(meta["figures"])
     except (KeyError, ValueError) as error:
         raise InputError(os.fspath(path), "metadata", f"cannot be read ({error})", _RETRAIN) from None
     classifier = Classifier()
-    digits.fill(classifier, tensors, path, _RETRAIN)
+    fill(classifier, tensors, path, _RETRAIN)
     return Reference(classifier, shift, scale, mean, covariance, figures)
 
 

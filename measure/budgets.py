@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepsmith.runtime import probe
-from stepsmith.runtime.flow import Laws, transport
+from stepsmith.measure import probe
+from stepsmith.measure.flow import Laws, transport
+from stepsmith.measure.problems import Gaussian, GaussianMixture
+from stepsmith.measure.slopes import GIVEN, MIXTURE, MU, S0, State, carried, gaussian_moments, network_of, starts
 from stepsmith.runtime.grid import TimeGrid, invert_increasing
-from stepsmith.runtime.measure import GIVEN, MIXTURE, MU, S0, State, carried, gaussian_moments, network_of, starts
-from stepsmith.runtime.problems import Gaussian, GaussianMixture
 from stepsmith.runtime.sampler import steps_of
 
 HIGH, LOW = 160.0, 0.01  # effective sigma
@@ -169,5 +169,7 @@ def noise_error(module: Any, course: Course, which: int, steps: int) -> float:
         constants = dict.fromkeys(names, GIVEN[0]) or None
         found = probe.moments(module, network, course.grid(steps), m0, P0, params=course.field, constants=constants)
         exact = P1[module.DATA, module.DATA].item()
-        errors.append(abs(found.data_var / exact - 1) + abs(found.data_mean - m1[module.DATA].item()) / math.sqrt(exact))
+        errors.append(
+            abs(found.data_var / exact - 1) + abs(found.data_mean - m1[module.DATA].item()) / math.sqrt(exact)
+        )
     return max(e if math.isfinite(e) else math.inf for e in errors)

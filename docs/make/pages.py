@@ -1,0 +1,77 @@
+"""The pages of docs/ that are made from the catalogue: ``python docs/make [PAGE ...] [--out docs] [--check]``.
+
+    audit    the orders of the samplers that people ship, claimed beside proven
+    orders   the proven and the measured order of every module
+    which    which sampler, when, from errors at equal numbers of network calls (a few minutes)
+
+All are made where none is named.  Exit status 1 where a module falls short of its proof or, with ``--check``, a page differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+
+def audit() -> str:
+    """docs/audit.md"""
+    from stepsmith.derive.orders import audit
+
+    return audit.markdown()
+
+
+def orders() -> str:
+    """docs/orders.md; SystemExit where a measured order falls short of the proven one."""
+    import orders
+
+    from stepsmith.derive import catalogue
+    from stepsmith.measure.orders import check_all
+
+    rows = list(catalogue.rows())
+    with click.progressbar(check_all(rows), length=len(rows), label="orders", file=sys.stderr) as bar:
+        checks = list(bar)
+    if bad := [check for check in checks if not check.ok]:
+        raise SystemExit("\n".join(map(str, bad)))
+    return orders.page(checks)
+
+
+def which() -> str:
+    """docs/which.md"""
+    import which
+    import which_page
+
+    with click.progressbar(length=len(which.kinds()), label="which", file=sys.stderr) as bar:
+        return which_page.page(which.measure_all(done=lambda sde: bar.update(1)))
+
+
+PAGES = {"audit": audit, "orders": orders, "which": which}
+
+
+def make(names: tuple[str, ...], out: Path, check: bool, pages: Mapping[str, Callable[[], str]] = PAGES) -> list[Path]:
+    """Make pages (all where none is named) in a folder; the files that changed, or with ``check`` those that would."""
+    changed = []
+    for name in dict.fromkeys(names or pages):
+        path, text = out / f"{name}.md", pages[name]()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            changed.append(path)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    return changed
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(tuple(PAGES)), metavar="[PAGE]...")
+@click.option(
+    "--out", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("docs"), show_default=True
+)
+@click.option("--check", is_flag=True, help="Compare with the files; exit 1 where one differs.")
+def main(names: tuple[str, ...], out: Path, check: bool) -> None:
+    """Write the pages of docs/ that are made from the catalogue, all where none is named: audit, orders, which."""
+    changed = make(names, out, check)
+    for path in changed:
+        click.echo(f"{path} {'differs' if check else 'is written'}")
+    if check and changed:
+        sys.exit(1)

@@ -1,0 +1,37 @@
+"""Networks as the samplers call them: ``network(inputs, time) -> outputs``, tuples of tensors in and out.
+
+A denoiser takes one input ``y = x0 + sigma eps`` in data coordinates and ``time`` = the effective sigma, a 0-d float64
+tensor, and returns ``E[x0 | y]``. The other kinds (``eps-L``, ``eps-U``, ...) take the components of the state and the
+forward time. Nothing here waits for a device: what depends on ``time`` stays a tensor.
+"""
+
+from stepsmith.runtime.networks.adapters import (
+    channels,
+    clip_sigma,
+    denoiser,
+    edm_coefficients,
+    from_edm,
+    from_eps,
+    from_flow,
+    from_score,
+    from_v,
+)
+from stepsmith.runtime.networks.base import Counting, Network, counting
+from stepsmith.runtime.networks.shipped import SHIPPED, load
+
+__all__ = [
+    "SHIPPED",
+    "Counting",
+    "Network",
+    "channels",
+    "clip_sigma",
+    "counting",
+    "denoiser",
+    "edm_coefficients",
+    "from_edm",
+    "from_eps",
+    "from_flow",
+    "from_score",
+    "from_v",
+    "load",
+]

@@ -1,0 +1,66 @@
+"""What every network is to a sampler: a callable that says of itself what a run must know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+Tensors = tuple[Tensor, ...]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """``network(inputs, time) -> outputs``, tuples of (batch, *shape) tensors, with what a run must know of it.
+
+    ``kind`` is the name of what it predicts (``denoiser``, ``eps-L``, ...), ``shape`` that of one component of one sample,
+    ``sigma_range`` the least and the largest effective sigma that it was trained for; ``inputs`` and ``outputs`` are counts.
+    ``module`` holds the weights, if there are any; ``name`` and ``digest`` (sha256 of the file of weights) go into records.
+    ``picture`` maps samples to [-1, 1] for a person to look at, where the data are not in that range themselves.
+
+    A call raises ValueError for inputs of another number or shape.
+    """
+
+    fn: Callable[[Tensors, Tensor], Tensors]
+    kind: str
+    shape: tuple[int, ...]
+    sigma_range: Range | None = None
+    inputs: int = 1
+    outputs: int = 1
+    module: nn.Module | None = None
+    name: str = "custom"
+    digest: str | None = None
+    picture: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
+        if len(inputs) != self.inputs:
+            raise ValueError(f"the network takes {self.inputs} inputs, not {len(inputs)}")
+        for item in inputs:
+            if tuple(item.shape[1:]) != self.shape:
+                raise ValueError(f"the network takes samples of shape {self.shape}, not {tuple(item.shape[1:])}")
+        return self.fn(inputs, time)
+
+
+class Counting:
+    """The same network; ``calls`` is how often it was called."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.calls = 0
+
+    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
+        self.calls += 1
+        return self.network(inputs, time)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "network":  # not set yet: a copy or an unpickling is under way
+            raise AttributeError(name)
+        return getattr(self.network, name)
+
+
+def counting(network: Any) -> Counting:
+    """Wrap a network so that its calls are counted."""
+    return Counting(network)

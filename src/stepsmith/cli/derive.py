@@ -1,0 +1,25 @@
+"""``stepsmith derive SDE``: the mathematics of a diffusion."""
+
+from __future__ import annotations
+
+import click
+
+from stepsmith.cli.shared import json_option, print_json
+
+
+@click.command("derive")
+@click.argument("sde")
+@click.option("--latex", is_flag=True, help="Print LaTeX.")
+@json_option
+def command(sde: str, latex: bool, as_json: bool) -> None:
+    """Transition, covariance, stationary law and reverse dynamics of SDE (a name or a .toml file)."""
+    from stepsmith.derive import load_sde
+    from stepsmith.derive.report import report
+
+    sections = report(load_sde(sde))
+    if as_json:
+        print_json({"source": sde, **{section.key: section.text for section in sections}})
+        return
+    for section in sections:
+        lines = (section.latex if latex else section.text).splitlines()
+        click.echo("\n".join([section.title, *(f"    {line}" for line in lines), ""]))

@@ -1,0 +1,202 @@
+"""``stepsmith sample``: draw samples with a derived sampler and a real network."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stepsmith.cli.shared import file_pairs, json_option, number_pairs, out_option, print_json, quiet
+from stepsmith.errors import InputError, one_line
+
+GRIDS = ("quadratic", "uniform", "logsnr", "edm")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+LASTS = ("none", "denoise")
+STEPS = 50  # where neither steps nor calls are given
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options as they were given."""
+
+    sde: str
+    sampler: str
+    network: str
+    steps: int | None
+    nfe: int | None
+    grid: str
+    end: float
+    last: str
+    seeds: str
+    out: Path
+    params: tuple[str, ...]
+    constants: tuple[str, ...]
+    device: str
+    dtype: str
+    threads: int
+
+
+@click.command("sample")
+@click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
+@click.option("--sampler", default="rvv", show_default=True, help="A name, a .toml file or a composition string.")
+@click.option("--network", default="digits", show_default=True, help="digits, galaxies or a checkpoint (.safetensors).")
+@click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
+@click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
+@click.option("--grid", type=click.Choice(GRIDS), default="quadratic", show_default=True)
+@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
+@click.option(
+    "--last",
+    type=click.Choice(LASTS),
+    default="none",
+    show_default=True,
+    help="denoise adds one call: the mean of the data.",
+)
+@click.option("--seeds", default="0-15", show_default=True, help="One sample a seed: 0-63 or 0,3,7-9.")
+@out_option(".png, .npz or .safetensors.", Path("out/samples.png"))
+@click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
+@click.option(
+    "--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors)."
+)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 512),
+    default=1,
+    show_default=True,
+    help="Threads of torch; more pay on idle cores only.",
+)
+@json_option
+def command(as_json: bool, **options: Any) -> None:
+    """Draw samples with a derived sampler and a real network."""
+    request = Request(**options)
+    run = Run.of(request)
+    begun = time.perf_counter()
+    samples, notes = run.draw(progress=not quiet(as_json))
+    seconds = time.perf_counter() - begun
+    record = run.write(samples)
+    for note in notes:
+        click.echo(f"note: {one_line(note)}", err=True)
+    count, steps, calls = len(run.seeds), run.grid.steps, run.calls
+    if as_json:
+        drawn = {"out": str(request.out), "samples": count, "steps": steps, "nfe": calls, "left": run.left}
+        print_json({**drawn, "seconds": seconds, "record": record})
+        return
+    spare = f", {run.left} calls left over" if run.left else ""
+    click.echo(f"{request.out}: {count} samples, {steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A request with everything made that a run needs; ``left``: calls of a budget that no step could use."""
+
+    request: Request
+    method: Any
+    module: Any
+    network: Any
+    grid: Any
+    seeds: Any
+    left: int
+    arguments: dict[str, Any]  # what ``sample`` and ``record`` of the runtime both take
+
+    @classmethod
+    def of(cls, request: Request) -> Run:
+        """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand."""
+        import stepsmith as ss
+        from stepsmith.derive.method import derive
+        from stepsmith.runtime import check_output, parse_seeds
+
+        check_output(request.out)
+        seeds = parse_seeds(request.seeds)
+        params, constants = number_pairs(request.params), file_pairs(request.constants)
+        sde = ss.load_sde(request.sde)
+        method = derive(sde, request.sampler)
+        steps, left = steps_and_left(request, method)
+        # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
+        own = {name: value for name, value in params.items() if name in sde.params}
+        grid = getattr(ss.TimeGrid, request.grid)(WithParameters(sde, own) if own else sde, steps, end=request.end)
+        import torch
+
+        torch.set_num_threads(request.threads)
+        check_device(request.device)
+        network = ss.networks.load(request.network, device=request.device)
+        arguments = {
+            "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
+            "constants": constants,
+        }  # fmt: skip
+        return cls(request, method, ss.load(ss.emit(method)), network, grid, seeds, left, arguments)
+
+    @property
+    def calls(self) -> int:
+        """Network calls a sample."""
+        return calls_of(self.method, self.grid.steps, self.request.last)
+
+    def draw(self, progress: bool) -> tuple[Any, list[str]]:
+        """The samples, (seeds, ...), and what the run warned of."""
+        import stepsmith as ss
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            samples = ss.sample(self.module, self.network, self.grid, self.seeds, progress=progress, **self.arguments)
+        return samples, [str(note.message) for note in caught]
+
+    def write(self, samples: Any) -> dict[str, Any]:
+        """Writes the samples with the record of the run, and returns the record."""
+        from stepsmith.runtime import record, write
+
+        out, picture = self.request.out, self.network.picture
+        found = record(self.module, self.grid, self.seeds, network=self.network, **self.arguments)
+        found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(self.request.sampler)}
+        write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
+        return found
+
+
+def calls_of(method: Any, steps: int, last: str) -> int:
+    """Network calls of a run."""
+    return method.rows.nfe(steps) + (last == "denoise")
+
+
+def steps_and_left(request: Request, method: Any) -> tuple[int, int]:
+    """The steps of the grid, and what a budget of calls leaves over."""
+    from stepsmith.runtime import budget_steps
+
+    if request.nfe is None:
+        return STEPS if request.steps is None else request.steps, 0
+    if request.steps is not None:
+        raise InputError("-", "nfe", "--steps and --nfe exclude each other", "give one of them")
+    steps, _ = budget_steps(request.nfe, max(1, method.nfe), request.last)
+    while steps > 1 and calls_of(method, steps, request.last) > request.nfe:  # the first step may cost more
+        steps -= 1
+    return steps, request.nfe - calls_of(method, steps, request.last)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not know, or that is not there."""
+    import torch
+
+    from stepsmith.runtime.plan import find_device
+
+    try:
+        torch.zeros(1, device=find_device(name)).cpu()
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        what = f"{name!r} cannot be used ({str(error).splitlines()[0]})"
+        raise InputError("-", "device", what, "give cpu, or a device that this build of torch sees") from None
+
+
+def spec_text(source: str) -> str:
+    """What a run's record keeps of a spec: the text of a file of the user's, else the name or the composition."""
+    return Path(source).read_text(encoding="utf-8") if source.endswith(".toml") else source
+
+
+class WithParameters:
+    """A diffusion whose numeric view has these parameters: what a grid needs of it."""
+
+    def __init__(self, sde: Any, params: dict[str, float]) -> None:
+        self.name, self.time, self._sde, self._params = sde.name, sde.time, sde, params
+
+    def at(self, **params: float) -> Any:
+        return self._sde.at(**{**self._params, **params})

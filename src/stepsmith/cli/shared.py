@@ -1,0 +1,66 @@
+"""What several verbs share: the line of an error, JSON, the options that recur, the reading of NAME=VALUE."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from stepsmith.errors import InputError, one_line
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def out_option(text: str, default: Path | None = None) -> Callable[[Any], Any]:
+    """``--out PATH``, where a verb writes to."""
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=default, show_default=default is not None, help=text
+    )
+
+
+def fail(line: str, status: int) -> NoReturn:
+    """End with one line on stderr."""
+    click.echo(one_line(line), err=True)
+    sys.exit(status)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def quiet(as_json: bool) -> bool:
+    """Whether a progress bar would disturb: JSON was asked for, or stderr is no terminal."""
+    return as_json or not sys.stderr.isatty()
+
+
+def progress(items: Iterable[Any] | None, length: int, label: str, as_json: bool) -> Any:
+    """A progress bar on stderr, over the items or, where there are none, with ``update``."""
+    return click.progressbar(items, length=length, label=label, file=sys.stderr, hidden=quiet(as_json))
+
+
+def number_pairs(pairs: Iterable[str]) -> dict[str, float]:
+    """The numbers of ``--param NAME=VALUE``; InputError (key ``param``) for a value that is none."""
+    values = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            values[name.strip()] = float(text)
+        except ValueError:
+            raise InputError("-", "param", f"{pair!r} is no NAME=VALUE", "write such as --param Gamma=0.02") from None
+    return values
+
+
+def file_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """The tensors of ``--constant NAME=FILE``; InputError (key ``constant``) for a pair or a file that is none."""
+    from stepsmith.runtime.constants import read_constant
+
+    split = [pair.partition("=") for pair in pairs]
+    for name, _, file in split:
+        if not name.strip() or not file:
+            raise InputError("-", "constant", f"{name!r} is no NAME=FILE", "write such as --constant mu=image.png")
+    return {name.strip(): read_constant(file) for name, _, file in split}
