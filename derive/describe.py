@@ -23,32 +23,100 @@ PARAMETERIZATIONS = {
 }
 
 
+SCORES = {
+    "denoiser": "score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z",
+    "x0": "score = -Sigma^-1 (z - p n)",
+}
+COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
+MOST_TITLE = 110  # characters of the first line
+
+
 def title(method: Any) -> str:
     """One line: what the module is."""
-    return (
-        f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[0].upper()
-        + (f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[1:])
-    )
+    head, _, _ = _said(method)
+    line = f"{head} for {method.sde.doc or method.sde.name}."
+    return line if len(line) <= MOST_TITLE else f"{textwrap.shorten(head, MOST_TITLE - 1, placeholder='')}."
+
+
+def _said(method: Any) -> tuple[str, str, str]:
+    """(the name of the sampler, what else its doc says, the diffusion)."""
+    said = method.sampler.doc or method.sampler.name
+    head, _, rest = said.partition(": ") if ": " in said else said.partition(", ")
+    return head[0].upper() + head[1:], rest, method.sde.doc or method.sde.name
 
 
 def about(method: Any) -> list[str]:
-    """The lines of the docstring: SDE, update rule, network, cost, order, reference."""
+    """The lines of the docstring: SDE, update rule, cost and claims, network, reference, use."""
     sde, sampler = method.sde, method.sampler
-    lines = ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde)), ""]
-    lines += [f"with {name} = {_text(expr)}" for name, expr in sde.let.items()]
+    _, rest, _ = _said(method)
+    lines = [f"{rest[0].upper()}{rest[1:]}.", ""] if rest else []
+    lines += ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde))]
+    for name, expr in sde.let.items():
+        lines += textwrap.wrap(f"with {name} = {_text(expr)}", WIDTH, subsequent_indent="    ")
     lines += [frequency(sde)] if sde.field else []
-    if sde.let or sde.field:
-        lines.append("")
-    lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
-    lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
-    lines.append(f"Calls a step {method.nfe}, draws a step {method.draws}.  {claims(method)}")
-    lines += leading(method)
-    for place, program in (("first", method.rows.first), ("last", method.rows.last)):
-        if program is not None:
-            lines.append(f"The {place} step has {program.nfe} calls and {program.draws} draws.")
+    lines += ["", "The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
+    lines += textwrap.wrap(f"{cost(method)}  {claims(method)}", WIDTH)
+    lines += [*leading(method), "", *network(method)]
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")
+    return [*lines, "", *usage(method)]
+
+
+def cost(method: Any) -> str:
+    """Network calls and draws a step, in a sentence."""
+    sentences = [f"{_calls(method.nfe, method.draws)} per step."]
+    for place, program in (("first", method.rows.first), ("last", method.rows.last)):
+        if program is not None:
+            sentences.append(f"The {place} step makes {_calls(program.nfe, program.draws).lower()}.")
+    return "  ".join(sentences)
+
+
+def _calls(nfe: int, draws: int) -> str:
+    calls = f"{COUNTS[nfe] if nfe < len(COUNTS) else nfe} network call{'s' if nfe != 1 else ''}"
+    count = COUNTS[draws].lower() if draws < len(COUNTS) else draws
+    return f"{calls} and " + ("no noise" if not draws else f"{count} normal draw{'s' if draws > 1 else ''}")
+
+
+def network(method: Any) -> list[str]:
+    """What the network gives, and the score made of it."""
+    name, n = method.network_name, method.sde.n
+    lines = textwrap.wrap(f"The network gives {PARAMETERIZATIONS.get(name, 'a parameterisation of its own')}.", WIDTH)
+    if n > 1 and name in SCORES:
+        lines.append("With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,")
+        lines.append(f"    {SCORES[name]}.")
     return lines
+
+
+def usage(method: Any) -> list[str]:
+    """How to run the module, in lines that a test executes."""
+    rows, sde = method.rows, method.sde
+    given = f", {sde.field}={sde.field}" if sde.field else ""
+    factor = "ij,j...->i..." if not sde.field else "ij...,jb...->ib..."
+    state = f'tuple(torch.einsum("{factor}", L, torch.randn(len(L), *shape, dtype=torch.float64)))'
+    lines = [f"table, L = coefficients(times{given}), start(times[0]{given})", f"state = {state}"]
+    if sde.constant:
+        lines[0] += f"  # {', '.join(sde.constant)}: given, shaped like a component"
+        moved = f"state = tuple(z + sum(m * c for m, c in zip(row, (*given, 1)))"
+        lines.append(f"{moved} for z, row in zip(state, start_mean(times[0]))) + given")
+    if rows.step.history:
+        lines.append("history = tuple(torch.zeros(shape) for _ in range(HISTORY))")
+    step, draws = "step", "DRAWS"
+    ends = [(name, k) for name, k, program in (("first", 0, rows.first), ("last", -1, rows.last)) if program is not None]
+    if ends:
+        special = ", ".join(f"{'0' if k == 0 else 'len(table) - 1'}: (step_{name}, DRAWS_{name.upper()})" for name, k in ends)
+        loop = [f"for i, row in enumerate(table):", f"    run, draws = {{{special}}}.get(i, (step, DRAWS))"]
+        step, draws = "run", "draws"
+    else:
+        loop = ["for row in table:"]
+    noise = f"tuple(torch.randn(shape) for _ in range({draws}))" if method.random else "()"
+    if method.random:
+        loop.append(f"    noise = {noise}")
+        noise = "noise"
+    carried = ", history" if rows.step.history else ""
+    tail = f"state, {'history' if carried else '_'} = {step}(state, row.unbind(), network{f', {noise}' if method.random or carried else ''}{carried})"
+    loop.append(f"    {tail}")
+    lines += [*loop, "data = denoise(state, table[-1].unbind(), network)[DATA]"]
+    return ["Use, with times that decrease, a network and the shape (batch, ...) of a component:", *(f"    {line}" for line in lines)]
 
 
 def frequency(sde: Any) -> str:
@@ -64,7 +132,7 @@ def equations(sde: Any) -> list[str]:
         drift = sum((sde.F_let[i, j] * sp.Symbol(b) for j, b in enumerate(sde.state)), sde.offset_let[i])
         noise = [f"{_factor(g)} dw_{k + 1}" for k, g in enumerate(sde.G_let.row(i)) if g != 0]
         pieces = ([f"({_text(drift)}) dt"] if drift != 0 else []) + noise
-        lines.append(f"d{name} = " + (" + ".join(pieces) or "0"))
+        lines += textwrap.wrap(f"d{name} = " + (" + ".join(pieces) or "0"), WIDTH - 4, subsequent_indent="    ")
     return lines
 
 
@@ -75,17 +143,17 @@ def update_rule(method: Any) -> list[str]:
         B = conjugation(sampler, sde)
         shown = "0" if B.is_zero_matrix else str(B.tolist()) if sde.n > 1 else _text(B[0, 0])
         moved = not sde.offset_let.is_zero_matrix
-        told = ["where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"]
+        shifted = ["where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"]
         return [
             "z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame " + method.frame_name + ",",
             "P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,",
             "Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,",
-            *(told if moved else ()),
+            *(shifted if moved else ()),
             f"B = {shown}",
         ]
     if sampler.formula is not None:
         return formula_lines(sampler)
-    lines = [f"{sampler.text}   (! a fresh score, @f its time t0 - f h, (p/q) a share of h)"]
+    lines = [sampler.text + MARKS]
     carried = [*map(sp.Symbol, sde.constant), 1]
     for letter, part in bind(sampler, sde).parts.items():
         for i in part.rows:
@@ -93,7 +161,8 @@ def update_rule(method: Any) -> list[str]:
             drift += sum((c * v for c, v in zip(part.offset.row(i), carried, strict=True)), sp.S.Zero)
             drift += sum((part.score[i, j] * sp.Symbol(f"s_{b}") for j, b in enumerate(sde.state)), sp.S.Zero)
             noise = " + noise of the diffusion" if i in part.noise_rows else ""
-            lines.append(f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {part.solve}")
+            text = f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {SOLVES[part.solve]}"
+            lines += textwrap.wrap(text, WIDTH - 8, subsequent_indent="    ")
     return lines
 
 
@@ -132,6 +201,11 @@ def claims(method: Any) -> str:
     return f"Proven weak order {_dash(method.weak_order)}, strong order {_dash(method.strong_order)}."
 
 
+MARKS = "   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h"
+SOLVES = {"euler": "an Euler step", "exact": "solved exactly", "conjugate": "a conjugate Euler step"}
+WIDTH = 116  # of a line of the docstring
+
+
 def _dash(order: float | None) -> str:
     return "-" if order is None else f"{order:g}"
 
@@ -144,9 +218,9 @@ def leading(method: Any) -> list[str]:
     terms = method.local_error
     if terms is None:
         return []
-    lines = ["Local error of a step of length h, exact minus numerical:"]
+    lines = ["The local error of a step of length h, exact minus numerical:"]
     for term in terms:
         text = str(term)
         long = f"e_{term.block} = h^{term.power} * (a long expression: `stepsmith error` prints it)"
-        lines += textwrap.wrap(text if len(text) <= MOST else long, 118, initial_indent="    ", subsequent_indent=" " * 8)
-    return lines + [f"    {line}" for note in terms[0].where for line in textwrap.wrap(note, 118)]
+        lines += textwrap.wrap(text if len(text) <= MOST else long, WIDTH, initial_indent="    ", subsequent_indent=" " * 8)
+    return lines + [f"    {line}" for note in terms[0].where for line in textwrap.wrap(note, WIDTH - 4)]

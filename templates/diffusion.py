@@ -99,7 +99,7 @@ class DiffusionText:
         return [*lines, ")", "return matrix(rows, t)"]
 
     def method(self, name: str, doc: str, body: list[str]) -> list[str]:
-        return [f"def {name}(self, t):", f'    """{doc}"""', *(f"    {line}" for line in body)]
+        return [f"def {name}(self, t):", *([f'    """{doc}"""'] if doc else []), *(f"    {line}" for line in body)]
 
     @property
     def methods(self) -> list[list[str]]:
@@ -125,8 +125,8 @@ class DiffusionText:
         sde, order = self.sde, list(self.order or range(self.sde.n))
         where = f", the blocks in the order {', '.join(sde.state[i] for i in order)}" if self.order else ""
         F = sde.F_let.extract(order, order)
-        found = [self.function("F", f"F(t){where}.", F)]
-        found.append(self.function("G", f"G(t){where}.", sde.G_let.extract(order, range(sde.G_let.shape[1]))))
+        found = [self.function("F", f"F(t){where}." if where else "", F)]
+        found.append(self.function("G", f"G(t){where}." if where else "", sde.G_let.extract(order, range(sde.G_let.shape[1]))))
         if "offset" in self.needs:
             own = " and ".join((*sde.constant, "one"))
             b = sde.offset_terms_let
@@ -159,8 +159,8 @@ class DiffusionText:
         sde, found = self.sde, []
         alpha, sigma = self._alpha(), self._sigma()
         offset = self._offset() if "offset" in self.needs else []
-        found.append(self.method("F", "F(t).", self._full(sde.F_let[0, 0])))
-        found.append(self.method("GG", "G G^T at t.", self._full(sde.GG_let[0, 0])))
+        found.append(self.method("F", "", self._full(sde.F_let[0, 0])))
+        found.append(self.method("GG", "", self._full(sde.GG_let[0, 0])))
         if "integral" in self.needs:
             if not self.smooth:
                 self.needs.add("smooth")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepsmith.derive.program import StepProgram
+from stepsmith.derive.program import StepProgram, dump
 from stepsmith.derive.program.rows import Rows
 
 ORDINALS = ("first", "second", "third")
@@ -10,9 +10,11 @@ ENDS = ("last_row", "last_row_but_one")
 
 
 def row_names(rows: Rows) -> list[str]:
-    """The functions that make the rows of the table: of the common step, of the first rows, of the last."""
+    """The functions that make the rows of the table: of the common step, of the first rows, of the last; equal programs share one."""
     first = [f"{ORDINALS[k]}_row" for k in range(len(rows.warmup))]
-    return ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
+    names = ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
+    texts = [dump(program) for program in rows]
+    return [names[texts.index(text)] for text in texts]
 
 
 def places(rows: Rows) -> list[tuple[str, str]]:

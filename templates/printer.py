@@ -37,9 +37,13 @@ class HostPrinter(StrPrinter):
 
     def doprint(self, expr: Any) -> str:
         """The text of an expression, 1 - exp(x) printed as -expm1(x), a ratio of long integers as the nearest float64."""
-        expr = sp.sympify(expr)
+        return super().doprint(self.exact(sp.sympify(expr)))
+
+    @staticmethod
+    def exact(expr: sp.Expr) -> sp.Expr:
+        """The expression as float64 best computes it."""
         long = {r: sp.Float(r, 17) for r in expr.atoms(sp.Rational) if max(abs(r.p), r.q) > LONGEST}
-        return super().doprint(careful(expr.xreplace(long)))
+        return careful(expr.xreplace(long))
 
     def _print_Float(self, expr: Any) -> str:
         return repr(float(expr))
@@ -99,7 +103,7 @@ class HostPrinter(StrPrinter):
 
     def combination(self, terms: Iterable[tuple[sp.Expr, str]]) -> str:
         """The text of a sum of coefficient times value, what all coefficients share taken out of the terms that have it."""
-        terms = list(terms)
+        terms = [(self.exact(c), v) for c, v in terms]
         alone = [(c, v) for c, v in terms if c in (ONE, -ONE)]
         rest = [(c, v) for c, v in terms if c not in (ONE, -ONE)]
         common = shared([c for c, _ in rest]) if len(rest) > 1 else ONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,7 +25,7 @@ DIALECTS = ("torch",)
 # What each helper of the core stands on.
 BELOW = {
     "integral": ("gauss",), "smooth": ("tail",), "tail": ("gauss",), "phi": ("gauss",), "evolve": ("tail", "propagate", "matrix"),
-    "spread": ("columns", "lower"), "lower": ("upper",),
+    "spread": ("columns", "lower"), "upper": ("lower",),
     "Law": ("gauss", "propagate", "columns", "upper", "lower", "matrix"), "denoiser": ("Z", "lead"), "edm": ("denoiser",),
     "transition": ("pieces",), "flow": ("nodes", "pieces"), "driven": ("nodes", "pieces", "lead"), "gddim": ("flow",),
     "frame_bridge": ("nodes", "lead"), "frame_eps": ("nodes",), "nodes": ("Z", "pieces"), "propagate_law": ("pieces",),
@@ -73,6 +74,14 @@ def prose(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in quoted)
 
 
+def _message(text: str) -> str:
+    """A literal, broken into several where it is long."""
+    if len(text) < 85:
+        return literal(text)
+    lines = textwrap.wrap(text, 95, drop_whitespace=False, break_long_words=False)
+    return "\n" + "\n".join(f"                {literal(line)}" for line in lines) + "\n            "
+
+
 def column_names(rows: Rows) -> tuple[str, ...]:
     """The columns of the emitted table, in the order in which the steps read them, those of ``denoise`` last."""
     names = {name: None for _, program in step_names(rows) for name in layout(program).columns}
@@ -87,6 +96,8 @@ def _tables(method: Any, diffusion: DiffusionText, needs: set[str], columns: tup
     naming = Naming(own, "sde", data_first(method.sde), axes)
     tables = []
     for name, program in zip(row_names(rows), rows, strict=True):
+        if name in [table["name"] for table in tables]:
+            continue
         text = TableText(program, method.sde, naming, diffusion.numbers, tuple(diffusion.timed), needs, columns)
         lines = [*text.lines(), *text.returned()]
         words = "the rows in between" if name == "other_rows" else f"the {name.replace('_', ' ')}"
@@ -108,7 +119,7 @@ def _body(
     if sde.field:
         init.append(f"self.{attribute(sde.field)} = torch.as_tensor({sde.field}, dtype=torch.float64).cpu()")
     if sde.n > 1:
-        init.append(f"self.L0 = {diffusion.L0}  # the factor of the covariance at START")
+        init.append(f"self.L0 = {diffusion.L0}")
     if "smooth" in needs:
         rates = "torch.cat((self.F(t), self.G(t) @ self.G(t).mT), dim=-1)" if sde.n > 1 else "torch.stack((self.F(t), self.GG(t)), dim=-1)[..., None]"
         init.append(f"self.change = smooth(lambda t: {rates}) / (END - START)  # panels a unit of time")
@@ -125,7 +136,7 @@ def _body(
         "states": lambda text: f"{text}[..., PLACE, :]" if order else text,
         "diffusion": {
             "doc": _diffusion_doc(sde), "arguments": diffusion.arguments, "init": init, "test": test,
-            "words": literal(f"the parameters must fulfil {words}"), "methods": methods,
+            "words": _message(f"the parameters must fulfil {words}"), "methods": methods,
         },
         "field": sde.field, "field_attribute": attribute(sde.field) if sde.field else "",
         "made": f"Diffusion({f'{sde.field}={sde.field}, ' if sde.field else ''}**{{**PARAMS, **params}})",
@@ -171,17 +182,18 @@ def _called(name: str, tail: str, parts: list[str], own: str) -> bool:
 
 
 def _diffusion_doc(sde: Any) -> str:
+    offset = not sde.offset_let.is_zero_matrix
     if sde.n > 1:
-        return "dz = F z dt + G dw from the covariance L0 L0^T at START." if sde.offset_let.is_zero_matrix else "dz = (F z + b) dt + G dw from the covariance L0 L0^T at START."
-    return "z_t = alpha data + sigma noise." if sde.offset_let.is_zero_matrix else "z_t = alpha data + offset + sigma noise."
+        return f"dz = {'(F z + b)' if offset else 'F z'} dt + G dw, from the covariance L0 L0^T at START."
+    return f"z_t = alpha data + {'offset + ' if offset else ''}sigma noise."
 
 
 def _step_doc(name: str, program: Any) -> str:
     what = {"step": "One step", "step_first": "The first step", "step_last": "The last step"}[name]
     names = ", ".join(program.components)
-    carried = f", `history` {', '.join(program.history)} of the steps before" if program.history else ""
-    one = f"the component {names}" if len(program.components) == 1 else f"the components {names}"
-    return f"{what}: `state` holds {one}, each (batch, ...), `c` an unbound row of the table{carried}.  Returns (new state, history)."
+    one = f"the state {names}" if len(program.components) == 1 else f"the state ({names})"
+    shape = "(batch, ...)" if len(program.components) == 1 else "each (batch, ...)"
+    return f"{what} of {one}, {shape}; `c` is an unbound row of the table.  Returns (state, history)."
 
 
 def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:
@@ -204,7 +216,9 @@ def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:
     if sde.field:
         lines.append(f'FIELD = {literal(sde.field)}  # what differs from frequency to frequency: the eigenvalue of minus the Laplacian')
     lines += [f"DATA = {sde.data[0]}", f"INPUTS = {method.inputs}", f"OUTPUTS = {method.outputs}"]
-    lines.append(f"COEFFICIENTS = {quoted(columns)}")
+    one = f"COEFFICIENTS = {quoted(columns)}"
+    split = ["COEFFICIENTS = tuple(", '    """', *textwrap.wrap(" ".join(columns), 110, initial_indent="    ", subsequent_indent="    "), '    """.split()', ")"]
+    lines += [one] if "\n" not in one else split
     lines.append(f"SIGMA_COLUMNS = {quoted([name for name in program.sigma_columns if name in columns])}")
     lines.append("PARAMS = " + listed([f"{literal(k)}: {v!r}" for k, v in rows.params.items()], "{}"))
     lines.append(f'DIGEST = "{method.digest}"')

@@ -31,7 +31,7 @@ from stepsmith.derive.program.forms import Form, Layout, last_layout, layout
 from stepsmith.derive.program.meaning import needed_by
 from stepsmith.derive.program.program import host_names, scalars
 
-from .naming import Naming, is_transition, local
+from .naming import Naming, attribute, is_transition, local
 from .printer import HostPrinter, filled, listed, wrapped
 
 RUNNING = sp.Symbol("s", real=True)  # the time inside a part of the step
@@ -48,6 +48,7 @@ class TableText:
     timed: tuple[str, ...]
     needs: set[str]
     columns: tuple[str, ...] = ()
+    rates: dict[sp.ImmutableMatrix, str] = field(default_factory=dict)
     plan: Layout = field(init=False)
     last: Layout = field(init=False)
 
@@ -79,8 +80,22 @@ class TableText:
         for statement in host:
             if law and statement is law[0]:
                 lines.append(f"law = Law(sde, {', '.join(self._law_times(law))})")
+            if self._beside(statement, lines):
+                continue
             lines.append(self._statement(statement))
         return [*lines, "", *self._unit_rows()]
+
+    @staticmethod
+    def _beside(statement: Host, lines: list[str]) -> bool:
+        """Whether a sigma was put on the line of the alpha of the same time."""
+        if not isinstance(statement, Scalar) or not lines or not statement.name.startswith("sigma_"):
+            return False
+        key = statement.name.removeprefix("sigma_")
+        time = str(statement.expr).removeprefix("sigma(").removesuffix(")")
+        if str(statement.expr) != f"sigma({time})" or lines[-1] != f"alpha_{key} = sde.alpha({time})":
+            return False
+        lines[-1] = f"alpha_{key}, sigma_{key} = sde.alpha({time}), sde.sigma({time})"
+        return True
 
     def _of_law(self, statement: Host) -> bool:
         if self.sde.n == 1:
@@ -110,12 +125,30 @@ class TableText:
             return self._flow(statement)
         if isinstance(statement, Spread):
             self.needs |= {"evolve", "spread"}
-            linear, noise = (f"lambda s: {self._matrix(M, 's')}" for M in (statement.linear, self._noise(statement)))
-            return self._call(statement.name, "evolve", [linear, *self._ends(statement), noise])
+            letter = statement.name.removeprefix("factor_").rstrip("0123456789p")
+            lines, linear = self._rate(statement.linear, letter)
+            more, noise = self._rate(statement.noise, f"noise_{letter}")
+            call = self._call(statement.name, "evolve", [linear, *self._ends(statement), noise])
+            return "\n".join([*lines, *more, call])
         return self._propagate(statement)
 
-    def _noise(self, statement: Spread) -> sp.Matrix:
-        return sp.Matrix(statement.noise)
+    def _rate(self, M: sp.Matrix, name: str) -> tuple[list[str], str]:
+        """(the lines of a function of time that gives a matrix, once; its name)."""
+        key = sp.ImmutableMatrix(M)
+        if key in self.rates:
+            return [], self.rates[key]
+        self.rates[key] = name = f"rate_{name}" if not name.startswith("noise") else name
+        self.needs.add("matrix")
+        clock = sp.Symbol("s", real=True)
+        used = [let for let in self.timed if M.has(sp.Symbol(let, real=True))]
+        plain = HostPrinter(Naming(self.naming.attributes - set(used), "sde", self.naming.order, self.naming.axes), self.numbers)
+        rows = [[plain.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
+        lets = [f"    {local(let)} = sde.{attribute(let)}(s)" for let in used]
+        text = ", ".join("(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows) + ("," if len(rows) == 1 else "")
+        if len(text) < 90:
+            return ["", f"def {name}(s):", *lets, f"    return matrix(({text}), s)", ""], name
+        body = [f"        ({', '.join(row)}{',' if len(row) == 1 else ''})," for row in rows]
+        return ["", f"def {name}(s):", *lets, "    rows = (", *body, "    )", "    return matrix(rows, s)", ""], name
 
     def _ends(self, statement: Any) -> list[str]:
         return [self.printer.doprint(e) for e in statement.reads]
@@ -169,7 +202,10 @@ class TableText:
             call = self._call("Y", "law.propagate", [self._matrix(rate, "law.s"), *self._ends(statement)])
         else:
             self.needs.add("evolve")
-            call = self._call("Y", "evolve", [f"lambda s: {self._matrix(rate, 's')}", *self._ends(statement)])
+            letter = statement.targets[0].partition("_")[2].rstrip("0123456789p") or "step"
+            more, name = self._rate(rate, letter)
+            lines += more
+            call = self._call("Y", "evolve", [name, *self._ends(statement)])
         used, first, cuts = self._used(), 0, []
         for target, w in zip(statement.targets, statement.widths, strict=True):
             if target in used:
@@ -250,7 +286,7 @@ class TableText:
 
     def _merged(self) -> list[str]:
         """The lower factor of the draws' covariance, where more draws than values meet between the ends of a step."""
-        self.needs |= {"lower", "upper"}
+        self.needs.add("lower")
         first = self.bases.index(next(iter(self.short)))
         part = f"[{first}:{first + len(self.short)}]"
         parts = [f"{self.variable(v)}{part}" for v in self.plan.noisy]
@@ -284,9 +320,10 @@ class TableText:
         """The items of the tuple of columns, runs of rows of one value starred together; zero where a program has no use."""
         cells, items = self.cells(), []
         run: list[int] = []
-        held = ""
+        held, empty = "", 0
         for column in (*self.columns, ""):
-            variable, row = cells.get(column, ("zero", None)) if column else ("", None)
+            variable, row = cells.get(column, ("zero", empty)) if column else ("", None)
+            empty += variable == "zero"
             if run and (variable != held or row is None or row != run[-1] + 1):
                 items.append(self._item(held, run))
                 run = []
@@ -299,14 +336,15 @@ class TableText:
     def _item(self, variable: str, run: list[int]) -> str:
         if len(run) == 1:
             return f"{variable}[{run[0]}]"
-        whole = len(run) == len(self.bases) and not variable.startswith("noise")
+        size = len(self.bases) if not variable.startswith(("noise", "zero")) else -1
         first, last = run[0], run[-1] + 1
-        return f"*{variable}" if whole else f"*{variable}[{first or ''}:{'' if last == len(self.bases) else last}]"
+        return f"*{variable}" if len(run) == size else f"*{variable}[{first or ''}:{'' if last == size else last}]"
 
     def returned(self, indent: str = "    ") -> list[str]:
         """The lines that stack the columns."""
         items = self.stacked()
-        lines = ["zero = torch.zeros_like(t0)"] if "zero" in items else []
+        zeros = sum(column not in self.cells() for column in self.columns)
+        lines = [f"zero = torch.zeros({zeros}, 1, dtype=torch.float64)"] if zeros else []
         lines.append(f"columns = {listed(items, indent=indent)}")
         return lines
 

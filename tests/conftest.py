@@ -57,17 +57,7 @@ def fake_cuda(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def nodes_once():
-    """Every emission finds the same quadrature nodes; here once."""
-    from stepsmith.templates import render
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "legendre", functools.cache(render.legendre))
-        yield
-
-
-@pytest.fixture(scope="session")
-def emitted(nodes_once):
+def emitted():
     """The catalogue derived and emitted in this process: name -> SimpleNamespace(row, method, text, module)."""
     from stepsmith.derive import catalogue
     from stepsmith.runtime import load

@@ -22,7 +22,6 @@ from stepsmith.measure.problems import SpectralGaussian
 from stepsmith.runtime import spectral
 from stepsmith.templates.render import columns_of_row
 
-pytestmark = pytest.mark.usefixtures("nodes_once")
 SHAPE = (6, 8)
 K2 = spectral.field_of((1, *SHAPE))
 BLUR, FLOOR = 20.0, 0.001

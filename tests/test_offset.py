@@ -22,7 +22,6 @@ from stepsmith.measure import probe
 from stepsmith.runtime import constants, plan
 from stepsmith.templates.render import columns_of_row
 
-pytestmark = pytest.mark.usefixtures("nodes_once")
 MU, MEAN, VARIANCE = -0.7, 0.4, 0.09
 # Two blocks, two constants, a plain part, no mean that the SDE keeps.
 PULLED = {

@@ -39,9 +39,6 @@ TIMES = (0.9, 0.6, 0.35, 0.2, 0.1)
 DATA = problems.Gaussian(0.3, 0.25)
 
 
-pytestmark = pytest.mark.usefixtures("nodes_once")
-
-
 def unpassed(sde, sampler, network="denoiser", frame=None) -> Method:
     """The Method with its program as the scheme wrote it."""
     sde, sampler = load_sde(sde), load_sampler(sampler)

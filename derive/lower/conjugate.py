@@ -60,17 +60,23 @@ def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
         P, Phi = _one_block(w, B[0, 0], str(frame))
     else:
         P, Phi = _whole_matrix(w, B, frame)
-    linear = P - P * w.h * B.applyfunc(lambda e: w.at(e, "0")) if not B.is_zero_matrix else P
     values = w.asked.output if data or frame == w.network else _reframed(w, frame, state)
-    return _moved(w, state, linear, Phi, values)
+    p0 = w.law("mean", "0", ("p", n, 1))[0] if data and n > 1 else sp.zeros(n, 0)
+    return _moved(w, B, P, p0, Phi, values)
 
 
-def _moved(w: Writer, state: State, linear: sp.Matrix, Phi: sp.Matrix, values: tuple[str, ...]) -> State:
-    """linear (z - o_0) + o_1 + Phi n, block by block."""
-    shift = w.offset("1") - linear * w.offset("0")
+def _moved(w: Writer, B: sp.Matrix, P: sp.Matrix, p0: sp.Matrix, Phi: sp.Matrix, values: tuple[str, ...]) -> State:
+    """P ((I - h B) (z - o_0) - p_0 d) + o_1 + Phi n, block by block."""
+    n, sde = w.sde.n, w.sde
+    kept = sp.eye(n) - w.h * B.applyfunc(lambda e: w.at(e, "0")) if not B.is_zero_matrix else sp.eye(n)
+    o0, o1 = w.offset("0"), w.offset("1")
+    away = []
+    for i in range(n):
+        terms = w.combination(kept.row(i), sde.state) + w.combination(-kept.row(i) * o0, w.constants)
+        away.append(w.update(f"z_{w.block(i)}", terms + w.combination(-p0.row(i), values[: p0.shape[1]])))
     new: State = {}
-    for i in range(w.sde.n):
-        terms = w.combination(linear.row(i), state.values()) + w.combination(shift.row(i), w.constants)
+    for i in range(n):
+        terms = w.combination(P.row(i), away) + w.combination(o1.row(i), w.constants)
         new[i] = w.update(f"{w.block(i)}_new", terms + w.combination(Phi.row(i), values))
     return new
 
@@ -91,13 +97,12 @@ def _reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
 
 
 def _deviation(w: Writer, B: sp.Matrix) -> tuple[sp.Matrix, sp.Matrix]:
-    """n blocks in the frame of the data prediction: (P, Phi = p_1 - P p_0, and what B p drives)."""
+    """n blocks in the frame of the data prediction, of z - p d: (P, p_1 and what B p drives)."""
     n = w.sde.n
     driven = not B.is_zero_matrix
     w.add(Flow(("P", "S") if driven else ("U",), sp.ImmutableMatrix(B), t1, t0))
-    P = entries("P" if driven else "U", n, n)
-    p0, p1 = (w.law("mean", key, ("p", n, 1))[0] for key in "01")
-    return P, p1 - P * p0 + (entries("S", n, 1) if driven else sp.zeros(n, 1))
+    p1 = w.law("mean", "1", ("p", n, 1))[0]
+    return entries("P" if driven else "U", n, n), p1 + entries("S", n, 1) if driven else p1
 
 
 def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]:
