@@ -1,12 +1,18 @@
 # make run    set-up, then derive, emit and sample: the table of the README
 # make test   set-up, then all the tests
-# make docs   measure every order and write docs/orders.md and the pages of `stepsmith report`
+# make docs   measure every module and write docs/orders.md, docs/which.md and docs/audit.md (docs/make)
 # The build of torch is a variable: `make run TORCH=torch` takes the one with CUDA where pip finds it.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
+
+# $(call watched,what,command): a line when the command begins, and one every four seconds while it runs.
+define watched
+@echo "$(1)"; (while sleep 4 && kill -0 $$$$ 2> /dev/null; do echo "  still at it: $(1)"; done) & $(2)
+endef
 
 .PHONY: run test lint build docs clean
 
@@ -26,18 +32,17 @@ build: $(VENV)/.installed
 # torch first and alone: left to the resolver, pip may take a build of several gigabytes.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("stepsmith needs Python 3.11 or later, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(call watched,make a virtual environment in $(VENV),$(PYTHON) -m venv $(VENV))
+	$(call watched,install $(TORCH),$(PIP) $(TORCH))
+	$(call watched,install stepsmith and what it needs,$(PIP) -e .)
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(call watched,install what the tests need,$(PIP) -e '.[dev]')
 	touch $@
 
 docs: $(VENV)/.installed
-	$(BIN)/stepsmith verify --all --table docs/orders.md
-	$(BIN)/stepsmith report
+	$(BIN)/python docs/make
 
 clean:
 	rm -rf $(VENV) out build

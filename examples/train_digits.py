@@ -96,9 +96,9 @@ def train(steps: int, batch: int, rate: float, dropout: float, seed: int) -> tup
         mean += 0.01 * (value.item() - mean)
         if (step + 1) % 250 == 0 or step + 1 == steps:
             click.echo(f"step {step + 1}/{steps}  loss {mean:.4f}  {time.time() - start:.0f} s")
-    told = {"steps": steps, "batch": batch, "rate": rate, "dropout": dropout, "seed": seed, "loss": round(mean, 4)}
-    told |= {"seconds": round(time.time() - start)} | record(average, data, held, sigma_data)
-    return average, digits.About(net.sizes, sigma_data, RANGE, told)
+    about = {"steps": steps, "batch": batch, "rate": rate, "dropout": dropout, "seed": seed, "loss": round(mean, 4)}
+    about |= {"seconds": round(time.time() - start)} | record(average, data, held, sigma_data)
+    return average, digits.About(net.sizes, sigma_data, RANGE, about)
 
 
 @click.command()

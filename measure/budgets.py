@@ -135,7 +135,7 @@ def steps_within(module: Any, budget: int) -> int:
 
 
 def outcome(module: Any, course: Course, budget: int) -> Outcome:
-    """The module at a budget of network calls; what it raises is told in ``why``."""
+    """The module at a budget of network calls; ``why`` says what it raised."""
     steps = steps_within(module, budget)
     if not steps:
         return Outcome(0, 0, (), "buys no step")

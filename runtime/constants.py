@@ -76,11 +76,11 @@ def real(value: Any) -> torch.Tensor:
 
 def digest(tensors: Mapping[str, Any] | None) -> dict[str, str]:
     """The SHA-256 of each constant as float64, for a record."""
-    told = {}
+    digests = {}
     for name, value in (tensors or {}).items():
         tensor = torch.as_tensor(value, dtype=torch.float64).detach().cpu().contiguous()
-        told[name] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-    return told
+        digests[name] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    return digests
 
 
 def read_constant(path: str | os.PathLike[str]) -> torch.Tensor:

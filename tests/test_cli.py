@@ -206,7 +206,7 @@ def test_build_check_passes_on_what_is_current_and_tells_a_changed_character(run
     found = run("build", "--out", copied, "--check")
     assert found.status == 1 and ", 1 differ" in found.out
     assert f"--- {path} (file)" in found.out and "\n-NFE = 3\n+NFE = 2\n" in found.out
-    assert path.read_text() != text  # a check mends nothing
+    assert path.read_text() != text  # a check writes nothing
     told = json.loads(run("build", "--out", copied, "--check", "--json").out)
     assert told["changed"] == ["psld_rvv"] and told["checked"] is True
     assert done(run("build", "--out", copied)).endswith("1 changed\n") and path.read_text() == text

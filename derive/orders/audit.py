@@ -1,7 +1,7 @@
 """The audit: samplers that people ship, their claimed order beside the proven one, the term and the mend.
 
 Each is a spec of the catalogue whose trajectories are those of the shipped code to 1e-10 (tests/test_shipped.py).  Everything
-but the claims is derived when the page is made; ``stepsmith report`` writes it to docs/audit.md.
+but the claims is derived when the page is made; ``make docs`` writes it to docs/audit.md.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def markdown() -> str:
     """docs/audit.md."""
     head = """# Audit: the orders of the samplers people ship
 
-Made by `stepsmith report`; nothing here but the claims is typed in. Each sampler is a spec of the catalogue that reproduces the
+Made by `make docs`; nothing here but the claims is typed in. Each sampler is a spec of the catalogue that reproduces the
 trajectories of the shipped code to 1e-10 on uneven grids (tests/test_shipped.py). The order of the formula is that of a common
 step with exact history on an uneven grid; that of the run counts first and last rows as shipped. Local errors are exact minus
 numerical, in units of alpha; h is the step in lambda = log(alpha/sigma), D1, D2, ... derivatives in lambda of the data prediction
