@@ -115,6 +115,7 @@ def careful(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: e.is_Add, rewritten)
 
 
+@functools.lru_cache(4096)  # the same entries are read at every centre of a series
 def plain(expr: sp.Expr) -> sp.Expr:
     """The same expression without expm1 and log1p, for algebra and evaluation to many digits."""
     return expr.replace(expm1, lambda x: sp.exp(x) - 1).replace(log1p, lambda x: sp.log(1 + x))

@@ -79,6 +79,18 @@ def parse_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
     return tuple(found)
 
 
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Seeds as text that :func:`parse_seeds` reads back, in their order: runs of consecutive seeds become ranges, such
+    as ``0-3,7``, however many seeds there are."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1 and seed - runs[-1][0] < _MOST_SEEDS:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+
+
 def _whole(seed: object) -> int:
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError

@@ -17,7 +17,7 @@ from stepsmith.runtime.modules import check_module, load
 from stepsmith.runtime.noise import NoiseSource
 from stepsmith.runtime.spectral import Columns, Transform, field_of
 
-_SPREAD = 1e-9  # an effective sigma may pass the end of a network's range by this much, relatively, without a word
+_SPREAD = 1e-6  # relative: by less an effective sigma may pass the end of a network's range, which is often rounded to float32
 
 
 @dataclass(frozen=True, eq=False)

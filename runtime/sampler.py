@@ -28,7 +28,7 @@ import stepsmith
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
-from stepsmith.runtime.noise import NoiseSource, upload
+from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, full_params, make_plan, resolve
 
 State = tuple[torch.Tensor, ...]
@@ -133,8 +133,8 @@ def record(
     """What was run, as plain values that JSON can hold: arguments as :func:`sample`.
 
     Keys: sde, sampler, network, digest, params, constants (the digest of each, where there are any), grid (name and
-    times), seeds, last, nfe, dtype, device, model (the network's ``name`` or class, and its ``digest`` where it has one)
-    and versions.
+    times), seeds (text that ``parse_seeds`` reads, such as "0-3,7"), last, nfe, dtype, device, model (the network's
+    ``name`` or class, and its ``digest`` where it has one) and versions.
     """
     module = resolve(module)
     return {
@@ -145,7 +145,7 @@ def record(
         "params": full_params(module, params, full=True),
         **({"constants": digest(constants)} if constants else {}),
         "grid": {"name": grid.name, "times": grid.times.tolist()},
-        "seeds": list(NoiseSource(seeds).seeds),
+        "seeds": seeds_text(parse_seeds(seeds)),
         "last": last,
         "nfe": count_nfe(module, grid.steps, last),
         "dtype": str(find_dtype(dtype)).removeprefix("torch."),

@@ -8,7 +8,7 @@ import torch
 
 from stepsmith.errors import InputError
 from stepsmith.runtime import NoiseSource, parse_seeds
-from stepsmith.runtime.noise import philox
+from stepsmith.runtime.noise import philox, seeds_text
 
 torch.set_num_threads(1)
 ONES = 0xFFFFFFFF
@@ -125,6 +125,21 @@ def test_seeds_are_read_from_text_ranges_and_numbers():
     assert parse_seeds("5") == parse_seeds(5) == (5,)
     assert parse_seeds(range(2, 5)) == parse_seeds(torch.tensor([2, 3, 4])) == (2, 3, 4)
     assert parse_seeds([2**63 - 1]) == (2**63 - 1,)
+
+
+def test_seeds_are_written_as_ranges_that_are_read_back_in_their_order():
+    assert seeds_text(range(50_000)) == "0-49999"
+    assert seeds_text([0, 1, 2, 3, 7]) == "0-3,7"
+    assert seeds_text([3, 2, 1, 1, 2, 9]) == "3,2,1,1-2,9"
+    assert seeds_text([2**63 - 2, 2**63 - 1]) == "9223372036854775806-9223372036854775807"
+    for seeds in ([5], [3, 2, 1], [7, 7, 8], [2**63 - 1, 0, 1], [*range(100, 300), 0]):
+        assert list(parse_seeds(seeds_text(seeds))) == seeds
+
+
+def test_a_run_of_seeds_longer_than_a_range_may_be_is_written_as_several(monkeypatch):
+    monkeypatch.setattr("stepsmith.runtime.noise._MOST_SEEDS", 10)
+    assert seeds_text(range(25)) == "0-9,10-19,20-24"
+    assert parse_seeds(seeds_text(range(25))) == tuple(range(25))
 
 
 @pytest.mark.parametrize(

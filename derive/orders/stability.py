@@ -4,12 +4,19 @@ For data N(0, S0) the exact network is linear, so a step without its noise is z'
 
     z(t1) = E z(t0),   dE/dt = (F + w G G^T S^-1) E,   S_t = Sigma_t + S0 Psi e e^T Psi^T,   w = 1/2 (flow) or 1 (reverse SDE)
 
-(with w = 1 it is the mean that follows E).  What is told: the spectral radius of A against that of E, the largest step from a
-time that does not amplify more than the exact dynamics do, the condition of the factor of Sigma (the frame), and that of E.
+(with w = 1 it is the mean that follows E).  Reported are the spectral radius of A beside that of E, the largest stable step
+from a time, the condition of the factor of Sigma (the frame), and that of E.
+
+A step is stable if the spectral radius of A is at most that of E or at most 1, to SLACK.  Stability need not be monotone in the
+length of a step, so the largest stable step from t0 is the largest h such that every shorter step is stable too.  It is found by
+trying POINTS lengths, h_k = H (k / POINTS)^2, up to the first that is not stable, and bisecting between that and the one before.
+H is the longest step tried: it ends NEAREST of the way to the start of the span, and is printed as "at least H" if no step fails.
+An interval of instability narrower than the distance of two lengths may be missed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +29,12 @@ from stepsmith.errors import Unsupported
 
 from ..program import UNIT, Evaluate, Normal, StepProgram
 from ..reference import reference
+
+SLACK = 1e-9  # relative; the radius of a step in which nothing decays is 1 up to rounding
+POINTS = 24
+NEAREST = 1e-3
+SHORTEST = 1e-6  # of H: no step is tried below this
+TIGHT = 1e-4  # relative width of the final bracket
 
 
 @dataclass(frozen=True)
@@ -37,17 +50,37 @@ class Amplification:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """The largest stable step ``h`` from a time ``t``, 0 where the shortest step tried is not stable.
+
+    ``bracketed``: a step longer by TIGHT is not stable.  Otherwise every step tried is stable, and ``h`` is the longest.
+    """
+
+    t: float
+    h: float
+    bracketed: bool
+
+    def __str__(self) -> str:
+        """``h`` to three digits, rounded down, so that the step printed is stable."""
+        if self.h == 0:
+            return f"none found from t = {self.t:.4g}"
+        unit = 10.0 ** (math.floor(math.log10(self.h)) - 2)
+        length = f"{math.floor(self.h / unit + 1e-9) * unit:.3g}"
+        return f"{length if self.bracketed else f'at least {length}'} from t = {self.t:.4g}"
+
+
+@dataclass(frozen=True)
 class Stability:
-    """``steps`` on a grid; ``largest`` holds (time, largest stable step from there, or None where every step tried is)."""
+    """``steps`` on a grid, and the ``largest`` stable step from each of their times (none for a method with a history)."""
 
     variance: float
     steps: tuple[Amplification, ...]
-    largest: tuple[tuple[float, float | None], ...]
+    largest: tuple[Limit, ...]
 
     def told(self) -> dict[str, Any]:
         return {
             "data_variance": self.variance, "steps": [vars(step) for step in self.steps],
-            "largest_stable_step": [{"t": t, "h": h} for t, h in self.largest],
+            "largest_stable_step": [vars(limit) for limit in self.largest],
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -61,14 +94,13 @@ class Stability:
         ]
         if not self.largest:
             return [head, *rows]
-        found = ", ".join(f"{'any' if h is None else f'{h:.3g}'} from t = {t:.4g}" for t, h in self.largest)
-        return [head, *rows, f"    largest stable step: {found}"]
+        return [head, *rows, f"    largest stable step: {', '.join(map(str, self.largest))}"]
 
 
 def stability(method: Any, variance: float = 0.25, steps: int = 50, times: Sequence[float] | None = None) -> Stability:
     """The stability of the common step on data N(0, variance), on a quadratic grid of so many steps.
 
-    ``times`` are those looked at (a tenth, half and nine tenths of the span by default).  Raises Unsupported for several data
+    ``times`` are those looked at (eight, five and one tenth of the span by default).  Raises Unsupported for several data
     blocks and for a network whose linear form is not known.
     """
     low, high = (float(end) for end in method.sde.time)
@@ -80,7 +112,7 @@ def stability(method: Any, variance: float = 0.25, steps: int = 50, times: Seque
         t1 = low + (high - low) * max(u - 1 / steps, 0.5 / steps) ** 2
         found.append(probe.amplification(t0, min(t1, t0 - (high - low) * 1e-4)))
     alone = not method.program.history  # a long step has no room for equal steps before it
-    return Stability(variance, tuple(found), tuple((t0, probe.largest(t0)) for t0 in chosen) if alone else ())
+    return Stability(variance, tuple(found), tuple(probe.largest(t0) for t0 in chosen) if alone else ())
 
 
 def curves(method: Any, variance: float = 0.25, points: int = 12) -> list[tuple[float, list[float], list[float], list[float]]]:
@@ -90,11 +122,15 @@ def curves(method: Any, variance: float = 0.25, points: int = 12) -> list[tuple[
     probe, found = Linear(method, variance), []
     low, high = (float(end) for end in method.sde.time)
     for t0 in (low + (high - low) * part for part in (0.8, 0.5, 0.1)):
-        lengths = [(t0 - low) * 0.97 * 10 ** (-2 + 2 * k / (points - 1)) for k in range(points)]
+        lengths = [(t0 - low) * (1 - NEAREST) * 10 ** (-2 + 2 * k / (points - 1)) for k in range(points)]
         maps = [(probe.step(t0, t0 - h), probe.flow(t0, t0 - h)) for h in lengths]
-        radii = [[float(np.abs(np.linalg.eigvals(M)).max()) for M in pair] for pair in maps]
+        radii = [[spectral_radius(M) for M in pair] for pair in maps]
         found.append((t0, lengths, [a for a, _ in radii], [b for _, b in radii]))
     return found
+
+
+def spectral_radius(M: np.ndarray) -> float:
+    return float(np.abs(np.linalg.eigvals(M)).max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +149,8 @@ class Linear:
 
     @cached_property
     def exact_reference(self) -> Any:
-        return reference(self.method, dict(self.method.params))
+        """Coefficients to about 1e-13: a radius needs no more, and a proof's 400 bits take ten times as long."""
+        return reference(self.method, dict(self.method.params), terms=24, precision=128, accuracy=60)
 
     def law(self, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Psi e, Sigma and S at a time."""
@@ -169,41 +206,72 @@ class Linear:
         times += [low + (t1 - low) * 0.5**k for k in range(1, 2 + len(self.method.ending))]
         return [float(value.mid()) for value in self.exact_reference.scalars([flint.arb(t) for t in times], before, exprs)]
 
-    def flow(self, t0: float, t1: float, parts: int = 16) -> np.ndarray:
-        """E, by the classical Runge-Kutta method."""
-        weight = 1.0 if self.method.sampler.target == "sde" else 0.5
-        E, h = np.eye(self.method.sde.n), (t1 - t0) / parts
-        for k in range(parts):
-            t = t0 + k * h
-            a = self._rate(t, weight) @ E
-            b = self._rate(t + h / 2, weight) @ (E + h / 2 * a)
-            c = self._rate(t + h / 2, weight) @ (E + h / 2 * b)
-            d = self._rate(t + h, weight) @ (E + h * c)
+    def flow(self, t0: float, t1: float, parts: int = 32) -> np.ndarray:
+        """E.  For the reverse SDE, the mean of z(t1) given z(t0): S_t1 Psi(t0, t1)^T S_t0^-1.  For the flow, the classical
+        Runge-Kutta method in u, t = START + u^2, which is finer near the data."""
+        if self.method.sampler.target == "sde":
+            back = np.linalg.solve(self.law(t0)[2], self.view.transition(t0, t1))
+            return self.law(t1)[2] @ back.T
+        low = float(self.method.sde.time[0])
+        u, end = (t0 - low) ** 0.5, (t1 - low) ** 0.5
+        E, h = np.eye(self.method.sde.n), (end - u) / parts
+        rates = [2 * v * self._rate(low + v * v) for v in np.linspace(u, end, 2 * parts + 1)]
+        for first, middle, last in zip(rates[:-1:2], rates[1::2], rates[2::2], strict=True):
+            a = first @ E
+            b = middle @ (E + h / 2 * a)
+            c = middle @ (E + h / 2 * b)
+            d = last @ (E + h * c)
             E = E + h / 6 * (a + 2 * b + 2 * c + d)
         return E
 
-    def _rate(self, t: float, weight: float) -> np.ndarray:
+    def _rate(self, t: float) -> np.ndarray:
+        """F + G G^T S^-1 / 2."""
         _, _, S = self.law(t)
         sde, now = self.method.sde, flint.arb(t)
         F, V = (np.array([[float(e[0].mid()) for e in row] for row in self.view.jets(M, now, 1)]) for M in (sde.F, sde.GG))
-        return F + weight * V @ np.linalg.inv(S)
+        return F + V @ np.linalg.inv(S) / 2
 
     def amplification(self, t0: float, t1: float) -> Amplification:
         A, E = self.step(t0, t1), self.flow(t0, t1)
-        radius, exact = (float(np.abs(np.linalg.eigvals(M)).max()) for M in (A, E))
+        radius, exact = spectral_radius(A), spectral_radius(E)
         frame = np.linalg.cond(np.linalg.cholesky(self.law(t0)[1]))
         return Amplification(t0, t1, radius, exact, float(np.linalg.cond(E)), float(frame))
 
-    def largest(self, t0: float) -> float | None:
-        """The largest of a ladder of steps from t0, each 3/2 of the one before, before the first that amplifies too much."""
-        low = float(self.method.sde.time[0])
-        h, best = (t0 - low) * 1e-2, 0.0
-        while h < (t0 - low) * 0.98:
-            A, E = self.step(t0, t0 - h), self.flow(t0, t0 - h)
-            if np.abs(np.linalg.eigvals(A)).max() > max(1.0, np.abs(np.linalg.eigvals(E)).max()) * (1 + 1e-9):
-                return best
-            best, h = h, h * 1.5
-        return None
+    def largest(self, t0: float) -> Limit:
+        """The largest stable step from t0, as the head of this file defines it."""
+        longest = (t0 - float(self.method.sde.time[0])) * (1 - NEAREST)
+        stable = 0.0
+        for k in range(1, POINTS + 1):
+            h = longest * (k / POINTS) ** 2
+            if not self.stable(t0, h):
+                return Limit(t0, self._bisected(t0, stable, h, longest * SHORTEST), True)
+            stable = h
+        return Limit(t0, longest, False)
+
+    def _bisected(self, t0: float, stable: float, unstable: float, shortest: float) -> float:
+        """The last stable step between a stable one and one that is not, to TIGHT; from 0 by halving, 0 below ``shortest``."""
+        while not stable and unstable > shortest:
+            if self.stable(t0, unstable / 2):
+                stable = unstable / 2
+            else:
+                unstable /= 2
+        while 0 < stable < unstable * (1 - TIGHT):
+            middle = (stable + unstable) / 2
+            stable, unstable = (middle, unstable) if self.stable(t0, middle) else (stable, middle)
+        return stable
+
+    def stable(self, t0: float, h: float) -> bool:
+        """Whether a step amplifies at most by 1 or by what the exact dynamics do.
+
+        E carries the covariance S_t0 to S_t1 or less, so its spectral radius is at most the root of the largest eigenvalue of
+        S_t0^-1 S_t1.  Above that no integration of E is needed.
+        """
+        t1 = t0 - h
+        radius = spectral_radius(self.step(t0, t1)) / (1 + SLACK)
+        if radius <= 1:
+            return True
+        bound = spectral_radius(np.linalg.solve(self.law(t0)[2], self.law(t1)[2])) ** 0.5
+        return radius <= bound and radius <= spectral_radius(self.flow(t0, t1))
 
 
 def _coefficients(op: Any) -> list[Any]:
