@@ -9,14 +9,14 @@ import sys
 import types
 from typing import Any
 
-from . import spec
-from .composition import Token, parse_composition
 from .method import Method
 from .method import derive as _derive
 from .program import StepProgram, dump
-from .sampler import Sampler, load_sampler
-from .score import ScoreParameterization
-from .sde import LinearSDE, load_sde
+from .sampler.network import ScoreParameterization
+from .sampler.sampler import Sampler, load_sampler
+from .sde.linear import LinearSDE, load_sde
+from .spec import sources as spec
+from .spec.composition import Token, parse_composition
 
 __all__ = [
     "LinearSDE", "Method", "Sampler", "ScoreParameterization", "StepProgram", "Token", "dump", "list_samplers", "list_sdes",

@@ -9,7 +9,7 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from .lower import conjugation
-from .split import bind
+from .sampler.split import bind
 
 PARAMETERIZATIONS = {
     "denoiser": "a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge",
@@ -82,7 +82,9 @@ def network(method: Any) -> list[str]:
     name, n = method.network_name, method.sde.n
     lines = textwrap.wrap(f"The network gives {PARAMETERIZATIONS.get(name, 'a parameterisation of its own')}.", WIDTH)
     if n > 1 and name in SCORES:
-        lines.append("With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,")
+        lines.append(
+            "With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,"
+        )
         lines.append(f"    {SCORES[name]}.")
     return lines
 
@@ -96,15 +98,19 @@ def usage(method: Any) -> list[str]:
     lines = [f"table, L = coefficients(times{given}), start(times[0]{given})", f"state = {state}"]
     if sde.constant:
         lines[0] += f"  # {', '.join(sde.constant)}: given, shaped like a component"
-        moved = f"state = tuple(z + sum(m * c for m, c in zip(row, (*given, 1)))"
+        moved = "state = tuple(z + sum(m * c for m, c in zip(row, (*given, 1)))"
         lines.append(f"{moved} for z, row in zip(state, start_mean(times[0]))) + given")
     if rows.step.history:
         lines.append("history = tuple(torch.zeros(shape) for _ in range(HISTORY))")
     step, draws = "step", "DRAWS"
-    ends = [(name, k) for name, k, program in (("first", 0, rows.first), ("last", -1, rows.last)) if program is not None]
+    ends = [
+        (name, k) for name, k, program in (("first", 0, rows.first), ("last", -1, rows.last)) if program is not None
+    ]
     if ends:
-        special = ", ".join(f"{'0' if k == 0 else 'len(table) - 1'}: (step_{name}, DRAWS_{name.upper()})" for name, k in ends)
-        loop = [f"for i, row in enumerate(table):", f"    run, draws = {{{special}}}.get(i, (step, DRAWS))"]
+        special = ", ".join(
+            f"{'0' if k == 0 else 'len(table) - 1'}: (step_{name}, DRAWS_{name.upper()})" for name, k in ends
+        )
+        loop = ["for i, row in enumerate(table):", f"    run, draws = {{{special}}}.get(i, (step, DRAWS))"]
         step, draws = "run", "draws"
     else:
         loop = ["for row in table:"]
@@ -116,7 +122,10 @@ def usage(method: Any) -> list[str]:
     tail = f"state, {'history' if carried else '_'} = {step}(state, row.unbind(), network{f', {noise}' if method.random or carried else ''}{carried})"
     loop.append(f"    {tail}")
     lines += [*loop, "data = denoise(state, table[-1].unbind(), network)[DATA]"]
-    return ["Use, with times that decrease, a network and the shape (batch, ...) of a component:", *(f"    {line}" for line in lines)]
+    return [
+        "Use, with times that decrease, a network and the shape (batch, ...) of a component:",
+        *(f"    {line}" for line in lines),
+    ]
 
 
 def frequency(sde: Any) -> str:
@@ -143,7 +152,9 @@ def update_rule(method: Any) -> list[str]:
         B = conjugation(sampler, sde)
         shown = "0" if B.is_zero_matrix else str(B.tolist()) if sde.n > 1 else _text(B[0, 0])
         moved = not sde.offset_let.is_zero_matrix
-        shifted = ["where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"]
+        shifted = [
+            "where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"
+        ]
         return [
             "z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame " + method.frame_name + ",",
             "P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,",
@@ -222,5 +233,7 @@ def leading(method: Any) -> list[str]:
     for term in terms:
         text = str(term)
         long = f"e_{term.block} = h^{term.power} * (a long expression: `stepsmith error` prints it)"
-        lines += textwrap.wrap(text if len(text) <= MOST else long, WIDTH, initial_indent="    ", subsequent_indent=" " * 8)
+        lines += textwrap.wrap(
+            text if len(text) <= MOST else long, WIDTH, initial_indent="    ", subsequent_indent=" " * 8
+        )
     return lines + [f"    {line}" for note in terms[0].where for line in textwrap.wrap(note, WIDTH - 4)]

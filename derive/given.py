@@ -14,11 +14,11 @@ from sympy.core.function import AppliedUndef
 
 from stepsmith.errors import InputError
 
-from . import spec
-from .composition import parse_composition
-from .sampler import Sampler
-from .score import NETWORKS, ScoreParameterization
-from .sde import LinearSDE, check_span, check_unused
+from .sampler.network import NETWORKS, ScoreParameterization
+from .sampler.sampler import Sampler
+from .sde.linear import LinearSDE, check_span, check_unused
+from .spec import sources as spec
+from .spec.composition import parse_composition
 
 FUNCTIONS = frozenset(
     ("exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs")

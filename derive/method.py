@@ -11,17 +11,17 @@ import stepsmith
 from stepsmith.errors import InputError
 
 from . import describe, given
-from .budget import within
 from .lower import lower_rows
+from .maths.budget import within
 from .orders import local, moments, stability
 from .orders.leading import leading_error
 from .orders.symbolic import ErrorTerm
 from .program import StepProgram
 from .program.forms import layout
 from .program.rows import Rows
-from .sampler import Sampler, load_sampler
-from .score import BRIDGES, ScoreParameterization
-from .sde import LinearSDE, load_sde
+from .sampler.network import BRIDGES, ScoreParameterization
+from .sampler.sampler import Sampler, load_sampler
+from .sde.linear import LinearSDE, load_sde
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from . import kernel, offset
-from .bounded import tame
-from .budget import within
-from .calculus import exact, t
 from .describe import equations, frequency
-from .sde import LinearSDE
+from .maths.bounded import tame
+from .maths.budget import within
+from .maths.calculus import exact, t
+from .sde import closed as kernel
+from .sde import offset
+from .sde.linear import LinearSDE
 
 
 @dataclass(frozen=True)

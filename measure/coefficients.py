@@ -66,7 +66,7 @@ def check_all(rows: Sequence[Any], end: float) -> Iterator[CoefficientCheck]:
 
 
 def _of_one_sde(rows: Sequence[Any], end: float) -> list[CoefficientCheck]:
-    from stepsmith.derive.proofs import prove
+    from stepsmith.derive.proofs.kernel import prove
 
     views: dict[Any, Any] = {}
     methods = [(row.name, row.derive()) for row in rows]
@@ -76,7 +76,7 @@ def _of_one_sde(rows: Sequence[Any], end: float) -> list[CoefficientCheck]:
 
 def _check(name: str, method: Any, end: float, failed: tuple[str, ...], views: dict[Any, Any]) -> CoefficientCheck:
     """The tables of one emitted module, at each of the frequencies where it has a field, against the reference."""
-    from stepsmith.derive import reference
+    from stepsmith.derive.proofs import reference
     from stepsmith.templates import emit
     from stepsmith.templates.render import columns_of_row
 

@@ -9,11 +9,11 @@ from typing import Any
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
-from stepsmith.derive.bounded import cancelled, tame, tidied
-from stepsmith.derive.calculus import careful, exact, increment, is_zero, plain, s, t
-from stepsmith.derive.kernel import in_lets
-from stepsmith.derive.offset import equilibrium
+from stepsmith.derive.maths.bounded import tame, tidied
+from stepsmith.derive.maths.calculus import careful, exact, increment, is_zero, plain, s, t
 from stepsmith.derive.program import applied
+from stepsmith.derive.sde.closed import in_lets
+from stepsmith.derive.sde.offset import equilibrium
 
 from .naming import Naming, attribute, data_first
 from .printer import HostPrinter, wrapped
@@ -30,7 +30,9 @@ class DiffusionText:
         self.order = data_first(sde)
         self.field = sde.field
         own = {*params, *sde.let, *filter(None, [sde.field])}
-        self.timed = [name for name, e in sde.let.items() if {t, sp.Symbol(sde.field or "t", real=True)} & e.free_symbols]
+        self.timed = [
+            name for name, e in sde.let.items() if {t, sp.Symbol(sde.field or "t", real=True)} & e.free_symbols
+        ]
         numbers = own - set(self.timed) - {sde.field}
         self.bare = HostPrinter(lambda name: attribute(name), numbers)
         self.printer = HostPrinter(Naming(frozenset(own), "self"), numbers)
@@ -105,7 +107,9 @@ class DiffusionText:
     def methods(self) -> list[list[str]]:
         """All methods, in the order of what they are made of."""
         found = [
-            [f"def {attribute(name)}(self, t):", *self._returned(self.sde.let[name])] for name in self.timed if self._used(name)
+            [f"def {attribute(name)}(self, t):", *self._returned(self.sde.let[name])]
+            for name in self.timed
+            if self._used(name)
         ]
         if self.sde.n > 1:
             found += self._matrices()
@@ -119,18 +123,28 @@ class DiffusionText:
     def _returned(self, expr: sp.Expr, lets: bool = False) -> list[str]:
         printer = self._entry_printer() if lets else self.printer
         own = self.lets([expr]) if lets else []
-        return [f"    {line}" for line in (*own, *wrapped(f"return_ = {printer.doprint(expr)}", " " * 4).replace("return_ = ", "return ").split("\n"))]
+        return [
+            f"    {line}"
+            for line in (
+                *own,
+                *wrapped(f"return_ = {printer.doprint(expr)}", " " * 4).replace("return_ = ", "return ").split("\n"),
+            )
+        ]
 
     def _matrices(self) -> list[list[str]]:
         sde, order = self.sde, list(self.order or range(self.sde.n))
         where = f", the blocks in the order {', '.join(sde.state[i] for i in order)}" if self.order else ""
         F = sde.F_let.extract(order, order)
         found = [self.function("F", f"F(t){where}." if where else "", F)]
-        found.append(self.function("G", f"G(t){where}." if where else "", sde.G_let.extract(order, range(sde.G_let.shape[1]))))
+        found.append(
+            self.function("G", f"G(t){where}." if where else "", sde.G_let.extract(order, range(sde.G_let.shape[1])))
+        )
         if "offset" in self.needs:
             own = " and ".join((*sde.constant, "one"))
             b = sde.offset_terms_let
-            found.append(self.function("b", f"What {own} are multiplied with in the drift.", b.extract(order, range(b.shape[1]))))
+            found.append(
+                self.function("b", f"What {own} are multiplied with in the drift.", b.extract(order, range(b.shape[1])))
+            )
         return found
 
     @property
@@ -149,8 +163,10 @@ class DiffusionText:
     def smooth(self) -> bool:
         """Whether F and G G^T are polynomials of low degree in t, which need no look at how they change."""
         entries = [self.sde.written_out(e) for e in (*self.sde.F, *self.sde.GG, *self.sde.offset)]
-        return bool(self.field) or self.sde.schedule is not None or all(
-            e.is_polynomial(t) and sp.Poly(e, t).degree() <= SMOOTH for e in entries
+        return (
+            bool(self.field)
+            or self.sde.schedule is not None
+            or all(e.is_polynomial(t) and sp.Poly(e, t).degree() <= SMOOTH for e in entries)
         )
 
     # -- one block -------------------------------------------------------------------------------------------------------
@@ -199,7 +215,9 @@ class DiffusionText:
         if (exponent := self._exponent()) is not None:
             return [self.method("alpha", doc, self._plain(sp.exp(exponent)))]
         self.needs.add("integral")
-        log = self.method("log_alpha", "The integral of F from START.", ["return integral(self.F, START, t, self.panels(t))"])
+        log = self.method(
+            "log_alpha", "The integral of F from START.", ["return integral(self.F, START, t, self.panels(t))"]
+        )
         return [log, self.method("alpha", doc, ["return torch.exp(self.log_alpha(t))"])]
 
     def _sigma(self) -> list[str]:
@@ -212,7 +230,9 @@ class DiffusionText:
         if law is not None and t not in law.free_symbols:
             exponent = self._exponent()
             log_alpha = exponent if exponent is not None else applied("log_alpha", t)
-            return self.method("sigma", doc, self._plain(sp.sqrt(variance * sp.exp(2 * log_alpha) - law * expm1(2 * log_alpha))))
+            return self.method(
+                "sigma", doc, self._plain(sp.sqrt(variance * sp.exp(2 * log_alpha) - law * expm1(2 * log_alpha)))
+            )
         if f == 0 and (growth := increment(g2, t, s)) is not None:
             grown = self._start(growth)
             collapsed = self._collapsed(sde.initial[0, 0] + plain(grown), sde.initial[0, 0] + grown)
@@ -220,12 +240,16 @@ class DiffusionText:
         self.needs.add("integral")
         ratio = "" if f == 0 else "(self.alpha(t) / self.alpha(s)) ** 2 * "
         body = [f"noise = integral(lambda s: {ratio}self.GG(s), START, t, self.panels(t))"]
-        start = "" if variance == 0 else f" + {self.printer.factor(variance)}" + ("" if f == 0 else " * self.alpha(t) ** 2")
+        start = (
+            "" if variance == 0 else f" + {self.printer.factor(variance)}" + ("" if f == 0 else " * self.alpha(t) ** 2")
+        )
         return self.method("sigma", doc, [*body, f"return torch.sqrt(noise{start})"])
 
     def _plain(self, expr: sp.Expr) -> list[str]:
         lines = [line.strip() for line in self._returned(expr, lets=True)]
-        return lines if expr.has(t) or set(self.timed) & {x.name for x in expr.free_symbols} else [f"{lines[-1]} + 0 * t"]
+        return (
+            lines if expr.has(t) or set(self.timed) & {x.name for x in expr.free_symbols} else [f"{lines[-1]} + 0 * t"]
+        )
 
     @staticmethod
     def _collapsed(simple: sp.Expr, careful_form: sp.Expr) -> sp.Expr:
@@ -262,8 +286,16 @@ class DiffusionText:
                 e.subs({sp.Symbol(n, real=True): applied(n, s) for n in self.timed}).subs(t, s)
             )
             ratio = "" if flat else "self.alpha(t) / self.alpha(s) * "
-            lines.append(f"integral(lambda s: {ratio}({text}) + 0 * s, START, t, self.panels(t))" if e != 0 else "0 * t")
-        return [self.method("offset", doc, ["parts = (", *(f"    {line}," for line in lines), ")", "return torch.stack(parts)[None]"])]
+            lines.append(
+                f"integral(lambda s: {ratio}({text}) + 0 * s, START, t, self.panels(t))" if e != 0 else "0 * t"
+            )
+        return [
+            self.method(
+                "offset",
+                doc,
+                ["parts = (", *(f"    {line}," for line in lines), ")", "return torch.stack(parts)[None]"],
+            )
+        ]
 
     def _time_of(self) -> list[str]:
         flat = self.sde.F.is_zero_matrix

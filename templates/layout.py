@@ -24,7 +24,11 @@ def places(rows: Rows) -> list[tuple[str, str]]:
     end = "steps" if not e else "last"
     head = [(name, f"{k}, {k + 1}" if not (e and k) else f"{k}, min({k + 1}, last)") for k, name in enumerate(first)]
     if e < 2:
-        return [*head, ("other_rows", f"{w}, {end}" if e else f"{w}, None"), *((name, "last, None") for name in names[1 + w :])]
+        return [
+            *head,
+            ("other_rows", f"{w}, {end}" if e else f"{w}, None"),
+            *((name, "last, None") for name in names[1 + w :]),
+        ]
     return [*head, ("other_rows", f"{w}, late"), (names[-2], "late, last"), (names[-1], "last, None")]
 
 

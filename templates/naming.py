@@ -13,7 +13,9 @@ from stepsmith.derive.program import Flow, Law, Propagate, StepProgram
 
 # Attributes and methods of the emitted class Diffusion, and names of the emitted module: a user's name is spelled with an
 # underscore behind it where it would hide one of them.
-METHODS = frozenset(("F", "G", "L0", "b", "alpha", "sigma", "offset", "time_of", "change", "panels", "log_alpha", "GG", "self"))
+METHODS = frozenset(
+    ("F", "G", "L0", "b", "alpha", "sigma", "offset", "time_of", "change", "panels", "log_alpha", "GG", "self")
+)
 GLOBALS = frozenset(
     """torch math gauss integral smooth tail phi matrix propagate columns upper lower evolve accumulate Law Diffusion start start_mean
     coefficients step step_first step_last denoise nfe sde law times params state c network noise history table rule rows
@@ -23,7 +25,7 @@ GLOBALS = frozenset(
 
 def local(name: str) -> str:
     """A name of the program as a variable."""
-    return f"{name}_" if name in GLOBALS or name.isupper() and len(name) > 2 else name
+    return f"{name}_" if name in GLOBALS or (name.isupper() and len(name) > 2) else name
 
 
 def attribute(name: str) -> str:

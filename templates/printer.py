@@ -11,7 +11,7 @@ from sympy.core.function import AppliedUndef
 from sympy.printing.precedence import PRECEDENCE, precedence
 from sympy.printing.str import StrPrinter
 
-from stepsmith.derive.calculus import careful
+from stepsmith.derive.maths.calculus import careful
 from stepsmith.derive.program import ONE
 
 _FUNCTIONS = {

@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stepsmith.derive.budget import within
-from stepsmith.derive.program.forms import layout, last_layout
+from stepsmith.derive.maths.budget import within
+from stepsmith.derive.program.forms import last_layout, layout
 from stepsmith.derive.program.rows import Rows
 from stepsmith.errors import Unsupported
 
@@ -59,7 +59,10 @@ def emit(method: Any, dialect: str = "torch") -> str:
     body = _body(method, diffusion, tables, columns, needs)
     env = environment()
     return env.get_template("module.jinja").render(
-        title=prose(method.title), about=[prose(line) for line in method.about], constants=_constants(method, columns), body=body
+        title=prose(method.title),
+        about=[prose(line) for line in method.about],
+        constants=_constants(method, columns),
+        body=body,
     )
 
 
@@ -121,12 +124,20 @@ def _body(
     if sde.n > 1:
         init.append(f"self.L0 = {diffusion.L0}")
     if "smooth" in needs:
-        rates = "torch.cat((self.F(t), self.G(t) @ self.G(t).mT), dim=-1)" if sde.n > 1 else "torch.stack((self.F(t), self.GG(t)), dim=-1)[..., None]"
+        rates = (
+            "torch.cat((self.F(t), self.G(t) @ self.G(t).mT), dim=-1)"
+            if sde.n > 1
+            else "torch.stack((self.F(t), self.GG(t)), dim=-1)[..., None]"
+        )
         init.append(f"self.change = smooth(lambda t: {rates}) / (END - START)  # panels a unit of time")
     test, words = diffusion.constraints
     place = [order.index(i) for i in range(sde.n)] if order else None
     steps = [
-        {"name": name, "doc": _step_doc(name, each), "lines": "\n".join(step_lines(each, layout(each), columns)).split("\n")}
+        {
+            "name": name,
+            "doc": _step_doc(name, each),
+            "lines": "\n".join(step_lines(each, layout(each), columns)).split("\n"),
+        }
         for name, each in step_names(rows)
     ]
     context = {
@@ -165,12 +176,19 @@ def _close(needs: set[str]) -> None:
 
 def _pruned(text: str) -> str:
     """Without the methods of the class Diffusion that nothing calls."""
-    start, end = text.index("class Diffusion"), re.search(r"\n\n\n(?=def |class )", text[text.index("class Diffusion") :])
+    start, end = (
+        text.index("class Diffusion"),
+        re.search(r"\n\n\n(?=def |class )", text[text.index("class Diffusion") :]),
+    )
     stop = start + (end.start() if end else len(text))
     head, inside, tail = text[:start], text[start:stop], text[stop:]
     parts = re.split(r"\n\n(?=    def )", inside)
     while True:
-        kept = [p for p in parts if not (m := re.match(r"    def (\w+)\(", p)) or m[1] == "__init__" or _called(m[1], tail, parts, p)]
+        kept = [
+            p
+            for p in parts
+            if not (m := re.match(r"    def (\w+)\(", p)) or m[1] == "__init__" or _called(m[1], tail, parts, p)
+        ]
         if len(kept) == len(parts):
             return head + "\n\n".join(parts) + tail
         parts = kept
@@ -214,10 +232,18 @@ def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:
     if sde.constant:
         lines.append(f"CONSTANTS = {quoted(sde.constant)}  # components that are given and never change")
     if sde.field:
-        lines.append(f'FIELD = {literal(sde.field)}  # what differs from frequency to frequency: the eigenvalue of minus the Laplacian')
+        lines.append(
+            f"FIELD = {literal(sde.field)}  # what differs from frequency to frequency: the eigenvalue of minus the Laplacian"
+        )
     lines += [f"DATA = {sde.data[0]}", f"INPUTS = {method.inputs}", f"OUTPUTS = {method.outputs}"]
     one = f"COEFFICIENTS = {quoted(columns)}"
-    split = ["COEFFICIENTS = tuple(", '    """', *textwrap.wrap(" ".join(columns), 110, initial_indent="    ", subsequent_indent="    "), '    """.split()', ")"]
+    split = [
+        "COEFFICIENTS = tuple(",
+        '    """',
+        *textwrap.wrap(" ".join(columns), 110, initial_indent="    ", subsequent_indent="    "),
+        '    """.split()',
+        ")",
+    ]
     lines += [one] if "\n" not in one else split
     lines.append(f"SIGMA_COLUMNS = {quoted([name for name in program.sigma_columns if name in columns])}")
     lines.append("PARAMS = " + listed([f"{literal(k)}: {v!r}" for k, v in rows.params.items()], "{}"))

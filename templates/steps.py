@@ -94,9 +94,7 @@ def last_lines(program: StepProgram, sde: Any, columns: tuple[str, ...]) -> list
         else:
             lines.append(write(form, local(form.name)))
             results.append(local(form.name))
-    ends = [
-        results[sde.data.index(i)] if i in sde.data else local(name) for i, name in enumerate(program.components)
-    ]
+    ends = [results[sde.data.index(i)] if i in sde.data else local(name) for i, name in enumerate(program.components)]
     return [*lines, f"return {_tuple(ends)}"]
 
 

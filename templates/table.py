@@ -9,7 +9,7 @@ from typing import Any
 
 import sympy as sp
 
-from stepsmith.derive.calculus import t
+from stepsmith.derive.maths.calculus import t
 from stepsmith.derive.program import (
     EARLIER,
     ONE,
@@ -55,7 +55,9 @@ class TableText:
     def __post_init__(self) -> None:
         self.plan, self.last = layout(self.program), last_layout(self.program)
         self.printer = HostPrinter(self.naming, self._numbers())
-        self.short = dict(zip((op.output for op in self.program.ops if isinstance(op, Normal)), self._draws(), strict=True))
+        self.short = dict(
+            zip((op.output for op in self.program.ops if isinstance(op, Normal)), self._draws(), strict=True)
+        )
 
     def _draws(self) -> tuple[str, ...]:
         """The names of the draws as the scheme writes them."""
@@ -100,7 +102,9 @@ class TableText:
     def _of_law(self, statement: Host) -> bool:
         if self.sde.n == 1:
             return False
-        law = isinstance(statement, Propagate) and (bool(self._reads_law(statement)) or is_transition(statement, self.sde))
+        law = isinstance(statement, Propagate) and (
+            bool(self._reads_law(statement)) or is_transition(statement, self.sde)
+        )
         return isinstance(statement, Law | Flow) or law
 
     @staticmethod
@@ -141,10 +145,14 @@ class TableText:
         self.needs.add("matrix")
         clock = sp.Symbol("s", real=True)
         used = [let for let in self.timed if M.has(sp.Symbol(let, real=True))]
-        plain = HostPrinter(Naming(self.naming.attributes - set(used), "sde", self.naming.order, self.naming.axes), self.numbers)
+        plain = HostPrinter(
+            Naming(self.naming.attributes - set(used), "sde", self.naming.order, self.naming.axes), self.numbers
+        )
         rows = [[plain.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
         lets = [f"    {local(let)} = sde.{attribute(let)}(s)" for let in used]
-        text = ", ".join("(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows) + ("," if len(rows) == 1 else "")
+        text = ", ".join("(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows) + (
+            "," if len(rows) == 1 else ""
+        )
         if len(text) < 90:
             return ["", f"def {name}(s):", *lets, f"    return matrix(({text}), s)", ""], name
         body = [f"        ({', '.join(row)}{',' if len(row) == 1 else ''})," for row in rows]
@@ -186,7 +194,7 @@ class TableText:
             return f"{statement.targets[0]} = law.flow({ends})"
         order = list(self.naming.order or range(self.sde.n))
         B = statement.B.extract(order, order)
-        self.needs |= {"driven", "flow"} | ({"multiple"} if B == sp.eye(self.sde.n) * B[0, 0] else set())
+        self.needs |= {"driven", "flow"} | ({"multiple"} if sp.eye(self.sde.n) * B[0, 0] == B else set())
         return self._call(", ".join(statement.targets), "law.driven", [self._matrix(B, "law.s"), ends])
 
     def _propagate(self, statement: Propagate) -> str:
@@ -238,7 +246,10 @@ class TableText:
 
     def _matrix(self, M: sp.Matrix, time: str) -> str:
         self.needs.add("matrix")
-        rows = ["(" + ", ".join(self._running(e, time) for e in row) + ("," if M.shape[1] == 1 else "") + ")" for row in M.tolist()]
+        rows = [
+            "(" + ", ".join(self._running(e, time) for e in row) + ("," if M.shape[1] == 1 else "") + ")"
+            for row in M.tolist()
+        ]
         return f"matrix(({', '.join(rows)}{',' if len(rows) == 1 else ''}), {time})"
 
     def _call(self, targets: str, function: str, arguments: list[str]) -> str:

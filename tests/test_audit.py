@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepsmith.derive import catalogue, list_samplers
-from stepsmith.derive.orders import audit
+from stepsmith.derive import audit, catalogue, list_samplers
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "audit.md"
 QUICK = ("ddim", "dpmpp-2m", "dpmpp-3m", "heun", "sde-dpmpp-2m")

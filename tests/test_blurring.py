@@ -14,8 +14,9 @@ import sympy as sp
 import torch
 
 import stepsmith as ss
-from stepsmith.derive import calculus, reference
-from stepsmith.derive.calculus import t
+from stepsmith.derive.maths import calculus
+from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.proofs import reference
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure import probe
 from stepsmith.measure.problems import SpectralGaussian

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import stepsmith as ss
-from stepsmith.derive.numeric import PRECISION
+from stepsmith.derive.sde.numeric import PRECISION
 from stepsmith.measure import problems
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import stepsmith as ss
-from stepsmith.derive import budget
+from stepsmith.derive.maths import budget
 from stepsmith.errors import Unsupported
 
 

@@ -14,10 +14,10 @@ import torch
 from scipy.integrate import solve_ivp
 
 import stepsmith as ss
-from stepsmith.derive import calculus
-from stepsmith.derive.balls import factor as cholesky
-from stepsmith.derive.calculus import t
-from stepsmith.derive.score import scalar
+from stepsmith.derive.maths import calculus
+from stepsmith.derive.maths.balls import factor as cholesky
+from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.sampler.network import scalar
 from stepsmith.errors import Unsupported
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepsmith.derive import expression
+from stepsmith.derive.spec import expression
 from stepsmith.errors import InputError
 
 X, Y, T = (sympy.Symbol(name, real=True) for name in "xyt")

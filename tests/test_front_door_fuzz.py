@@ -191,10 +191,11 @@ def outcome(call: Callable[[], Any]) -> str:
 def main(seed: int, expressions: int, compositions: int, specs: int, derived: int) -> None:
     import sympy
 
-    from stepsmith.derive import catalogue, load_sampler, load_sde, spec
-    from stepsmith.derive.composition import parse_composition
-    from stepsmith.derive.expression import Names, parse
+    from stepsmith.derive import catalogue, load_sampler, load_sde
     from stepsmith.derive.method import derive
+    from stepsmith.derive.spec import sources as spec
+    from stepsmith.derive.spec.composition import parse_composition
+    from stepsmith.derive.spec.expression import Names, parse
     from stepsmith.templates import emit
 
     draw = random.Random(seed)

@@ -10,7 +10,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepsmith.derive import spec
+from stepsmith.derive.spec import sources as spec
 from stepsmith.errors import InputError
 
 X, Y, T = (sympy.Symbol(name, real=True) for name in "xyt")

@@ -12,7 +12,7 @@ import torch
 from scipy.linalg import expm
 
 import stepsmith as ss
-from stepsmith.derive import reference
+from stepsmith.derive.proofs import reference
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.templates.render import columns_of_row
 

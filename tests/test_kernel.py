@@ -10,9 +10,10 @@ import mpmath
 import pytest
 import sympy as sp
 
-from stepsmith.derive import calculus, load_sde
-from stepsmith.derive.calculus import s, t
-from stepsmith.derive.entire import C, exponential, reduced
+from stepsmith.derive import load_sde
+from stepsmith.derive.maths import calculus
+from stepsmith.derive.maths.calculus import s, t
+from stepsmith.derive.maths.entire import C, exponential, reduced
 from stepsmith.errors import Unsupported
 
 sde_of = cache(load_sde)

@@ -12,8 +12,9 @@ import sympy as sp
 import torch
 
 import stepsmith as ss
-from stepsmith.derive import lift, reference
-from stepsmith.derive.calculus import is_zero_matrix, t
+from stepsmith.derive import lift
+from stepsmith.derive.maths.calculus import is_zero_matrix, t
+from stepsmith.derive.proofs import reference
 from stepsmith.templates.render import columns_of_row
 
 torch.set_num_threads(1)

@@ -12,9 +12,9 @@ import sympy as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stepsmith.derive.rows import Rows, aligned
 
 import stepsmith as ss
-from stepsmith.derive.rows import Rows, aligned
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure.probe import moments
 from stepsmith.measure.problems import Gaussian, GaussianMixture
@@ -235,7 +235,7 @@ def test_the_phi_functions_keep_their_digits_everywhere(k):
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8])
 def test_each_row_of_any_grid_holds_the_weights_of_its_own_program(steps):
     """UniPC-3: two warm-up rows, two ending ones; the first row wins, then the last, then the others."""
-    from stepsmith.derive import reference
+    from stepsmith.derive.proofs import reference
     from stepsmith.templates.render import columns_of_row
 
     method = ss.derive("vp", "unipc-3")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from stepsmith.derive import load_sde, numeric
-from stepsmith.derive.calculus import plain, t
-from stepsmith.derive.numeric import NumericSDE
+from stepsmith.derive import load_sde
+from stepsmith.derive.maths.calculus import plain, t
+from stepsmith.derive.sde import numeric
+from stepsmith.derive.sde.numeric import NumericSDE
 from stepsmith.errors import InputError, Unsupported
 
 HOLD = {

@@ -14,9 +14,10 @@ import torch
 from scipy.integrate import quad, solve_ivp
 
 import stepsmith as ss
-from stepsmith.derive import calculus, reference
-from stepsmith.derive.calculus import t
-from stepsmith.derive.split import bind
+from stepsmith.derive.maths import calculus
+from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.proofs import reference
+from stepsmith.derive.sampler.split import bind
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure import probe
 from stepsmith.runtime import constants, plan

@@ -20,7 +20,7 @@ from stepsmith.derive.orders.search import search
 from stepsmith.derive.orders.series import Series, clock, evaluate
 from stepsmith.derive.orders.symbolic import ErrorTerm
 from stepsmith.derive.program import Normal, Scalar, Update
-from stepsmith.derive.score import ScoreParameterization
+from stepsmith.derive.sampler.network import ScoreParameterization
 
 beta, Gamma, nu, Minv, beta_t = sp.symbols("beta Gamma nu Minv beta_t")
 f, g, sx_x, sx_m, sx_t, sm_x, sm_m, sm_t = sp.symbols("dx dm sx_x sx_m sx_t sm_x sm_m sm_t")

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import stepsmith as ss
-from stepsmith.derive import reference
-from stepsmith.derive.balls import arb
-from stepsmith.derive.numeric import PRECISION
+from stepsmith.derive.maths.balls import arb
+from stepsmith.derive.proofs import reference
+from stepsmith.derive.sde.numeric import PRECISION
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.templates.render import columns_of_row
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 import stepsmith as ss
-from stepsmith.derive import calculus
-from stepsmith.derive.calculus import t
-from stepsmith.derive.composition import parse_composition
-from stepsmith.derive.split import bind
+from stepsmith.derive.maths import calculus
+from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.sampler.split import bind
+from stepsmith.derive.spec.composition import parse_composition
 from stepsmith.errors import InputError
 from stepsmith.measure import probe
 

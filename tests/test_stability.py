@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stepsmith.runtime.probe import affine_map
 
 import stepsmith as ss
 from stepsmith.derive import catalogue
 from stepsmith.derive.orders.stability import SHORTEST, Limit, Linear, spectral_radius
 from stepsmith.runtime import problems
 from stepsmith.runtime.networks import Network
-from stepsmith.runtime.probe import affine_map
 
 torch.set_num_threads(1)
 VARIANCE = 0.25

@@ -17,15 +17,15 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from ..calculus import t
-from ..formula import Line
+from ..maths.calculus import t
 from ..program import Evaluate, StepProgram, passes, verify
 from ..program.rows import Rows, aligned
-from ..sampler import Sampler
-from ..score import BRIDGES, ScoreParameterization, checked
-from ..sde import LinearSDE
-from ..split import Part, Split, bind
-from ..structure import check_density
+from ..sampler.network import BRIDGES, ScoreParameterization, checked
+from ..sampler.sampler import Sampler
+from ..sampler.split import Part, Split, bind
+from ..sde.linear import LinearSDE
+from ..sde.sound import check_density
+from ..spec.formula import Line
 from .conjugate import conjugate_step, conjugation
 from .letters import split_step
 from .lines import Lines
@@ -33,12 +33,16 @@ from .mean import data_mean
 from .writer import Network, Writer
 
 
-def lower(sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]) -> StepProgram:
+def lower(
+    sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
+) -> StepProgram:
     """The verified program of one step; ``params`` are the defaults that the emitted module shall have."""
     return verify(passes.optimised(raw(sde, sampler, network, frame, params)))
 
 
-def raw(sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]) -> StepProgram:
+def raw(
+    sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
+) -> StepProgram:
     """The program as the scheme writes it down, before the passes."""
     w = _writer(sde, sampler, network, frame, params)
     if sampler.formula is not None:
@@ -50,7 +54,9 @@ def raw(sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | Non
     return _program(w, tuple(state[i] for i in range(sde.n)))
 
 
-def lower_rows(sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]) -> Rows:
+def lower_rows(
+    sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
+) -> Rows:
     """The programs of a grid's first and last rows; none but for a formula that gives them.
 
     Only the first and the last row may have another structure than the step (other network calls): the rows between
@@ -73,7 +79,9 @@ def lower_rows(sde: LinearSDE, sampler: Sampler, network: Network, frame: Networ
     return rows
 
 
-def _writer(sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]) -> Writer:
+def _writer(
+    sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
+) -> Writer:
     """An empty program for a network and a frame that the sampler has."""
     if sampler.formula is not None and not sde.offset_let.is_zero_matrix:
         what = f"{sde.name} has an offset, and lines of text say nothing of it"
@@ -96,17 +104,24 @@ def _check_field(sde: LinearSDE, sampler: Sampler, network: Network, frame: Netw
         if each in BRIDGES:
             what = f"a scalar denoiser is told one noise level, and {sde.name} has one a frequency"
             raise Unsupported(what, "use the network eps-L, x0, v or score")
-        if isinstance(each, ScoreParameterization) and sde.symbols[sde.field] in sde.written_out(each.noise).free_symbols:
+        if (
+            isinstance(each, ScoreParameterization)
+            and sde.symbols[sde.field] in sde.written_out(each.noise).free_symbols
+        ):
             raise Unsupported(f"{each.name} tells the network a {sde.field}", "tell it the time")
     if any(part.solve == "conjugate" for part in sampler.parts.values()):
         what = "conjugate parts are not derived for a field"
         raise Unsupported(what, "take a conjugate sampler, or parts solved by euler")
 
 
-def _program(w: Writer, result: tuple[str, ...], history: tuple[str, ...] = (), carry: tuple[str, ...] = ()) -> StepProgram:
+def _program(
+    w: Writer, result: tuple[str, ...], history: tuple[str, ...] = (), carry: tuple[str, ...] = ()
+) -> StepProgram:
     ops, sde = tuple(w.ops), w.sde
     last, last_results = data_mean(w)
-    timeless = tuple(name for name, expr in sde.let.items() if not {t, sp.Symbol(sde.field, real=True)} & expr.free_symbols)
+    timeless = tuple(
+        name for name, expr in sde.let.items() if not {t, sp.Symbol(sde.field, real=True)} & expr.free_symbols
+    )
     return verify(StepProgram(
         (*sde.state, *sde.constant), w.params, (*sde.params, *timeless), _about(sde), tuple(w.host), ops,
         (*result, *sde.constant), last, last_results, _sigma_columns(w, (*ops, *last)), history, carry, sde.field,

@@ -21,13 +21,13 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .. import spec
-from ..calculus import t, t0, t1
+from ..maths.calculus import t, t0, t1
 from ..program import ONE, Flow, Propagate, applied, entries
-from ..sampler import Sampler
-from ..score import NETWORKS, ScoreParameterization, scalar
-from ..sde import LinearSDE
-from ..split import Part, names_of
+from ..sampler.network import NETWORKS, ScoreParameterization, scalar
+from ..sampler.sampler import Sampler
+from ..sampler.split import Part, names_of
+from ..sde.linear import LinearSDE
+from ..spec import sources as spec
 from .writer import Network, State, Writer, symbol
 
 DATA_FRAMES = ("denoiser", "x0")  # whose frozen output is the mean of the data
@@ -175,7 +175,11 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
     skip, out, kind = _frame(w, w.network)
     full, score = (part.linear + part.score * skip).extract(rows, range(sde.n)), part.score.extract(rows, range(sde.n))
     B, moved = part.B.extract(rows, rows), not sde.offset_let.is_zero_matrix
-    rate = (full.extract(range(len(rows)), rows) + B).row_join(full.extract(range(len(rows)), others)).row_join(score * out)
+    rate = (
+        (full.extract(range(len(rows)), rows) + B)
+        .row_join(full.extract(range(len(rows)), others))
+        .row_join(score * out)
+    )
     names, widths = ["P", "C", "Phi"], [len(rows), len(others), out.shape[1]]
     if moved:  # B and C_skip act on z - o
         o = w.sde.offset_terms_let.shape
@@ -192,7 +196,9 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
     C, Phi = entries(tables[1], len(rows), len(others)), entries(tables[2], len(rows), out.shape[1])
     new = dict(state)
     for a, i in enumerate(rows):
-        terms = w.combination(kept.row(a), (state[j] for j in rows)) + w.combination(C.row(a), (state[j] for j in others))
+        terms = w.combination(kept.row(a), (state[j] for j in rows)) + w.combination(
+            C.row(a), (state[j] for j in others)
+        )
         terms += w.combination(shift.row(a), w.constants) + w.combination(Phi.row(a), w.asked.output)
         new[i] = w.update(f"{w.block(i)}_{name}", terms, part.letter)
     return new

@@ -12,13 +12,13 @@ from sympy.codegen.cfunctions import expm1
 
 from stepsmith.errors import InputError
 
-from .. import structure
-from ..bounded import cancelled
-from ..calculus import is_zero, t
-from ..composition import Token
-from ..offset import reached as offset_reached
+from ..maths.bounded import cancelled
+from ..maths.calculus import is_zero, t
 from ..program import ONE, Propagate, Spread, entries
-from ..split import Part, Split
+from ..sampler.split import Part, Split
+from ..sde import sound as structure
+from ..sde.offset import reached as offset_reached
+from ..spec.composition import Token
 from .conjugate import part_step
 from .writer import State, Writer
 
@@ -108,7 +108,12 @@ def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tup
         rate, still = part.linear[i, i], is_zero(sde.written_out(part.linear[i, i]))
         laws.append(None if still else cancelled(-noise[i, i] / (2 * rate)))
         kept.append(None if still else part.offset.row(i).applyfunc(lambda e, r=rate: cancelled(-e / r)))
-    if any(sde.written_out(sp.Matrix([e])).has(t) for law, m in zip(laws, kept, strict=True) if law is not None for e in (law, *m)):
+    if any(
+        sde.written_out(sp.Matrix([e])).has(t)
+        for law, m in zip(laws, kept, strict=True)
+        if law is not None
+        for e in (law, *m)
+    ):
         return None
     decay, factor, shift = sp.eye(n), sp.zeros(n), sp.zeros(*part.offset.shape)
     for i in range(n):

@@ -12,11 +12,11 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from ..bounded import cancelled
-from ..formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
+from ..maths.bounded import cancelled
 from ..program import EARLIER, applied
-from ..sde import STEP_NAMES
-from ..split import Split
+from ..sampler.split import Split
+from ..sde.linear import STEP_NAMES
+from ..spec.formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
 from .writer import Term, Writer, symbol
 
 Values = tuple[str, ...]  # the values of a name, one a block
@@ -85,10 +85,7 @@ class Lines:
         if all(len(terms) == 1 and terms[0][0] == 1 for terms in collected):
             return tuple(terms[0][1] for terms in collected)
         names = self._fresh(line.target)
-        return tuple(
-            self.w.update(name, terms)
-            for name, terms in zip(names, collected, strict=True)
-        )
+        return tuple(self.w.update(name, terms) for name, terms in zip(names, collected, strict=True))
 
     @staticmethod
     def _collected(terms: list[Term]) -> list[Term]:
@@ -185,7 +182,9 @@ class Lines:
         """The host symbol of a word of one block; ``name`` that of a let which is nothing but the word."""
         w, word = self.w, use.word
         if word not in SCALAR:
-            raise InputError(w.sampler.where, "sampler.step", f"{word} stands where a number belongs", "name it in a line")
+            raise InputError(
+                w.sampler.where, "sampler.step", f"{word} stands where a number belongs", "name it in a line"
+            )
         if word.startswith("phi"):
             argument = self.scalar(use.scalars[0])
             return w.define(self._numbered(f"{word}_at", argument), applied(word, argument))

@@ -9,15 +9,15 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .. import calculus
-from ..calculus import s, t, t0, t1
-from ..kernel import in_lets
-from ..offset import reached
+from ..maths import calculus
+from ..maths.calculus import s, t, t0, t1
 from ..program import ONE, UNIT, Evaluate, Host, Integral, Law, Normal, Op, Scalar, Update, applied, entries, entry
-from ..sampler import Sampler
-from ..score import BRIDGES, EDM_SIGMA_DATA, Score, ScoreParameterization, scalar
-from ..sde import LinearSDE
-from ..split import names_of
+from ..sampler.network import BRIDGES, EDM_SIGMA_DATA, Score, ScoreParameterization, scalar
+from ..sampler.sampler import Sampler
+from ..sampler.split import names_of
+from ..sde.closed import in_lets
+from ..sde.linear import LinearSDE
+from ..sde.offset import reached
 
 Network = str | ScoreParameterization
 State = dict[int, str]  # block -> the value that holds it
@@ -50,7 +50,9 @@ class Writer:
             self.params["sigma_data"] = EDM_SIGMA_DATA
         self.host: list[Host] = []
         self.ops: list[Op] = []
-        self.defined: dict[str, object] = dict.fromkeys((*self.params, *sde.symbols, *sde.let, *sde.state, *sde.constant))
+        self.defined: dict[str, object] = dict.fromkeys(
+            (*self.params, *sde.symbols, *sde.let, *sde.state, *sde.constant)
+        )
         self.constants = (*sde.constant, UNIT)  # the values that the columns of an offset multiply
         self.scores: dict[tuple[Network, str], Score] = {}
         self.evaluations = 0
@@ -109,7 +111,11 @@ class Writer:
             return self._integrated(f"integral{len(self.host)}_{between}", self.sde.written_out(expr), upper, lower)
         total = sp.S.Zero
         for name, c in parts.items():
-            piece = self._integrated(f"{name}_{between}", self.sde.let[name], upper, lower, name) if name else self._width(upper, lower)
+            piece = (
+                self._integrated(f"{name}_{between}", self.sde.let[name], upper, lower, name)
+                if name
+                else self._width(upper, lower)
+            )
             total += c * piece
         return self.at(total, upper)
 
@@ -201,8 +207,12 @@ class Writer:
         n = self.sde.n
         own, told = ("", "sigma") if network in (self.network, "x0") else ("frame_", "frame_sigma")
         kind = "denoiser" if network == "x0" else network
-        self.add(Law((f"{own}skip_{key}", f"{own}out_{key}", f"{own}inp_{key}", f"{told}_{key}"), kind, self.moment(key)))
-        skip, out, inp = (entries(f"{own}{k}_{key}", *shape) for k, shape in (("skip", (n, n)), ("out", (n, 1)), ("inp", (1, n))))
+        self.add(
+            Law((f"{own}skip_{key}", f"{own}out_{key}", f"{own}inp_{key}", f"{told}_{key}"), kind, self.moment(key))
+        )
+        skip, out, inp = (
+            entries(f"{own}{k}_{key}", *shape) for k, shape in (("skip", (n, n)), ("out", (n, 1)), ("inp", (1, n)))
+        )
         if network == "x0":
             return Score(skip, out, sp.eye(n), self.moment(key), None)
         return Score(skip, out, inp, symbol(f"{told}_{key}"), None)
@@ -214,7 +224,9 @@ class Writer:
     def evaluate_at(self, state: State, key: str) -> None:
         """One network call at the state; keeps the raw output and the score made of it."""
         score, offset, sde = self.score_at(self.network, key), self.offset(key), self.sde
-        itself = isinstance(self.network, str) and self.network not in BRIDGES  # it is given the state and what is constant
+        itself = (
+            isinstance(self.network, str) and self.network not in BRIDGES
+        )  # it is given the state and what is constant
         self.evaluations += 1
         number = self.suffix or ("" if self.calls == 1 else str(self.evaluations))
         values = [state[j] for j in range(sde.n)]

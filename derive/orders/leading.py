@@ -18,9 +18,9 @@ import sympy as sp
 from sympy.polys.fields import field
 
 from ..lower import conjugation
-from ..formula import ONE_BLOCK
-from ..matrix import Matrix, add, mul, scaled, solve
-from ..sde import load_sde
+from ..maths.matrix import Matrix, add, mul, scaled, solve
+from ..sde.linear import load_sde
+from ..spec.formula import ONE_BLOCK
 from . import symbolic
 from .local import MARGIN, WIDTH, fed_back, local_error_at, step_chain
 from .point import Point

@@ -33,8 +33,8 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from ..composition import parse_composition
-from ..sampler import Sampler
+from ..sampler.sampler import Sampler
+from ..spec.composition import parse_composition
 
 MAX_ORDER = 8
 ZERO = 1e-13  # a coefficient of float shares below this counts as 0

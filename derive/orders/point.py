@@ -17,14 +17,14 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from ..calculus import plain, t
-from ..matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
-from ..offset import reached
+from ..maths.calculus import plain, t
+from ..maths.matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
+from ..maths.values import evaluate, evaluate_matrix
 from ..program.meaning import bridge, preconditioned, put, tables
-from ..score import ScoreParameterization, scalar
-from ..sde import LinearSDE
+from ..sampler.network import ScoreParameterization, scalar
+from ..sde.linear import LinearSDE
+from ..sde.offset import reached
 from .rings import Ring, small_rational
-from ..values import evaluate, evaluate_matrix
 from .series import Series, clock, constant
 
 UNIT = {1: ((1,), 1), 2: ((3, 4), 5), 3: ((2, 3, 6), 7), 4: ((1, 1, 1, 1), 2)}  # rational points of spheres

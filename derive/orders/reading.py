@@ -8,10 +8,10 @@ from typing import Any
 
 import sympy as sp
 
-from ..matrix import Matrix, add, mul, scaled, solve, transpose
+from ..maths.matrix import Matrix, add, mul, scaled, solve, transpose
+from ..maths.values import evaluate
 from ..program import StepProgram
 from ..program.meaning import host_values
-from ..values import evaluate
 from .point import Point, composed, grow, unit
 from .series import Series, constant
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import flint
 
-from ..composition import parse_composition
-from ..sampler import load_sampler
-from ..split import bind
+from ..sampler.sampler import load_sampler
+from ..sampler.split import bind
+from ..spec.composition import parse_composition
 from .point import Matrix, composed
 from .rings import PRECISION, Balls, IrrationalError, Rationals
 from .series import Series, constant

@@ -28,7 +28,7 @@ import numpy as np
 from stepsmith.errors import Unsupported
 
 from ..program import UNIT, Evaluate, Normal, StepProgram
-from ..reference import reference
+from ..proofs.reference import reference
 
 SLACK = 1e-9  # relative; the radius of a step in which nothing decays is 1 up to rounding
 POINTS = 24

@@ -18,8 +18,8 @@ from sympy.polys.fields import field
 
 from stepsmith.errors import InputError
 
-from ..calculus import t
-from ..sde import LinearSDE
+from ..maths.calculus import t
+from ..sde.linear import LinearSDE
 from .local import local_error_at
 from .point import Point
 from .rings import IrrationalError

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..matrix import Matrix
+from ..maths.matrix import Matrix
 from ..program import UNIT, Evaluate, Normal, StepProgram, Update
 from ..program.meaning import needed_by
 from ..program.program import scalars
-from ..score import BRIDGES, ScoreParameterization
+from ..sampler.network import BRIDGES, ScoreParameterization
 from .point import Point, composed, draw
 from .reading import SeriesReading, series_values
 from .rings import small_rational

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ..sampler import load_sampler
-from ..split import bind
+from ..sampler.sampler import load_sampler
+from ..sampler.split import bind
 
 MODES = ((-1.0, 0.4), (1.0, 0.6))
 SPREAD = 0.2

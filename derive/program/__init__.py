@@ -1,25 +1,14 @@
 """The intermediate representation, and nothing that makes it.
 
-    hosts.py     what a grid needs evaluated once, on the host: Scalar, Integral, Law, Flow, Propagate, Spread
-    program.py   one step as a straight-line program on tensors: Evaluate, Normal, Update
-    forms.py     every value as a linear form in the state, the draws, the outputs and what is carried: the columns of the table
-    passes.py    programs to programs of the same law
-    rows.py      the programs of a grid's first rows, common rows and last rows
+hosts.py     what a grid needs evaluated once, on the host: Scalar, Integral, Law, Flow, Propagate, Spread
+program.py   one step as a straight-line program on tensors: Evaluate, Normal, Update
+forms.py     every value as a linear form in the state, the draws, the outputs and what is carried: the columns of the table
+passes.py    programs to programs of the same law
+rows.py      the programs of a grid's first rows, common rows and last rows
 """
 
 from .hosts import EARLIER, Flow, Host, Integral, Law, Propagate, Scalar, Spread, applied, entries, entry, table_of
-from .program import (
-    ONE,
-    UNIT,
-    Evaluate,
-    Normal,
-    Op,
-    ProgramError,
-    StepProgram,
-    Update,
-    dump,
-    verify,
-)
+from .program import ONE, UNIT, Evaluate, Normal, Op, ProgramError, StepProgram, Update, dump, verify
 
 __all__ = [
     "EARLIER", "ONE", "UNIT", "Evaluate", "Flow", "Host", "Integral", "Law", "Normal", "Op", "ProgramError", "Propagate",

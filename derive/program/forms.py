@@ -100,13 +100,17 @@ def layout(program: StepProgram) -> Layout:
     if merge:
         drawn = tuple(f"w{k + 1}" for k in range(len(noisy)))
         for k, value in enumerate(noisy):
-            marks[value] = {b: m for b, m in marks[value].items() if b not in draws} | dict.fromkeys(drawn[: k + 1], False)
+            marks[value] = {b: m for b, m in marks[value].items() if b not in draws} | dict.fromkeys(
+                drawn[: k + 1], False
+            )
         bases = tuple(b for b in bases if b not in draws[len(noisy) :])
         short = dict(zip(drawn, drawn, strict=True))
     else:
         drawn = tuple(f"w{k + 1}" for k in range(len(draws)))
         short = dict(zip(draws, drawn, strict=True))
-    order = {base: k for k, base in enumerate((*program.components, UNIT, *program.history, *draws, *_outputs(program)))}
+    order = {
+        base: k for k, base in enumerate((*program.components, UNIT, *program.history, *draws, *_outputs(program)))
+    }
     order.update({name: order[draws[k]] for k, name in enumerate(drawn)})
     labels = dict(zip(program.result, program.components, strict=True))
 
@@ -136,7 +140,9 @@ def last_layout(program: StepProgram) -> Layout:
         return Form(value, value, tuple((b, "" if one else f"{value}_{'one' if b == UNIT else b}") for b, one in own))
 
     asks = tuple(
-        Ask(op.outputs, tuple(map(form, op.inputs)), time_column(op.time)) for op in program.last if isinstance(op, Evaluate)
+        Ask(op.outputs, tuple(map(form, op.inputs)), time_column(op.time))
+        for op in program.last
+        if isinstance(op, Evaluate)
     )
     times = {time_column(op.time): op.time for op in program.last if isinstance(op, Evaluate)}
     return Layout(tuple(order), (), (), asks, tuple(map(form, program.last_results)), (), times)
@@ -150,7 +156,11 @@ def _outputs(program: StepProgram, ops: tuple[Op, ...] | None = None) -> list[st
 def _bases(program: StepProgram) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(all bases in the order of the unit rows, the draws among them)."""
     draws = tuple(op.output for op in program.ops if isinstance(op, Normal))
-    unit = (UNIT,) if any(UNIT in (v for _, v in op.terms) for op in (*program.ops, *program.last) if isinstance(op, Update)) else ()
+    unit = (
+        (UNIT,)
+        if any(UNIT in (v for _, v in op.terms) for op in (*program.ops, *program.last) if isinstance(op, Update))
+        else ()
+    )
     return (*program.components, *unit, *program.history, *draws, *_outputs(program)), draws
 
 

@@ -81,12 +81,12 @@ class Integral:
 class Law:
     """Tables of the law of n >= 2 blocks at ``time``; ``kind`` says which (see meaning.py for their definitions):
 
-        denoiser, x0, edm     C_skip (n, n), C_out (n, 1), C_in (1, n), C_noise
-        eps-L, eps-U, eps-R   C_out (n, n) and its inverse (n, n)
-        offset                o(t, START), (n, m + 1)                     also of one block
-        mean                  p = Psi(t, START) e, (n, 1)
-        covariance            Sigma, (n, n)
-        tweedie[-L | -U]      pull (data, n), lift (data, n): the mean of the data is pull z + lift score, or + lift eps
+    denoiser, x0, edm     C_skip (n, n), C_out (n, 1), C_in (1, n), C_noise
+    eps-L, eps-U, eps-R   C_out (n, n) and its inverse (n, n)
+    offset                o(t, START), (n, m + 1)                     also of one block
+    mean                  p = Psi(t, START) e, (n, 1)
+    covariance            Sigma, (n, n)
+    tweedie[-L | -U]      pull (data, n), lift (data, n): the mean of the data is pull z + lift score, or + lift eps
     """
 
     targets: tuple[str, ...]

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import sympy as sp
 
-from ..matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
+from ..maths.matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
 from .hosts import Flow, Integral, Law, Propagate, Scalar, Spread
 from .program import StepProgram, host_names
 
@@ -40,7 +40,9 @@ class Reading(Protocol):
     def spread(self, linear: sp.Matrix, noise: sp.Matrix, lower: Any, upper: Any) -> Matrix: ...
 
 
-def host_values(reading: Reading, program: StepProgram, values: dict[str, Any], needed: set[str] | None = None) -> dict[str, Any]:
+def host_values(
+    reading: Reading, program: StepProgram, values: dict[str, Any], needed: set[str] | None = None
+) -> dict[str, Any]:
     """``values`` (the times, the parameters) with every scalar and table of the host, or those that ``needed`` names."""
     for statement in program.host:
         if needed is not None and not needed & set(statement.targets):
@@ -97,7 +99,9 @@ def law_tables(reading: Reading, kind: str, time: Any) -> tuple[Any, ...]:
     return tables(kind, reading.data, psi, sigma, offset, reading.sigma_data)
 
 
-def tables(kind: str, data: tuple[int, ...], psi: Matrix, sigma: Matrix, offset: Matrix, width: Callable[[], Any]) -> tuple[Any, ...]:
+def tables(
+    kind: str, data: tuple[int, ...], psi: Matrix, sigma: Matrix, offset: Matrix, width: Callable[[], Any]
+) -> tuple[Any, ...]:
     """The tables of a kind from the law, numbers or series alike; ``width()`` is the sigma_data of EDM."""
     if kind == "offset":
         return (offset,)
@@ -165,4 +169,6 @@ def _spread(reading: Reading, statement: Spread, lower: Any, upper: Any) -> Matr
     used, n = list(statement.reached), len(C)
     small = factor([[C[i][j] for j in used] for i in used])
     zero = C[0][0] - C[0][0]
-    return [[small[used.index(i)][used.index(j)] if i in used and j in used else zero for j in range(n)] for i in range(n)]
+    return [
+        [small[used.index(i)][used.index(j)] if i in used and j in used else zero for j in range(n)] for i in range(n)
+    ]

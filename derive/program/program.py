@@ -127,7 +127,14 @@ def verify(program: StepProgram) -> StepProgram:
     Every name is defined once and before its use; host symbols are times, parameters, earlier scalars or tables; network
     inputs are components' values; each normal is used; the result has one value a component.
     """
-    known = {"t0", "t1", *(time.name for time in EARLIER), *program.words, *program.params, *filter(None, [program.field])}
+    known = {
+        "t0",
+        "t1",
+        *(time.name for time in EARLIER),
+        *program.words,
+        *program.params,
+        *filter(None, [program.field]),
+    }
     for statement in program.host:
         _require_known(known | {"t"}, statement.reads, statement.targets[0])
         if known & set(statement.targets):
@@ -152,7 +159,9 @@ def _require_known(known: set[str], exprs: Iterable[sp.Expr], place: str) -> Non
         raise ProgramError(f"{place} uses {', '.join(sorted(missing))}, which is not defined before it")
 
 
-def _verify_ops(ops: tuple[Op, ...], components: tuple[str, ...], known: set[str], ends: tuple[str, ...] = ()) -> set[str]:
+def _verify_ops(
+    ops: tuple[Op, ...], components: tuple[str, ...], known: set[str], ends: tuple[str, ...] = ()
+) -> set[str]:
     """The values that the operations define, checked on the way."""
     values = {UNIT, *components}
     normals: set[str] = set()
@@ -191,7 +200,11 @@ def dump(program: StepProgram) -> str:
     lines += [f"carry {', '.join(program.carry)}"] if program.carry else []
     lines.append(f"result {', '.join(program.result)}")
     if program.last:
-        lines += ["last", *("  " + line for line in _dump_ops(program.last)), f"  result {' '.join(program.last_results)}"]
+        lines += [
+            "last",
+            *("  " + line for line in _dump_ops(program.last)),
+            f"  result {' '.join(program.last_results)}",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepsmith.derive import catalogue, load_sde
-from stepsmith.derive.formula import NETWORK, ONE_BLOCK
 from stepsmith.derive.orders.local import row_powers
+from stepsmith.derive.spec.formula import NETWORK, ONE_BLOCK
 from stepsmith.measure.budgets import Course, outcome
 from stepsmith.measure.orders import FREQUENCY
 from stepsmith.measure.workers import pool, workers_for

@@ -15,10 +15,10 @@ import sympy as sp
 from numpy.polynomial import legendre
 from sympy.codegen.cfunctions import expm1, log1p
 
-from .calculus import exact, t
+from ..maths.calculus import exact, t
 
 if TYPE_CHECKING:
-    from .sde import LinearSDE
+    from .linear import LinearSDE
 
 Array = Any  # numpy float64
 NODES = 20

@@ -10,7 +10,8 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from . import spec
+from ..sde.linear import HOST_NAMES
+from . import sources as spec
 from .expression import Names, parse
 from .formula import (
     EARLIER_VALUE,
@@ -25,10 +26,9 @@ from .formula import (
     Formula,
     Line,
     symbol,
-)  # fmt: skip
+)
 from .formula_checks import check
 from .gauge import FUNCTIONS, Refusal
-from .sde import HOST_NAMES
 
 
 def read(where: str, table: Mapping[str, Any], parts: Iterable[str], params: Iterable[str], target: str) -> Formula:

@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 import sympy
 
-from stepsmith.derive.expression import MAX_NAME, parse, suggest
-from stepsmith.derive.gauge import FUNCTIONS, Gauge
+from stepsmith.derive.spec.expression import MAX_NAME, parse, suggest
+from stepsmith.derive.spec.gauge import FUNCTIONS, Gauge
 from stepsmith.errors import InputError
 
 Kind = Literal["sde", "sampler"]

@@ -12,9 +12,9 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from . import spec
-from .bounded import tame, tidied
-from .calculus import exact, is_zero, t
+from ..maths.bounded import tame, tidied
+from ..maths.calculus import exact, is_zero, t
+from ..spec import sources as spec
 
 
 def read_schedule(

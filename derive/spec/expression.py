@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import sympy
 from sympy import S
 
-from stepsmith.derive.gauge import FUNCTIONS, MAX_HEIGHT, Gauge, Measure, Refusal
+from stepsmith.derive.spec.gauge import FUNCTIONS, MAX_HEIGHT, Gauge, Measure, Refusal
 from stepsmith.errors import InputError
 
 MAX_TEXT = 4096  # characters

@@ -22,12 +22,12 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from .balls import SHORTEN, STIFF, Flow, arb, eye, floats, inverse, joined, linear, series_of, term, terms_of
-from .budget import within
-from .matrix import Matrix, add, factor, forward, mul, transpose
+from ..maths.balls import SHORTEN, STIFF, Flow, arb, eye, floats, inverse, joined, linear, series_of, term, terms_of
+from ..maths.budget import within
+from ..maths.matrix import Matrix, add, factor, forward, mul, transpose
 
 if TYPE_CHECKING:
-    from .sde import LinearSDE
+    from .linear import LinearSDE
 
 PRECISION = 400  # bits carried
 ACCURACY = 260  # bits to which a panel's series is summed

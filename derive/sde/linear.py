@@ -16,11 +16,14 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from . import kernel, offset, spec, structure
-from .budget import within
-from .calculus import exact, t
-from .expression import Names, parse
-from .point import sign
+from ..maths.budget import within
+from ..maths.calculus import exact, t
+from ..maths.point import sign
+from ..spec import sources as spec
+from ..spec.expression import Names, parse
+from . import closed as kernel
+from . import offset
+from . import sound as structure
 from .schedule import of_schedule, read_schedule, written_out
 
 if TYPE_CHECKING:

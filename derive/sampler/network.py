@@ -29,8 +29,8 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from .calculus import t
-from .sde import LinearSDE
+from ..maths.calculus import t
+from ..sde.linear import LinearSDE
 
 NETWORKS = ("denoiser", "x0", "v", "score", "eps-L", "eps-U", "eps-R", "edm")
 BRIDGES = ("denoiser", "edm")

@@ -17,13 +17,14 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from . import kernel, spec
-from .bounded import cancelled, solvable
-from .calculus import is_zero, t
-from .expression import Names
+from ..maths.bounded import cancelled, solvable
+from ..maths.calculus import is_zero, t
+from ..spec import sources as spec
+from ..spec.expression import Names
+from . import closed as kernel
 
 if TYPE_CHECKING:
-    from .sde import LinearSDE
+    from .linear import LinearSDE
 
 
 def constant_names(where: str, given: Any) -> tuple[str, ...]:

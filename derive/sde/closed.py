@@ -22,15 +22,15 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from ..maths.bounded import cancelled, tame
+from ..maths.calculus import exact, increment, plain, s, sums, t
+from ..maths.entire import exponential
+from ..maths.point import BITS, Point, random_point
 from . import stationary as law
-from .bounded import cancelled, tame
-from .calculus import exact, increment, plain, s, sums, t
-from .entire import exponential
-from .point import BITS, Point, random_point
 from .smooth import defaults
 
 if TYPE_CHECKING:
-    from .sde import LinearSDE
+    from .linear import LinearSDE
 
 NUMERIC = "use sde.at(...), which takes the numeric route under the same interface"
 

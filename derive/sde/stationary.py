@@ -14,10 +14,10 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .bounded import MAX_MONOMIALS, MAX_TIDY, Counting
-from .budget import check
-from .calculus import t
-from .point import BITS, Point, random_point
+from ..maths.bounded import MAX_MONOMIALS, MAX_TIDY, Counting
+from ..maths.budget import check
+from ..maths.calculus import t
+from ..maths.point import BITS, Point, random_point
 
 MAX_BLOCKS = 12  # of a law that is solved for
 MAX_LAW = 5_000  # monomials of an intermediate result

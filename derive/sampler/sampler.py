@@ -9,11 +9,12 @@ from typing import Any
 
 from stepsmith.errors import InputError
 
-from . import formula, formula_reader, spec
-from .budget import within
-from .composition import Token, parse_composition
-from .formula import Formula
-from .sde import HOST_NAMES
+from ..maths.budget import within
+from ..sde.linear import HOST_NAMES
+from ..spec import formula, formula_reader
+from ..spec import sources as spec
+from ..spec.composition import Token, parse_composition
+from ..spec.formula import Formula
 
 FAMILIES = ("conjugate", "splitting", "conjugate-splitting", *formula.FAMILIES)
 LINES = ("step", "warmup", "final", "let")

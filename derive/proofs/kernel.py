@@ -19,11 +19,11 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .balls import arb, size, term
-from .calculus import exact, is_zero_matrix, s, t
-from .kernel import stationary_words
-from .matrix import Matrix, add, mul, scaled, transpose
-from .sde import LinearSDE
+from ..maths.balls import arb, size, term
+from ..maths.calculus import exact, is_zero_matrix, s, t
+from ..maths.matrix import Matrix, add, mul, scaled, transpose
+from ..sde.closed import stationary_words
+from ..sde.linear import LinearSDE
 
 GAP = flint.arb(2) ** -100  # between the times of a central difference
 CLOSE = 2.0**-150  # what its second order may leave

@@ -22,17 +22,17 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from .balls import arb, eye, joined, linear, number, term, terms_of
-from .matrix import Matrix, factor, mul, scaled, transpose
-from .numeric import NumericSDE
-from .program import EARLIER, UNIT, Evaluate, Op, StepProgram, Update
-from .program.forms import Form, last_layout, layout
-from .program.meaning import host_values, put, tables
-from .program.program import outputs
-from .values import evaluate
+from ..maths.balls import arb, eye, joined, linear, number, term, terms_of
+from ..maths.matrix import Matrix, factor, mul, scaled, transpose
+from ..maths.values import evaluate
+from ..program import EARLIER, UNIT, Evaluate, Op, StepProgram, Update
+from ..program.forms import Form, last_layout, layout
+from ..program.meaning import host_values, put, tables
+from ..program.program import outputs
+from ..sde.numeric import NumericSDE
 
 if TYPE_CHECKING:
-    from .method import Method
+    from ..method import Method
 
 Row = dict[str, Any]  # column -> ball
 
@@ -108,7 +108,8 @@ class BallReading:
         sde, t = self.view.sde, sp.Symbol("t", real=True)
         timed = {name: sde.written_out(expr) for name, expr in sde.let.items() if expr.has(t)}
         own = {
-            name: lambda time, expr=expr: evaluate(expr, {**self.params, "t": time}, number) for name, expr in timed.items()
+            name: lambda time, expr=expr: evaluate(expr, {**self.params, "t": time}, number)
+            for name, expr in timed.items()
         }
         own |= {f"phi{k}": lambda x, k=k: _phi(k, x) for k in range(1, 5)}
         if self.n == 1:
@@ -224,7 +225,9 @@ class Reference:
             elif plan.draws:
                 names = [op.output for op in ops if not isinstance(op, Update | Evaluate)]
                 for form in forms.values():
-                    form.update({short: form[name] for short, name in zip(plan.draws, names, strict=True) if name in form})
+                    form.update(
+                        {short: form[name] for short, name in zip(plan.draws, names, strict=True) if name in form}
+                    )
             for form in plan.forms:
                 columns |= {column: forms[form.value].get(base, flint.arb(0)) for base, column in form.terms if column}
             columns |= {name: scalar(time) for name, time in plan.times.items()}
@@ -325,7 +328,9 @@ def worst(
             true = base.row(exact, i)
             for column, error in _errors(method.rows.at(i, len(times) - 1), table[i], true):
                 if not math.isfinite(error):
-                    raise Unsupported(f"the reference of {method.name} lost its digits in row {i}", "take milder rates or times")
+                    raise Unsupported(
+                        f"the reference of {method.name} lost its digits in row {i}", "take milder rates or times"
+                    )
                 if error > found.error:
                     found = Worst(column, times[i], times[i + 1], error)
     return found

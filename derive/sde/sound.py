@@ -14,12 +14,12 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from .calculus import exact, t
-from .point import Point
+from ..maths.calculus import exact, t
+from ..maths.point import Point
 from .smooth import FINE, defaults, rough, tables
 
 if TYPE_CHECKING:
-    from .sde import LinearSDE
+    from .linear import LinearSDE
 
 _PLACES = (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4))  # of the span, where entries are looked at
 LARGE, SMALL = 1e60, 1e-15  # of an entry, and of the largest one of the noise: their squares must be told from 0 and inf

@@ -25,15 +25,16 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from . import bounded, spec
-from .bounded import cancelled, tame
-from .calculus import exact, is_zero, t
-from .expression import Names
-from .offset import equilibrium, terms
-from .offset import read as read_offset
-from .point import sign
+from ..maths import bounded
+from ..maths.bounded import cancelled, tame
+from ..maths.calculus import exact, is_zero, t
+from ..maths.point import sign
+from ..sde.linear import LinearSDE
+from ..sde.offset import equilibrium, terms
+from ..sde.offset import read as read_offset
+from ..spec import sources as spec
+from ..spec.expression import Names
 from .sampler import PartSpec, Sampler
-from .sde import LinearSDE
 
 
 @dataclass(frozen=True)

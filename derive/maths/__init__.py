@@ -1,0 +1,1 @@
+"""Numbers and expressions: it knows no diffusion."""

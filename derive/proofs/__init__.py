@@ -1,0 +1,1 @@
+"""What is proven of a diffusion, and the coefficients once more in balls."""

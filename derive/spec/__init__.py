@@ -1,0 +1,1 @@
+"""Text to plain tables: where specs come from, their grammar and its limits."""
