@@ -55,7 +55,7 @@ class DiffusionText:
         else:
             lines += [f"self.{attribute(name)} = {name}" for name in names]
         lines += [
-            wrapped(f"self.{attribute(name)} = {self.printer.doprint(e)}", " " * 8)
+            wrapped(f"self.{attribute(name)} = {self.printer.doprint(e)}", 8)
             for name, e in self.sde.let.items()
             if name not in self.timed
         ]
@@ -123,13 +123,8 @@ class DiffusionText:
     def _returned(self, expr: sp.Expr, lets: bool = False) -> list[str]:
         printer = self._entry_printer() if lets else self.printer
         own = self.lets([expr]) if lets else []
-        return [
-            f"    {line}"
-            for line in (
-                *own,
-                *wrapped(f"return_ = {printer.doprint(expr)}", " " * 4).replace("return_ = ", "return ").split("\n"),
-            )
-        ]
+        text = wrapped(f"return = {printer.doprint(expr)}", 8).replace("return = ", "return ", 1)
+        return [f"    {line}" for line in (*own, *text.split("\n"))]
 
     def _matrices(self) -> list[list[str]]:
         sde, order = self.sde, list(self.order or range(self.sde.n))
@@ -186,7 +181,7 @@ class DiffusionText:
         return found  # what nothing calls is dropped when the text is whole
 
     def _full(self, expr: sp.Expr) -> list[str]:
-        lines = [line.strip() for line in self._returned(expr, lets=True)]
+        lines = [line[4:] for line in self._returned(expr, lets=True)]
         if not expr.has(t) and not {symbol.name for symbol in expr.free_symbols} & set(self.timed):
             lines[-1] += " + 0 * t"
         return lines
@@ -246,7 +241,7 @@ class DiffusionText:
         return self.method("sigma", doc, [*body, f"return torch.sqrt(noise{start})"])
 
     def _plain(self, expr: sp.Expr) -> list[str]:
-        lines = [line.strip() for line in self._returned(expr, lets=True)]
+        lines = [line[4:] for line in self._returned(expr, lets=True)]
         return (
             lines if expr.has(t) or set(self.timed) & {x.name for x in expr.free_symbols} else [f"{lines[-1]} + 0 * t"]
         )

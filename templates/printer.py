@@ -115,8 +115,6 @@ class HostPrinter(StrPrinter):
     def _product(self, c: sp.Expr, value: str) -> str:
         if c == ONE:
             return value
-        if value == "one":
-            return self.term(c)
         if c.could_extract_minus_sign():
             return f"-{self._product(-c, value)}"
         numerator, denominator = c.as_numer_denom() if c.is_Pow or c.is_Mul or c.is_Rational else (c, ONE)
@@ -157,10 +155,13 @@ def _least(one: sp.Expr, two: sp.Expr) -> sp.Expr:
     return min(one, two) if one > 0 else max(one, two)
 
 
-def wrapped(statement: str, indent: str = "    ") -> str:
-    """A statement ``name = a + b - c`` broken before its outermost + and - where it is longer than WIDTH."""
-    code, hash_, note = statement.partition("  # ")
-    if len(indent + statement) <= WIDTH or " = " not in code:
+def wrapped(statement: str, indent: int = 4) -> str:
+    """A statement ``name = a + b - c`` broken before its outermost + and - where it is too long behind ``indent`` spaces.
+
+    The lines are without the indent itself, which the template adds.
+    """
+    code, mark, note = statement.partition("  # ")
+    if indent + len(statement) <= WIDTH or " = " not in code:
         return statement
     left, right = code.split(" = ", 1)
     pieces = _split(right)
@@ -168,12 +169,11 @@ def wrapped(statement: str, indent: str = "    ") -> str:
         return statement
     lines: list[str] = []
     for piece in pieces:
-        if lines and len(indent) + 4 + len(lines[-1]) + 1 + len(piece) <= WIDTH:
+        if lines and indent + 4 + len(lines[-1]) + 1 + len(piece) <= WIDTH:
             lines[-1] += f" {piece}"
         else:
             lines.append(piece)
-    body = f"\n{indent}    ".join(lines)
-    return f"{left} = ({hash_}{note}\n{indent}    {body}\n{indent})"
+    return "\n".join((f"{left} = ({mark}{note}", *(f"    {line}" for line in lines), ")"))
 
 
 def _split(text: str) -> list[str]:

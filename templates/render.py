@@ -211,7 +211,7 @@ def _step_doc(name: str, program: Any) -> str:
     names = ", ".join(program.components)
     one = f"the state {names}" if len(program.components) == 1 else f"the state ({names})"
     shape = "(batch, ...)" if len(program.components) == 1 else "each (batch, ...)"
-    return f"{what} of {one}, {shape}; `c` is an unbound row of the table.  Returns (state, history)."
+    return f"{what} of {one}, {shape}; `c` an unbound row of the table.  Returns (state, history)."
 
 
 def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:

@@ -32,6 +32,7 @@ class Lines:
         self.taken = {*w.sde.state, *w.params}
         self.called: dict[str, Values] = {}
         self.lets: dict[str, sp.Expr] = {}
+        self.converted: dict[str, list[Term]] = {}  # what a quantity made of a network's output is made of
         self.numbers: dict[object, int] = {}  # of the arguments of words that have no name of their own
         self.history = self._history()
 
@@ -87,12 +88,15 @@ class Lines:
         names = self._fresh(line.target)
         return tuple(self.w.update(name, terms) for name, terms in zip(names, collected, strict=True))
 
-    @staticmethod
-    def _collected(terms: list[Term]) -> list[Term]:
-        total: dict[str, sp.Expr] = {}
-        for c, value in terms:
-            total[value] = total.get(value, sp.S.Zero) + c
-        return [(c, value) for value, c in total.items()]
+    def _collected(self, terms: list[Term]) -> list[Term]:
+        """A coefficient a value; what the conversion of a network's output put in and the line takes out again cancels exactly."""
+        total = _summed(terms)
+        if any(value in self.converted for value in total):
+            raw = [(c * d, v) for value, c in total.items() for d, v in self.converted.get(value, [(sp.S.One, value)])]
+            plain = {value: cancelled(c) for value, c in _summed(raw).items()}
+            if any(c == 0 for c in plain.values()):
+                return [(c, value) for value, c in plain.items() if c != 0]
+        return [(sp.factor_terms(c), value) for value, c in total.items()]
 
     def _terms(self, value: str, name: str) -> list[list[Term]]:
         """What a value of a line is, block by block, in values of the program; ``name`` for the quantity of a call."""
@@ -129,6 +133,8 @@ class Lines:
             state = cancelled(state)  # v's x0 = (alpha y - sigma v)/S: nothing is left to cancel in float64
         (name,) = self._fresh(name or f"{word}{w.evaluations}")
         terms = [(state, values[0]), *((gain * out[0, k], raw) for k, raw in enumerate(w.asked.output))]
+        if isinstance(w.network, str):
+            self.converted[name] = terms
         return (w.update(name, terms),)
 
     def _part(self, use: Applied) -> list[list[Term]]:
@@ -211,3 +217,11 @@ class Lines:
         )
         mend = "use score(y, s) and parts, or a diffusion of one block"
         return InputError(where, key, f"{word} is a {kind} of one block, and {sde.name} has {sde.n}", mend)
+
+
+def _summed(terms: list[Term]) -> dict[str, sp.Expr]:
+    """The coefficient of each value."""
+    total: dict[str, sp.Expr] = {}
+    for c, value in terms:
+        total[value] = total.get(value, sp.S.Zero) + c
+    return total

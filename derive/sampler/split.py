@@ -126,6 +126,13 @@ def _rows(sampler: Sampler, part: PartSpec, sde: LinearSDE) -> tuple[int, ...]:
     return rows
 
 
+def _shorter(sde: LinearSDE, expr: sp.Expr) -> sp.Expr:
+    """An expression with the lets that are free of time written out and cancelled, where that is shorter."""
+    lets = {sp.Symbol(name, real=True): e for name, e in sde.let.items() if not e.has(t)}
+    other = cancelled(expr.subs(lets))
+    return other if sp.count_ops(other) < sp.count_ops(expr) else expr
+
+
 def _masked(matrix: sp.Matrix, rows: tuple[int, ...]) -> sp.Matrix:
     return sp.Matrix(*matrix.shape, lambda i, j: matrix[i, j] if i in rows else 0)
 
@@ -157,7 +164,8 @@ def _linear(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, s
     if part.linear == "diagonal":
         return _masked(sp.diag(*sde.F_let.diagonal()), rows)
     if part.linear == "stationary":
-        return _masked(-sde.F_let - sde.GG_let * bounded.inverse(sde.stationary()), rows).applyfunc(cancelled)
+        linear = _masked(-sde.F_let - sde.GG_let * bounded.inverse(sde.stationary()), rows)
+        return linear.applyfunc(lambda e: _shorter(sde, cancelled(e)))
     return _matrix(sampler, part, "linear", part.linear, sde, names)
 
 
