@@ -9,6 +9,7 @@ import builtins
 import functools
 import itertools
 import math
+import pickle
 import random
 import tomllib
 from collections.abc import Callable, Iterator
@@ -416,3 +417,9 @@ def test_a_method_with_other_texts_still_prints_them_as_texts(text: str) -> None
         assert changed.sde.name == module.SDE
         assert changed.sampler.name == module.SAMPLER
         assert changed.network_name == module.NETWORK
+
+
+def test_a_refusal_crosses_processes() -> None:
+    for refusal in (ss.InputError("-", "sde.name", "is no name", "choose one"), ss.Unsupported("no order", "use another")):
+        kept = pickle.loads(pickle.dumps(refusal))
+        assert (type(kept), str(kept), vars(kept)) == (type(refusal), str(refusal), vars(refusal))

@@ -19,6 +19,10 @@ class InputError(ValueError):
         self.where, self.key, self.what, self.mend = map(one_line, (where, key, what, mend))
         super().__init__(f"{self.where}: {self.key}: {self.what}; {self.mend}")
 
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """So that it can be raised in one process and caught in another."""
+        return type(self), (self.where, self.key, self.what, self.mend)
+
 
 class Unsupported(Exception):
     """Something that can be written down but not derived (yet): the reason, and what to do instead."""
@@ -26,3 +30,6 @@ class Unsupported(Exception):
     def __init__(self, reason: str, hint: str) -> None:
         self.reason, self.hint = one_line(reason), one_line(hint)
         super().__init__(f"{self.reason}; {self.hint}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.reason, self.hint)
