@@ -266,7 +266,7 @@ CODE = "import builtins; builtins.hostile_code_ran = True"
 HOSTILE = [
     f'x"\n{CODE}\ny = "', f"x'\n{CODE}\ny = '", f'x"""\n{CODE}\n"""', f'x"; {CODE} #', f"x\r{CODE}", f"x\n{CODE}", f"x\\\n{CODE}",
     f"x\\n{CODE}", 'x"', "x'", "x\\", 'x\\"', "x\0", "x\x0by", "x\u2028y", "x\u202ey", "\ud800", "{{ 7*7 }}", "{% if x %}",
-    "../../x", "a/b", "x y", "x;y", "x=1", "x)", "", " ", ".", "é", "ａ", "a" * 200, "__import__('os')",
+    "../../x", "a/b", "x y", "x;y", "x=1", "x)", "", " ", ".", "é", "ａ", "A" * 200, "__import__('os')",
 ]  # fmt: skip
 OWN: dict[str, Any] = {
     "name": "own", "state": ["x"], "params": {"a": 1.5}, "F": [["-a*t"]], "G": [["sqrt(a*t)"]], "constraints": ["a > 0"],
