@@ -49,7 +49,8 @@ def check_sde(sde: LinearSDE) -> None:
 
 def check_sampler(sampler: Sampler) -> None:
     """The same of a sampler."""
-    spec.name_of("-", "sampler.name", sampler.name)
+    if not isinstance(sampler.name, str) or not re.fullmatch("[a-z0-9-]+", sampler.name):  # of a composition: of any length
+        raise InputError("-", "sampler.name", f"{spec.shown(sampler.name)} is no name of a spec", "use a-z, 0-9 and -")
     spec.check_note("-", "sampler.doc", sampler.doc)
     spec.check_note("-", "sampler.reference", sampler.reference)
     spec.table_of_numbers("-", "sampler.params", sampler.params)

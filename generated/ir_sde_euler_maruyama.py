@@ -118,7 +118,7 @@ def sigma(t, amplitude, delta, shift):
     s = torch.full_like(t, START)
     theta_st = integral_theta(t, s, delta, shift)
     exponent = -2*theta_st
-    return torch.sqrt(-amplitude**2 * torch.expm1(exponent))
+    return torch.sqrt(-amplitude**2*torch.expm1(exponent))
 
 
 def matrix(rows, like):

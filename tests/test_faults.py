@@ -9,6 +9,7 @@ import builtins
 import functools
 import itertools
 import math
+import pickle
 import random
 import tomllib
 from collections.abc import Callable, Iterator
@@ -265,7 +266,7 @@ CODE = "import builtins; builtins.hostile_code_ran = True"
 HOSTILE = [
     f'x"\n{CODE}\ny = "', f"x'\n{CODE}\ny = '", f'x"""\n{CODE}\n"""', f'x"; {CODE} #', f"x\r{CODE}", f"x\n{CODE}", f"x\\\n{CODE}",
     f"x\\n{CODE}", 'x"', "x'", "x\\", 'x\\"', "x\0", "x\x0by", "x\u2028y", "x\u202ey", "\ud800", "{{ 7*7 }}", "{% if x %}",
-    "../../x", "a/b", "x y", "x;y", "x=1", "x)", "", " ", ".", "é", "ａ", "a" * 200, "__import__('os')",
+    "../../x", "a/b", "x y", "x;y", "x=1", "x)", "", " ", ".", "é", "ａ", "A" * 200, "__import__('os')",
 ]  # fmt: skip
 OWN: dict[str, Any] = {
     "name": "own", "state": ["x"], "params": {"a": 1.5}, "F": [["-a*t"]], "G": [["sqrt(a*t)"]], "constraints": ["a > 0"],
@@ -416,3 +417,9 @@ def test_a_method_with_other_texts_still_prints_them_as_texts(text: str) -> None
         assert changed.sde.name == module.SDE
         assert changed.sampler.name == module.SAMPLER
         assert changed.network_name == module.NETWORK
+
+
+def test_a_refusal_crosses_processes() -> None:
+    for refusal in (ss.InputError("-", "sde.name", "is no name", "choose one"), ss.Unsupported("no order", "use another")):
+        kept = pickle.loads(pickle.dumps(refusal))
+        assert (type(kept), str(kept), vars(kept)) == (type(refusal), str(refusal), vars(refusal))
