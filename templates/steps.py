@@ -108,24 +108,18 @@ def _tuple(names: list[str]) -> str:
 
 
 def _row(used: tuple[str, ...], columns: tuple[str, ...]) -> list[str]:
-    """The line that takes a row apart: names as far as they are used, ``_`` for the gaps, ``*_`` for the rest."""
+    """The lines that take a row apart: one where all fits, else runs of columns side by side."""
     wanted = [columns.index(name) for name in used]
-    if not wanted:
-        return []
-    if sorted(wanted) == list(range(len(columns) - len(wanted), len(columns))) and len(wanted) < len(columns):
-        names = ["*_", *columns[-len(wanted) :]]
-    elif len(wanted) <= 3 < max(wanted) or len(columns) > MAX_BEFORE_STAR:
-        return [f"{', '.join(used)} = {', '.join(f'c[{k}]' for k in wanted)}"]
-    else:
-        names = [name if name in used else "_" for name in columns[: max(wanted) + 1]]
-        names += ["*_"] if len(names) < len(columns) else []
-    text = ", ".join(names) if len(names) > 1 else f"({names[0]},)"
-    if len(text) < WIDTH - 10:
-        return [f"{text} = c"]
+    if wanted == list(range(len(wanted))):
+        text = ", ".join((*used, *(["*_"] if len(used) < len(columns) else [])))
+        if len(text) < WIDTH - 10 and len(columns) <= MAX_BEFORE_STAR:
+            return [f"{text if len(columns) > 1 else f'({text},)'} = c"]
     lines: list[str] = []
-    for name in names:
-        if lines and len(lines[-1]) + len(name) + 2 < WIDTH - 8:
-            lines[-1] += f" {name},"
-        else:
-            lines.append(f"{name},")
-    return ["(", *(f"    {line}" for line in lines), ") = c"]
+    run: list[int] = []
+    for k in (*wanted, -1):
+        names = ", ".join(columns[i] for i in run)
+        if run and (k != run[-1] + 1 or len(names) + len(columns[k]) > WIDTH - 30):
+            lines.append(f"{names} = c[{run[0]}:{run[-1] + 1}]" if len(run) > 1 else f"{names} = c[{run[0]}]")
+            run = []
+        run.append(k)
+    return lines

@@ -119,6 +119,10 @@ class TableText:
     def _statement(self, statement: Host) -> str:
         if isinstance(statement, Scalar):
             return wrapped(f"{local(statement.name)} = {self.printer.doprint(statement.expr)}")
+        if isinstance(statement, Integral) and statement.clock == "log":
+            self.needs.add("log_integral")
+            low, high = map(self.printer.doprint, statement.reads)
+            return self._call(statement.name, "log_integral", [f"lambda s: {self._running(statement.rate)}", low, high])
         if isinstance(statement, Integral):
             self.needs.add("integral")
             low, high = map(self.printer.doprint, statement.reads)
@@ -142,21 +146,18 @@ class TableText:
         if key in self.rates:
             return [], self.rates[key]
         self.rates[key] = name = f"rate_{name}" if not name.startswith("noise") else name
+        lets, rows = self._rows(M, "s")
+        return ["", f"def {name}(s):", *(f"    {line}" for line in (*lets, *_returned(rows, "s"))), ""], name
+
+    def _rows(self, M: sp.Matrix, time: str) -> tuple[list[str], list[list[str]]]:
+        """(the lines that give the lets with time their values there, the entries)."""
         self.needs.add("matrix")
         clock = sp.Symbol("s", real=True)
         used = [let for let in self.timed if M.has(sp.Symbol(let, real=True))]
-        plain = HostPrinter(
-            Naming(self.naming.attributes - set(used), "sde", self.naming.order, self.naming.axes), self.numbers
-        )
-        rows = [[plain.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
-        lets = [f"    {local(let)} = sde.{attribute(let)}(s)" for let in used]
-        text = ", ".join("(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows) + (
-            "," if len(rows) == 1 else ""
-        )
-        if len(text) < 90:
-            return ["", f"def {name}(s):", *lets, f"    return matrix(({text}), s)", ""], name
-        body = [f"        ({', '.join(row)}{',' if len(row) == 1 else ''})," for row in rows]
-        return ["", f"def {name}(s):", *lets, "    rows = (", *body, "    )", "    return matrix(rows, s)", ""], name
+        naming = Naming(self.naming.attributes - set(used), "sde", self.naming.order, self.naming.axes)
+        printer = HostPrinter(naming, self.numbers)
+        lets = [f"{local(let)} = sde.{attribute(let)}({time})" for let in used]
+        return lets, [[printer.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
 
     def _ends(self, statement: Any) -> list[str]:
         return [self.printer.doprint(e) for e in statement.reads]
@@ -198,20 +199,23 @@ class TableText:
         return self._call(", ".join(statement.targets), "law.driven", [self._matrix(B, "law.s"), ends])
 
     def _propagate(self, statement: Propagate) -> str:
-        rows, width = statement.rate.shape
         if is_transition(statement, self.sde):
             self.needs.add("transition")
             return f"{statement.targets[0]} = law.transition({', '.join(self._ends(statement))})"
-        rate = sp.Matrix(statement.rate).col_join(sp.zeros(width - rows, width))
-        lines, law = [], self._of_law(statement)
-        if law:
-            lines += self._frame(statement)
+        letter = statement.targets[0].partition("_")[2].rstrip("0123456789p") or "step"
+        lines: list[str] = []
+        if self._of_law(statement):
+            key = sp.ImmutableMatrix(statement.rate)
+            if key not in self.rates:
+                self.rates[key] = f"rate_{letter}"
+                lets, rows = self._rows(statement.rate, "s")
+                lines += ["s = law.s", *self._frame(statement), *lets]
+                lines += [line.replace("return ", f"rate_{letter} = ", 1) for line in _returned(rows, "s")]
             self.needs.add("propagate_law")
-            call = self._call("Y", "law.propagate", [self._matrix(rate, "law.s"), *self._ends(statement)])
+            call = self._call("Y", "law.propagate", [self.rates[key], *self._ends(statement)])
         else:
             self.needs.add("evolve")
-            letter = statement.targets[0].partition("_")[2].rstrip("0123456789p") or "step"
-            more, name = self._rate(rate, letter)
+            more, name = self._rate(statement.rate, letter)
             lines += more
             call = self._call("Y", "evolve", [name, *self._ends(statement)])
         used, first, cuts = self._used(), 0, []
@@ -286,7 +290,8 @@ class TableText:
         left = ", ".join(names) + ("," if len(names) == 1 else "")
         shape = f"torch.eye({len(names)}, dtype=torch.float64)"
         shape += f".reshape({len(names)}, {len(names)}, *[1] * t0.ndim)" if self.program.field else "[:, :, None]"
-        lines = [f"# A value is its coefficients in ({', '.join(names)}), one row a coefficient, one column a step."]
+        comment = f"# A value is its coefficients in ({', '.join(names)}), one row a coefficient, one column a step."
+        lines = [comment if len(comment) < 114 else "# A value is its coefficients in these, one row a coefficient, one column a step."]
         lines.append(f"{left} = {shape}")
         for op in updates:
             text = self.printer.combination([(c, self.variable(v)) for c, v in op.terms])
@@ -364,6 +369,15 @@ class TableText:
         """The times of earlier steps that the rows read."""
         read = host_names(e for s in self.program.host for e in s.reads) | {str(t) for t in self.plan.times.values()}
         return [time.name for time in EARLIER if time.name in read]
+
+
+def _returned(rows: list[list[str]], time: str) -> list[str]:
+    """The lines that return the matrices of some entries."""
+    ends = [", ".join(row) + ("," if len(row) == 1 else "") for row in rows]
+    text = ", ".join(f"({row})" for row in ends) + ("," if len(rows) == 1 else "")
+    if len(text) < 90:
+        return [f"return matrix(({text}), {time})"]
+    return ["rows = (", *(f"    ({row})," for row in ends), ")", f"return matrix(rows, {time})"]
 
 
 def _applied(expr: sp.Expr) -> bool:

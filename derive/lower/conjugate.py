@@ -21,9 +21,9 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from ..maths.calculus import t, t0, t1
-from ..program import ONE, Flow, Propagate, applied, entries
-from ..sampler.network import NETWORKS, ScoreParameterization, scalar
+from ..maths.calculus import exact, increment, s, t, t0, t1
+from ..program import ONE, Flow, Integral, Propagate, applied, entries
+from ..sampler.network import NETWORKS, ScoreParameterization, scalar, spread
 from ..sampler.sampler import Sampler
 from ..sampler.split import Part, names_of
 from ..sde.linear import LinearSDE
@@ -114,7 +114,24 @@ def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]
     if b == 0 and frame in FACTORS:
         ratio = a1 / a0
         return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
-    return _whole_matrix(w, sp.Matrix([[b]]), frame)
+    grown = _from_start(w.sde, b)
+    if grown is None:
+        return _whole_matrix(w, sp.Matrix([[b]]), frame)
+    start = exact(w.sde.time[0])
+    at = lambda time: w.sde.written_out(grown).subs({t: time, s: start}, simultaneous=True)  # noqa: E731
+    d, alpha = symbol("sigma_data"), ONE if w.sde.F.is_zero_matrix else applied("alpha", t)
+    S0, S1, S = (spread(frame, a, v, d) for a, v in ((a0, s0), (a1, s1), (alpha, applied("sigma", t))))
+    growth, inside = (a1 / a0, 1 / alpha) if S is None else (S1 / S0, 1 / S)
+    _, out, _, _ = scalar(frame, alpha, applied("sigma", t), t, d)
+    rate = inside * sp.exp(at(t)) * w.sde.GG_let[0, 0] / 2 * out
+    w.add(Integral("driven", rate, t1, t0, "log"))
+    P = growth * sp.exp(at(t0) - at(t1)) if b != 0 else growth
+    return sp.Matrix([[P]]), sp.Matrix([[(a1 if S is None else S1) * sp.exp(-at(t1)) * symbol("driven")]])
+
+
+def _from_start(sde: LinearSDE, b: sp.Expr) -> sp.Expr | None:
+    """The integral of b over (s, t) in closed form; None where there is none."""
+    return increment(sde.written_out(b), t, s) if b != 0 else sp.S.Zero
 
 
 def _whole_matrix(w: Writer, B: sp.Matrix, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
@@ -190,9 +207,11 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
     w.add(Propagate(tuple(tables), tuple(widths), sp.ImmutableMatrix(rate), kind, w.moment(lower), w.moment(upper)))
     P = entries(tables[0], len(rows), len(rows))
     frozen = (w.moment(upper) - w.moment(lower)) * B.applyfunc(lambda e: w.at(e, upper))
-    kept, shift = P - P * frozen, sp.zeros(len(rows), len(w.constants))
+    kept, shift = sp.eye(len(rows)) - frozen, sp.zeros(len(rows), len(w.constants))
+    away = shift
     if moved:  # B acts on z - o: B o, taken from the rest, is given back frozen like B z itself
-        shift = P * frozen * w.offset(upper).extract(rows, range(shift.shape[1])) + entries(tables[3], *shift.shape)
+        away = frozen * w.offset(upper).extract(rows, range(shift.shape[1]))
+        shift = entries(tables[3], *shift.shape)
     C, Phi = entries(tables[1], len(rows), len(others)), entries(tables[2], len(rows), out.shape[1])
     new = dict(state)
     for a, i in enumerate(rows):

@@ -129,7 +129,7 @@ def opaque(sde: LinearSDE) -> LinearSDE:
     offset = sum((symbols[name] * symbols.get(name[2:], sp.S.One) for name in terms), sp.S.Zero)
     return replace(
         sde, F_let=F, G_let=sp.ImmutableMatrix([[sp.sqrt(symbols["V"])]]), offset_let=sp.ImmutableMatrix([[offset]]),
-        let=lets, schedule=None, params={},
+        let=lets, schedule=None, params={}, initial_let=sp.ImmutableMatrix([[0]]),
     )  # fmt: skip
 
 

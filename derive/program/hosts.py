@@ -61,12 +61,16 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Integral:
-    """``name`` = the integral of ``rate``, an expression in t, the lets and the parameters, from lower to upper."""
+    """``name`` = the integral of ``rate`` from lower to upper, an expression in t, the lets, the parameters, alpha(t), sigma(t).
+
+    ``clock`` says in what its nodes are even: t, or "log" for log(t - START), where the rate may be steep near the data.
+    """
 
     name: str
     rate: sp.Expr
     lower: sp.Expr
     upper: sp.Expr
+    clock: str = "t"
 
     @property
     def targets(self) -> tuple[str, ...]:
