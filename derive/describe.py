@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Any
 
@@ -23,32 +24,63 @@ PARAMETERIZATIONS = {
 }
 
 
+LONGEST = 110  # characters of a title
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
 def title(method: Any) -> str:
-    """One line: what the module is."""
-    return (
-        f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[0].upper()
-        + (f"{method.sampler.doc or method.sampler.name}: a sampler for {method.sde.doc or method.sde.name}."[1:])
+    """One line of at most LONGEST characters: what the module is.
+
+    A description that is too long is cut at its first colon, comma or bracket, or else left out for the name.
+    """
+    sampler, sde = (
+        (owner.doc or owner.name, re.split(r"[:,]| \(", owner.doc)[0] or owner.name, owner.name)
+        for owner in (method.sampler, method.sde)
     )
+    pairs = (
+        (sampler[0], sde[0]), (sampler[1], sde[0]), (sampler[1], sde[1]), (sampler[2], sde[1]), (sampler[2], sde[2]),
+    )  # fmt: skip
+    lines = [f"{first}: a sampler for {second}." for first, second in pairs]
+    return _sentence(next(line for line in lines if len(line) <= LONGEST))
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def about(method: Any) -> list[str]:
     """The lines of the docstring: SDE, update rule, network, cost, order, reference."""
     sde, sampler = method.sde, method.sampler
-    lines = ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde)), ""]
+    lines = []
+    for doc in (sampler.doc, sde.doc):
+        if doc.lower() not in method.title.lower():
+            lines += [*textwrap.wrap(f"{_sentence(doc).rstrip('.')}.", 118), ""]
+    lines += ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde)), ""]
     lines += [f"with {name} = {_text(expr)}" for name, expr in sde.let.items()]
     lines += [frequency(sde)] if sde.field else []
     if sde.let or sde.field:
         lines.append("")
     lines += ["The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
     lines.append(f"The network gives {PARAMETERIZATIONS.get(method.network_name, 'a parameterisation of its own')}.")
-    lines.append(f"Calls a step {method.nfe}, draws a step {method.draws}.  {claims(method)}")
+    lines.append(f"{_sentence(cost(method.nfe, method.draws))} per step.  {claims(method)}")
     lines += leading(method)
     for place, program in (("first", method.rows.first), ("last", method.rows.last)):
         if program is not None:
-            lines.append(f"The {place} step has {program.nfe} calls and {program.draws} draws.")
+            lines.append(f"The {place} step takes {cost(program.nfe, program.draws)}.")
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")
     return lines
+
+
+def cost(calls: int, draws: int) -> str:
+    """Network calls and normal draws in words: two network calls and no noise."""
+    noise = _counted(draws, "normal draw") if draws else "no noise"
+    return f"{_counted(calls, 'network call')} and {noise}"
+
+
+def _counted(count: int, noun: str) -> str:
+    number = NUMBERS[count] if count < len(NUMBERS) else str(count)
+    return f"{number} {noun}{'s' if count > 1 else ''}"
 
 
 def frequency(sde: Any) -> str:

@@ -179,6 +179,7 @@ def build(
     texts: dict[str, str] = {}
     if sde is not None:
         method = derived(sde, sampler, network, frame)
+        catalogue.refuse_clash(method)
         texts[method.name] = emit(method)
     chosen = [catalogue.find(name) for name in names] or ([] if sde is not None else list(catalogue.rows()))
     hidden = as_json or not sys.stderr.isatty()
