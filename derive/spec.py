@@ -217,7 +217,7 @@ def check_names(where: str, key: str, names: Iterable[Any]) -> None:
 def name_of(where: str, key: str, value: Any) -> str:
     """The name of a spec, which is part of file names: a letter of a-z, then a-z, 0-9, - and _, at most 40 characters."""
     if not isinstance(value, str) or len(value) > MAX_NAME or not re.fullmatch(NAME, value):
-        fix = f"start with one of a-z and go on with a-z, 0-9, - and _, at most {MAX_NAME} in all"
+        fix = f"use up to {MAX_NAME} of a-z, 0-9, - and _, a letter first"
         raise InputError(where, key, f"{shown(value)} is no name of a spec", fix)
     return value
 
