@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stepsmith.errors import InputError
 
-from .method import Method, derive
+from .method import Method, derive, module_name
 
 CONJUGATE = ("conjugate", "conjugate-identity", "conjugate-ones")
 STEPPERS = ("euler", "euler-maruyama")
@@ -31,13 +32,11 @@ class Row:
 
     @property
     def name(self) -> str:
-        parts = [
-            self.sde,
-            self.sampler,
-            *([self.network] if self.network != "denoiser" else []),
-            *([f"in_{self.frame}"] if self.frame else []),
-        ]
-        return "_".join(parts).replace("-", "_").lower()
+        return module_name(self.sde, self.sampler, self.network, self.frame)
+
+    @property
+    def specs(self) -> str:
+        return f"{self.sampler} on {self.sde}" + (f" for {self.network}" if self.network != "denoiser" else "")
 
     def derive(self) -> Method:
         return derive(self.sde, self.sampler, self.network, self.frame)
@@ -76,12 +75,33 @@ def rows() -> tuple[Row, ...]:
     found += [Row(sde, sampler) for sde in ("psld", "cld", "psld-damped") for sampler in BLOCK_LINES]
     found += [Row("blurring", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m")]
     found += [Row("blurring", "conjugate", "x0")]
-    return tuple(found)
+    return tuple(named(found).values())
+
+
+def named(found: Iterable[Row]) -> dict[str, Row]:
+    """Rows by the names of their modules; InputError where two rows have one name, as - and _ are the same there."""
+    table: dict[str, Row] = {}
+    for row in found:
+        if row.name in table:
+            raise _clash(row.name, f"{table[row.name].specs} and of {row.specs}")
+        table[row.name] = row
+    return table
+
+
+def refuse_clash(method: Method) -> None:
+    """InputError where a module of one's own would have the name of one that the catalogue makes from other specs."""
+    row = named(rows()).get(method.name)
+    if row is not None and (row.sde, row.sampler) != (method.sde.name, method.sampler.name):
+        raise _clash(method.name, f"{row.specs}, of the catalogue, and of {method.sampler.name} on {method.sde.name}")
+
+
+def _clash(name: str, specs: str) -> InputError:
+    return InputError("-", "name", f"{name} is the module of {specs}", "rename a diffusion or a sampler")
 
 
 def find(name: str) -> Row:
     """The row of a module's name; InputError with the closest known name."""
-    table = {row.name: row for row in rows()}
+    table = named(rows())
     key = name.replace("-", "_").lower()
     if key not in table:
         near = difflib.get_close_matches(key, table, 1, 0.6)

@@ -24,6 +24,12 @@ from .sampler.sampler import Sampler, load_sampler
 from .sde.linear import LinearSDE, load_sde
 
 
+def module_name(sde: str, sampler: str, network: str, frame: str | None) -> str:
+    """<sde>_<sampler>[_<network>][_in_<frame>] in lower case, dashes as underscores: an identifier of Python."""
+    parts = [sde, sampler, *([network] if network != "denoiser" else []), *([f"in_{frame}"] if frame else [])]
+    return "_".join(parts).replace("-", "_").lower()
+
+
 @dataclass(frozen=True)
 class Method:
     """One step of ``sampler`` on ``sde`` for a network of the given parameterisation, as a verified program.
@@ -132,12 +138,8 @@ class Method:
     @property
     def name(self) -> str:
         """The name of the emitted module: <sde>_<sampler>[_<network>][_in_<frame>], dashes as underscores."""
-        parts = [self.sde.name, self.sampler.name]
-        if self.network_name != "denoiser":
-            parts.append(self.network_name)
-        if self.frame is not None and self.frame != self.network:
-            parts.append(f"in_{self.frame_name}")
-        return "_".join(parts).replace("-", "_").lower()
+        frame = self.frame_name if self.frame is not None and self.frame != self.network else None
+        return module_name(self.sde.name, self.sampler.name, self.network_name, frame)
 
     @property
     def inputs(self) -> int:

@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
+"""Conjugate integrator with B = 0: a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
+
+Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
     du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
@@ -13,7 +15,7 @@ The step t0 -> t1 = t0 - h:
     B = 0
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_u = h^2 * K_u*dn/2
     n = the output in the frame eps-L at t0, frozen over the step; dn = its rate dn/dt along the flow

@@ -1,4 +1,6 @@
-"""DPM-Solver++(2M), as k-diffusion and diffusers ship it: a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
+"""DPM-Solver++(2M): a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
+
+DPM-Solver++(2M), as k-diffusion and diffusers ship it.
 
 The diffusion, forward in the network's time t:
     du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
@@ -16,7 +18,7 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 1, draws a step 0.  Proven order 2.
+One network call and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_u = h^3 * (D1/12 + D2*(3*r1 + 2)/12)
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1 h, r1

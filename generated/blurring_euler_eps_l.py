@@ -1,4 +1,6 @@
-"""Euler's method on the probability flow: a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
+"""Euler's method on the probability flow: a sampler for blurring diffusion.
+
+Blurring diffusion, a coefficient a frequency, cosine schedule.
 
 The diffusion, forward in the network's time t:
     du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
@@ -11,7 +13,7 @@ The step t0 -> t1 = t0 - h:
     E: du = (s_u*(-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2) + u*(pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink + pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dtau, euler
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_u = h^2 * (-V*su_t/4 + du*(V*su_u - 2*f)/4 + f_t*u/2 + V_t*(-du - f*u)/(2*V))
     du = dz/dtau, tau = -t; su_u = d s_u/d u, su_t in the network's time t

@@ -1,4 +1,6 @@
-"""EDM's Heun step: the trapezoid in sigma/alpha: a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
+"""EDM's Heun step: a sampler for blurring diffusion, a coefficient a frequency, cosine schedule.
+
+EDM's Heun step: the trapezoid in sigma/alpha.
 
 The diffusion, forward in the network's time t:
     du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink - pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
@@ -14,7 +16,7 @@ The step t0 -> t1 = t0 - h:
     with d = rho(t1) - rho(t0)
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 2, draws a step 0.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_u = h^3 * (D1*(3*D_x - 5)/12 - D2/12)
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)

@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for critically damped Langevin diffusion.
+"""Conjugate integrator with B = 0: a sampler for critically damped Langevin diffusion.
+
+Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
     dx = (Minv*beta*v) dt
@@ -13,7 +15,7 @@ The step t0 -> t1 = t0 - h:
     B = 0
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = O(h^3)
     e_v = h^2 * K_v*dn/2

@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II): a sampler for critically damped Langevin diffusion.
+"""Conjugate-ones: a sampler for critically damped Langevin diffusion.
+
+Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II).
 
 The diffusion, forward in the network's time t:
     dx = (Minv*beta*v) dt
@@ -10,13 +12,14 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, lam], [lam, lam]]
+    B = [[lambda_, lambda_], [lambda_, lambda_]]
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * lam*(K_v*n + v*(L_vv - L_xx + 2*lam) + x*(L_vx - L_xv + 2*lam))/2
-    e_v = h^2 * (K_v*dn/2 + K_v*lam*n/2 - lam*v*(L_vx - L_xv - 2*lam)/2 - lam*x*(L_vv - L_xx - 2*lam)/2)
+    e_x = h^2 * lambda_*(K_v*n + v*(L_vv - L_xx + 2*lambda_) + x*(L_vx - L_xv + 2*lambda_))/2
+    e_v = h^2 * (K_v*dn/2 + K_v*lambda_*n/2 - lambda_*v*(L_vx - L_xv - 2*lambda_)/2 - lambda_*x*(L_vv - L_xx -
+        2*lambda_)/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -61,9 +64,9 @@ PARAMS = {
     "beta": 4.0,
     "Minv": 4.0,
     "kappa": 0.04,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "d0303ce231071ece4606fdecae03bb62f319dfc2e318223eba9086f15532e931"
+DIGEST = "87aa257ff0f81b75cfa2641bd3f372309d413bfadfbc6e4f14fa2764e41bfd7c"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -269,9 +272,9 @@ def cut(a, b, rate):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def conjugate_rate(t, lam):
+def conjugate_rate(t, lambda_):
     """B on the rows of the part."""
-    return matrix(((lam, lam), (lam, lam)), t)
+    return matrix(((lambda_, lambda_), (lambda_, lambda_)), t)
 
 
 def collocation(count=len(NODES)):
@@ -318,7 +321,7 @@ def turning(t, near, beta, Minv, kappa):
     return turn - turn.mT, g, Z, K, lead
 
 
-def conjugate(t1, t0, beta, Minv, kappa, lam):
+def conjugate(t1, t0, beta, Minv, kappa, lambda_):
     """(P, C, Phi) of a conjugate step t0 -> t1 with the bridge as frame, P(t1, s) = K(t1) Q(s) Z(s) whitened on both sides, so that
     blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive; piece after piece from t1.
     """
@@ -328,7 +331,7 @@ def conjugate(t1, t0, beta, Minv, kappa, lam):
         Z0, K1 = whitening(b, near, beta, Minv, kappa)[0], whitening(a, near, beta, Minv, kappa)[1]
         s, ds = log_nodes(a, b)
         Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta, Minv, kappa)
-        rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
+        rate, drive = Z @ conjugate_rate(s, lambda_) @ K - Om, g @ (g.mT @ lead) / 2
         Q, end = ordered(rate, ds, log_reach(a, b))
         Phi = Phi + P @ K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
         P = P @ K1 @ end @ Z0
@@ -341,7 +344,7 @@ def start_factor(t, beta, Minv, kappa):
     return lower(K)
 
 
-def start(time, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
+def start(time, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not Minv > 0:
         raise ValueError("the parameters must fulfil Minv > 0")
@@ -352,7 +355,7 @@ def start(time, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Minv, kappa)
 
 
-def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
+def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -371,12 +374,12 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
         raise ValueError("the parameters must fulfil beta > 0")
     t0, t1 = times[:-1], times[1:]
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, beta, Minv, kappa)
-    P, _, Phi = conjugate(t1, t0, beta, Minv, kappa, lam)
+    P, _, Phi = conjugate(t1, t0, beta, Minv, kappa, lambda_)
     h = t0 - t1
-    x_x = P[..., 0, 0]*(1 - h*lam) - P[..., 0, 1]*h*lam
-    x_v = P[..., 0, 1]*(1 - h*lam) - P[..., 0, 0]*h*lam
-    v_x = P[..., 1, 0]*(1 - h*lam) - P[..., 1, 1]*h*lam
-    v_v = P[..., 1, 1]*(1 - h*lam) - P[..., 1, 0]*h*lam
+    x_x = P[..., 0, 0]*(1 - h*lambda_) - P[..., 0, 1]*h*lambda_
+    x_v = P[..., 0, 1]*(1 - h*lambda_) - P[..., 0, 0]*h*lambda_
+    v_x = P[..., 1, 0]*(1 - h*lambda_) - P[..., 1, 1]*h*lambda_
+    v_v = P[..., 1, 1]*(1 - h*lambda_) - P[..., 1, 0]*h*lambda_
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, beta, Minv, kappa)
     y_x = inp_0[..., 0, 0]
     y_v = inp_0[..., 0, 1]

@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II): a sampler for critically damped Langevin diffusion.
+"""Conjugate-ones: a sampler for critically damped Langevin diffusion.
+
+Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II).
 
 The diffusion, forward in the network's time t:
     dx = (Minv*beta*v) dt
@@ -10,14 +12,14 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame eps-L,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, lam], [lam, lam]]
+    B = [[lambda_, lambda_], [lambda_, lambda_]]
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * lam*(K_vv*n_v + K_vx*n_x + v*(L_vv - L_xx + 2*lam) + x*(L_vx - L_xv + 2*lam))/2
-    e_v = h^2 * (K_vv*dn_v/2 + K_vv*lam*n_v/2 + K_vx*dn_x/2 + K_vx*lam*n_x/2 - lam*v*(L_vx - L_xv - 2*lam)/2 -
-        lam*x*(L_vv - L_xx - 2*lam)/2)
+    e_x = h^2 * lambda_*(K_vv*n_v + K_vx*n_x + v*(L_vv - L_xx + 2*lambda_) + x*(L_vx - L_xv + 2*lambda_))/2
+    e_v = h^2 * (K_vv*dn_v/2 + K_vv*lambda_*n_v/2 + K_vx*dn_x/2 + K_vx*lambda_*n_x/2 - lambda_*v*(L_vx - L_xv -
+        2*lambda_)/2 - lambda_*x*(L_vv - L_xx - 2*lambda_)/2)
     n = the output in the frame eps-L at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -64,9 +66,9 @@ PARAMS = {
     "beta": 4.0,
     "Minv": 4.0,
     "kappa": 0.04,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "bcca2a64164410ce6f48ad1cc8567aebfd0e3ef5becbbe359a96a1691cfd1e96"
+DIGEST = "14bdaf797b2f60d1ac9579e430df9cfbb1863fc664e09c739de896948075fcab"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -279,13 +281,13 @@ def cut(a, b, rate):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def conjugate_flow(t, s, beta, Minv, lam):
+def conjugate_flow(t, s, beta, Minv, lambda_):
     """The propagator P(t, s)."""
     f = 2/math.sqrt(Minv)
-    return exponential(matrix(((-lam*(t - s), (t - s)*(Minv*beta - lam)), ((-beta - lam)*(t - s), (t - s)*(-Minv*beta*f - lam))), t - s))
+    return exponential(matrix(((-lambda_*(t - s), (t - s)*(Minv*beta - lambda_)), ((-beta - lambda_)*(t - s), (t - s)*(-Minv*beta*f - lambda_))), t - s))
 
 
-def conjugate(t1, t0, beta, Minv, kappa, lam):
+def conjugate(t1, t0, beta, Minv, kappa, lambda_):
     """(P, C, Phi) of a conjugate step t0 -> t1: P the propagator, C and Phi the integrals of P(t1, s) times the frozen
     blocks' and the network's matrices.
     """
@@ -293,10 +295,10 @@ def conjugate(t1, t0, beta, Minv, kappa, lam):
     weight = ds[..., None, None]
     out, _ = eps_lower(s, beta, Minv, kappa)
     score = conjugate_score(s, beta, Minv)
-    Q = conjugate_flow(t1[..., None], s, beta, Minv, lam)
+    Q = conjugate_flow(t1[..., None], s, beta, Minv, lambda_)
     C = None
     Phi = (weight * (Q @ score @ out)).sum(-3)
-    return conjugate_flow(t1, t0, beta, Minv, lam), C, Phi
+    return conjugate_flow(t1, t0, beta, Minv, lambda_), C, Phi
 
 
 def tweedie(t, beta, Minv, kappa):
@@ -318,7 +320,7 @@ def start_factor(t, beta, Minv, kappa):
     return lower(K)
 
 
-def start(time, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
+def start(time, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not Minv > 0:
         raise ValueError("the parameters must fulfil Minv > 0")
@@ -329,7 +331,7 @@ def start(time, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, Minv, kappa)
 
 
-def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
+def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -347,12 +349,12 @@ def coefficients(times, *, beta=4.0, Minv=4.0, kappa=0.04, lam=0.0):
     if not beta > 0:
         raise ValueError("the parameters must fulfil beta > 0")
     t0, t1 = times[:-1], times[1:]
-    P, _, Phi = conjugate(t1, t0, beta, Minv, kappa, lam)
+    P, _, Phi = conjugate(t1, t0, beta, Minv, kappa, lambda_)
     h = t0 - t1
-    x_x = P[..., 0, 0]*(1 - h*lam) - P[..., 0, 1]*h*lam
-    x_v = P[..., 0, 1]*(1 - h*lam) - P[..., 0, 0]*h*lam
-    v_x = P[..., 1, 0]*(1 - h*lam) - P[..., 1, 1]*h*lam
-    v_v = P[..., 1, 1]*(1 - h*lam) - P[..., 1, 0]*h*lam
+    x_x = P[..., 0, 0]*(1 - h*lambda_) - P[..., 0, 1]*h*lambda_
+    x_v = P[..., 0, 1]*(1 - h*lambda_) - P[..., 0, 0]*h*lambda_
+    v_x = P[..., 1, 0]*(1 - h*lambda_) - P[..., 1, 1]*h*lambda_
+    v_v = P[..., 1, 1]*(1 - h*lambda_) - P[..., 1, 0]*h*lambda_
     pull, lift = tweedie(t1, beta, Minv, kappa)
     x_e_x = Phi[..., 0, 0]
     x_e_v = Phi[..., 0, 1]

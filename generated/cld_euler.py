@@ -12,7 +12,7 @@ The step t0 -> t1 = t0 - h:
     E: dv = (Minv*beta*f*v + beta*f*s_v + beta*x) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * -Minv*beta*dv/2
     e_v = h^2 * beta*(dv*f*(Minv + sv_v) + dx*(f*sv_x + 1) - f*sv_t)/2

@@ -1,4 +1,6 @@
-"""Heun's step on the probability flow in its own time, any number of blocks: a sampler for critically damped Langevin diffusion.
+"""Heun's step on the probability flow in its own time: a sampler for critically damped Langevin diffusion.
+
+Heun's step on the probability flow in its own time, any number of blocks.
 
 The diffusion, forward in the network's time t:
     dx = (Minv*beta*v) dt
@@ -14,7 +16,7 @@ The step t0 -> t1 = t0 - h:
     with h = t0 - t1
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_x = h^3 * Minv*beta^2*(-dv*f*(Minv + sv_v) + dx*(-f*sv_x - 1) + f*sv_t)/6
     e_v = h^3 * beta*(-dv^2*f*sv_vv + 2*dv*(Minv^2*beta*f^2 + 2*Minv*beta*f^2*sv_v - Minv*beta*f*sv_x - Minv*beta +

@@ -1,4 +1,6 @@
-"""Naive symplectic Euler: momentum first, a fresh score for each part: a sampler for critically damped Langevin diffusion.
+"""Naive symplectic Euler: a sampler for critically damped Langevin diffusion.
+
+Naive symplectic Euler: momentum first, a fresh score for each part.
 
 The diffusion, forward in the network's time t:
     dx = (Minv*beta*v) dt
@@ -12,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     B: dv = (Minv*beta*f*v + beta*f*s_v + beta*x) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 1.
+Two network calls and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * Minv*beta*dv/2
     e_v = h^2 * beta*(dv*f*(Minv + sv_v) + dx*(f*sv_x + 1) - f*sv_t)/2

@@ -1,4 +1,6 @@
-"""Naive velocity Verlet: a fresh score for each part, all at the start of the step: a sampler for critically damped Langevin diffusion.
+"""Naive velocity Verlet: a sampler for critically damped Langevin diffusion.
+
+Naive velocity Verlet: a fresh score for each part, all at the start of the step.
 
 The diffusion, forward in the network's time t:
     dx = (Minv*beta*v) dt
@@ -12,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     B: dv = (Minv*beta*f*v + beta*f*s_v + beta*x) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 3, draws a step 0.  Proven order 1.
+Three network calls and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = O(h^3)
     e_v = h^2 * beta*f*(dv*(Minv + sv_v) - 2*sv_t)/4

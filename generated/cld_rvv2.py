@@ -1,4 +1,6 @@
-"""RVV2: reduced velocity Verlet made second order by a predicted momentum and the trapezoid: a sampler for critically damped Langevin diffusion.
+"""RVV2: a sampler for critically damped Langevin diffusion.
+
+RVV2: reduced velocity Verlet made second order by a predicted momentum and the trapezoid.
 
 The diffusion, forward in the network's time t:
     dx = (Minv*beta*v) dt
@@ -17,7 +19,7 @@ The step t0 -> t1 = t0 - h:
     B(y, q, s) = linear y + q on the part B of the drift, the score q, at the time s
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_x = h^3 * Minv*beta^2*(-dv*f*(Minv + sv_v) + dx*(-f*sv_x - 1) + f*sv_t)/6
     e_v = h^3 * beta*(-dv^2*f*sv_vv + dv*(2*Minv^2*beta*f^2 + 4*Minv*beta*f^2*sv_v + Minv*beta*f*sv_x + Minv*beta +

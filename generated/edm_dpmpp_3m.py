@@ -1,4 +1,6 @@
-"""DPM-Solver++(3M) as diffusers ships it: the second divided difference enters as half of what it should: a sampler for EDM's diffusion, sigma = t.
+"""DPM-Solver++(3M) as diffusers ships it: a sampler for EDM's diffusion, sigma = t.
+
+DPM-Solver++(3M) as diffusers ships it: the second divided difference enters as half of what it should.
 
 The diffusion, forward in the network's time t:
     dx = sqrt(2)*sqrt(t) dw_1
@@ -19,7 +21,7 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r0))*D - 1/(2*r0)*D[-1])
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 2.
+One network call and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_x = h^3 * D2/12
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1 h, r1

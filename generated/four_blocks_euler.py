@@ -14,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     E: dw = (beta*gamma*u + beta*s_w*xi/2 + beta*w*xi/2) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * beta*(Gamma*du*sx_u + Gamma*dw*sx_w + Gamma*dx*(sx_x + 1) - Gamma*sx_t + dm*(Gamma*sx_m - 2))/4
     e_m = h^2 * beta*(Gamma*dm*(sm_m + 1) + Gamma*dw*sm_w - Gamma*sm_t + du*(Gamma*sm_u - gamma) + dx*(Gamma*sm_x +

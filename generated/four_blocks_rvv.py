@@ -1,4 +1,6 @@
-"""Reduced velocity Verlet: one score for the first two parts, the last evaluated at the end of the step: a sampler for a chain of four Langevin blocks.
+"""Reduced velocity Verlet: a sampler for a chain of four Langevin blocks.
+
+Reduced velocity Verlet: one score for the first two parts, the last evaluated at the end of the step.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + beta*m) dt + sqrt(Gamma*beta) dw_1
@@ -14,7 +16,7 @@ The step t0 -> t1 = t0 - h:
     B: dw = (beta*gamma*u + beta*s_w*xi/2 + beta*w*xi/2) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 1.
+Two network calls and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * Gamma*beta*(dm*sx_m + du*sx_u + dw*sx_w + dx*(sx_x + 1) - sx_t)/4
     e_m = h^2 * beta*(Gamma*dm*(sm_m + 1) + Gamma*dw*sm_w + du*(Gamma*sm_u - gamma))/4

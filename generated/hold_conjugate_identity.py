@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = lambda I (lambda-DDIM-I): a sampler for third-order Langevin diffusion, critically damped.
+"""Conjugate integrator with B = lambda I: a sampler for third-order Langevin diffusion, critically damped.
+
+Conjugate integrator with B = lambda I (lambda-DDIM-I).
 
 The diffusion, forward in the network's time t:
     dx = (beta*v) dt
@@ -9,14 +11,14 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, 0, 0], [0, lam, 0], [0, 0, lam]]
+    B = [[lambda_, 0, 0], [0, lambda_, 0], [0, 0, lambda_]]
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * lam^2*x/2
-    e_v = h^2 * lam^2*v/2
-    e_w = h^2 * (K_w*dn/2 + K_w*lam*n/2 + lam^2*w/2)
+    e_x = h^2 * lambda_^2*x/2
+    e_v = h^2 * lambda_^2*v/2
+    e_w = h^2 * (K_w*dn/2 + K_w*lambda_*n/2 + lambda_^2*w/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -70,9 +72,9 @@ PARAMS = {
     "gamma": 2.8284271247461903,
     "xi": 5.196152422706632,
     "kappa": 0.04,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "020692a69c3e00bea99415801cbf945799e82e58035abd6f26c1a44f4185d104"
+DIGEST = "870795271a5da1a3993995cc1982856772e3860beafc609d941adc9967fecb1d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -266,9 +268,9 @@ def cut(a, b, rate):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def conjugate_rate(t, lam):
+def conjugate_rate(t, lambda_):
     """B on the rows of the part."""
-    return matrix(((lam, 0, 0), (0, lam, 0), (0, 0, lam)), t)
+    return matrix(((lambda_, 0, 0), (0, lambda_, 0), (0, 0, lambda_)), t)
 
 
 def collocation(count=len(NODES)):
@@ -315,7 +317,7 @@ def turning(t, near, beta, gamma, xi, kappa):
     return turn - turn.mT, g, Z, K, lead
 
 
-def conjugate(t1, t0, beta, gamma, xi, kappa, lam):
+def conjugate(t1, t0, beta, gamma, xi, kappa, lambda_):
     """(P, C, Phi) of a conjugate step t0 -> t1 with the bridge as frame, P(t1, s) = K(t1) Q(s) Z(s) whitened on both sides, so that
     blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive; piece after piece from t1.
     """
@@ -325,7 +327,7 @@ def conjugate(t1, t0, beta, gamma, xi, kappa, lam):
         Z0, K1 = whitening(b, near, beta, gamma, xi, kappa)[0], whitening(a, near, beta, gamma, xi, kappa)[1]
         s, ds = log_nodes(a, b)
         Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta, gamma, xi, kappa)
-        rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
+        rate, drive = Z @ conjugate_rate(s, lambda_) @ K - Om, g @ (g.mT @ lead) / 2
         Q, end = ordered(rate, ds, log_reach(a, b))
         Phi = Phi + P @ K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
         P = P @ K1 @ end @ Z0
@@ -338,7 +340,7 @@ def start_factor(t, beta, gamma, xi, kappa):
     return lower(K)
 
 
-def start(time, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706632, kappa=0.04, lam=0.0):
+def start(time, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706632, kappa=0.04, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta > 0:
         raise ValueError("the parameters must fulfil beta > 0")
@@ -351,7 +353,7 @@ def start(time, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706632, kap
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta, gamma, xi, kappa)
 
 
-def coefficients(times, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706632, kappa=0.04, lam=0.0):
+def coefficients(times, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706632, kappa=0.04, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -372,17 +374,17 @@ def coefficients(times, *, beta=6.0, gamma=2.8284271247461903, xi=5.196152422706
         raise ValueError("the parameters must fulfil kappa > 0")
     t0, t1 = times[:-1], times[1:]
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, beta, gamma, xi, kappa)
-    P, _, Phi = conjugate(t1, t0, beta, gamma, xi, kappa, lam)
+    P, _, Phi = conjugate(t1, t0, beta, gamma, xi, kappa, lambda_)
     h = t0 - t1
-    x_x = P[..., 0, 0]*(1 - h*lam)
-    x_v = P[..., 0, 1]*(1 - h*lam)
-    x_w = P[..., 0, 2]*(1 - h*lam)
-    v_x = P[..., 1, 0]*(1 - h*lam)
-    v_v = P[..., 1, 1]*(1 - h*lam)
-    v_w = P[..., 1, 2]*(1 - h*lam)
-    w_x = P[..., 2, 0]*(1 - h*lam)
-    w_v = P[..., 2, 1]*(1 - h*lam)
-    w_w = P[..., 2, 2]*(1 - h*lam)
+    x_x = P[..., 0, 0]*(1 - h*lambda_)
+    x_v = P[..., 0, 1]*(1 - h*lambda_)
+    x_w = P[..., 0, 2]*(1 - h*lambda_)
+    v_x = P[..., 1, 0]*(1 - h*lambda_)
+    v_v = P[..., 1, 1]*(1 - h*lambda_)
+    v_w = P[..., 1, 2]*(1 - h*lambda_)
+    w_x = P[..., 2, 0]*(1 - h*lambda_)
+    w_v = P[..., 2, 1]*(1 - h*lambda_)
+    w_w = P[..., 2, 2]*(1 - h*lambda_)
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, beta, gamma, xi, kappa)
     y_x = inp_0[..., 0, 0]
     y_v = inp_0[..., 0, 1]

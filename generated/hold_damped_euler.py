@@ -14,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     E: dw = (beta*gamma*v + beta*s_w*xi + beta*w*xi) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (-beta*dv/2 - beta_t*dx/(2*beta))
     e_v = h^2 * (beta*(-dw*gamma + dx)/2 - beta_t*dv/(2*beta))

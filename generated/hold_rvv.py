@@ -1,4 +1,6 @@
-"""Reduced velocity Verlet: one score for the first two parts, the last evaluated at the end of the step: a sampler for third-order Langevin diffusion, critically damped.
+"""Reduced velocity Verlet: a sampler for third-order Langevin diffusion, critically damped.
+
+Reduced velocity Verlet: one score for the first two parts, the last evaluated at the end of the step.
 
 The diffusion, forward in the network's time t:
     dx = (beta*v) dt
@@ -12,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     B: dw = (beta*gamma*v + beta*s_w*xi + beta*w*xi) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 1.
+Two network calls and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = O(h^3)
     e_v = h^2 * -beta*dw*gamma/4

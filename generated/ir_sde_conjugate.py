@@ -1,4 +1,8 @@
-"""Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
+"""Conjugate integrator with B = 0: a sampler for mean-reverting diffusion to a given image.
+
+Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP).
+
+Mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
 
 The diffusion, forward in the network's time t:
     dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw_1
@@ -15,7 +19,7 @@ The step t0 -> t1 = t0 - h:
     B = 0
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * K_x*dn/2
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow

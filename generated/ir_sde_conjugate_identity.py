@@ -1,4 +1,8 @@
-"""Conjugate integrator with B = lambda I (lambda-DDIM-I): a sampler for mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
+"""Conjugate integrator with B = lambda I: a sampler for mean-reverting diffusion to a given image.
+
+Conjugate integrator with B = lambda I (lambda-DDIM-I).
+
+Mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
 
 The diffusion, forward in the network's time t:
     dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw_1
@@ -12,12 +16,12 @@ The step t0 -> t1 = t0 - h:
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
     where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,
-    B = lam
+    B = lambda_
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * ((x - o_x)*lam^2/2 + K_x*dn/2 + K_x*lam*n/2)
+    e_x = h^2 * ((x - o_x)*lambda_^2/2 + K_x*dn/2 + K_x*lambda_*n/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2 of that frame; score = C_skip (z - o) + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -60,9 +64,9 @@ PARAMS = {
     "amplitude": 0.0392156862745098,
     "delta": 0.005,
     "shift": 0.008,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "4c037f66e4ee14d442e1e0d307633536ba23c69c67584160947e7d17103b0ef9"
+DIGEST = "f6b798cf68e88b91f78f1f05d93cbe6017ee588896d4a9ea1d875358a7a66c61"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -161,14 +165,14 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
-def phi(t1, t0, amplitude, delta, shift, lam):
+def phi(t1, t0, amplitude, delta, shift, lambda_):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
     theta = -math.log(delta)*torch.sin(math.pi*s/(2*(shift + 1)))*torch.sin(math.pi*s/(2*(shift + 1)) + math.pi*shift/(shift + 1))/((1 - (1/2 - (shift + 1)*math.sin(math.pi*shift/(shift + 1))/(2*math.pi))/math.cos(math.pi*shift/(2*(shift + 1)))**2)*math.cos(math.pi*shift/(2*(shift + 1)))**2)
     sigma_s, sigma_1 = sigma(s, amplitude, delta, shift), sigma(t1, amplitude, delta, shift)
     alpha_s, alpha_1 = alpha(s, delta, shift), alpha(t1, delta, shift)
-    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
+    P = sigma_1*torch.exp(lambda_*(s - t1))/sigma_s
     return (ds * P * (alpha_s*amplitude**2*theta/sigma_s**2)).sum(-1)
 
 
@@ -177,7 +181,7 @@ def start_factor(t, amplitude, delta, shift):
     return sigma(t, amplitude, delta, shift)[..., None, None]
 
 
-def start(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
+def start(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not amplitude > 0:
         raise ValueError("the parameters must fulfil amplitude > 0")
@@ -190,7 +194,7 @@ def start(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lam=0
     return start_factor(torch.as_tensor(time, dtype=torch.float64), amplitude, delta, shift)
 
 
-def start_mean(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
+def start_mean(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lambda_=0.0):
     """What mu and one are multiplied with in the mean of the start at `time`, (n, 2) float64."""
     if not amplitude > 0:
         raise ValueError("the parameters must fulfil amplitude > 0")
@@ -203,7 +207,7 @@ def start_mean(time, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, 
     return offset(torch.as_tensor(time, dtype=torch.float64), delta, shift)
 
 
-def coefficients(times, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lam=0.0):
+def coefficients(times, *, amplitude=0.0392156862745098, delta=0.005, shift=0.008, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -231,12 +235,12 @@ def coefficients(times, *, amplitude=0.0392156862745098, delta=0.005, shift=0.00
     y_mu = -offset_0[..., 0, 0]/alpha_0
     sigma_1 = sigma(t1, amplitude, delta, shift)
     alpha_1 = alpha(t1, delta, shift)
-    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
-    Phi = phi(t1, t0, amplitude, delta, shift, lam)
+    P = sigma_1*torch.exp(lambda_*(t0 - t1))/sigma_0
+    Phi = phi(t1, t0, amplitude, delta, shift, lambda_)
     h = t0 - t1
     offset_1 = offset(t1, delta, shift)
-    x_x = P*(1 - h*lam)
-    x_mu = offset_1[..., 0, 0] - P*offset_0[..., 0, 0]*(1 - h*lam)
+    x_x = P*(1 - h*lambda_)
+    x_mu = offset_1[..., 0, 0] - P*offset_0[..., 0, 0]*(1 - h*lambda_)
     sigma_hat_1 = sigma_1/alpha_1
     y_end_x = 1/alpha_1
     y_end_mu = -offset_1[..., 0, 0]/alpha_1

@@ -1,4 +1,6 @@
-"""Euler's method on the probability flow: a sampler for mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
+"""Euler's method on the probability flow: a sampler for mean-reverting diffusion to a given image.
+
+Mean-reverting diffusion to a given image (IR-SDE), cosine schedule.
 
 The diffusion, forward in the network's time t:
     dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw_1
@@ -12,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     E: dx = (amplitude^2*s_x*theta - mu*theta + theta*x) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (-dx*theta_t/(2*theta) + theta*(-amplitude^2*sx_t + dx*(amplitude^2*sx_x + 1))/2)
     dx = dz/dtau, tau = -t; sx_x = d s_x/d x, sx_t in the network's time t

@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = lambda I (lambda-DDIM-I): a sampler for phase-space Langevin diffusion, critically damped.
+"""Conjugate integrator with B = lambda I: a sampler for phase-space Langevin diffusion, critically damped.
+
+Conjugate integrator with B = lambda I (lambda-DDIM-I).
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -11,13 +13,13 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame eps-L,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, 0], [0, lam]]
+    B = [[lambda_, 0], [0, lambda_]]
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_xm*dn_m/2 + K_xm*lam*n_m/2 + K_xx*dn_x/2 + K_xx*lam*n_x/2 + lam^2*x/2)
-    e_m = h^2 * (K_mm*dn_m/2 + K_mm*lam*n_m/2 + K_mx*dn_x/2 + K_mx*lam*n_x/2 + lam^2*m/2)
+    e_x = h^2 * (K_xm*dn_m/2 + K_xm*lambda_*n_m/2 + K_xx*dn_x/2 + K_xx*lambda_*n_x/2 + lambda_^2*x/2)
+    e_m = h^2 * (K_mm*dn_m/2 + K_mm*lambda_*n_m/2 + K_mx*dn_x/2 + K_mx*lambda_*n_x/2 + lambda_^2*m/2)
     n = the output in the frame eps-L at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -66,9 +68,9 @@ PARAMS = {
     "kappa": 0.04,
     "beta_min": 8.0,
     "beta_max": 8.0,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "52d39c30d31831ff1f02a8c3dde69c15b5df9262954afb4e5a67b472a90a8dec"
+DIGEST = "caa7774d53366ee3b824f8bc4ca6b588338dd4a14264d1076c749406ed40395a"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -293,14 +295,14 @@ def cut(a, b, rate):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def conjugate_flow(t, s, Gamma, nu, beta_min, beta_max, lam):
+def conjugate_flow(t, s, Gamma, nu, beta_min, beta_max, lambda_):
     """The propagator P(t, s)."""
     Minv = (Gamma - nu)**2/4
     beta_st = integral_beta(t, s, beta_min, beta_max)
-    return exponential(matrix(((-Gamma*beta_st/2 - lam*(t - s), Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2 - lam*(t - s))), t - s))
+    return exponential(matrix(((-Gamma*beta_st/2 - lambda_*(t - s), Minv*beta_st/2), (-beta_st/2, -beta_st*nu/2 - lambda_*(t - s))), t - s))
 
 
-def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
+def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_):
     """(P, C, Phi) of a conjugate step t0 -> t1: P the propagator, C and Phi the integrals of P(t1, s) times the frozen
     blocks' and the network's matrices.
     """
@@ -308,10 +310,10 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
     weight = ds[..., None, None]
     out, _ = eps_lower(s, Gamma, nu, kappa, beta_min, beta_max)
     score = conjugate_score(s, Gamma, nu, beta_min, beta_max)
-    Q = conjugate_flow(t1[..., None], s, Gamma, nu, beta_min, beta_max, lam)
+    Q = conjugate_flow(t1[..., None], s, Gamma, nu, beta_min, beta_max, lambda_)
     C = None
     Phi = (weight * (Q @ score @ out)).sum(-3)
-    return conjugate_flow(t1, t0, Gamma, nu, beta_min, beta_max, lam), C, Phi
+    return conjugate_flow(t1, t0, Gamma, nu, beta_min, beta_max, lambda_), C, Phi
 
 
 def tweedie(t, Gamma, nu, kappa, beta_min, beta_max):
@@ -333,7 +335,7 @@ def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     return lower(K)
 
 
-def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lam=0.0):
+def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not Gamma != nu:
         raise ValueError("the parameters must fulfil Gamma != nu")
@@ -350,7 +352,7 @@ def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, 
     return start_factor(torch.as_tensor(time, dtype=torch.float64), Gamma, nu, kappa, beta_min, beta_max)
 
 
-def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lam=0.0):
+def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -374,12 +376,12 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     if not beta_max > 0:
         raise ValueError("the parameters must fulfil beta_max > 0")
     t0, t1 = times[:-1], times[1:]
-    P, _, Phi = conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam)
+    P, _, Phi = conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_)
     h = t0 - t1
-    x_x = P[..., 0, 0]*(1 - h*lam)
-    x_m = P[..., 0, 1]*(1 - h*lam)
-    m_x = P[..., 1, 0]*(1 - h*lam)
-    m_m = P[..., 1, 1]*(1 - h*lam)
+    x_x = P[..., 0, 0]*(1 - h*lambda_)
+    x_m = P[..., 0, 1]*(1 - h*lambda_)
+    m_x = P[..., 1, 0]*(1 - h*lambda_)
+    m_m = P[..., 1, 1]*(1 - h*lambda_)
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_e_x = Phi[..., 0, 0]
     x_e_m = Phi[..., 0, 1]

@@ -1,4 +1,8 @@
-"""Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II): a sampler for phase-space Langevin diffusion, critically damped.
+"""Conjugate integrator with B = lambda times the matrix of ones: a sampler for phase-space Langevin diffusion.
+
+Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II).
+
+Phase-space Langevin diffusion, critically damped.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -11,13 +15,15 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, lam], [lam, lam]]
+    B = [[lambda_, lambda_], [lambda_, lambda_]]
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_x*dn/2 + lam*m*(L_mm - L_xx + 2*lam)/2 + lam*n*(K_m + K_x)/2 + lam*x*(L_mx - L_xm + 2*lam)/2)
-    e_m = h^2 * (K_m*dn/2 - lam*m*(L_mx - L_xm - 2*lam)/2 + lam*n*(K_m + K_x)/2 - lam*x*(L_mm - L_xx - 2*lam)/2)
+    e_x = h^2 * (K_x*dn/2 + lambda_*m*(L_mm - L_xx + 2*lambda_)/2 + lambda_*n*(K_m + K_x)/2 + lambda_*x*(L_mx - L_xm +
+        2*lambda_)/2)
+    e_m = h^2 * (K_m*dn/2 - lambda_*m*(L_mx - L_xm - 2*lambda_)/2 + lambda_*n*(K_m + K_x)/2 - lambda_*x*(L_mm - L_xx -
+        2*lambda_)/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -64,9 +70,9 @@ PARAMS = {
     "kappa": 0.04,
     "beta_min": 8.0,
     "beta_max": 8.0,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "4af9ea8952f261cc2dabb03ddac229e25444ba82bd28599836f32c64b6519570"
+DIGEST = "322eaef038a849a4b4acc1090da2b5757a6b83f7bafc047d63076e7a22bb0b91"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -283,9 +289,9 @@ def cut(a, b, rate):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def conjugate_rate(t, lam):
+def conjugate_rate(t, lambda_):
     """B on the rows of the part."""
-    return matrix(((lam, lam), (lam, lam)), t)
+    return matrix(((lambda_, lambda_), (lambda_, lambda_)), t)
 
 
 def collocation(count=len(NODES)):
@@ -332,7 +338,7 @@ def turning(t, near, Gamma, nu, kappa, beta_min, beta_max):
     return turn - turn.mT, g, Z, K, lead
 
 
-def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
+def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_):
     """(P, C, Phi) of a conjugate step t0 -> t1 with the bridge as frame, P(t1, s) = K(t1) Q(s) Z(s) whitened on both sides, so that
     blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive; piece after piece from t1.
     """
@@ -342,7 +348,7 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
         Z0, K1 = whitening(b, near, Gamma, nu, kappa, beta_min, beta_max)[0], whitening(a, near, Gamma, nu, kappa, beta_min, beta_max)[1]
         s, ds = log_nodes(a, b)
         Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), Gamma, nu, kappa, beta_min, beta_max)
-        rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
+        rate, drive = Z @ conjugate_rate(s, lambda_) @ K - Om, g @ (g.mT @ lead) / 2
         Q, end = ordered(rate, ds, log_reach(a, b))
         Phi = Phi + P @ K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
         P = P @ K1 @ end @ Z0
@@ -355,7 +361,7 @@ def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     return lower(K)
 
 
-def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lam=0.0):
+def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not Gamma != nu:
         raise ValueError("the parameters must fulfil Gamma != nu")
@@ -372,7 +378,7 @@ def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, 
     return start_factor(torch.as_tensor(time, dtype=torch.float64), Gamma, nu, kappa, beta_min, beta_max)
 
 
-def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lam=0.0):
+def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -397,12 +403,12 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
         raise ValueError("the parameters must fulfil beta_max > 0")
     t0, t1 = times[:-1], times[1:]
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, Gamma, nu, kappa, beta_min, beta_max)
-    P, _, Phi = conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam)
+    P, _, Phi = conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_)
     h = t0 - t1
-    x_x = P[..., 0, 0]*(1 - h*lam) - P[..., 0, 1]*h*lam
-    x_m = P[..., 0, 1]*(1 - h*lam) - P[..., 0, 0]*h*lam
-    m_x = P[..., 1, 0]*(1 - h*lam) - P[..., 1, 1]*h*lam
-    m_m = P[..., 1, 1]*(1 - h*lam) - P[..., 1, 0]*h*lam
+    x_x = P[..., 0, 0]*(1 - h*lambda_) - P[..., 0, 1]*h*lambda_
+    x_m = P[..., 0, 1]*(1 - h*lambda_) - P[..., 0, 0]*h*lambda_
+    m_x = P[..., 1, 0]*(1 - h*lambda_) - P[..., 1, 1]*h*lambda_
+    m_m = P[..., 1, 1]*(1 - h*lambda_) - P[..., 1, 0]*h*lambda_
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, Gamma, nu, kappa, beta_min, beta_max)
     y_x = inp_0[..., 0, 0]
     y_m = inp_0[..., 0, 1]

@@ -1,4 +1,8 @@
-"""Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II): a sampler for phase-space Langevin diffusion, critically damped.
+"""Conjugate integrator with B = lambda times the matrix of ones: a sampler for phase-space Langevin diffusion.
+
+Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II).
+
+Phase-space Langevin diffusion, critically damped.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -11,15 +15,15 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame eps-L,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, lam], [lam, lam]]
+    B = [[lambda_, lambda_], [lambda_, lambda_]]
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_xm*dn_m/2 + K_xx*dn_x/2 + lam*m*(L_mm - L_xx + 2*lam)/2 + lam*n_m*(K_mm + K_xm)/2 + lam*n_x*(K_mx +
-        K_xx)/2 + lam*x*(L_mx - L_xm + 2*lam)/2)
-    e_m = h^2 * (K_mm*dn_m/2 + K_mx*dn_x/2 - lam*m*(L_mx - L_xm - 2*lam)/2 + lam*n_m*(K_mm + K_xm)/2 + lam*n_x*(K_mx +
-        K_xx)/2 - lam*x*(L_mm - L_xx - 2*lam)/2)
+    e_x = h^2 * (K_xm*dn_m/2 + K_xx*dn_x/2 + lambda_*m*(L_mm - L_xx + 2*lambda_)/2 + lambda_*n_m*(K_mm + K_xm)/2 +
+        lambda_*n_x*(K_mx + K_xx)/2 + lambda_*x*(L_mx - L_xm + 2*lambda_)/2)
+    e_m = h^2 * (K_mm*dn_m/2 + K_mx*dn_x/2 - lambda_*m*(L_mx - L_xm - 2*lambda_)/2 + lambda_*n_m*(K_mm + K_xm)/2 +
+        lambda_*n_x*(K_mx + K_xx)/2 - lambda_*x*(L_mm - L_xx - 2*lambda_)/2)
     n = the output in the frame eps-L at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -68,9 +72,9 @@ PARAMS = {
     "kappa": 0.04,
     "beta_min": 8.0,
     "beta_max": 8.0,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "45cbe95853f06e92292b87031f4c180ee72b3a4139dd7e91a57f3cbcef8a7b76"
+DIGEST = "5a8ca0d766ba483f1ceea7a61e73e327c81d09bf852837927e3e1d72920d3ce2"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -302,9 +306,9 @@ def cut(a, b, rate):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def conjugate_rate(t, lam):
+def conjugate_rate(t, lambda_):
     """B on the rows of the part."""
-    return matrix(((lam, lam), (lam, lam)), t)
+    return matrix(((lambda_, lambda_), (lambda_, lambda_)), t)
 
 
 def collocation(count=len(NODES)):
@@ -341,7 +345,7 @@ def log_reach(a, b):
     return length[..., None, None] * collocation(s.shape[-1]) * (s - START)[..., None, :]
 
 
-def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
+def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_):
     """(P, C, Phi) of a conjugate step t0 -> t1: P the propagator, a product in the order of time, C and Phi the integrals
     of P(t1, s) times the frozen blocks' and the network's matrices.
     """
@@ -352,7 +356,7 @@ def conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam):
         out, _ = eps_lower(s, Gamma, nu, kappa, beta_min, beta_max)
         score = conjugate_score(s, Gamma, nu, beta_min, beta_max)
         linear = conjugate_linear(s, Gamma, nu, beta_min, beta_max)
-        rate = linear[..., [0, 1]] + conjugate_rate(s, lam)
+        rate = linear[..., [0, 1]] + conjugate_rate(s, lambda_)
         Q, end = ordered(rate, ds, log_reach(a, b))
         Phi = Phi + P @ (weight * (Q @ score @ out)).sum(-3)
         P = P @ end
@@ -378,7 +382,7 @@ def start_factor(t, Gamma, nu, kappa, beta_min, beta_max):
     return lower(K)
 
 
-def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lam=0.0):
+def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not Gamma != nu:
         raise ValueError("the parameters must fulfil Gamma != nu")
@@ -395,7 +399,7 @@ def start(time, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, 
     return start_factor(torch.as_tensor(time, dtype=torch.float64), Gamma, nu, kappa, beta_min, beta_max)
 
 
-def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lam=0.0):
+def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_max=8.0, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -419,12 +423,12 @@ def coefficients(times, *, Gamma=0.01, nu=4.01, kappa=0.04, beta_min=8.0, beta_m
     if not beta_max > 0:
         raise ValueError("the parameters must fulfil beta_max > 0")
     t0, t1 = times[:-1], times[1:]
-    P, _, Phi = conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lam)
+    P, _, Phi = conjugate(t1, t0, Gamma, nu, kappa, beta_min, beta_max, lambda_)
     h = t0 - t1
-    x_x = P[..., 0, 0]*(1 - h*lam) - P[..., 0, 1]*h*lam
-    x_m = P[..., 0, 1]*(1 - h*lam) - P[..., 0, 0]*h*lam
-    m_x = P[..., 1, 0]*(1 - h*lam) - P[..., 1, 1]*h*lam
-    m_m = P[..., 1, 1]*(1 - h*lam) - P[..., 1, 0]*h*lam
+    x_x = P[..., 0, 0]*(1 - h*lambda_) - P[..., 0, 1]*h*lambda_
+    x_m = P[..., 0, 1]*(1 - h*lambda_) - P[..., 0, 0]*h*lambda_
+    m_x = P[..., 1, 0]*(1 - h*lambda_) - P[..., 1, 1]*h*lambda_
+    m_m = P[..., 1, 1]*(1 - h*lambda_) - P[..., 1, 0]*h*lambda_
     pull, lift = tweedie(t1, Gamma, nu, kappa, beta_min, beta_max)
     x_e_x = Phi[..., 0, 0]
     x_e_m = Phi[..., 0, 1]

@@ -12,7 +12,7 @@ The step t0 -> t1 = t0 - h:
     E: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (beta*(Gamma*dx*(sx_x + 1) - Gamma*sx_t + dm*(Gamma*sx_m - Minv))/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*(dm*nu*(Minv + sm_m) + dx*(Minv + nu*sm_x) - nu*sm_t)/(4*Minv))

@@ -1,4 +1,6 @@
-"""RVV2: reduced velocity Verlet made second order by a predicted momentum and the trapezoid: a sampler for phase-space Langevin diffusion of any damping.
+"""RVV2: a sampler for phase-space Langevin diffusion of any damping.
+
+RVV2: reduced velocity Verlet made second order by a predicted momentum and the trapezoid.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -17,7 +19,7 @@ The step t0 -> t1 = t0 - h:
     B(y, q, s) = linear y + q on the part B of the drift, the score q, at the time s
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_x = h^3 * (a long expression: `stepsmith error` prints it)
     e_m = h^3 * (a long expression: `stepsmith error` prints it)

@@ -1,4 +1,8 @@
-"""Heun's step on the probability flow in its own time, any number of blocks: a sampler for phase-space Langevin diffusion, critically damped.
+"""Heun's step on the probability flow in its own time: a sampler for phase-space Langevin diffusion.
+
+Heun's step on the probability flow in its own time, any number of blocks.
+
+Phase-space Langevin diffusion, critically damped.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -15,7 +19,7 @@ The step t0 -> t1 = t0 - h:
     with h = t0 - t1
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_x = h^3 * (a long expression: `stepsmith error` prints it)
     e_m = h^3 * (a long expression: `stepsmith error` prints it)

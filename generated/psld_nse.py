@@ -1,4 +1,6 @@
-"""Naive symplectic Euler: momentum first, a fresh score for each part: a sampler for phase-space Langevin diffusion, critically damped.
+"""Naive symplectic Euler: a sampler for phase-space Langevin diffusion, critically damped.
+
+Naive symplectic Euler: momentum first, a fresh score for each part.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -13,7 +15,7 @@ The step t0 -> t1 = t0 - h:
     B: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 1.
+Two network calls and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (beta*(Gamma*dx*(sx_x + 1) - Gamma*sx_t + dm*(-Gamma*sx_m + Minv))/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*(dm*nu*(Minv + sm_m) + dx*(Minv + nu*sm_x) - nu*sm_t)/(4*Minv))

@@ -1,4 +1,6 @@
-"""Naive velocity Verlet: a fresh score for each part, all at the start of the step: a sampler for phase-space Langevin diffusion, critically damped.
+"""Naive velocity Verlet: a sampler for phase-space Langevin diffusion, critically damped.
+
+Naive velocity Verlet: a fresh score for each part, all at the start of the step.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -13,7 +15,7 @@ The step t0 -> t1 = t0 - h:
     B: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 3, draws a step 0.  Proven order 1.
+Three network calls and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (Gamma*beta*(dx*(sx_x + 1) - sx_t)/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*nu*(dm*(Minv + sm_m) - 2*sm_t)/(8*Minv))

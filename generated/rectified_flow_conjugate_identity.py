@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = lambda I (lambda-DDIM-I): a sampler for rectified flow, alpha = 1 - t and sigma = t.
+"""Conjugate integrator with B = lambda I: a sampler for rectified flow, alpha = 1 - t and sigma = t.
+
+Conjugate integrator with B = lambda I (lambda-DDIM-I).
 
 The diffusion, forward in the network's time t:
     dx = (x/(t - 1)) dt + sqrt(2)*sqrt(-t/(t - 1)) dw_1
@@ -7,12 +9,12 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = lam
+    B = lambda_
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_x*dn/2 + K_x*lam*n/2 + lam^2*x/2)
+    e_x = h^2 * (K_x*dn/2 + K_x*lambda_*n/2 + lambda_^2*x/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -48,9 +50,9 @@ COEFFICIENTS = (
 )
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "57b7f413982a8f9ce5a386f41e86ee16be19fd57dacaab33d0927042c3cf1e27"
+DIGEST = "46526582cadd845411cf2ee73d96adff2a3be25d1744fa8467df3ea3c5c28922"
 START, END = 0.0, 0.999  # the span of the network's time
 
 
@@ -95,13 +97,13 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
-def phi(t1, t0, lam):
+def phi(t1, t0, lambda_):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
     sigma_s, sigma_1 = sigma(s), sigma(t1)
     alpha_s, alpha_1 = alpha(s), alpha(t1)
-    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
+    P = sigma_1*torch.exp(lambda_*(s - t1))/sigma_s
     return (ds * P * (-alpha_s*s/(sigma_s**2*(s - 1)))).sum(-1)
 
 
@@ -110,12 +112,12 @@ def start_factor(t):
     return sigma(t)[..., None, None]
 
 
-def start(time, *, lam=0.0):
+def start(time, *, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     return start_factor(torch.as_tensor(time, dtype=torch.float64))
 
 
-def coefficients(times, *, lam=0.0):
+def coefficients(times, *, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 0.999].  Raises ValueError for another grid or for parameters
@@ -133,10 +135,10 @@ def coefficients(times, *, lam=0.0):
     y_x = 1/alpha_0
     sigma_1 = sigma(t1)
     alpha_1 = alpha(t1)
-    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
-    Phi = phi(t1, t0, lam)
+    P = sigma_1*torch.exp(lambda_*(t0 - t1))/sigma_0
+    Phi = phi(t1, t0, lambda_)
     h = t0 - t1
-    x_x = P*(1 - h*lam)
+    x_x = P*(1 - h*lambda_)
     sigma_hat_1 = sigma_1/alpha_1
     y_end_x = 1/alpha_1
     x_d = Phi

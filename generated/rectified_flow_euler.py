@@ -8,7 +8,7 @@ The step t0 -> t1 = t0 - h:
     E: dx = (-s_x*t/(t - 1) - x/(t - 1)) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (dx*(-sx_x*t^2 - t + 1) + sx_t*t^2 - x)/(2*t^2 - 2*t)
     dx = dz/dtau, tau = -t; sx_x = d s_x/d x, sx_t in the network's time t

@@ -9,12 +9,12 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = lam
+    B = lambda_
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_x*dn/2 + K_x*lam*n/2 + lam^2*x/2)
+    e_x = h^2 * (K_x*dn/2 + K_x*lambda_*n/2 + lambda_^2*x/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -52,9 +52,9 @@ SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "beta_min": 0.1,
     "beta_max": 20.0,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "029e722763ae573a11aefb0152369fff4bc2142de0fcb60600aa3ba08539cf45"
+DIGEST = "cba7d19cc65741b4090afd7bf590d067940014b658f1f5f1460af482709f688e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -101,14 +101,14 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
-def phi(t1, t0, beta_min, beta_max, lam):
+def phi(t1, t0, beta_min, beta_max, lambda_):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
     B_ = beta_min*s + s**2*(beta_max - beta_min)/2
     sigma_s, sigma_1 = sigma(s, beta_min, beta_max), sigma(t1, beta_min, beta_max)
     alpha_s, alpha_1 = alpha(s, beta_min, beta_max), alpha(t1, beta_min, beta_max)
-    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
+    P = sigma_1*torch.exp(lambda_*(s - t1))/sigma_s
     return (ds * P * (alpha_s*(torch.exp(B_) + 1)*(beta_max*s + beta_min - beta_min*s)*torch.exp(-2*B_)*torch.expm1(B_)/(2*sigma_s**2))).sum(-1)
 
 
@@ -117,7 +117,7 @@ def start_factor(t, beta_min, beta_max):
     return sigma(t, beta_min, beta_max)[..., None, None]
 
 
-def start(time, *, beta_min=0.1, beta_max=20.0, lam=0.0):
+def start(time, *, beta_min=0.1, beta_max=20.0, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta_min > 0:
         raise ValueError("the parameters must fulfil beta_min > 0")
@@ -126,7 +126,7 @@ def start(time, *, beta_min=0.1, beta_max=20.0, lam=0.0):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta_min, beta_max)
 
 
-def coefficients(times, *, beta_min=0.1, beta_max=20.0, lam=0.0):
+def coefficients(times, *, beta_min=0.1, beta_max=20.0, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -148,10 +148,10 @@ def coefficients(times, *, beta_min=0.1, beta_max=20.0, lam=0.0):
     y_x = 1/alpha_0
     sigma_1 = sigma(t1, beta_min, beta_max)
     alpha_1 = alpha(t1, beta_min, beta_max)
-    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
-    Phi = phi(t1, t0, beta_min, beta_max, lam)
+    P = sigma_1*torch.exp(lambda_*(t0 - t1))/sigma_0
+    Phi = phi(t1, t0, beta_min, beta_max, lambda_)
     h = t0 - t1
-    x_x = P*(1 - h*lam)
+    x_x = P*(1 - h*lambda_)
     sigma_hat_1 = sigma_1/alpha_1
     y_end_x = 1/alpha_1
     x_d = Phi

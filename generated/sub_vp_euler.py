@@ -10,7 +10,7 @@ The step t0 -> t1 = t0 - h:
     E: dx = (s_x*(exp(B) - 1)*(exp(B) + 1)*(beta_max*t - beta_min*t + beta_min)*exp(-2*B)/2 + x*(beta_min/2 + t*(beta_max - beta_min)/2)) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (-V*sx_t/4 + dx*(V*sx_x - 2*f)/4 + f_t*x/2 + V_t*(-dx - f*x)/(2*V))
     dx = dz/dtau, tau = -t; sx_x = d s_x/d x, sx_t in the network's time t

@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = lambda I (lambda-DDIM-I): a sampler for Langevin diffusion with time-varying damping.
+"""Conjugate integrator with B = lambda I: a sampler for Langevin diffusion with time-varying damping.
+
+Conjugate integrator with B = lambda I (lambda-DDIM-I).
 
 The diffusion, forward in the network's time t:
     dx = (2*beta*m) dt
@@ -11,13 +13,13 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, 0], [0, lam]]
+    B = [[lambda_, 0], [0, lambda_]]
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * lam^2*x/2
-    e_m = h^2 * (K_m*dn/2 + K_m*lam*n/2 + lam^2*m/2)
+    e_x = h^2 * lambda_^2*x/2
+    e_m = h^2 * (K_m*dn/2 + K_m*lambda_*n/2 + lambda_^2*m/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -64,9 +66,9 @@ PARAMS = {
     "swing": 3.0,
     "tempo": 5.0,
     "kappa": 0.04,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "3b3bec6f05c572c40e49541de7b129e23f571f5a98e0db7f9140843f0852ac34"
+DIGEST = "6de0888e3f32ed46c021e00b5bb5f05df3badfeab89a9b4506fbbd252a17d1e4"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -345,9 +347,9 @@ def cut(a, b, rate, beta_min, beta_max, swing, tempo):
     return list(zip(edges[:-1], edges[1:]))
 
 
-def conjugate_rate(t, lam):
+def conjugate_rate(t, lambda_):
     """B on the rows of the part."""
-    return matrix(((lam, 0), (0, lam)), t)
+    return matrix(((lambda_, 0), (0, lambda_)), t)
 
 
 def log_reach(a, b):
@@ -367,7 +369,7 @@ def turning(t, near, beta_min, beta_max, swing, tempo, kappa):
     return turn - turn.mT, g, Z, K, lead
 
 
-def conjugate(t1, t0, beta_min, beta_max, swing, tempo, kappa, lam):
+def conjugate(t1, t0, beta_min, beta_max, swing, tempo, kappa, lambda_):
     """(P, C, Phi) of a conjugate step t0 -> t1 with the bridge as frame, P(t1, s) = K(t1) Q(s) Z(s) whitened on both sides, so that
     blocks of very different size stand side by side: Q' = Q rate, Phi the integral of K(t1) Q drive; piece after piece from t1.
     """
@@ -377,7 +379,7 @@ def conjugate(t1, t0, beta_min, beta_max, swing, tempo, kappa, lam):
         Z0, K1 = whitening(b, near, beta_min, beta_max, swing, tempo, kappa)[0], whitening(a, near, beta_min, beta_max, swing, tempo, kappa)[1]
         s, ds = log_nodes(a, b)
         Om, g, Z, K, lead = turning(s, near[..., None].expand(s.shape), beta_min, beta_max, swing, tempo, kappa)
-        rate, drive = Z @ conjugate_rate(s, lam) @ K - Om, g @ (g.mT @ lead) / 2
+        rate, drive = Z @ conjugate_rate(s, lambda_) @ K - Om, g @ (g.mT @ lead) / 2
         Q, end = ordered(rate, ds, log_reach(a, b))
         Phi = Phi + P @ K1 @ (ds[..., None, None] * (Q @ drive)).sum(-3)
         P = P @ K1 @ end @ Z0
@@ -390,7 +392,7 @@ def start_factor(t, beta_min, beta_max, swing, tempo, kappa):
     return lower(K)
 
 
-def start(time, *, beta_min=4.0, beta_max=12.0, swing=3.0, tempo=5.0, kappa=0.04, lam=0.0):
+def start(time, *, beta_min=4.0, beta_max=12.0, swing=3.0, tempo=5.0, kappa=0.04, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not beta_min > 0:
         raise ValueError("the parameters must fulfil beta_min > 0")
@@ -405,7 +407,7 @@ def start(time, *, beta_min=4.0, beta_max=12.0, swing=3.0, tempo=5.0, kappa=0.04
     return start_factor(torch.as_tensor(time, dtype=torch.float64), beta_min, beta_max, swing, tempo, kappa)
 
 
-def coefficients(times, *, beta_min=4.0, beta_max=12.0, swing=3.0, tempo=5.0, kappa=0.04, lam=0.0):
+def coefficients(times, *, beta_min=4.0, beta_max=12.0, swing=3.0, tempo=5.0, kappa=0.04, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -428,12 +430,12 @@ def coefficients(times, *, beta_min=4.0, beta_max=12.0, swing=3.0, tempo=5.0, ka
         raise ValueError("the parameters must fulfil kappa > 0")
     t0, t1 = times[:-1], times[1:]
     skip_0, out_0, inp_0, sigma_0 = denoiser(t0, beta_min, beta_max, swing, tempo, kappa)
-    P, _, Phi = conjugate(t1, t0, beta_min, beta_max, swing, tempo, kappa, lam)
+    P, _, Phi = conjugate(t1, t0, beta_min, beta_max, swing, tempo, kappa, lambda_)
     h = t0 - t1
-    x_x = P[..., 0, 0]*(1 - h*lam)
-    x_m = P[..., 0, 1]*(1 - h*lam)
-    m_x = P[..., 1, 0]*(1 - h*lam)
-    m_m = P[..., 1, 1]*(1 - h*lam)
+    x_x = P[..., 0, 0]*(1 - h*lambda_)
+    x_m = P[..., 0, 1]*(1 - h*lambda_)
+    m_x = P[..., 1, 0]*(1 - h*lambda_)
+    m_m = P[..., 1, 1]*(1 - h*lambda_)
     skip_1, out_1, inp_1, sigma_1 = denoiser(t1, beta_min, beta_max, swing, tempo, kappa)
     y_x = inp_0[..., 0, 0]
     y_m = inp_0[..., 0, 1]

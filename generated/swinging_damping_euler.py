@@ -13,7 +13,7 @@ The step t0 -> t1 = t0 - h:
     E: dm = (beta*m*nu/2 + beta*nu*s_m/8 + beta*x/2) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (-beta*dm - beta_t*dx/(2*beta))
     e_m = h^2 * (beta*(dm*nu*(sm_m + 4) + dx*(nu*sm_x + 4) - nu*sm_t)/16 + nu_t*(beta*x - 2*dm)/(4*nu) -

@@ -1,4 +1,6 @@
-"""Reduced velocity Verlet: one score for the first two parts, the last evaluated at the end of the step: a sampler for Langevin diffusion with time-varying damping.
+"""Reduced velocity Verlet: a sampler for Langevin diffusion with time-varying damping.
+
+Reduced velocity Verlet: one score for the first two parts, the last evaluated at the end of the step.
 
 The diffusion, forward in the network's time t:
     dx = (2*beta*m) dt
@@ -13,7 +15,7 @@ The step t0 -> t1 = t0 - h:
     B: dm = (beta*m*nu/2 + beta*nu*s_m/8 + beta*x/2) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 1.
+Two network calls and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * -beta_t*dx/(2*beta)
     e_m = h^2 * beta*dm*nu*(sm_m + 4)/32

@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for variance-exploding diffusion, geometric, with its initial blur.
+"""Conjugate integrator with B = 0: a sampler for variance-exploding diffusion, geometric, with its initial blur.
+
+Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
     dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
@@ -12,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     B = 0
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * K_x*dn/2
     n = the output in the frame eps-L at t0, frozen over the step; dn = its rate dn/dt along the flow

@@ -1,4 +1,8 @@
-"""Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II): a sampler for variance-exploding diffusion, geometric, with its initial blur.
+"""Conjugate integrator with B = lambda times the matrix of ones: a sampler for variance-exploding diffusion.
+
+Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II).
+
+Variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
     dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
@@ -9,12 +13,12 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = lam
+    B = lambda_
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_x*dn/2 + K_x*lam*n/2 + lam^2*x/2)
+    e_x = h^2 * (K_x*dn/2 + K_x*lambda_*n/2 + lambda_^2*x/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -50,9 +54,9 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "sigma_min": 0.01,
     "sigma_max": 50.0,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "90729be6a60cd9febadf495a25ca677e85a84307209859598bfba448d5fa3822"
+DIGEST = "e82baeb4a951c233a511e15c0b5869dc3bd9f88087d74e4144e88ac382a75431"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -92,13 +96,13 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
-def phi(t1, t0, sigma_min, sigma_max, lam):
+def phi(t1, t0, sigma_min, sigma_max, lambda_):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
     quotient = sigma_max/sigma_min
     sigma_s, sigma_1 = sigma(s, sigma_min, sigma_max), sigma(t1, sigma_min, sigma_max)
-    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
+    P = sigma_1*torch.exp(lambda_*(s - t1))/sigma_s
     return (ds * P * (quotient**(2*s)*sigma_min**2*math.log(quotient)/sigma_s**2)).sum(-1)
 
 
@@ -107,7 +111,7 @@ def start_factor(t, sigma_min, sigma_max):
     return sigma(t, sigma_min, sigma_max)[..., None, None]
 
 
-def start(time, *, sigma_min=0.01, sigma_max=50.0, lam=0.0):
+def start(time, *, sigma_min=0.01, sigma_max=50.0, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not sigma_min > 0:
         raise ValueError("the parameters must fulfil sigma_min > 0")
@@ -116,7 +120,7 @@ def start(time, *, sigma_min=0.01, sigma_max=50.0, lam=0.0):
     return start_factor(torch.as_tensor(time, dtype=torch.float64), sigma_min, sigma_max)
 
 
-def coefficients(times, *, sigma_min=0.01, sigma_max=50.0, lam=0.0):
+def coefficients(times, *, sigma_min=0.01, sigma_max=50.0, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 1.0].  Raises ValueError for another grid or for parameters
@@ -134,10 +138,10 @@ def coefficients(times, *, sigma_min=0.01, sigma_max=50.0, lam=0.0):
     t0, t1 = times[:-1], times[1:]
     sigma_0 = sigma(t0, sigma_min, sigma_max)
     sigma_1 = sigma(t1, sigma_min, sigma_max)
-    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
-    Phi = phi(t1, t0, sigma_min, sigma_max, lam)
+    P = sigma_1*torch.exp(lambda_*(t0 - t1))/sigma_0
+    Phi = phi(t1, t0, sigma_min, sigma_max, lambda_)
     h = t0 - t1
-    x_x = P*(1 - h*lam)
+    x_x = P*(1 - h*lambda_)
     x_d = Phi
     columns = (
         sigma_0,

@@ -1,4 +1,6 @@
-"""Euler's method on the probability flow: a sampler for variance-exploding diffusion, geometric, with its initial blur.
+"""Euler's method on the probability flow: a sampler for variance-exploding diffusion.
+
+Variance-exploding diffusion, geometric, with its initial blur.
 
 The diffusion, forward in the network's time t:
     dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
@@ -10,7 +12,7 @@ The step t0 -> t1 = t0 - h:
     E: dx = (quotient^(2*t)*s_x*sigma_min^2*log(quotient)) dtau, euler
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * (V*(dx*sx_x - sx_t)/4 - V_t*dx/(2*V))
     dx = dz/dtau, tau = -t; sx_x = d s_x/d x, sx_t in the network's time t

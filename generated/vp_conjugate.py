@@ -1,4 +1,6 @@
-"""Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP): a sampler for variance-preserving diffusion, linear beta.
+"""Conjugate integrator with B = 0: a sampler for variance-preserving diffusion, linear beta.
+
+Conjugate integrator with B = 0: the exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -12,7 +14,7 @@ The step t0 -> t1 = t0 - h:
     B = 0
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
     e_x = h^2 * K_x*dn/2
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow

@@ -1,4 +1,8 @@
-"""Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II): a sampler for variance-preserving diffusion, cosine schedule.
+"""Conjugate integrator with B = lambda times the matrix of ones: a sampler for variance-preserving diffusion.
+
+Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II).
+
+Variance-preserving diffusion, cosine schedule.
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -9,12 +13,12 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = lam
+    B = lambda_
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 1, draws a step 0.  Proven order 1.
+One network call and no noise per step.  Proven order 1.
 Local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_x*dn/2 + K_x*lam*n/2 + lam^2*x/2)
+    e_x = h^2 * (K_x*dn/2 + K_x*lambda_*n/2 + lambda_^2*x/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2 of that frame; score = C_skip z + C_out n
 Reference: arXiv 2310.07894, section 3.
@@ -51,9 +55,9 @@ COEFFICIENTS = (
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {
     "shift": 0.008,
-    "lam": 0.0,
+    "lambda_": 0.0,
 }
-DIGEST = "8b7ff6610b39717c83c30188ca9f116bb247ff04824b7aaa4fd3c916135ff1a3"
+DIGEST = "b4b4a0f2a1fdf05e9b6b6df45c9838b0578c7e932d58d5fc285bfee16739db1f"
 START, END = 0.0, 0.9946  # the span of the network's time
 
 
@@ -118,14 +122,14 @@ def log_nodes(a, b, panels=1):
     return START + u, length * w * u
 
 
-def phi(t1, t0, shift, lam):
+def phi(t1, t0, shift, lambda_):
     """The integral over (t1, t0) of P(t1, s) G^2 C_out / 2."""
     s, ds = log_nodes(t1, t0, 4)
     t1 = t1[..., None]
     beta = math.pi*torch.tan(math.pi*(s + shift)/(2*(shift + 1)))/(shift + 1)
     sigma_s, sigma_1 = sigma(s, shift), sigma(t1, shift)
     alpha_s, alpha_1 = alpha(s, shift), alpha(t1, shift)
-    P = sigma_1*torch.exp(lam*(s - t1))/sigma_s
+    P = sigma_1*torch.exp(lambda_*(s - t1))/sigma_s
     return (ds * P * (alpha_s*beta/(2*sigma_s**2))).sum(-1)
 
 
@@ -134,14 +138,14 @@ def start_factor(t, shift):
     return sigma(t, shift)[..., None, None]
 
 
-def start(time, *, shift=0.008, lam=0.0):
+def start(time, *, shift=0.008, lambda_=0.0):
     """The lower factor L of the covariance at `time`, (n, n) float64: a run starts from L times standard normals."""
     if not shift > 0:
         raise ValueError("the parameters must fulfil shift > 0")
     return start_factor(torch.as_tensor(time, dtype=torch.float64), shift)
 
 
-def coefficients(times, *, shift=0.008, lam=0.0):
+def coefficients(times, *, shift=0.008, lambda_=0.0):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64 on the CPU; row i is the step times[i] -> times[i + 1].
 
     `times` decrease strictly within the span (0.0, 0.9946].  Raises ValueError for another grid or for parameters
@@ -161,10 +165,10 @@ def coefficients(times, *, shift=0.008, lam=0.0):
     y_x = 1/alpha_0
     sigma_1 = sigma(t1, shift)
     alpha_1 = alpha(t1, shift)
-    P = sigma_1*torch.exp(lam*(t0 - t1))/sigma_0
-    Phi = phi(t1, t0, shift, lam)
+    P = sigma_1*torch.exp(lambda_*(t0 - t1))/sigma_0
+    Phi = phi(t1, t0, shift, lambda_)
     h = t0 - t1
-    x_x = P*(1 - h*lam)
+    x_x = P*(1 - h*lambda_)
     sigma_hat_1 = sigma_1/alpha_1
     y_end_x = 1/alpha_1
     x_d = Phi

@@ -1,4 +1,6 @@
-"""DPM-Solver++(2S), the midpoint in lambda, as k-diffusion ships it: a sampler for variance-preserving diffusion, linear beta.
+"""DPM-Solver++(2S): a sampler for variance-preserving diffusion, linear beta.
+
+DPM-Solver++(2S), the midpoint in lambda, as k-diffusion ships it.
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -14,7 +16,7 @@ The step t0 -> t1 = t0 - h:
          s = t((lambda(t0) + lambda(t1))/2)
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_x = h^3 * (D1*(3*D_x + 2)/24 + D2/24)
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)

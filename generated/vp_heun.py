@@ -13,7 +13,7 @@ The step t0 -> t1 = t0 - h:
     with d = rho(t1) - rho(t0)
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Calls a step 2, draws a step 0.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.
 Local error of a step of length h, exact minus numerical:
     e_x = h^3 * (D1*(3*D_x - 5)/12 - D2/12)
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)

@@ -249,6 +249,32 @@ def test_build_of_ones_own_diffusion_and_composition(run, spec, tmp_path):
     assert json.loads(done(run(*words, "--check", "--json")))["changed"] == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("sampler", ("--sde", "psld", "--sampler")), ("sde", ("--sampler", "rvv", "--sde"))],
+)
+def test_build_refuses_a_module_of_the_name_of_another_one(refused, spec, tmp_path, kind, words):
+    """Dashes become underscores: psld_damped_rvv would be damped-rvv on psld, rvv on psld_damped and rvv on psld-damped."""
+    own = spec(kind, name='"damped-rvv"' if kind == "sampler" else '"psld_damped"')
+    what = "psld_damped_rvv is the module of rvv on psld-damped, of the catalogue, and of"
+    refused(("build", *words, own, "--out", tmp_path / "out"), "-", "name", what, "rename")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_with_underscores_build(run, spec, tmp_path):
+    words = ("--sde", spec("sde", name='"my_own"'), "--sampler", spec("sampler", name='"a_b-c"'))
+    done(run("build", *words, "--out", tmp_path / "out"))
+    module = load(tmp_path / "out" / "my_own_a_b_c.py")
+    assert (module.SDE, module.SAMPLER) == ("my_own", "a_b-c")
+
+
+def test_two_rows_of_the_catalogue_never_have_one_name():
+    rows = [catalogue.Row("a", "b-c"), catalogue.Row("a", "b"), catalogue.Row("a-b", "c")]
+    assert list(catalogue.named(rows[:2])) == ["a_b_c", "a_b"]
+    with pytest.raises(InputError, match="a_b_c is the module of b-c on a and of c on a-b"):
+        catalogue.named(rows)
+
+
 # --- sample ----------------------------------------------------------------------------------------------------------
 
 QUICK = ("sample", "--sde", "vp", "--sampler", "conjugate", "--steps", "3", "--seeds", "0-3")

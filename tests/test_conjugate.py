@@ -38,8 +38,8 @@ ROUGH = {"name": "rough", "state": ["x"], "F": [["-beta/2"]], "G": [["sqrt(beta)
 TABLES = {"twisted": TWISTED, "hold": HOLD, "wavy": WAVY, "rough": ROUGH}
 
 B_TEXT: dict[str, Any] = {
-    "zero": "0", "identity": "lam", "ones": {"ones": "lam"},
-    "full": [["lam*(1 + t)", "lam - t"], ["-1/3", "sin(3*t)"]], "line": "lam*(1 + t**2)",
+    "zero": "0", "identity": "lambda_", "ones": {"ones": "lambda_"},
+    "full": [["lambda_*(1 + t)", "lambda_ - t"], ["-1/3", "sin(3*t)"]], "line": "lambda_*(1 + t**2)",
 }  # fmt: skip
 LAM = 0.7
 
@@ -58,7 +58,7 @@ def view_of(name: str, params: tuple[tuple[str, float], ...] = ()) -> Any:
 def module_of(sde: str, B: str, network: str, frame: str | None = None) -> Any:
     sampler: dict[str, Any] = {"name": f"by-{B}", "family": "conjugate", "B": B_TEXT[B]}
     if B != "zero":
-        sampler["params"] = {"lam": LAM}
+        sampler["params"] = {"lambda_": LAM}
     return ss.load(ss.emit(ss.derive(sde_of(sde), sampler, network=network, frame=frame)))
 
 
@@ -312,7 +312,7 @@ def test_lambda_zero_is_B_zero(sde: str, network: str) -> None:
     names = module_of(sde, "zero", network).COEFFICIENTS
     for B in ("identity", "ones") if sde_of(sde).n > 1 else ("identity",):
         module = module_of(sde, B, network)
-        table = module.coefficients(times, lam=0.0)
+        table = module.coefficients(times, lambda_=0.0)
         column = {name: k for k, name in enumerate(module.COEFFICIENTS)}
         assert set(column) - set(names) <= {"x_x"}  # a coefficient that is one where B = 0
         for name in column:

@@ -214,10 +214,13 @@ def test_parameters_are_finite_numbers(value: Any) -> None:
     assert spec.table_of_numbers("a", "sde.params", {"b": 2, "c": -0.5}) == {"b": 2.0, "c": -0.5}
 
 
-@pytest.mark.parametrize("name", ["", "A", "a_b", "a/b", "..", "a\n", "a" * 41, 3, None])
+@pytest.mark.parametrize("name", ["", "A", "aB", "_a", "-a", "2a", "a.b", "a/b", "..", "a\n", "ä", "a" * 41, 3, None])
 def test_names_of_specs_are_fit_for_files(name: Any) -> None:
     spec_refused("no name of a spec", spec.name_of, "a", "sde.name", name)
-    assert spec.name_of("a", "sde.name", "psld-damped") == "psld-damped"
+
+@pytest.mark.parametrize("name", ["a", "psld-damped", "psld_damped", "a2_-", "a" * 40])
+def test_names_of_specs_have_letters_digits_dashes_and_underscores(name: str) -> None:
+    assert spec.name_of("a", "sde.name", name) == name
 
 
 def test_matrices_have_their_shape() -> None:

@@ -188,7 +188,11 @@ def test_the_constants_are_those_of_the_contract(name, emitted):
 def test_the_docstring_tells_scheme_cost_and_order(name, emitted):
     text = emitted[name].module.__doc__
     module = emitted[name].module
-    assert f"Calls a step {module.NFE}, draws a step {module.DRAWS}" in text and "order" in text
+    calls = ("", "One network call", "Two network calls", "Three network calls", "Four network calls")[module.NFE]
+    draws = {0: "no noise", 1: "one normal draw", 2: "two normal draws"}.get(module.DRAWS, " normal draws")
+    assert f"\n{calls} and " in text and f"{draws} per step." in text and "order" in text
+    first = text.split("\n")[0]
+    assert len(first) <= 110 and first.endswith(".") and ": a sampler for " in first
     assert f"the specs of {module.SDE} and {module.SAMPLER}" in text
     if module.ORDER is None:
         assert "order -" in text or module.DRAWS

@@ -202,7 +202,7 @@ TEXTS = {
     "a weight of the noise": ("vp_euler_maruyama", r"(    x_w1? = )(.*)", r"\g<1>1.001*(\2)"),
     "a weight of the history": ("vp_dpmpp_2m", r"(    x_D_m1 = )(.*)", r"\g<1>1.001*(\2)"),
     "the slope of beta, zero by default": ("psld_euler", r"beta_0 = beta_min \+ t0\*", "beta_0 = beta_min + 1.01*t0*"),
-    "a term in lambda, zero by default": ("vp_conjugate_identity", r"P\*\(1 - h\*lam\)", "P*(1 - h*lam/2)"),
+    "a term in lambda, zero by default": ("vp_conjugate_identity", r"P\*\(1 - h\*lambda_\)", "P*(1 - h*lambda_/2)"),
     "the time of a call": ("vp_heun", r"network\(\(y2,\), sigma_hat_1\)", "network((y2,), sigma_hat_0)"),
     "the time of a kick": ("psld_rvv2", r"network\(\(y2,\), sigma_1\)", "network((y2,), sigma_0)"),
 }

@@ -99,7 +99,7 @@ def test_the_lists_of_names_hold_every_name_that_is_emitted() -> None:
             *sde.symbols,
             *sde.let,
             *(f"{name}_st" for name in sde.let),
-            "lam",
+            "lambda_",
             "lambda_a",
             "lambda_b",
             "lambda_s",

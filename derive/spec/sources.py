@@ -40,6 +40,8 @@ MAX_NOTE = 500  # characters of doc and reference
 # Names become arguments of emitted functions, which must not hide what those functions call.
 RESERVED = frozenset(("t", "pi", *FUNCTIONS, *keyword.kwlist, *keyword.softkwlist, *dir(builtins)))
 
+NAME = "[a-z][a-z0-9_-]*"  # of a diffusion or a sampler
+
 _TABLES = ("params", "let", "initial", "parts")
 _NOTES = ("doc", "reference")
 
@@ -86,7 +88,7 @@ def _found(source: Any, kind: Kind) -> tuple[str, Any]:
     if not isinstance(source, str):
         raise InputError("-", kind, f"is {shown(source)}", "give a name, a path to a .toml file or a dict")
     names = catalogue(kind)
-    if source not in names or not re.fullmatch("[a-z0-9-]+", source):
+    if source not in names or not re.fullmatch(NAME, source):
         raise InputError("-", kind, f"no {kind} of the catalogue is named {shown(source)}", suggest(source, names))
     where = f"{kind}/{source}.toml"
     return where, toml(where, (resources.files("stepsmith.derive") / "specs" / where).read_bytes())
@@ -213,9 +215,10 @@ def check_names(where: str, key: str, names: Iterable[Any]) -> None:
 
 
 def name_of(where: str, key: str, value: Any) -> str:
-    """The name of a spec, which is part of file names: a-z, 0-9 and dashes, at most 40 characters."""
-    if not isinstance(value, str) or not re.fullmatch(rf"[a-z0-9-]{{1,{MAX_NAME}}}", value):
-        raise InputError(where, key, f"{shown(value)} is no name of a spec", f"use up to {MAX_NAME} of a-z, 0-9 and -")
+    """The name of a spec, which is part of file names: a letter of a-z, then a-z, 0-9, - and _, at most 40 characters."""
+    if not isinstance(value, str) or len(value) > MAX_NAME or not re.fullmatch(NAME, value):
+        fix = f"use up to {MAX_NAME} of a-z, 0-9, - and _, a letter first"
+        raise InputError(where, key, f"{shown(value)} is no name of a spec", fix)
     return value
 
 
