@@ -14,7 +14,8 @@ from .method import derive as _derive
 from .program import StepProgram, dump
 from .sampler.network import ScoreParameterization
 from .sampler.sampler import Sampler, load_sampler
-from .sde.linear import LinearSDE, load_sde
+from .sde.linear import LinearSDE
+from .sde.load import load_sde
 from .spec import sources as spec
 from .spec.composition import Token, parse_composition
 

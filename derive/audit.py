@@ -31,7 +31,12 @@ CLAIMS = (
     Claim("ddim-eta", "diffusers DDIM, eta = 1", "-", "arXiv 2010.02502"),
     Claim("dpmpp-2m", "diffusers DPMSolverMultistep, k-diffusion dpmpp_2m", "2", "arXiv 2211.01095"),
     Claim("dpmpp-2s", "diffusers DPMSolverSinglestep, k-diffusion dpmpp_2s (eta = 0)", "2", "arXiv 2211.01095"),
-    Claim("dpmpp-3m", "diffusers DPMSolverMultistep (order 3), k-diffusion dpmpp_3m_sde (eta = 0)", "3", "arXiv 2211.01095"),
+    Claim(
+        "dpmpp-3m",
+        "diffusers DPMSolverMultistep (order 3), k-diffusion dpmpp_3m_sde (eta = 0)",
+        "3",
+        "arXiv 2211.01095",
+    ),
     Claim("dpmpp-3m-mended", "nowhere: the mend", "-", "here"),
     Claim("unipc-2", "diffusers UniPCMultistep (order 2, bh2)", "3", "arXiv 2302.04867: the corrector lifts 2 to 3"),
     Claim("unipc-3", "diffusers UniPCMultistep (order 3, bh2)", "4", "arXiv 2302.04867: the corrector lifts 3 to 4"),

@@ -16,7 +16,8 @@ from stepsmith.errors import InputError
 
 from .sampler.network import NETWORKS, ScoreParameterization
 from .sampler.sampler import Sampler
-from .sde.linear import LinearSDE, check_span, check_unused
+from .sde.linear import LinearSDE
+from .sde.load import check_span, check_unused
 from .spec import sources as spec
 from .spec.composition import parse_composition
 

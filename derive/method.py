@@ -21,7 +21,8 @@ from .program.forms import layout
 from .program.rows import Rows
 from .sampler.network import BRIDGES, ScoreParameterization
 from .sampler.sampler import Sampler, load_sampler
-from .sde.linear import LinearSDE, load_sde
+from .sde.linear import LinearSDE
+from .sde.load import load_sde
 
 
 def module_name(sde: str, sampler: str, network: str, frame: str | None) -> str:

@@ -7,19 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import sympy as sp
-from sympy.codegen.cfunctions import expm1
 
-from stepsmith.derive.maths.bounded import tame, tidied
-from stepsmith.derive.maths.calculus import careful, exact, increment, is_zero, plain, s, t
-from stepsmith.derive.program import applied
-from stepsmith.derive.sde.closed import in_lets
-from stepsmith.derive.sde.offset import equilibrium
+from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.sde import forms
 
 from .naming import Naming, attribute, data_first
 from .printer import HostPrinter, wrapped
-
-START = sp.Symbol("START", real=True)
-SMOOTH = 6  # degree of F and G G^T up to which Gauss quadrature of 8 nodes needs no look at how they change
 
 
 class DiffusionText:
@@ -30,9 +23,7 @@ class DiffusionText:
         self.order = data_first(sde)
         self.field = sde.field
         own = {*params, *sde.let, *filter(None, [sde.field])}
-        self.timed = [
-            name for name, e in sde.let.items() if {t, sp.Symbol(sde.field or "t", real=True)} & e.free_symbols
-        ]
+        self.timed = forms.timed(sde)
         numbers = own - set(self.timed) - {sde.field}
         self.bare = HostPrinter(lambda name: attribute(name), numbers)
         self.printer = HostPrinter(Naming(frozenset(own), "self"), numbers)
@@ -156,13 +147,8 @@ class DiffusionText:
 
     @property
     def smooth(self) -> bool:
-        """Whether F and G G^T are polynomials of low degree in t, which need no look at how they change."""
-        entries = [self.sde.written_out(e) for e in (*self.sde.F, *self.sde.GG, *self.sde.offset)]
-        return (
-            bool(self.field)
-            or self.sde.schedule is not None
-            or all(e.is_polynomial(t) and sp.Poly(e, t).degree() <= SMOOTH for e in entries)
-        )
+        """Whether integrals need no look at how F and G G^T change."""
+        return forms.smooth(self.sde)
 
     # -- one block -------------------------------------------------------------------------------------------------------
 
@@ -186,29 +172,13 @@ class DiffusionText:
             lines[-1] += " + 0 * t"
         return lines
 
-    def _start(self, expr: sp.Expr) -> sp.Expr:
-        return expr.subs(s, exact(self.sde.time[0]))
-
-    def _exponent(self) -> sp.Expr | None:
-        """The integral of F from START to t in closed form, in the words of let; None where there is none."""
-        F = self.sde.F_let[0, 0]
-        parts = in_lets(self.sde, F)
-        if parts is not None:
-            pieces = [(c, increment(self.sde.let[name], t, s) if name else t - s) for name, c in parts.items()]
-            if all(p is not None for _, p in pieces):
-                return self._start(sp.Add(*(c * p for c, p in pieces)))
-        closed = increment(self.sde.written_out(F), t, s)
-        return None if closed is None else self._start(closed)
-
     def _alpha(self) -> list[list[str]]:
         """alpha, and its logarithm where that is an integral without a closed form."""
         sde, doc = self.sde, "The factor of the data in z_t."
         if sde.F.is_zero_matrix:
             return []
-        if sde.schedule is not None:
-            return [self.method("alpha", doc, self._plain(careful(sde.schedule[0])))]
-        if (exponent := self._exponent()) is not None:
-            return [self.method("alpha", doc, self._plain(sp.exp(exponent)))]
+        if (closed := forms.alpha(sde)) is not None:
+            return [self.method("alpha", doc, self._plain(closed))]
         self.needs.add("integral")
         log = self.method(
             "log_alpha", "The integral of F from START.", ["return integral(self.F, START, t, self.panels(t))"]
@@ -218,20 +188,9 @@ class DiffusionText:
     def _sigma(self) -> list[str]:
         """In closed form where nothing cancels near the data, else by quadrature of the positive integrand."""
         sde, doc = self.sde, "The standard deviation of z_t given the data."
-        if sde.schedule is not None:
-            return self.method("sigma", doc, self._plain(careful(sde.schedule[1])))
-        f, g2, variance = sde.F[0, 0], sde.GG[0, 0], sde.initial_let[0, 0]
-        law = tidied(-g2 / (2 * f)) if f != 0 else None
-        if law is not None and t not in law.free_symbols:
-            exponent = self._exponent()
-            log_alpha = exponent if exponent is not None else applied("log_alpha", t)
-            return self.method(
-                "sigma", doc, self._plain(sp.sqrt(variance * sp.exp(2 * log_alpha) - law * expm1(2 * log_alpha)))
-            )
-        if f == 0 and (growth := increment(g2, t, s)) is not None:
-            grown = self._start(growth)
-            collapsed = self._collapsed(sde.initial[0, 0] + plain(grown), sde.initial[0, 0] + grown)
-            return self.method("sigma", doc, self._plain(sp.sqrt(collapsed)))
+        if (closed := forms.sigma(sde)) is not None:
+            return self.method("sigma", doc, self._plain(closed))
+        f, variance = sde.F[0, 0], sde.initial_let[0, 0]
         self.needs.add("integral")
         ratio = "" if f == 0 else "(self.alpha(t) / self.alpha(s)) ** 2 * "
         body = [f"noise = integral(lambda s: {ratio}self.GG(s), START, t, self.panels(t))"]
@@ -245,12 +204,6 @@ class DiffusionText:
         return (
             lines if expr.has(t) or set(self.timed) & {x.name for x in expr.free_symbols} else [f"{lines[-1]} + 0 * t"]
         )
-
-    @staticmethod
-    def _collapsed(simple: sp.Expr, careful_form: sp.Expr) -> sp.Expr:
-        """The single power that a variance may collapse to (VE: sigma_min^2 ratio^(2t)), else the careful form."""
-        collapsed = sp.powsimp(sp.expand(simple)) if tame(simple) else simple
-        return collapsed if not collapsed.is_Add and is_zero(collapsed - simple) else careful_form
 
     def _panels(self) -> list[str]:
         change = "" if self.smooth else ", math.ceil(self.change * (END - START))"
@@ -266,20 +219,16 @@ class DiffusionText:
         sde = self.sde
         own = " and ".join((*sde.constant, "one"))
         doc = f"What {own} are multiplied with in the mean of z_t, (1, {len(sde.constant) + 1}, *t.shape)."
-        kept = equilibrium(sde) if sde.schedule is None else None
-        if kept is not None:
-            closed = self._exponent()
-            exponent = closed if closed is not None else applied("log_alpha", t)
-            entries = [self._entry_printer().doprint(-expm1(exponent) * e) if e != 0 else "0 * t" for e in kept]
-            body = [*self.lets([exponent, *kept]), f"return torch.stack(({', '.join(entries)},))[None]"]
+        closed = forms.offset(sde)
+        if closed is not None:
+            entries = [self._entry_printer().doprint(e) if e != 0 else "0 * t" for e in closed]
+            body = [*self.lets(closed), f"return torch.stack(({', '.join(entries)},))[None]"]
             return [self.method("offset", doc, body)]
         self.needs.add("integral")
         flat = sde.F.is_zero_matrix
         lines = []
-        for e in sde.offset_terms_let:
-            text = HostPrinter(Naming(frozenset({*self.params, *sde.let}), "self"), self.numbers).doprint(
-                e.subs({sp.Symbol(n, real=True): applied(n, s) for n in self.timed}).subs(t, s)
-            )
+        for e in forms.offset_rates(sde):
+            text = HostPrinter(Naming(frozenset({*self.params, *sde.let}), "self"), self.numbers).doprint(e)
             ratio = "" if flat else "self.alpha(t) / self.alpha(s) * "
             lines.append(
                 f"integral(lambda s: {ratio}({text}) + 0 * s, START, t, self.panels(t))" if e != 0 else "0 * t"

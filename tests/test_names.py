@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import stepsmith as ss
-from stepsmith.derive.sde.linear import HOST_NAMES
+from stepsmith.derive.spec.words import HOST_NAMES
 from stepsmith.templates.render import LOCALS
 
 torch.set_num_threads(1)

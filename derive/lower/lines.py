@@ -15,8 +15,8 @@ from stepsmith.errors import InputError
 from ..maths.bounded import cancelled
 from ..program import EARLIER, applied
 from ..sampler.split import Split
-from ..sde.linear import STEP_NAMES
 from ..spec.formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
+from ..spec.words import STEP_NAMES
 from .writer import Term, Writer, symbol
 
 Values = tuple[str, ...]  # the values of a name, one a block

@@ -22,6 +22,7 @@ t = sp.Symbol("t", real=True)
 s = sp.Symbol("s", real=True)
 t0 = sp.Symbol("t0", real=True)
 t1 = sp.Symbol("t1", real=True)
+EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3))  # the times of one, two, three steps ago
 
 
 @functools.lru_cache(maxsize=512)

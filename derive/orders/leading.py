@@ -19,7 +19,7 @@ from sympy.polys.fields import field
 
 from ..lower import conjugation
 from ..maths.matrix import Matrix, add, mul, scaled, solve
-from ..sde.linear import load_sde
+from ..sde.load import load_sde
 from ..spec.formula import ONE_BLOCK
 from . import symbolic
 from .local import MARGIN, WIDTH, fed_back, local_error_at, step_chain
@@ -145,7 +145,11 @@ FOUND: dict[Any, tuple[sp.Expr, tuple[str, ...]]] = {}  # the same on every diff
 
 
 def _by_data(other: Any, power: int) -> tuple[sp.Expr, tuple[str, ...]]:
-    names = [*(f"D{k}" for k in range(power + 2)), "x", *(_partial(i, j) for i in range(1, power) for j in range(power - i))]
+    names = [
+        *(f"D{k}" for k in range(power + 2)),
+        "x",
+        *(_partial(i, j) for i in range(1, power) for j in range(power - i)),
+    ]
     names += ["r1", "r2", *other.params]
     K, *_ = field(list(dict.fromkeys(names)), sp.QQ)
     symbols = {str(g): K.from_expr(g.as_expr()) for g in K.gens}

@@ -23,7 +23,9 @@ def _idle_calls(method: Any) -> list[str]:
     program = raw(method.sde, method.sampler, method.network, method.frame, method.params)
     found = []
     if repeated := program.nfe - reuse(program).nfe:
-        found.append(f"{repeated} of the {program.nfe} evaluations see a state and a time that did not change; drop their !")
+        found.append(
+            f"{repeated} of the {program.nfe} evaluations see a state and a time that did not change; drop their !"
+        )
     if idle := sum(isinstance(op, Evaluate) and not _read(method.program, op) for op in method.program.ops):
         found.append(f"{idle} of the {program.nfe} evaluations are read by nothing on {method.sde.name}; drop their !")
     return found
@@ -55,6 +57,8 @@ def _doubled_draws(sampler: Any) -> list[str]:
         if sampler.parts[token.letter].noise == "none":
             continue
         if token.letter in waiting and (before is None or before.letter != token.letter):
-            found.append(f"no evaluation sees the first of two draws of {token.letter}; a second one only doubles the draws")
+            found.append(
+                f"no evaluation sees the first of two draws of {token.letter}; a second one only doubles the draws"
+            )
         waiting.add(token.letter)
     return found

@@ -26,7 +26,13 @@ WIDTH = 2  # coordinates a block
 MOST = 5  # orders are sought up to this one
 MARGIN = 3  # terms that divisions by series without a constant term may lose
 TIMES = ("t1", "t0", *(time.name for time in EARLIER))
-RATIOS = (flint.fmpq(5, 7), flint.fmpq(9, 8), flint.fmpq(5, 4), flint.fmpq(11, 10), flint.fmpq(6, 7))  # of each step to the next
+RATIOS = (
+    flint.fmpq(5, 7),
+    flint.fmpq(9, 8),
+    flint.fmpq(5, 4),
+    flint.fmpq(11, 10),
+    flint.fmpq(6, 7),
+)  # of each step to the next
 
 
 @dataclass(frozen=True, eq=False)

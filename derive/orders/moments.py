@@ -272,7 +272,9 @@ def quiet_rows(at: Setting) -> list[list[Any]]:
         if pivot is None:
             continue
         rows = [
-            [a - b * (row[column] / pivot[column]) for a, b in zip(row, pivot, strict=True)] for row in rows if row is not pivot
+            [a - b * (row[column] / pivot[column]) for a, b in zip(row, pivot, strict=True)]
+            for row in rows
+            if row is not pivot
         ]
     return [[e if c == k else 0 for e in row[columns:] for k in range(width)] for row in rows for c in range(width)]
 
@@ -284,12 +286,14 @@ def _same(ring: Any, A: list[list[Any]], B: list[list[Any]]) -> bool:
 def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any]], list[list[Any]], list[list[Any]]]:
     """Cov(X_1), Cov(X_1, X_3), Cov(X_3) of the exact solution: with w = W(1) of a Brownian motion on (0, 1) and Z its integral,
 
-        X_1 = G w,   X_3 = J G Z + G' (w - Z),   Var w = 1, Var Z = 1/3, Cov(w, Z) = 1/2.
+    X_1 = G w,   X_3 = J G Z + G' (w - Z),   Var w = 1, Var Z = 1/3, Cov(w, Z) = 1/2.
     """
     point = at.point
     G, width = point.of(at.method.sde.G_let), len(at.state[0])
     spread = lambda k, sign: [  # noqa: E731
-        [sign * row[j].c[k] if a == b else 0 for j in range(len(row)) for b in range(width)] for row in G for a in range(width)
+        [sign * row[j].c[k] if a == b else 0 for j in range(len(row)) for b in range(width)]
+        for row in G
+        for a in range(width)
     ]
     G0, G1 = spread(0, 1), spread(1, -1)  # tau runs against t
     J = [[b.derivative(j).at_zero() for j in range(len(drift))] for b in drift]
@@ -305,4 +309,3 @@ def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any
         mixed((half, _gram(G0, JG)), (half, _gram(G0, G1))),
         mixed((third, _gram(JG, JG)), (half - third, cross), (half - third, turned), (third, _gram(G1, G1))),
     )
-

@@ -100,7 +100,9 @@ class Point:
         if self.sde.schedule is not None:
             sigma = self.one(self.sde.schedule[1])
             return [[sigma * sigma]]
-        if self.sde.n == 1 and self.sde.F.is_zero_matrix:  # programs may say log(sigma) in closed form: the law is the actual one
+        if (
+            self.sde.n == 1 and self.sde.F.is_zero_matrix
+        ):  # programs may say log(sigma) in closed form: the law is the actual one
             try:
                 return [[self.one(plain(self.sde.covariance(t)[0, 0]))]]
             except Unsupported:
@@ -170,11 +172,16 @@ def draw(method: Any, ring: Ring, seed: int, terms: int) -> Point:
     number = lambda q: ring.number(int(q.p), int(q.q))  # noqa: E731
     n = sde.n
     root = [
-        [number(small_rational(rng) / 2 if j < i else 1 + small_rational(rng) / 3 if i == j else flint.fmpq(0)) for j in range(n)]
+        [
+            number(small_rational(rng) / 2 if j < i else 1 + small_rational(rng) / 3 if i == j else flint.fmpq(0))
+            for j in range(n)
+        ]
         for i in range(n)
     ]
     psi = [[number(small_rational(rng) / 3 + (1 if i == j else 0)) for j in range(n)] for i in range(n)]
-    if n in UNIT and len(sde.data) == 1:  # sigma_eff = 1/|L^-1 Psi e| is then rational, and so is what the bridge makes of it
+    if (
+        n in UNIT and len(sde.data) == 1
+    ):  # sigma_eff = 1/|L^-1 Psi e| is then rational, and so is what the bridge makes of it
         size = flint.fmpq(10, rng.randint(7, 13) * UNIT[n][1])
         lead = [number(p * size) for p in UNIT[n][0]]
         for i in range(n):
@@ -201,7 +208,9 @@ def _parameters(method: Any, rng: random.Random, fixed: set[str]) -> dict[str, f
         exact_values |= {sp.Symbol(k, real=True): sp.Rational(int(v.p), int(v.q)) for k, v in values.items()}
         if all(c.holds(exact_values) for c in method.sde.constraints):
             return values
-    raise Unsupported(f"no parameters near the defaults of {method.sde.name} keep its constraints", "loosen the constraints")
+    raise Unsupported(
+        f"no parameters near the defaults of {method.sde.name} keep its constraints", "loosen the constraints"
+    )
 
 
 # -- matrices of series ----------------------------------------------------------------------------------------------------

@@ -292,7 +292,11 @@ def search(sde: Any, derived: Any, length: int = 4, calls: int = 2, keep: int = 
     problem = trial(sde, derived)
     best = max(orders)
     ranked = sorted(
-        (Found(s, o, error_of(s, problem, budget), budget) for s, o in zip(schemes, orders, strict=True) if o >= min(best, 2)),
+        (
+            Found(s, o, error_of(s, problem, budget), budget)
+            for s, o in zip(schemes, orders, strict=True)
+            if o >= min(best, 2)
+        ),
         key=lambda f: (-f.order, f.error),
     )
     proven: list[Found] = []

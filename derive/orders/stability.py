@@ -87,7 +87,9 @@ class Stability:
         """What ``stepsmith error`` prints."""
         if not self.steps:
             return []
-        head = f"data N(0, {self.variance:g}): spectral radius of a step (exact), condition of the step and of the frame"
+        head = (
+            f"data N(0, {self.variance:g}): spectral radius of a step (exact), condition of the step and of the frame"
+        )
         rows = [
             f"    t = {s.t0:.4g} -> {s.t1:.4g}: {s.radius:.4f} ({s.exact:.4f}), {s.condition:.3g}, {s.frame:.3g}"
             for s in self.steps
@@ -115,7 +117,9 @@ def stability(method: Any, variance: float = 0.25, steps: int = 50, times: Seque
     return Stability(variance, tuple(found), tuple(probe.largest(t0) for t0 in chosen) if alone else ())
 
 
-def curves(method: Any, variance: float = 0.25, points: int = 12) -> list[tuple[float, list[float], list[float], list[float]]]:
+def curves(
+    method: Any, variance: float = 0.25, points: int = 12
+) -> list[tuple[float, list[float], list[float], list[float]]]:
     """(t0, step lengths, spectral radii of the step, exact radii) from three times, for a plot.  One-step methods only."""
     if method.program.history:
         raise Unsupported(f"{method.name} has a history, which long steps leave no room for", "plot a one-step method")
@@ -144,7 +148,9 @@ class Linear:
     def view(self) -> Any:
         sde = self.method.sde
         if len(sde.data) != 1 or sde.field:
-            raise Unsupported(f"stability of {sde.name} is not derived", "take a diffusion with one data block and no field")
+            raise Unsupported(
+                f"stability of {sde.name} is not derived", "take a diffusion with one data block and no field"
+            )
         return sde.at()
 
     @cached_property
@@ -177,8 +183,12 @@ class Linear:
         if kind in ("eps-L", "eps-U", "v"):
             root = self.view.factor(told, "upper" if kind == "eps-U" else "lower")
             eps = root.T @ inverse @ inputs
-            return eps if kind != "v" else column[0] * eps - np.sqrt(sigma[0, 0]) * d * column[0] * inverse[0, 0] * inputs
-        raise Unsupported(f"the linear form of a {kind} network is not known here", "use denoiser, score, x0, eps-L or v")
+            return (
+                eps if kind != "v" else column[0] * eps - np.sqrt(sigma[0, 0]) * d * column[0] * inverse[0, 0] * inputs
+            )
+        raise Unsupported(
+            f"the linear form of a {kind} network is not known here", "use denoiser, score, x0, eps-L or v"
+        )
 
     def step(self, t0: float, t1: float) -> np.ndarray:
         """A of (z', history') = A (z, history) + noise, equal steps before it."""
@@ -204,7 +214,9 @@ class Linear:
         before = max(len(self.method.warmup), 3 if self.method.program.history else 0)
         times = [t0 + k * h for k in range(before, 0, -1)] + [t0, t1]
         times += [low + (t1 - low) * 0.5**k for k in range(1, 2 + len(self.method.ending))]
-        return [float(value.mid()) for value in self.exact_reference.scalars([flint.arb(t) for t in times], before, exprs)]
+        return [
+            float(value.mid()) for value in self.exact_reference.scalars([flint.arb(t) for t in times], before, exprs)
+        ]
 
     def flow(self, t0: float, t1: float, parts: int = 32) -> np.ndarray:
         """E.  For the reverse SDE, the mean of z(t1) given z(t0): S_t1 Psi(t0, t1)^T S_t0^-1.  For the flow, the classical
@@ -228,7 +240,9 @@ class Linear:
         """F + G G^T S^-1 / 2."""
         _, _, S = self.law(t)
         sde, now = self.method.sde, flint.arb(t)
-        F, V = (np.array([[float(e[0].mid()) for e in row] for row in self.view.jets(M, now, 1)]) for M in (sde.F, sde.GG))
+        F, V = (
+            np.array([[float(e[0].mid()) for e in row] for row in self.view.jets(M, now, 1)]) for M in (sde.F, sde.GG)
+        )
         return F + V @ np.linalg.inv(S) / 2
 
     def amplification(self, t0: float, t1: float) -> Amplification:

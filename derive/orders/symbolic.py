@@ -45,7 +45,9 @@ class ErrorTerm:
         if self.coefficient == 0:
             return f"e_{self.block} = O(h^{self.power + 1})"
         text = sp.sstr(self.coefficient)
-        return f"e_{self.block} = h^{self.power} * {f'({text})' if self.coefficient.is_Add else text}".replace("**", "^")
+        return f"e_{self.block} = h^{self.power} * {f'({text})' if self.coefficient.is_Add else text}".replace(
+            "**", "^"
+        )
 
     def latex(self) -> str:
         """The term as LaTeX."""
@@ -122,7 +124,9 @@ def by_drift(method: Any, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
 
 def opaque(sde: LinearSDE) -> LinearSDE:
     """One block with F = f (or 0), G^2 = V and the offset b_mu mu + ... + b, functions of time that nothing is known of."""
-    terms = {f"b_{c}" if c else "b": e for c, e in zip((*sde.constant, ""), sde.offset_terms_let, strict=True) if e != 0}
+    terms = {
+        f"b_{c}" if c else "b": e for c, e in zip((*sde.constant, ""), sde.offset_terms_let, strict=True) if e != 0
+    }
     lets = {name: sp.Function(name)(t) for name in ("f", "V", *terms)}
     symbols = {name: sp.Symbol(name, real=True) for name in (*lets, *sde.constant)}
     F = sp.ImmutableMatrix([[0 if sde.F.is_zero_matrix else symbols["f"]]])
@@ -151,7 +155,10 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     centre = [*(v[0] for v in (*state, *given)), point.t0]
     inner = [(*i[: len(names)], *([0] * len(given)), i[-1]) for i in indices]
     rows = [
-        [values.get(jet_name(b, i, names), symbols[jet_name(b, i, names)]) / math.prod(map(math.factorial, i)) for b in names]
+        [
+            values.get(jet_name(b, i, names), symbols[jet_name(b, i, names)]) / math.prod(map(math.factorial, i))
+            for b in names
+        ]
         for i in indices
     ]
     at = Setting(point, other, state, given, Network(centre, tuple(inner), rows, 1))

@@ -111,7 +111,9 @@ def setting(method: Any, ring: Any, seed: int, terms: int, width: int, degree: i
     point = draw(method, ring, seed, terms)
     rng = random.Random(f"state {seed}")
     n, kind = method.sde.n, method.network
-    state, given = ([[_drawn(rng, ring) for _ in range(width)] for _ in range(k)] for k in (n, len(method.sde.constant)))
+    state, given = (
+        [[_drawn(rng, ring) for _ in range(width)] for _ in range(k)] for k in (n, len(method.sde.constant))
+    )
     _, out, inp, noise = point.parameterization(kind)
     bare = Setting(point, method, state, given, Network([], (), [], width))
     values = [[Series([v], ring) for v in block] for block in state]
@@ -156,7 +158,10 @@ def exact_flow(at: Setting, weight: Any) -> list[Value]:
     z = [[Series([v], ring) for v in block] for block in at.state]
     for k in range(at.point.terms - 1):
         z = [
-            [Series([*e.c, 0 if type(d.c[k]) is int else d.c[k] / (k + 1)], ring) for e, d in zip(block, row, strict=True)]
+            [
+                Series([*e.c, 0 if type(d.c[k]) is int else d.c[k] / (k + 1)], ring)
+                for e, d in zip(block, row, strict=True)
+            ]
             for block, row in zip(z, at.drift(z, weight), strict=True)
         ]
     return z

@@ -43,7 +43,10 @@ class Trial:
         inverse = np.linalg.inv(sigma + SPREAD**2 * np.outer(column, column))
         pulls = [inverse @ (mean * column[:, None] - z) for mean, _ in MODES]
         logs = np.array(
-            [np.log(w) - 0.5 * ((mean * column[:, None] - z) * p).sum(0) for (mean, w), p in zip(MODES, pulls, strict=True)]
+            [
+                np.log(w) - 0.5 * ((mean * column[:, None] - z) * p).sum(0)
+                for (mean, w), p in zip(MODES, pulls, strict=True)
+            ]
         )
         weights = np.exp(logs - logs.max(0))
         weights /= weights.sum(0)
@@ -133,4 +136,3 @@ def stepped(scheme: Any, problem: Trial, z: np.ndarray, t0: float, t1: float) ->
             new = new + float(term.weight) * h * slope
         states[move.name] = new
     return states[scheme.result]
-

@@ -7,7 +7,8 @@ passes.py    programs to programs of the same law
 rows.py      the programs of a grid's first rows, common rows and last rows
 """
 
-from .hosts import EARLIER, Flow, Host, Integral, Law, Propagate, Scalar, Spread, applied, entries, entry, table_of
+from ..maths.calculus import EARLIER
+from .hosts import Flow, Host, Integral, Law, Propagate, Scalar, Spread, applied, entries, entry, table_of
 from .program import ONE, UNIT, Evaluate, Normal, Op, ProgramError, StepProgram, Update, dump, verify
 
 __all__ = [

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3))  # the times of one, two, three steps ago
-
 
 def entry(table: str, i: int, j: int) -> sp.Symbol:
     """The symbol of the entry [i, j] of a host table of matrices."""

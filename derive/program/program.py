@@ -15,7 +15,8 @@ from typing import Any
 
 import sympy as sp
 
-from .hosts import EARLIER, Host, table_of
+from ..maths.calculus import EARLIER
+from .hosts import Host, table_of
 
 ONE = sp.S.One
 UNIT = "1"  # the value that is one everywhere: an additive scalar is its coefficient

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import flint
 import sympy as sp
@@ -29,12 +29,24 @@ from ..program import EARLIER, UNIT, Evaluate, Op, StepProgram, Update
 from ..program.forms import Form, last_layout, layout
 from ..program.meaning import host_values, put, tables
 from ..program.program import outputs
+from ..program.rows import Rows
+from ..sde.linear import LinearSDE
 from ..sde.numeric import NumericSDE
 
-if TYPE_CHECKING:
-    from ..method import Method
-
 Row = dict[str, Any]  # column -> ball
+
+
+class Method(Protocol):
+    """What is read of a method (derive/method.py): its diffusion, its programs and their parameters."""
+
+    @property
+    def sde(self) -> LinearSDE: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def params(self) -> dict[str, float]: ...
 
 
 class Around:

@@ -10,11 +10,11 @@ from typing import Any
 from stepsmith.errors import InputError
 
 from ..maths.budget import within
-from ..sde.linear import HOST_NAMES
 from ..spec import formula, formula_reader
 from ..spec import sources as spec
 from ..spec.composition import Token, parse_composition
 from ..spec.formula import Formula
+from ..spec.words import HOST_NAMES
 
 FAMILIES = ("conjugate", "splitting", "conjugate-splitting", *formula.FAMILIES)
 LINES = ("step", "warmup", "final", "let")

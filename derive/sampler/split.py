@@ -29,8 +29,9 @@ from ..maths import bounded
 from ..maths.bounded import cancelled, tame
 from ..maths.calculus import exact, is_zero, t
 from ..maths.point import sign
+from ..sde.equations import linear_terms
 from ..sde.linear import LinearSDE
-from ..sde.offset import equilibrium, terms
+from ..sde.offset import equilibrium
 from ..sde.offset import read as read_offset
 from ..spec import sources as spec
 from ..spec.expression import Names
@@ -191,7 +192,7 @@ def _offset(sampler: Sampler, part: PartSpec, sde: LinearSDE, names: dict[str, s
     if outside:
         what = f"row {outside[0]} is not among the rows of {part.letter}"
         raise InputError(sampler.where, key, what, "add the row or empty it")
-    return sp.Matrix(terms(entries, sde.constant))
+    return sp.Matrix(linear_terms(entries, sde.constant))
 
 
 def _part(

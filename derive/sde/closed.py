@@ -14,7 +14,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import flint
 import numpy as np
@@ -27,10 +26,8 @@ from ..maths.calculus import exact, increment, plain, s, sums, t
 from ..maths.entire import exponential
 from ..maths.point import BITS, Point, random_point
 from . import stationary as law
+from .equations import Equations
 from .smooth import defaults
-
-if TYPE_CHECKING:
-    from .linear import LinearSDE
 
 NUMERIC = "use sde.at(...), which takes the numeric route under the same interface"
 
@@ -73,11 +70,11 @@ class Words:
     entries: sp.Matrix
     integrals: dict[sp.Symbol, sp.Expr]
 
-    def written_out(self, sde: LinearSDE) -> sp.Matrix:
+    def written_out(self, sde: Equations) -> sp.Matrix:
         return sde.written_out(self.entries.subs({name: plain(value) for name, value in self.integrals.items()}))
 
 
-def in_lets(sde: LinearSDE, expr: sp.Expr) -> dict[str, sp.Expr] | None:
+def in_lets(sde: Equations, expr: sp.Expr) -> dict[str, sp.Expr] | None:
     """An expression as c_0 + sum_k c_k let_k with c free of t, {let or "": c}; None where it is none."""
     timed = [name for name, value in sde.let.items() if value.has(t) and expr.has(sp.Symbol(name, real=True))]
     symbols = [sp.Symbol(name, real=True) for name in timed]
@@ -90,13 +87,13 @@ def in_lets(sde: LinearSDE, expr: sp.Expr) -> dict[str, sp.Expr] | None:
     return {"": poly.coeff_monomial(1), **parts}
 
 
-def timeless(sde: LinearSDE, M: sp.Matrix) -> sp.Matrix:
+def timeless(sde: Equations, M: sp.Matrix) -> sp.Matrix:
     """A matrix in the words of let that is free of t; written out where lets that change with t cancel in it."""
     timed = {sp.Symbol(name, real=True) for name, value in sde.let.items() if value.has(t)}
     return sde.written_out(M).applyfunc(cancelled) if M.free_symbols & timed else M
 
 
-def generator(sde: LinearSDE, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> Words:
+def generator(sde: Equations, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> Words:
     """The integral of F (in the words of let) over (lower, upper), the integral of ``beta`` spelled ``int_beta``.
 
     Raises Unsupported where an entry has no row in the table of integrals.
@@ -124,12 +121,12 @@ def _increment(expr: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr | None:
     return closed if closed is not None else increment(sums(expr), upper, lower)
 
 
-def transition_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> Words:
+def transition_words(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> Words:
     """Psi(upper, lower) in closed form for one or two blocks whose F commutes with itself, in words."""
     if sde.schedule is not None:
         alpha = sde.written_out(sde.schedule[0])
         return Words(sp.Matrix([[alpha.subs(t, upper) / alpha.subs(t, lower)]]), {})
-    if not sde.commutes():
+    if not commutes(sde.F):
         raise Unsupported(
             f"F of {sde.name} does not commute with itself at two times, so exp of its integral is wrong", NUMERIC
         )
@@ -142,7 +139,7 @@ def transition_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> Words:
     )
 
 
-def _check_at_rest(sde: LinearSDE) -> None:
+def _check_at_rest(sde: Equations) -> None:
     """Refuse in numbers, before any algebra, a law that would change between two times."""
     if not sde.F.has(t) and not sde.GG.has(t):
         return
@@ -163,7 +160,7 @@ def _check_at_rest(sde: LinearSDE) -> None:
         )
 
 
-def stationary_words(sde: LinearSDE) -> sp.Matrix:
+def stationary_words(sde: Equations) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, in the words of let."""
     _check_at_rest(sde)
     S = law.solve(sde.name, sde.F, sde.GG, sde.F_let, sde.GG_let)
@@ -175,7 +172,7 @@ def stationary_words(sde: LinearSDE) -> sp.Matrix:
     return next(at for at in places if not at.has(sp.nan, sp.zoo, sp.oo))
 
 
-def covariance_words(sde: LinearSDE, time: sp.Expr) -> Words:
+def covariance_words(sde: Equations, time: sp.Expr) -> Words:
     """Sigma at ``time``, from Sigma at the start of the span = diag(initial), in words."""
     if sde.schedule is not None:
         return Words(sp.Matrix([[sde.schedule[1].subs(t, time) ** 2]]), {})
@@ -187,12 +184,12 @@ def covariance_words(sde: LinearSDE, time: sp.Expr) -> Words:
     return Words(S + psi.entries * (sde.initial_let - S) * psi.entries.T, psi.integrals)
 
 
-def transition(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
+def transition(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
     """Psi(upper, lower), written out in t and the parameters."""
     return transition_words(sde, upper, lower).written_out(sde)
 
 
-def stationary(sde: LinearSDE) -> sp.Matrix:
+def stationary(sde: Equations) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, written out; Unsupported where it is no covariance at the defaults."""
     found = sde.written_out(stationary_words(sde)).applyfunc(cancelled)
     at = Point(defaults(sde))
@@ -202,12 +199,12 @@ def stationary(sde: LinearSDE) -> sp.Matrix:
     return found
 
 
-def covariance(sde: LinearSDE, time: sp.Expr) -> sp.Matrix:
+def covariance(sde: Equations, time: sp.Expr) -> sp.Matrix:
     """Sigma at ``time``, written out in t and the parameters."""
     return covariance_words(sde, time).written_out(sde)
 
 
-def reverse(sde: LinearSDE, eta: sp.Expr) -> Reverse:
+def reverse(sde: Equations, eta: sp.Expr) -> Reverse:
     """The reverse dynamics of ``Reverse`` with V = eta^2 G G^T."""
     noise = eta**2 * sde.GG
     return Reverse(sp.Matrix(sde.F), sp.Matrix(sde.offset), (sde.GG + noise) / 2, sp.Matrix(noise))

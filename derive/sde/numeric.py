@@ -1,4 +1,4 @@
-"""The numeric view of a LinearSDE: any number of blocks, any F(t), to far more digits than float64 holds.
+"""The numeric view of a linear SDE: any number of blocks, any F(t), to far more digits than float64 holds.
 
 Psi and Sigma come from their Taylor series at a chain of centres a_0 = time[0] < a_1 < ..., in ball arithmetic (Arb):
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flint
 import numpy as np
@@ -25,9 +25,7 @@ from stepsmith.errors import InputError, Unsupported
 from ..maths.balls import SHORTEN, STIFF, Flow, arb, eye, floats, inverse, joined, linear, series_of, term, terms_of
 from ..maths.budget import within
 from ..maths.matrix import Matrix, add, factor, forward, mul, transpose
-
-if TYPE_CHECKING:
-    from .linear import LinearSDE
+from .equations import Equations
 
 PRECISION = 400  # bits carried
 ACCURACY = 260  # bits to which a panel's series is summed
@@ -37,20 +35,20 @@ DIGITS = 60  # bits that a covariance must keep
 
 @dataclass(frozen=True)
 class NumericSDE:
-    """A LinearSDE at given parameter values; arguments and results are float64, the work between is not.
+    """An SDE at given parameter values; arguments and results are float64, the work between is not.
 
     ``transition(t, s)`` -> (n, n), ``covariance(t)`` -> (n, n), ``factor(t, kind)`` -> (n, n) with factor @ factor.T =
     covariance, ``effective_sigma(t)`` -> array like t.  Times must lie in the span of the SDE.
     """
 
-    sde: LinearSDE
+    sde: Equations
     params: Mapping[str, float]
     terms: int = TERMS
     precision: int = PRECISION
     accuracy: int = ACCURACY
 
     @classmethod
-    def of(cls, sde: LinearSDE, params: Mapping[str, float]) -> NumericSDE:
+    def of(cls, sde: Equations, params: Mapping[str, float]) -> NumericSDE:
         return cls(sde, dict(params))
 
     @cached_property

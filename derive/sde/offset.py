@@ -11,7 +11,7 @@ Tables of what multiplies c_1, ..., c_m and 1 are n x (m + 1), in this order.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy as sp
 
@@ -21,10 +21,8 @@ from ..maths.bounded import cancelled, solvable
 from ..maths.calculus import is_zero, t
 from ..spec import sources as spec
 from ..spec.expression import Names
-from . import closed as kernel
-
-if TYPE_CHECKING:
-    from .linear import LinearSDE
+from . import closed
+from .equations import Equations, constant_symbols, linear_terms
 
 
 def constant_names(where: str, given: Any) -> tuple[str, ...]:
@@ -33,10 +31,6 @@ def constant_names(where: str, given: Any) -> tuple[str, ...]:
         raise InputError(where, "sde.constant", "is no list of names", 'write such as constant = ["mu"]')
     spec.check_names(where, "sde.constant", given)
     return tuple(given)
-
-
-def symbols(constant: tuple[str, ...]) -> list[sp.Symbol]:
-    return [sp.Symbol(name, real=True) for name in constant]
 
 
 def read(
@@ -49,26 +43,23 @@ def read(
     every: bool = True,
 ) -> sp.ImmutableMatrix:
     """The offset, n x 1; InputError where it is not linear in the constant components, or (``every``) leaves one out."""
-    known = Names({**names, **dict(zip(constant, symbols(constant), strict=True))}, getattr(names, "measures", None))
+    known = Names(
+        {**names, **dict(zip(constant, constant_symbols(constant), strict=True))}, getattr(names, "measures", None)
+    )
     rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
     offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
     for i, entry in enumerate(offset):
-        if any(entry.diff(c).free_symbols & set(symbols(constant)) for c in symbols(constant)):
+        if any(entry.diff(c).free_symbols & set(constant_symbols(constant)) for c in constant_symbols(constant)):
             what = f"entry [{i}] is not linear in {', '.join(constant)}"
             raise InputError(where, key, what, "write a sum of coefficients times constant components")
     unused = [
-        name for name, column in zip(constant, terms(offset, constant).T.tolist(), strict=False) if not any(column)
+        name
+        for name, column in zip(constant, linear_terms(offset, constant).T.tolist(), strict=False)
+        if not any(column)
     ]
     if unused and every:
         raise InputError(where, key, f"no entry uses the constant component {unused[0]}", "use it, or remove it")
     return offset
-
-
-def terms(offset: sp.Matrix, constant: tuple[str, ...]) -> sp.ImmutableMatrix:
-    """n x (m + 1): the coefficients of the constant components and of 1 in a linear offset."""
-    own = symbols(constant)
-    rows = [[*(e.diff(c) for c in own), e.subs(dict.fromkeys(own, 0))] for e in offset]
-    return sp.ImmutableMatrix(len(rows), len(own) + 1, [e for row in rows for e in row])
 
 
 def reached(F: sp.Matrix, terms: sp.Matrix) -> sp.Matrix:
@@ -79,7 +70,7 @@ def reached(F: sp.Matrix, terms: sp.Matrix) -> sp.Matrix:
     return sp.Matrix(mask)
 
 
-def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
+def equilibrium(sde: Equations) -> sp.Matrix | None:
     """m, n x (m + 1) in the words of let, with F m + b = 0 and m free of t; None where there is none."""
     b = sde.offset_terms_let
     if b.is_zero_matrix:
@@ -88,24 +79,24 @@ def equilibrium(sde: LinearSDE) -> sp.Matrix | None:
         return None
     m = (sde.F_let.LUsolve(-b)).applyfunc(cancelled)
     timed = sde.written_out(m).applyfunc(cancelled).has(t)
-    return None if timed else kernel.timeless(sde, sp.Matrix(m))
+    return None if timed else closed.timeless(sde, sp.Matrix(m))
 
 
-def mean_words(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> kernel.Words:
+def mean_words(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> closed.Words:
     """o(upper, lower), n x 1, in words: (I - Psi) m, or the integral of b where F = 0."""
-    carried = sp.Matrix([*symbols(sde.constant), 1])
+    carried = sp.Matrix([*constant_symbols(sde.constant), 1])
     if sde.F_let.is_zero_matrix:
-        growth = kernel.generator(sde, sde.offset_terms_let, upper, lower)
-        return kernel.Words(growth.entries * carried, growth.integrals)
+        growth = closed.generator(sde, sde.offset_terms_let, upper, lower)
+        return closed.Words(growth.entries * carried, growth.integrals)
     m = equilibrium(sde)
     if m is None:
-        raise Unsupported(f"the offset of {sde.name} has no mean that the SDE keeps", kernel.NUMERIC)
+        raise Unsupported(f"the offset of {sde.name} has no mean that the SDE keeps", closed.NUMERIC)
     if m.is_zero_matrix:
-        return kernel.Words(sp.zeros(sde.n, 1), {})
-    psi = kernel.transition_words(sde, upper, lower)
-    return kernel.Words((sp.eye(sde.n) - psi.entries) * m * carried, psi.integrals)
+        return closed.Words(sp.zeros(sde.n, 1), {})
+    psi = closed.transition_words(sde, upper, lower)
+    return closed.Words((sp.eye(sde.n) - psi.entries) * m * carried, psi.integrals)
 
 
-def mean(sde: LinearSDE, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
+def mean(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
     """o(upper, lower), written out in t, the parameters and the constant components."""
     return mean_words(sde, upper, lower).written_out(sde)

@@ -8,7 +8,7 @@ that is wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -16,9 +16,7 @@ from numpy.polynomial import legendre
 from sympy.codegen.cfunctions import expm1, log1p
 
 from ..maths.calculus import exact, t
-
-if TYPE_CHECKING:
-    from .linear import LinearSDE
+from .equations import Equations
 
 Array = Any  # numpy float64
 NODES = 20
@@ -33,13 +31,13 @@ _FUNCTIONS: dict[Any, Callable[..., Array]] = {
 }  # fmt: skip
 
 
-def defaults(sde: LinearSDE) -> dict[sp.Symbol, sp.Rational]:
+def defaults(sde: Equations) -> dict[sp.Symbol, sp.Rational]:
     """The default parameters; 1 for a frequency and for the constant components."""
     ones = dict.fromkeys((*sde.constant, *filter(None, [sde.field])), 1.0)
     return {sp.Symbol(name, real=True): exact(value) for name, value in {**ones, **sde.params}.items()}
 
 
-def sampled(sde: LinearSDE, expr: sp.Expr, times: Array) -> Array:
+def sampled(sde: Equations, expr: sp.Expr, times: Array) -> Array:
     """An entry, every let written out, at these times and the default parameters; nan or inf where it has no value."""
     seen: dict[sp.Basic, Array] = {symbol: np.float64(value) for symbol, value in defaults(sde).items()}
     seen[t] = times
@@ -61,7 +59,7 @@ def nodes(start: float, end: float, panels: int) -> tuple[Array, Array]:
     return (edges[:-1] + edges[1:])[:, None] / 2 + half * _X, half * _W
 
 
-def tables(sde: LinearSDE, panels: int) -> Iterator[tuple[str, Array]]:
+def tables(sde: Equations, panels: int) -> Iterator[tuple[str, Array]]:
     """F, G, G G^T and the offset at the nodes of equal panels of the span, (rows, columns, panels, 20)."""
     times = nodes(*sde.time, panels)[0]
     for key, entries in (("F", sde.F), ("G", sde.G), ("offset", sde.offset)):

@@ -6,7 +6,7 @@ neither the noise nor an initial variance ever reaches.  Named is the block, or 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flint
 import numpy as np
@@ -16,13 +16,15 @@ from stepsmith.errors import InputError, Unsupported
 
 from ..maths.calculus import exact, t
 from ..maths.point import Point
+from .equations import Equations
+from .numeric import NumericSDE
 from .smooth import FINE, defaults, rough, tables
 
-if TYPE_CHECKING:
-    from .linear import LinearSDE
-
 _PLACES = (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4))  # of the span, where entries are looked at
-LARGE, SMALL = 1e60, 1e-15  # of an entry, and of the largest one of the noise: their squares must be told from 0 and inf
+LARGE, SMALL = (
+    1e60,
+    1e-15,
+)  # of an entry, and of the largest one of the noise: their squares must be told from 0 and inf
 
 
 def reached(couplings: sp.Matrix, rows: set[int]) -> set[int]:
@@ -32,7 +34,7 @@ def reached(couplings: sp.Matrix, rows: set[int]) -> set[int]:
     return rows
 
 
-def check_values(where: str, sde: LinearSDE) -> None:
+def check_values(where: str, sde: Equations) -> None:
     """InputError for an entry without a real finite value, or one that is not smooth, inside the span, at the defaults."""
     point, (start, end) = defaults(sde), map(exact, sde.time)
     places = [Point({**point, t: start + place * (end - start)}) for place in _PLACES]
@@ -63,7 +65,7 @@ def _check_value(where: str, key: str, value: Any, place: str) -> None:
         raise InputError(where, key, f"passes {LARGE:g} {place}", "rescale the state or the time")
 
 
-def _check_smooth(where: str, sde: LinearSDE) -> None:
+def _check_smooth(where: str, sde: Equations) -> None:
     """InputError where an entry has no value, or is rough; not at the ends of the span, where a schedule may be singular."""
     low, high = sde.time
     for key, table in tables(sde, FINE):
@@ -77,7 +79,7 @@ def _check_smooth(where: str, sde: LinearSDE) -> None:
                     raise InputError(where, place, what, "write it smoother, or end the span before")
 
 
-def check_density(sde: LinearSDE) -> None:
+def check_density(sde: Equations) -> None:
     """InputError where Sigma_t is singular for all t, by the name of a block that nothing random reaches."""
     if sde.schedule is not None or sde.field:
         return
@@ -93,7 +95,7 @@ def check_density(sde: LinearSDE) -> None:
         raise InputError(sde.name, "sde.G", what, "give the noise one more independent column, or change a coupling")
 
 
-def _full(sde: LinearSDE) -> bool:
+def _full(sde: Equations) -> bool:
     """Whether G G^T alone is positive definite, at the defaults in the middle of the span."""
     at = Point({**defaults(sde), t: (exact(sde.time[0]) + exact(sde.time[1])) / 2})
     with flint.ctx.workprec(at.bits):
@@ -104,7 +106,7 @@ def _full(sde: LinearSDE) -> bool:
 _verdicts: dict[object, bool] = {}
 
 
-def _singular(sde: LinearSDE) -> bool:
+def _singular(sde: Equations) -> bool:
     """Whether a pivot of Sigma_t is below 2^-200 of its variance in the middle of the span, at the defaults."""
     key = (sde.F, sde.GG, sde.initial, sde.time, tuple(sde.params.items()))
     if key not in _verdicts:
@@ -114,9 +116,9 @@ def _singular(sde: LinearSDE) -> bool:
     return _verdicts[key]
 
 
-def _small_pivot(sde: LinearSDE) -> bool:
+def _small_pivot(sde: Equations) -> bool:
     try:
-        law = sde.at().exact_covariance(sum(sde.time) / 2)
+        law = NumericSDE.of(sde, sde.params).exact_covariance(sum(sde.time) / 2)
     except Unsupported:
         return False  # too stiff to be looked at
     with flint.ctx.workprec(400):

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from ..program import EARLIER
+from ..maths.calculus import EARLIER
 
 FAMILIES = ("multistep", "runge-kutta", "predictor-corrector")
 NETWORK = ("x0", "eps", "score", "v")

@@ -10,7 +10,6 @@ import sympy as sp
 
 from stepsmith.errors import InputError
 
-from ..sde.linear import HOST_NAMES
 from . import sources as spec
 from .expression import Names, parse
 from .formula import (
@@ -29,6 +28,7 @@ from .formula import (
 )
 from .formula_checks import check
 from .gauge import FUNCTIONS, Refusal
+from .words import HOST_NAMES
 
 
 def read(where: str, table: Mapping[str, Any], parts: Iterable[str], params: Iterable[str], target: str) -> Formula:
@@ -129,7 +129,9 @@ class _Reader:
         """The symbol that stands for ``name[-steps]``."""
         if name not in self.steady:
             which = "the state, which every step changes" if name == "z" else "not given a value by the step"
-            raise Refusal(f"asks for {name} of an earlier step, but {name} is {which}", "give that value a line and a name")
+            raise Refusal(
+                f"asks for {name} of an earlier step, but {name} is {which}", "give that value a line and a name"
+            )
         self.depth[name] = max(steps, self.depth.get(name, 0))
         return symbol(f"{name}[-{steps}]")
 

@@ -1,0 +1,124 @@
+"""The record of a linear SDE: its entries in SymPy, and what follows from them by writing out and multiplying alone.
+
+    dz = (F(t) z + b(t)) dt + G(t) dw,   z = (z_1, ..., z_n), each block a tensor of the data's shape
+
+F, G and b act on the blocks alone (n x n times the identity on each block).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+
+from ..maths.point import sign
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A relation between the parameters that a run must fulfil, such as ``Gamma != nu``."""
+
+    text: str
+    left: sp.Expr
+    relation: str
+    right: sp.Expr
+    gap: sp.Expr  # left - right, every let written out
+
+    def holds(self, values: Mapping[sp.Symbol, sp.Expr]) -> bool:
+        """Whether the relation holds at a point; False where a side has no real value there."""
+        found = sign(self.gap, values)
+        if found is None:
+            return False
+        tests = {"!=": found != 0, "==": found == 0, "<": found < 0, "<=": found <= 0, ">": found > 0, ">=": found >= 0}
+        return tests[self.relation]
+
+
+@dataclass(frozen=True)
+class Equations:
+    """dz = (F z + offset) dt + G dw on the forward time span ``time``; entries are SymPy in t and the parameters.
+
+    ``F_let``, ``G_let``, ``offset_let`` and ``initial_let`` hold the same entries in the words of ``let``, as the user
+    spelled them; ``F``, ``G``, ``offset`` and ``initial`` (the variances at time[0]) hold them written out.
+    ``data`` are the indices of the blocks that start at a data point.  ``constant`` names the components that never
+    change (an image that is given); ``offset`` is linear in them and in 1, F and G act on the state alone.
+    ``field`` names what differs from coefficient to coefficient of the state where that is a cosine transform: the
+    eigenvalue of minus the Laplacian, pi^2 (i^2/H^2 + j^2/W^2).  Entries use it like a parameter.
+    """
+
+    name: str
+    state: tuple[str, ...]
+    time: tuple[float, float]
+    F_let: sp.ImmutableMatrix
+    G_let: sp.ImmutableMatrix
+    offset_let: sp.ImmutableMatrix
+    initial_let: sp.ImmutableMatrix
+    data: tuple[int, ...]
+    params: Mapping[str, float]
+    let: Mapping[str, sp.Expr]
+    constraints: tuple[Constraint, ...]
+    doc: str = ""
+    schedule: tuple[sp.Expr, sp.Expr] | None = None  # (alpha, sigma) as the user gave them, one block
+    constant: tuple[str, ...] = ()
+    field: str = ""
+
+    @property
+    def n(self) -> int:
+        return len(self.state)
+
+    @cached_property
+    def symbols(self) -> dict[str, sp.Symbol]:
+        """The parameters as SymPy symbols, and the field where there is one."""
+        return {name: sp.Symbol(name, real=True) for name in (*self.params, *filter(None, [self.field]))}
+
+    @cached_property
+    def _written_out(self) -> dict[sp.Symbol, sp.Expr]:
+        return {sp.Symbol(name, real=True): expr for name, expr in self.let.items()}
+
+    def written_out(self, entries: Any) -> Any:
+        """Entries with every let replaced by what it stands for."""
+        return entries.subs(self._written_out)
+
+    @cached_property
+    def F(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.F_let)
+
+    @cached_property
+    def G(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.G_let)
+
+    @cached_property
+    def GG_let(self) -> sp.ImmutableMatrix:
+        """G G^T in the words of let; the square roots of a diagonal G cancel here."""
+        return sp.ImmutableMatrix(self.G_let * self.G_let.T)
+
+    @cached_property
+    def GG(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.GG_let)
+
+    @cached_property
+    def offset(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.offset_let)
+
+    @cached_property
+    def offset_terms_let(self) -> sp.ImmutableMatrix:
+        """n x (m + 1): what multiplies the m constant components and 1 in the offset, in the words of let."""
+        return linear_terms(self.offset_let, self.constant)
+
+    @cached_property
+    def initial(self) -> sp.ImmutableMatrix:
+        return self.written_out(self.initial_let)
+
+
+def constant_symbols(constant: tuple[str, ...]) -> list[sp.Symbol]:
+    """The constant components as SymPy symbols."""
+    return [sp.Symbol(name, real=True) for name in constant]
+
+
+def linear_terms(offset: sp.Matrix, constant: tuple[str, ...]) -> sp.ImmutableMatrix:
+    """n x (m + 1): the coefficients of the constant components and of 1 in a linear offset."""
+    own = constant_symbols(constant)
+    rows = [[*(e.diff(c) for c in own), e.subs(dict.fromkeys(own, 0))] for e in offset]
+    return sp.ImmutableMatrix(len(rows), len(own) + 1, [e for row in rows for e in row])

@@ -1,0 +1,102 @@
+"""The functions of one block that an emitted module is printed from: log alpha, alpha, sigma and the offset, in closed form.
+
+    z_t = alpha(t) x_0 + o(t) + sigma(t) eps,   log alpha = int_START^t F,   sigma^2 = int_START^t (alpha(t)/alpha(s))^2 G(s)^2 ds
+
+A form is an expression in t, the parameters and the lets, and in ``LOG_ALPHA`` where the integral of F has no closed form.  It is
+None where there is none, or where it would lose its digits near the data: then the positive integrand is integrated instead.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1
+
+from ..maths.bounded import tame, tidied
+from ..maths.calculus import careful, exact, increment, is_zero, plain, s, t
+from .closed import in_lets
+from .equations import Equations
+from .offset import equilibrium
+
+LOG_ALPHA = sp.Function("log_alpha", real=True)(t)
+SMOOTH = 6  # degree of F and G G^T up to which Gauss quadrature of 8 nodes needs no look at how they change
+
+
+def timed(sde: Equations) -> list[str]:
+    """The lets that change with t or with the field: functions of the emitted module, where the others are numbers."""
+    return [name for name, e in sde.let.items() if {t, sp.Symbol(sde.field or "t", real=True)} & e.free_symbols]
+
+
+def smooth(sde: Equations) -> bool:
+    """Whether F and G G^T are polynomials of low degree in t, which need no look at how they change."""
+    entries = [sde.written_out(e) for e in (*sde.F, *sde.GG, *sde.offset)]
+    return (
+        bool(sde.field)
+        or sde.schedule is not None
+        or all(e.is_polynomial(t) and sp.Poly(e, t).degree() <= SMOOTH for e in entries)
+    )
+
+
+def _from_start(sde: Equations, expr: sp.Expr) -> sp.Expr:
+    """An increment over (s, t), taken from s = START."""
+    return expr.subs(s, exact(sde.time[0]))
+
+
+def exponent(sde: Equations) -> sp.Expr | None:
+    """log alpha, the integral of F from START to t."""
+    F = sde.F_let[0, 0]
+    parts = in_lets(sde, F)
+    if parts is not None:
+        pieces = [(c, increment(sde.let[name], t, s) if name else t - s) for name, c in parts.items()]
+        if all(p is not None for _, p in pieces):
+            return _from_start(sde, sp.Add(*(c * p for c, p in pieces)))
+    closed = increment(sde.written_out(F), t, s)
+    return None if closed is None else _from_start(sde, closed)
+
+
+def alpha(sde: Equations) -> sp.Expr | None:
+    """alpha: the user's own, else exp of the exponent."""
+    if sde.schedule is not None:
+        return careful(sde.schedule[0])
+    log_alpha = exponent(sde)
+    return None if log_alpha is None else sp.exp(log_alpha)
+
+
+def sigma(sde: Equations) -> sp.Expr | None:
+    """sigma: the user's own; from the stationary variance v = -G^2/(2F) where that is constant; or, with F = 0, int G^2.
+
+    sigma^2 = sigma_0^2 alpha^2 + v (1 - alpha^2), the last factor written by expm1, so that it keeps its digits near the data.
+    """
+    if sde.schedule is not None:
+        return careful(sde.schedule[1])
+    f, g2, variance = sde.F[0, 0], sde.GG[0, 0], sde.initial_let[0, 0]
+    law = tidied(-g2 / (2 * f)) if f != 0 else None
+    if law is not None and t not in law.free_symbols:
+        closed = exponent(sde)
+        log_alpha = closed if closed is not None else LOG_ALPHA
+        return sp.sqrt(variance * sp.exp(2 * log_alpha) - law * expm1(2 * log_alpha))
+    if f == 0 and (growth := increment(g2, t, s)) is not None:
+        grown = _from_start(sde, growth)
+        return sp.sqrt(_collapsed(sde.initial[0, 0] + plain(grown), sde.initial[0, 0] + grown))
+    return None
+
+
+def _collapsed(simple: sp.Expr, careful_form: sp.Expr) -> sp.Expr:
+    """The single power that a variance may collapse to (VE: sigma_min^2 ratio^(2t)), else the careful form."""
+    collapsed = sp.powsimp(sp.expand(simple)) if tame(simple) else simple
+    return collapsed if not collapsed.is_Add and is_zero(collapsed - simple) else careful_form
+
+
+def offset(sde: Equations) -> list[sp.Expr] | None:
+    """What the constant components and 1 are multiplied with in o(t): (1 - alpha) m for a block drawn to a constant m."""
+    kept = equilibrium(sde) if sde.schedule is None else None
+    if kept is None:
+        return None
+    closed = exponent(sde)
+    log_alpha = closed if closed is not None else LOG_ALPHA
+    return [-expm1(log_alpha) * e for e in kept]
+
+
+def offset_rates(sde: Equations) -> list[sp.Expr]:
+    """What the constant components and 1 are multiplied with in the drift, at the time s of an integrand."""
+    lets = {sp.Symbol(name, real=True): sp.Function(name, real=True)(s) for name in timed(sde)}
+    return [e.subs(lets).subs(t, s) for e in sde.offset_terms_let]

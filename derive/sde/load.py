@@ -1,0 +1,136 @@
+"""Reading the spec of a diffusion: a catalogue name, a TOML file or a dict becomes a LinearSDE, each entry checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sympy as sp
+
+from stepsmith.errors import InputError
+
+from ..maths.budget import within
+from ..maths.calculus import t
+from ..spec import sources as spec
+from ..spec.expression import Names, parse
+from ..spec.words import HOST_NAMES, OWN_SYMBOLS, STEP_NAMES
+from . import offset
+from .equations import Constraint
+from .linear import LinearSDE
+from .schedule import of_schedule, read_schedule, written_out
+from .sound import check_values
+
+KEYS = (
+    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "field", "params", "let", "initial",
+    "constraints",
+)  # fmt: skip
+
+
+@within("reading the diffusion")
+def load_sde(source: Any) -> LinearSDE:
+    """A LinearSDE from a catalogue name, a path to a .toml file, or a dict of the same keys (DESIGN section 6).
+
+    Raises InputError naming the file, the key and the mend.
+    """
+    if isinstance(source, LinearSDE):
+        return source
+    where, table = spec.read(source, kind="sde")
+    paired = "alpha" in table or "sigma" in table
+    spec.check_keys(
+        where, "sde", table, allowed=KEYS, required=("name", "state", *(("alpha", "sigma") if paired else ("F", "G")))
+    )
+    state = tuple(spec.listed(where, "sde.state", table["state"], spec.MAX_BLOCKS))
+    if not state:
+        raise InputError(where, "sde.state", "names no block", 'write one such as ["x"]')
+    spec.check_names(where, "sde.state", state)
+    params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
+    lets = table.get("let", {})
+    constant = offset.constant_names(where, table.get("constant", []))
+    field = table.get("field", "")
+    used = (*params, *((field,) if "field" in table else ()))
+    spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
+    check_unused(where, used, lets, (*state, *constant))
+    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in used}})
+    written: dict[str, sp.Expr] = {}
+    for name, text in lets.items():
+        # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
+        written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
+        names.let(name, written[name])
+    n = len(state)
+    span = check_span(where, table.get("time", [0.0, 1.0]))
+    schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
+    if schedule is not None:
+        F, G = of_schedule(schedule, written, bool(field))
+    else:
+        F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
+        G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
+    drift = offset.read(where, table.get("offset"), n, names, constant)
+    timeless = _free_of(names, written, "t")
+    initial, data = _initial(where, table, state, timeless)
+    free = _free_of(timeless, written, field)
+    listed = spec.listed(where, "sde.constraints", table.get("constraints", ()))
+    constraints = tuple(_constraint(where, text, free, written) for text in listed)
+    sde = LinearSDE(
+        spec.name_of(where, "sde.name", table["name"]), state, span,
+        sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
+        params, written, constraints, str(table.get("doc", "")), schedule, constant, field,
+    )  # fmt: skip
+    try:
+        sde.values({})
+    except InputError as error:
+        raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
+    check_values(where, sde)
+    return sde
+
+
+def _free_of(names: Names, lets: Mapping[str, sp.Expr], held: str) -> Names:
+    """The names that stand for nothing with ``held`` in it."""
+    symbol = sp.Symbol(held, real=True)
+    return Names({k: v for k, v in names.items() if symbol not in lets.get(k, v).free_symbols}, names.measures)
+
+
+def check_unused(where: str, params: Iterable[str], lets: Iterable[str], state: Iterable[str]) -> None:
+    """Names become arguments and variables of the emitted module: refuse those that it needs itself."""
+    for key, names in (("sde.params", params), ("sde.let", lets)):
+        for name in names:
+            if name in HOST_NAMES | OWN_SYMBOLS:
+                raise InputError(
+                    where,
+                    f"{key}.{name}",
+                    "the emitted module uses this name itself",
+                    f"rename it, to {name}_ for example",
+                )
+    for name in state:
+        if STEP_NAMES.fullmatch(name):
+            raise InputError(where, "sde.state", f"the emitted step uses the name {name!r} itself", "rename the block")
+
+
+def check_span(where: str, time: Any) -> tuple[float, float]:
+    numbers = isinstance(time, list | tuple) and len(time) == 2 and all(type(v) in (int, float) for v in time)
+    if not numbers or not 0 <= time[0] < time[1] <= 1e6:
+        raise InputError(where, "sde.time", "is no span", "write two numbers, 0 <= start < end <= 1e6")
+    return float(time[0]), float(time[1])
+
+
+def _initial(where: str, table: Mapping[str, Any], state: tuple[str, ...], names: Mapping[str, sp.Expr]) -> Any:
+    """Variances at time[0] and the data blocks: named by ``data``, else those without a variance, else the first."""
+    given = table.get("initial", {})
+    spec.check_keys(where, "sde.initial", given, allowed=state, required=())
+    variances = [
+        parse(given[b], names, where=where, key=f"sde.initial.{b}") if b in given else sp.S.Zero for b in state
+    ]
+    data = spec.listed(where, "sde.data", table.get("data", [b for b in state if b not in given] or [state[0]]))
+    if not data or any(b not in state for b in data) or len(set(data)) < len(data):
+        raise InputError(where, "sde.data", "does not name blocks, each once", f"choose from {', '.join(state)}")
+    return sp.ImmutableMatrix(sp.diag(*variances)), tuple(state.index(b) for b in data)
+
+
+def _constraint(where: str, text: Any, names: Names, lets: Mapping[str, sp.Expr]) -> Constraint:
+    match = re.fullmatch(r"([^<>=!]+)(!=|==|<=|>=|<|>)([^<>=!]+)", text) if isinstance(text, str) else None
+    if match is None:
+        raise InputError(where, "sde.constraints", "an item is no relation", "write one such as 'Gamma != nu'")
+    left, relation, right = match.groups()
+    sides = [parse(side.strip(), names, where=where, key="sde.constraints") for side in (left, right)]
+    spelled = " ".join(text.split())
+    return Constraint(spelled, sides[0], relation, sides[1], written_out(sides[0] - sides[1], lets))
