@@ -67,6 +67,7 @@ def module_texts(
     texts: dict[str, str] = {}
     if sde is not None:
         method = derive(sde, sampler, network, frame)
+        catalogue.refuse_clash(method)
         texts[method.name] = emit(method)
     chosen = [catalogue.find(name) for name in names] or ([] if sde is not None else list(catalogue.rows()))
     with progress(None, len(chosen), "building", as_json) as bar:
