@@ -1,4 +1,4 @@
-"""The catalogue: which sampler on which diffusion, for which network and frame, is emitted into ``generated/``."""
+"""The catalogue: which sampler on which diffusion, for which network and frame; and which of the modules are kept in ``generated/``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ ODE_LINES = (
 )  # fmt: skip
 SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
 BLOCK_LINES = ("heun-drift", "rvv2")
+
+# Kept on disk for people to read: each sampler on the diffusion that it is at home on, and five other networks and frames.
+# ``kept`` adds `conjugate` on every diffusion.
+HOME = {
+    "psld": (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS, *BLOCK_LINES),
+    "vp": (*ODE_LINES, *SDE_LINES),
+    "blurring": ("oso",),
+}
+VARIANTS = (
+    "psld_conjugate_eps_l", "psld_conjugate_eps_l_in_eps_r", "psld_conjugate_score", "vp_conjugate_v", "edm_dpmpp_2m_edm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,12 +110,25 @@ def _clash(name: str, specs: str) -> InputError:
     return InputError("-", "name", f"{name} is the module of {specs}", "rename a diffusion or a sampler")
 
 
+def kept() -> tuple[Row, ...]:
+    """The rows whose texts are kept on disk, in the order of the catalogue."""
+    found: dict[tuple[str, str], Row] = {}  # the first network of each diffusion and sampler
+    for row in rows():
+        found.setdefault((row.sde, row.sampler), row)
+    return tuple(
+        row
+        for row in rows()
+        if row.name in VARIANTS
+        or (row == found[row.sde, row.sampler] and (row.sampler == "conjugate" or row.sampler in HOME.get(row.sde, ())))
+    )
+
+
 def find(name: str) -> Row:
     """The row of a module's name; InputError with the closest known name."""
     table = named(rows())
     key = name.replace("-", "_").lower()
     if key not in table:
-        near = difflib.get_close_matches(key, table, 1, 0.6)
-        mend = f"did you mean {near[0]}? `stepsmith list` names them all" if near else "`stepsmith list` names them all"
-        raise InputError("-", "name", f"no module {name!r} in the catalogue", mend)
+        close = difflib.get_close_matches(key, table, 1, 0.6)
+        fix = f"did you mean {close[0]}? `stepsmith list` names them all" if close else "`stepsmith list` names them all"
+        raise InputError("-", "name", f"no module {name!r} in the catalogue", fix)
     return table[key]

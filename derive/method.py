@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import stepsmith
 from stepsmith.errors import InputError
 
 from . import describe, given
@@ -163,10 +162,6 @@ class Method:
     @cached_property
     def about(self) -> list[str]:
         return describe.about(self)
-
-    @property
-    def version(self) -> str:
-        return stepsmith.__version__
 
 
 @within("the derivation")

@@ -12,7 +12,7 @@ from typing import Any
 
 from stepsmith.measure.slopes import Reference, Slope, measure
 from stepsmith.measure.workers import one_thread, pool, workers_for
-from stepsmith.runtime import load
+from stepsmith.loading import load
 
 GAP = 0.1  # how far a slope may fall under its proof
 FREQUENCY = 0.01  # where a diffusion with a coefficient a frequency is measured: the third of 64 pixels

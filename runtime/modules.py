@@ -10,6 +10,7 @@ import linecache
 import os
 import pkgutil
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,19 +39,42 @@ _FUNCTIONS = ("coefficients", "step", "start", "denoise")
 
 
 def load(source: str | os.PathLike[str]) -> ModuleType:
-    """The step module from a name in ``stepsmith.generated``, a path to a .py file, or source text (anything with a
-    newline).
+    """The step module from the name of one that is kept in ``stepsmith.generated``, a path to a .py file, or source text
+    (anything with a newline).
 
     A name may be written with dashes. The module's API number and every constant and function of the contract are
     checked. Loading runs the module's code. Raises :class:`InputError` where there is no such module, it does not run,
-    or it breaks the contract.
+    or it breaks the contract.  (``stepsmith.load`` also derives the modules of the catalogue that are not kept.)
     """
+    if is_name(source):
+        return _from_name(str(source))
     if isinstance(source, str) and "\n" in source:
-        return check_module(_from_text(source), "-")
+        return from_text(source)
     text = os.fspath(source)
-    if isinstance(source, os.PathLike) or text.endswith(".py") or os.sep in text:
-        return check_module(_from_path(Path(text)), text)
-    return check_module(_from_name(text), text)
+    return check_module(_from_path(Path(text)), text)
+
+
+def is_name(source: str | os.PathLike[str]) -> bool:
+    """Whether a source of :func:`load` is the name of a module, no path and no text."""
+    return isinstance(source, str) and not ("\n" in source or source.endswith(".py") or os.sep in source)
+
+
+def spelled(name: str) -> str:
+    """A name of a module as its file spells it."""
+    return name.replace("-", "_").lower()
+
+
+def installed() -> list[str]:
+    """The names of the modules that are kept in ``stepsmith.generated``."""
+    return sorted(info.name for info in pkgutil.iter_modules(importlib.import_module(_GENERATED).__path__))
+
+
+def unknown(name: str, known: Iterable[str]) -> InputError:
+    """The refusal of a name that no module has, with the closest names that one has."""
+    close = difflib.get_close_matches(spelled(name), list(known), n=3)
+    other = "give a generated module's name, a path to a .py file or source text"
+    fix = f"did you mean {' or '.join(close)}?" if close else other
+    return InputError("-", "module", f"there is no generated module {name!r}", fix)
 
 
 def check_module(module: Any, where: str = "-") -> Any:
@@ -86,18 +110,10 @@ def check_module(module: Any, where: str = "-") -> Any:
 
 
 def _from_name(name: str) -> ModuleType:
-    ident = name.replace("-", "_")
-    package = importlib.import_module(_GENERATED)
-    known = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
-    if ident not in known:
-        near = difflib.get_close_matches(ident, known, n=3)
-        fix = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else "give a generated module's name, a path to a .py file or source text"
-        )
-        raise InputError("-", "module", f"there is no generated module {name!r}", fix)
-    return importlib.import_module(f"{_GENERATED}.{ident}")
+    known = installed()
+    if spelled(name) not in known:
+        raise unknown(name, known)
+    return check_module(importlib.import_module(f"{_GENERATED}.{spelled(name)}"), name)
 
 
 def _from_path(path: Path) -> ModuleType:
@@ -112,12 +128,14 @@ def _from_path(path: Path) -> ModuleType:
     return _execute(text, re.sub(r"\W", "_", path.stem), str(path))
 
 
-def _from_text(text: str) -> ModuleType:
-    name = "emitted_" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+def from_text(text: str, name: str = "") -> ModuleType:
+    """The module whose source is ``text``, checked; ``name`` is its ``__name__``, by default one made of its sha256."""
+    where = name or "-"
+    name = name or "emitted_" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     filename = f"<{name}>"
     lines = text.splitlines(keepends=True)
     linecache.cache[filename] = (len(text), None, lines, filename)  # so that tracebacks show its lines
-    return _execute(text, name, filename)
+    return check_module(_execute(text, name, filename), where)
 
 
 def _execute(text: str, name: str, filename: str) -> ModuleType:

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+import stepsmith
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import blocks_of, check_constants, names_of
 from stepsmith.runtime.grid import TimeGrid
-from stepsmith.runtime.modules import check_module, load
+from stepsmith.runtime.modules import check_module
 from stepsmith.runtime.noise import NoiseSource
 from stepsmith.runtime.spectral import Columns, Transform, field_of
 
@@ -85,8 +86,9 @@ def make_plan(
 
 
 def resolve(module: Any) -> Any:
-    """An emitted module from itself, or from what :func:`load` takes; checked."""
-    return load(module) if isinstance(module, str) or hasattr(module, "__fspath__") else check_module(module)
+    """An emitted module from itself, or from what ``stepsmith.load`` takes; checked."""
+    by_source = isinstance(module, str) or hasattr(module, "__fspath__")
+    return stepsmith.load(module) if by_source else check_module(module)
 
 
 def _refuse(key: str, what: str, fix: str) -> InputError:

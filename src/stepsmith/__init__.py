@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "InputError": ".errors",
@@ -22,7 +22,7 @@ _HOME = {
     "list_sdes": ".derive",
     "list_samplers": ".derive",
     "emit": ".templates",
-    "load": ".runtime",
+    "load": ".loading",
     "sample": ".runtime",
     "TimeGrid": ".runtime",
     "NoiseSource": ".runtime",

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
+from stepsmith import digests
 from stepsmith.cli.shared import json_option, out_option, print_json, progress
 from stepsmith.errors import InputError
 
 FEW = 8  # modules that are not worth a process
+
+
+class Emitted(NamedTuple):
+    """A module: its name, the digest of its program and its text."""
+
+    name: str
+    program: str
+    text: str
 
 
 @click.command("build")
@@ -24,70 +34,94 @@ FEW = 8  # modules that are not worth a process
     "--check", is_flag=True, help="Compare with the files; exit 1 with a diff where one differs or is an orphan."
 )
 @out_option("Folder of the emitted modules; ./generated of a checkout by default.")
-@click.option("--sde", help="A diffusion of your own: a name or a .toml file, with --sampler.")
+@click.option("--sde", help="A diffusion of your own: a name or a .toml file, with --sampler and --out.")
 @click.option("--sampler", help="A name, a .toml file or a composition string, with --sde.")
 @click.option("--network", default="denoiser", show_default=True, help="What the network gives, with --sde.")
 @click.option("--frame", help="The frozen quantity of a conjugate sampler, with --sde.")
 @json_option
 def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, **own: Any) -> None:
-    """Emit step modules: NAMES of the catalogue, or all of it."""
+    """Emit NAMES of the catalogue; without NAMES, derive all of it and write the modules that are kept on disk, and digests.txt."""
     from stepsmith.templates.files import compare, folder, write
 
-    place = folder(out)
+    place, every = folder(out), not names and own["sde"] is None
     begun = time.perf_counter()
-    texts = module_texts(names, as_json, **own)
-    differences = compare(place, texts, orphans=not names and own["sde"] is None)
+    modules = emit_all(chosen(names, every, out), as_json, **own)
+    texts = kept_files(modules) if every else {f"{module.name}.py": module.text for module in modules}
+    differences = compare(place, texts, orphans=every)
     if check:
         for difference in () if as_json else differences:
             click.echo(difference.diff)
     else:
-        write(place, texts, remove=[d.name for d in differences if d.orphan])
+        write(place, texts, remove=[d.file for d in differences if d.orphan])
     seconds = round(time.perf_counter() - begun, 2)
     if as_json:
-        print_json(
-            {"modules": list(texts), "changed": [d.name for d in differences], "seconds": seconds, "checked": check}
-        )
+        names = [module.name for module in modules]
+        print_json({"modules": names, "changed": [d.name for d in differences], "seconds": seconds, "checked": check})
     else:
         done, found = ("checked", "differ") if check else ("built", "changed")
-        click.echo(f"{len(texts)} modules {done} in {seconds} s, {len(differences)} {found}")
+        click.echo(f"{len(modules)} modules {done} in {seconds} s, {len(differences)} files {found}")
     if check and differences:
         sys.exit(1)
 
 
-def module_texts(
-    names: Sequence[str], as_json: bool, sde: str | None, sampler: str | None, network: str, frame: str | None
-) -> dict[str, str]:
-    """The texts by name: of a diffusion of the user's own, and of the names; of the catalogue where neither is given."""
+def chosen(names: Sequence[str], every: bool, out: Path | None) -> list[Any]:
+    """The rows of the catalogue to emit; in ./generated only those that are kept there."""
     from stepsmith.derive import catalogue
-    from stepsmith.derive.method import derive
-    from stepsmith.templates import emit
 
+    if every:
+        return list(catalogue.rows())
+    rows = [catalogue.find(name) for name in names]
+    for row in rows if out is None else ():
+        if row not in catalogue.kept():
+            raise InputError("-", "name", f"{row.name} is not kept in ./generated", "name a folder with --out")
+    return rows
+
+
+def emit_all(
+    rows: Sequence[Any], as_json: bool, sde: str | None, sampler: str | None, network: str, frame: str | None
+) -> list[Emitted]:
+    """The modules: that of a diffusion of the user's own, and those of the rows."""
     if (sde is None) != (sampler is None):
         raise InputError("-", "sampler" if sampler is None else "sde", "--sde and --sampler go together", "give both")
-    texts: dict[str, str] = {}
+    modules = []
     if sde is not None:
+        from stepsmith.derive import catalogue
+        from stepsmith.derive.method import derive
+
         method = derive(sde, sampler, network, frame)
         catalogue.refuse_clash(method)
-        texts[method.name] = emit(method)
-    chosen = [catalogue.find(name) for name in names] or ([] if sde is not None else list(catalogue.rows()))
-    with progress(None, len(chosen), "building", as_json) as bar:
-        for name, text in _emitted(chosen):
-            texts[name] = text
+        modules.append(_emitted(method))
+    with progress(None, len(rows), "building", as_json) as bar:
+        for module in _from_rows(rows):
+            modules.append(module)
             bar.update(1)
-    return texts
+    return modules
 
 
-def _emitted(rows: Sequence[Any]) -> Iterator[tuple[str, str]]:
+def kept_files(modules: Sequence[Emitted]) -> dict[str, str]:
+    """The files of ``generated/``: the modules that are kept, and a line of digests.txt for every module of the catalogue."""
+    from stepsmith.derive import catalogue
+
+    kept = {row.name for row in catalogue.kept()}
+    texts = {f"{module.name}.py": module.text for module in modules if module.name in kept}
+    return {**texts, digests.FILE: digests.written(digests.Line.of(*module) for module in modules)}
+
+
+def _from_rows(rows: Sequence[Any]) -> Iterator[Emitted]:
     """The modules of rows, in their order; many are made by a process a core."""
     if len(rows) <= FEW:
-        yield from map(_text, rows)
+        yield from map(_from_row, rows)
         return
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(_text, rows, chunksize=4)
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_from_row, rows, chunksize=4)
 
 
-def _text(row: Any) -> tuple[str, str]:
+def _from_row(row: Any) -> Emitted:
     """A row's module: derived, proven, written."""
+    return _emitted(row.derive())
+
+
+def _emitted(method: Any) -> Emitted:
     from stepsmith.templates import emit
 
-    return row.name, emit(row.derive())
+    return Emitted(method.name, method.digest, emit(method))

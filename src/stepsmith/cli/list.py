@@ -30,7 +30,7 @@ def command(as_json: bool) -> None:
     click.echo("diffusions")
     for name, doc in sdes.items():
         click.echo(f"  {name:20} {doc}")
-    orders = proven_orders(catalogue.rows())
+    orders = proven_orders(catalogue.kept())
     click.echo("\nsamplers                                  calls  order")
     for name, sampler in samplers.items():
         how = sampler.text or ("lines of text" if sampler.formula is not None else "conjugate step")
@@ -41,7 +41,7 @@ def command(as_json: bool) -> None:
 
 
 def proven_orders(rows: Iterable[Any]) -> dict[str, str]:
-    """The proven order of each sampler, read off the text of its first emitted module; weak ones say so."""
+    """The proven order of each sampler, read off the text of the first module that is kept; weak ones say so."""
     from importlib.resources import files
 
     found: dict[str, str] = {}
