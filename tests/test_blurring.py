@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ import torch
 import stepsmith as ss
 from stepsmith.derive.maths import calculus
 from stepsmith.derive.maths.calculus import t
-from stepsmith.derive.proofs import reference
+from stepsmith.derive.proofs.reference import worst
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure import probe
+from stepsmith.measure.coefficients import limit, worst_of
 from stepsmith.measure.problems import SpectralGaussian
 from stepsmith.runtime import spectral
-from stepsmith.templates.render import columns_of_row
 
 SHAPE = (6, 8)
 K2 = spectral.field_of((1, *SHAPE))
@@ -158,18 +158,15 @@ def test_coefficients_agree_with_the_taylor_route_at_several_frequencies(sampler
     method, module = ss.derive("blurring", sampler, network), module_of(sampler, network)
     times = [0.995 * 1e-5 ** (k / 12) for k in range(13)]
     for value in (0.0, 0.05, 2.0, 19.5) if network == "eps-L" else (0.0, 2.0):
-        table = module.coefficients(times, k2=value).tolist()
-        found = reference.worst(method, partial(columns_of_row, method, 12), times, table, (2, 11), field=value)
-        assert found.measured < 1e-13, (value, found)
+        found = worst_of(method, times, (2, 11), module=module, field=value)
+        assert found.error < limit(times[-1]), (value, found)
 
 
 def test_the_reference_reads_the_frequency() -> None:
     method, module = ss.derive("blurring", "conjugate", "eps-L"), module_of("conjugate")
-    times = TIMES.tolist()
-    found = reference.worst(
-        method, partial(columns_of_row, method, 4), times, module.coefficients(times, k2=0.5).tolist(), (2,), field=0.5001
-    )
-    assert found.measured > 1e-6
+    table = [dict(zip(module.COEFFICIENTS, row, strict=True)) for row in module.coefficients(TIMES, k2=0.5).tolist()]
+    assert worst(method, TIMES.tolist(), table, (2,), field=0.5).error < 1e-12
+    assert worst(method, TIMES.tolist(), table, (2,), field=0.5001).error > 1e-6
 
 
 def test_a_field_given_by_F_and_G() -> None:
@@ -179,10 +176,9 @@ def test_a_field_given_by_F_and_G() -> None:
     grid, k2 = [0.9, 0.5, 0.2], torch.tensor([[0.0, 0.3], [1.0, 4.0]], dtype=torch.float64)
     table = module.coefficients(grid, freq=k2)
     for place in ((0, 0), (0, 1), (1, 1)):
-        found = table[(..., *place)].tolist()
-        assert torch.allclose(torch.tensor(found), module.coefficients(grid, freq=float(k2[place])).float(), rtol=1e-6)
-        worst = reference.worst(method, partial(columns_of_row, method, 2), grid, found, (0, 1), field=float(k2[place]))
-        assert worst.measured < 1e-13, worst
+        value = float(k2[place])
+        assert torch.allclose(table[(..., *place)], module.coefficients(grid, freq=value), rtol=1e-13, atol=0)
+        assert worst_of(method, grid, module=module, field=value).error < 1e-12
 
 
 IDENTITY = {"name": "ci", "family": "conjugate", "B": "b", "params": {"b": 0.3}}
@@ -204,10 +200,7 @@ def test_lines_of_text_run_a_frequency_at_a_time(sampler: str) -> None:
     method, module = ss.derive("blurring", sampler, "eps-L"), module_of(sampler)
     table = module.coefficients(TIMES, k2=K2)
     assert method.order == 2 and torch.equal(module.coefficients(TIMES, k2=K2[3, 2]), table[..., 3, 2])
-    worst = reference.worst(
-        method, partial(columns_of_row, method, 4), TIMES.tolist(), table[..., 3, 2].tolist(), (0, 1, 3), field=float(K2[3, 2])
-    )
-    assert worst.measured < 1e-13, worst
+    assert worst_of(method, TIMES.tolist(), (0, 1, 3), module=module, field=float(K2[3, 2])).error < 1e-12
 
 
 # --- the transform ----------------------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from scipy.integrate import quad, solve_ivp
 import stepsmith as ss
 from stepsmith.derive.maths import calculus
 from stepsmith.derive.maths.calculus import t
-from stepsmith.derive.proofs import reference
+from stepsmith.derive.proofs.reference import worst
 from stepsmith.derive.sampler.split import bind
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure import probe
+from stepsmith.measure.coefficients import limit, worst_of
 from stepsmith.runtime import constants, plan
-from stepsmith.templates.render import columns_of_row
 
 MU, MEAN, VARIANCE = -0.7, 0.4, 0.09
 # Two blocks, two constants, a plain part, no mean that the SDE keeps.
@@ -372,10 +372,8 @@ def test_the_exact_part_is_the_exponential_of_the_affine_flow() -> None:
 def test_coefficients_agree_with_the_taylor_route(name: str, sampler: Any, network: str) -> None:
     method, module = emitted(name, sampler, network)
     times = [1e-4 ** (k / 8) for k in range(9)]
-    columns = [(k, c) for k, c in enumerate(columns_of_row(method, 8, 3)) if not c[0].startswith("mean")]
-    values = module.coefficients(times)[:, [k for k, _ in columns]].tolist()
-    found = reference.worst(method, lambda row: [c for _, c in columns], times, values, (3, 7))
-    assert found.measured < 1e-13, found
+    found = worst_of(method, times, (3, 7), module=module)
+    assert found.error < limit(times[-1]), found
 
 
 def test_the_reference_sees_a_lost_offset() -> None:
@@ -384,8 +382,9 @@ def test_the_reference_sees_a_lost_offset() -> None:
     values = module.coefficients(times)
     place = module.COEFFICIENTS.index("x_mu")
     values[0, place] *= 1 + 1e-11
-    found = reference.worst(method, lambda row: columns_of_row(method, 2, row), times, values.tolist(), (0, 1))
-    assert found.column == "x_mu" and found.measured > 1e-12
+    table = [dict(zip(module.COEFFICIENTS, row, strict=True)) for row in values.tolist()]
+    found = worst(method, times, table, (0, 1))
+    assert found.column == "x_mu" and found.error > 1e-12
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
