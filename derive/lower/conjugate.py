@@ -213,11 +213,12 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
         away = frozen * w.offset(upper).extract(rows, range(shift.shape[1]))
         shift = entries(tables[3], *shift.shape)
     C, Phi = entries(tables[1], len(rows), len(others)), entries(tables[2], len(rows), out.shape[1])
-    new = dict(state)
+    new, own = dict(state), []
     for a, i in enumerate(rows):
-        terms = w.combination(kept.row(a), (state[j] for j in rows)) + w.combination(
-            C.row(a), (state[j] for j in others)
-        )
+        terms = w.combination(kept.row(a), (state[j] for j in rows)) + w.combination(away.row(a), w.constants)
+        own.append(w.update(f"{w.block(i)}_{name}_kept", terms))
+    for a, i in enumerate(rows):
+        terms = w.combination(P.row(a), own) + w.combination(C.row(a), (state[j] for j in others))
         terms += w.combination(shift.row(a), w.constants) + w.combination(Phi.row(a), w.asked.output)
         new[i] = w.update(f"{w.block(i)}_{name}", terms, part.letter)
     return new
