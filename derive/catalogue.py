@@ -1,4 +1,4 @@
-"""The catalogue: which sampler on which diffusion, for which network and frame; and which of the modules are kept in ``generated/``."""
+"""The catalogue: which sampler on which diffusion, for which network and frame, and which modules ``generated/`` keeps."""
 
 from __future__ import annotations
 

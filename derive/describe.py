@@ -119,7 +119,8 @@ def usage(method: Any) -> list[str]:
         loop.append(f"    noise = {noise}")
         noise = "noise"
     carried = ", history" if rows.step.history else ""
-    tail = f"state, {'history' if carried else '_'} = {step}(state, row.unbind(), network{f', {noise}' if method.random or carried else ''}{carried})"
+    given = f", {noise}" if method.random or carried else ""
+    tail = f"state, {'history' if carried else '_'} = {step}(state, row.unbind(), network{given}{carried})"
     loop.append(f"    {tail}")
     lines += [*loop, "data = denoise(state, table[-1].unbind(), network)[DATA]"]
     return [

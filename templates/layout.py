@@ -10,7 +10,7 @@ ENDS = ("last_row", "last_row_but_one")
 
 
 def row_names(rows: Rows) -> list[str]:
-    """The functions that make the rows of the table: of the common step, of the first rows, of the last; equal programs share one."""
+    """The functions that make the rows of the table: common ones, first ones, last ones; equal programs share one."""
     first = [f"{ORDINALS[k]}_row" for k in range(len(rows.warmup))]
     names = ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
     texts = [dump(program) for program in rows]
@@ -18,7 +18,7 @@ def row_names(rows: Rows) -> list[str]:
 
 
 def places(rows: Rows) -> list[tuple[str, str]]:
-    """(row function, arguments of its slice of the grid) in the order of the rows; ``last`` is the first row of the last program, if any."""
+    """(row function, arguments of its slice of the grid), in order; ``last`` is the first row of the last program, if any."""
     names, w, e = row_names(rows), len(rows.warmup), len(rows.ending)
     first = names[1 : 1 + w]
     end = "steps" if not e else "last"

@@ -24,13 +24,28 @@ DIALECTS = ("torch",)
 
 # What each helper of the core stands on.
 BELOW = {
-    "integral": ("gauss",), "log_integral": ("gauss",), "smooth": ("tail",), "tail": ("gauss",), "phi": ("gauss",), "evolve": ("tail", "propagate", "matrix"),
-    "spread": ("columns", "lower"), "upper": ("lower",),
-    "Law": ("gauss", "propagate", "columns", "upper", "lower", "matrix"), "denoiser": ("Z", "lead"), "edm": ("denoiser",),
-    "transition": ("pieces",), "flow": ("nodes", "pieces"), "driven": ("nodes", "pieces", "lead"), "gddim": ("flow",),
-    "frame_bridge": ("nodes", "lead"), "frame_eps": ("nodes",), "nodes": ("Z", "pieces"), "propagate_law": ("pieces",),
-    "offset_nodes": ("pieces",), "x0": ("denoiser",),
-}  # fmt: skip
+    "integral": ("gauss",),
+    "log_integral": ("gauss",),
+    "smooth": ("tail",),
+    "tail": ("gauss",),
+    "phi": ("gauss",),
+    "evolve": ("tail", "propagate", "matrix"),
+    "spread": ("columns", "lower"),
+    "upper": ("lower",),
+    "Law": ("gauss", "propagate", "columns", "upper", "lower", "matrix"),
+    "denoiser": ("Z", "lead"),
+    "edm": ("denoiser",),
+    "transition": ("pieces",),
+    "flow": ("nodes", "pieces"),
+    "driven": ("nodes", "pieces", "lead"),
+    "gddim": ("flow",),
+    "frame_bridge": ("nodes", "lead"),
+    "frame_eps": ("nodes",),
+    "nodes": ("Z", "pieces"),
+    "propagate_law": ("pieces",),
+    "offset_nodes": ("pieces",),
+    "x0": ("denoiser",),
+}
 
 
 def environment() -> Environment:
@@ -97,7 +112,7 @@ def _tables(method: Any, diffusion: DiffusionText, needs: set[str], columns: tup
     axes = table_axes(list(rows), method.sde)
     own = frozenset({*rows.params, *method.sde.let, *filter(None, [method.sde.field])})
     naming = Naming(own, "sde", data_first(method.sde), axes)
-    tables = []
+    tables: list[dict[str, Any]] = []
     for name, program in zip(row_names(rows), rows, strict=True):
         if name in [table["name"] for table in tables]:
             continue
@@ -153,7 +168,8 @@ def _body(
         "made": f"Diffusion({f'{sde.field}={sde.field}, ' if sde.field else ''}**{{**PARAMS, **params}})",
         "offset": "offset" in needs, "rows": tables, "places": places(rows), "warm": len(rows.warmup),
         "back": sorted({int(name[-1]) for table in tables for name in table["back"]}),
-        "steps": steps, "nfe": nfe(rows), "last": "\n".join(last_lines(program, sde, columns)).split("\n") if program.last else [],
+        "steps": steps, "nfe": nfe(rows),
+        "last": "\n".join(last_lines(program, sde, columns)).split("\n") if program.last else [],
     }  # fmt: skip
     text = environment().get_template("body.jinja").render(**context)
     text = re.sub(r"[ \t]+$", "", text, flags=re.M)
@@ -220,7 +236,8 @@ def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:
     program = rows.step
     quoted = lambda names: listed(map(literal, names))  # noqa: E731
     lines = [
-        "API = 1", f"SDE = {literal(sde.name)}", f"SAMPLER = {literal(method.sampler.name)}", f"NETWORK = {literal(method.network_name)}",
+        "API = 1", f"SDE = {literal(sde.name)}", f"SAMPLER = {literal(method.sampler.name)}",
+        f"NETWORK = {literal(method.network_name)}",
         f"NFE = {program.nfe}", f"DRAWS = {len(layout(program).draws)}",
     ]  # fmt: skip
     for name, each in step_names(rows)[1:]:

@@ -84,7 +84,8 @@ def last_lines(program: StepProgram, sde: Any, columns: tuple[str, ...]) -> list
     """The body of ``denoise``."""
     plan = last_layout(program)
     lines = [_unpacked(program.components, "state"), *_row(plan.columns, columns)]
-    write, defined = _writer(program), set()
+    write = _writer(program)
+    defined: set[str] = set()
     for ask in plan.asks:
         lines += _asked(ask, write, defined, program)
     results = []

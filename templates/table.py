@@ -126,7 +126,9 @@ class TableText:
         if isinstance(statement, Integral):
             self.needs.add("integral")
             low, high = map(self.printer.doprint, statement.reads)
-            return f"{statement.name} = integral(lambda s: {self._running(statement.rate)} + 0 * s, {low}, {high}, {'sde.panels(t0)' if self.sde.n == 1 else 4})"
+            panels = "sde.panels(t0)" if self.sde.n == 1 else "4"
+            rate = f"lambda s: {self._running(statement.rate)} + 0 * s"
+            return self._call(statement.name, "integral", [rate, low, high, panels])
         if isinstance(statement, Law):
             return self._law(statement)
         if isinstance(statement, Flow):
@@ -291,7 +293,9 @@ class TableText:
         shape = f"torch.eye({len(names)}, dtype=torch.float64)"
         shape += f".reshape({len(names)}, {len(names)}, *[1] * t0.ndim)" if self.program.field else "[:, :, None]"
         comment = f"# A value is its coefficients in ({', '.join(names)}), one row a coefficient, one column a step."
-        lines = [comment if len(comment) < 114 else "# A value is its coefficients in these, one row a coefficient, one column a step."]
+        if len(comment) > 113:
+            comment = "# A value is its coefficients in these, one row a coefficient, one column a step."
+        lines = [comment]
         lines.append(f"{left} = {shape}")
         for op in updates:
             text = self.printer.combination([(c, self.variable(v)) for c, v in op.terms])
@@ -308,7 +312,7 @@ class TableText:
         parts = [f"{self.variable(v)}{part}" for v in self.plan.noisy]
         count = len(self.plan.noisy)
         return [
-            f"# {len(self.short)} draws act on {count} values: a lower factor of their covariance gives the same law with {count} draws.",
+            f"# {len(self.short)} draws act on {count} values: a factor of their covariance gives the same law with {count}.",
             f"noise = lower(torch.stack(({', '.join(parts)})).movedim(-1, 0)).movedim(0, -1)",
         ]
 

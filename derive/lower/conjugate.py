@@ -121,12 +121,12 @@ def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]
     at = lambda time: w.sde.written_out(grown).subs({t: time, s: start}, simultaneous=True)  # noqa: E731
     d, alpha = symbol("sigma_data"), ONE if w.sde.F.is_zero_matrix else applied("alpha", t)
     S0, S1, S = (spread(frame, a, v, d) for a, v in ((a0, s0), (a1, s1), (alpha, applied("sigma", t))))
-    growth, inside = (a1 / a0, 1 / alpha) if S is None else (S1 / S0, 1 / S)
+    if S is None or S0 is None or S1 is None:
+        S0, S1, S = a0, a1, alpha
     _, out, _, _ = scalar(frame, alpha, applied("sigma", t), t, d)
-    rate = inside * sp.exp(at(t)) * w.sde.GG_let[0, 0] / 2 * out
+    rate = sp.exp(at(t)) / S * w.sde.GG_let[0, 0] / 2 * out
     w.add(Integral("driven", rate, t1, t0, "log"))
-    P = growth * sp.exp(at(t0) - at(t1)) if b != 0 else growth
-    return sp.Matrix([[P]]), sp.Matrix([[(a1 if S is None else S1) * sp.exp(-at(t1)) * symbol("driven")]])
+    return sp.Matrix([[S1 / S0 * sp.exp(at(t0) - at(t1))]]), sp.Matrix([[S1 * sp.exp(-at(t1)) * symbol("driven")]])
 
 
 def _from_start(sde: LinearSDE, b: sp.Expr) -> sp.Expr | None:

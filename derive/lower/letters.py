@@ -103,31 +103,30 @@ def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tup
     noise = sp.Matrix(n, n, lambda i, j: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0)
     if not (part.linear.is_diagonal() and noise.is_diagonal()):
         return None
-    laws, kept = [], []
-    for i in range(n):
-        rate, still = part.linear[i, i], is_zero(sde.written_out(part.linear[i, i]))
-        laws.append(None if still else cancelled(-noise[i, i] / (2 * rate)))
-        kept.append(None if still else part.offset.row(i).applyfunc(lambda e, r=rate: cancelled(-e / r)))
-    if any(
-        sde.written_out(sp.Matrix([e])).has(t)
-        for law, m in zip(laws, kept, strict=True)
-        if law is not None
-        for e in (law, *m)
-    ):
+    kept = [_stationary(w, part, noise[i, i], i) for i in range(n)]
+    if any(sde.written_out(sp.Matrix([row])).has(t) for row in kept if row is not None):
         return None
     decay, factor, shift = sp.eye(n), sp.zeros(n), sp.zeros(*part.offset.shape)
     for i in range(n):
         clock = w.at(part.noise_clock[i], upper)
-        law, mean, change = laws[i], kept[i], w.integral(part.linear[i, i], upper, lower)
-        exponent = w.define(f"{name}_{w.block(i)}_rate", change)
+        exponent = w.define(f"{name}_{w.block(i)}_rate", w.integral(part.linear[i, i], upper, lower))
         decay[i, i] = sp.exp(exponent)
-        if law is None:
+        if (row := kept[i]) is None:
             factor[i, i] = sp.sqrt(clock * w.integral(noise[i, i], upper, lower)) if noise[i, i] != 0 else 0
             shift[i, :] = part.offset.row(i).applyfunc(lambda e: w.integral(e, upper, lower) if e != 0 else 0)
         else:
+            law, *mean = row
             factor[i, i] = sp.sqrt(w.at(law, upper)) * sp.sqrt(-expm1(2 * clock * exponent)) if law != 0 else 0
-            shift[i, :] = mean.applyfunc(lambda e, k=exponent: -expm1(k) * w.at(e, upper))
+            shift[i, :] = sp.Matrix([[-expm1(exponent) * w.at(e, upper) for e in mean]])
     return decay, factor, shift
+
+
+def _stationary(w: Writer, part: Part, power: sp.Expr, i: int) -> tuple[sp.Expr, ...] | None:
+    """(variance, means) that a row by itself would keep, v = -power/(2 linear) and m = -offset/linear; None where linear is 0."""
+    rate = part.linear[i, i]
+    if is_zero(w.sde.written_out(rate)):
+        return None
+    return (cancelled(-power / (2 * rate)), *(cancelled(-e / rate) for e in part.offset.row(i)))
 
 
 def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...]:

@@ -89,7 +89,7 @@ class Lines:
         return tuple(self.w.update(name, terms) for name, terms in zip(names, collected, strict=True))
 
     def _collected(self, terms: list[Term]) -> list[Term]:
-        """A coefficient a value; what the conversion of a network's output put in and the line takes out again cancels exactly."""
+        """A coefficient a value; what a network's conversion put in and the line takes out again cancels exactly."""
         total = _summed(terms)
         if any(value in self.converted for value in total):
             raw = [(c * d, v) for value, c in total.items() for d, v in self.converted.get(value, [(sp.S.One, value)])]

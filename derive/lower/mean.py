@@ -15,10 +15,8 @@ def data_mean(w: Writer) -> tuple[tuple[Op, ...], tuple[str, ...]]:
     w.evaluate(state, sp.Integer(1))
     if w.network in ("denoiser", "x0"):
         return tuple(w.ops), (w.asked.output[0],)
-    if w.network == "edm":
-        result = _preconditioned(w)
-    else:
-        result = _one_block(w) if w.sde.n == 1 else _tweedie(w)
+    scheme = _preconditioned if w.network == "edm" else _one_block if w.sde.n == 1 else _tweedie
+    result = scheme(w)
     return tuple(w.ops), result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import sympy as sp
@@ -40,9 +41,10 @@ class SeriesReading:
     def functions(self) -> dict[str, Callable[[Series], Series]]:
         """alpha and sigma of one block, the lets, phi_k and the time of a log signal-to-noise ratio."""
         point, sde = self.point, self.point.sde
-        lets = {name: point.one(expr) for name, expr in sde.let.items() if expr.has(sp.Symbol("t", real=True))}
-        own = {name: lambda time, value=value: value.at(self._offset(time)) for name, value in lets.items()}
-        own |= {f"phi{k}": lambda x, k=k: self._phi(k, x) for k in range(1, 5)}
+        own: dict[str, Callable[[Series], Series]] = {f"phi{k}": partial(self._phi, k) for k in range(1, 5)}
+        for name, expr in sde.let.items():
+            if expr.has(sp.Symbol("t", real=True)):
+                own[name] = partial(self._at, point.one(expr))
         if sde.n == 1:
             own |= {
                 "alpha": lambda time: point.Psi[0][0].at(self._offset(time)),
@@ -50,6 +52,9 @@ class SeriesReading:
                 "time_of": self._time_of,
             }
         return own
+
+    def _at(self, value: Series, time: Series) -> Series:
+        return value.at(self._offset(time))
 
     def law(self, time: Series) -> tuple[Matrix, Matrix, Matrix]:
         at, point = self._offset(time), self.point

@@ -23,7 +23,7 @@ Marks = dict[str, bool]  # base -> whether its coefficient is exactly one
 
 @dataclass(frozen=True)
 class Form:
-    """A value as a linear form: ``value`` its name in the program, ``name`` in the step; ``terms`` (base, column or "" for one)."""
+    """A value as a linear form: ``value`` its name in the program, ``name`` in the step, ``terms`` (base, column or "")."""
 
     value: str
     name: str

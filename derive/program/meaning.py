@@ -14,6 +14,7 @@ Nothing of what the emitted text does for its digits (pieces, whitening, colloca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -61,11 +62,14 @@ def host_values(
             found = _propagate(reading, statement, *at)
         else:
             assert isinstance(statement, Integral)
-            rate = sp.Matrix([[0, statement.rate]])
-            found = (reading.propagate(lambda env, rate=rate: env.of(rate), 1, *at)[0][1],)
+            found = (reading.propagate(partial(_of, sp.Matrix([[0, statement.rate]])), 1, *at)[0][1],)
         for name, value in zip(statement.targets, found, strict=True):
             put(values, name, value)
     return values
+
+
+def _of(entries: sp.Matrix, env: Env) -> Matrix:
+    return env.of(entries)  # type: ignore[no-any-return]
 
 
 def put(values: dict[str, Any], name: str, value: Any) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import flint
@@ -118,12 +118,10 @@ class BallReading:
     def functions(self) -> dict[str, Callable[[Any], Any]]:
         """alpha and sigma of one block, the lets, phi_k and the time of a log signal-to-noise ratio."""
         sde, t = self.view.sde, sp.Symbol("t", real=True)
-        timed = {name: sde.written_out(expr) for name, expr in sde.let.items() if expr.has(t)}
-        own = {
-            name: lambda time, expr=expr: evaluate(expr, {**self.params, "t": time}, number)
-            for name, expr in timed.items()
-        }
-        own |= {f"phi{k}": lambda x, k=k: _phi(k, x) for k in range(1, 5)}
+        own: dict[str, Callable[[Any], Any]] = {f"phi{k}": partial(_phi, k) for k in range(1, 5)}
+        for name, expr in sde.let.items():
+            if expr.has(t):
+                own[name] = partial(self._let, sde.written_out(expr))
         if self.n == 1:
             psi, sigma = self.view._flows
             own |= {
@@ -132,6 +130,9 @@ class BallReading:
                 "time_of": self._time_of,
             }
         return own
+
+    def _let(self, expr: sp.Expr, time: Any) -> Any:
+        return evaluate(expr, {**self.params, "t": time}, number)
 
     def law(self, time: Any) -> tuple[Matrix, Matrix, Matrix]:
         psi, sigma = self.view._flows
@@ -236,7 +237,7 @@ class Reference:
                     forms[value].update(dict(zip(plan.draws, row, strict=True)))
             elif plan.draws:
                 names = [op.output for op in ops if not isinstance(op, Update | Evaluate)]
-                for form in forms.values():
+                for own in forms.values():
                     form.update(
                         {short: form[name] for short, name in zip(plan.draws, names, strict=True) if name in form}
                     )

@@ -1,7 +1,7 @@
 """``stepsmith.load``: a step module by its name, a path or its text.
 
-Some fifty modules are kept in ``stepsmith.generated``.  The others of the catalogue are derived and emitted when they are asked for,
-and their text is cached.
+Some fifty modules are kept in ``stepsmith.generated``.  The others of the catalogue are derived and emitted when they are
+asked for, and their text is cached.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from stepsmith.runtime.cache import cache_folder, read_cached, write_cached
 def load(source: str | os.PathLike[str]) -> ModuleType:
     """The step module from a name of the catalogue, a path to a .py file, or source text (anything with a newline).
 
-    A name may be written with dashes. A module that is not kept in ``stepsmith.generated`` is derived, which takes seconds the first
-    time. The module's API number and every constant and function of the contract are checked. Loading runs the module's code.
+    A name may be written with dashes. A module that is not kept in ``stepsmith.generated`` is derived, which takes
+    seconds the first time. The module's API number and every constant and function of the contract are checked. Loading
+    runs the module's code.
     Raises :class:`InputError` where there is no such module, it does not run, or it breaks the contract.
     """
     if not modules.is_name(source):
@@ -44,8 +45,8 @@ def known() -> dict[str, digests.Line]:
 def derived(name: str) -> ModuleType:
     """A module of the catalogue that is not kept: out of the cache, or derived and emitted.
 
-    A cached text runs only if ``digests.txt`` has its sha256, so a damaged or foreign file is never run.  A text that is derived here
-    and differs from that one (under another version of SymPy, or in a tree that is being changed) runs, but is not cached.
+    A cached text runs only if ``digests.txt`` has its sha256, so a damaged or foreign file is never run.  A text that is derived
+    here and differs from that one (under another version of SymPy, or in a tree that is being changed) runs, but is not cached.
     """
     line = known()[name]
     place = cache_folder() / "modules" / __version__ / f"{name}-{line.program[:16]}.py"

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -77,9 +78,10 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
                 click.echo(check.line)
     failed = [check.name for check in checks if not check.holds]
     seconds = round(time.perf_counter() - begun, 1)
-    worst = [max(checks, key=lambda check, k=k: check.worst[k].error) for k in range(len(ends))]
+    worst = [max(checks, key=partial(_error, k)) for k in range(len(ends))]
     if as_json:
-        named = [{"end": e, "name": c.name, **dataclasses.asdict(c.worst[k])} for k, (e, c) in enumerate(zip(ends, worst))]
+        pairs = enumerate(zip(ends, worst, strict=True))
+        named = [{"end": e, "name": c.name, **dataclasses.asdict(c.worst[k])} for k, (e, c) in pairs]
         every = [dataclasses.asdict(check) for check in checks]
         print_json({"worst": named, "failed": failed, "modules": every, "seconds": seconds})
     else:
@@ -90,3 +92,8 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
     if failed:
         click.echo(f"failed: {', '.join(failed)}", err=True)
     return failed
+
+
+def _error(end: int, check: Any) -> float:
+    """The worst error of a module on the grid that ends there."""
+    return float(check.worst[end].error)
