@@ -238,9 +238,7 @@ class Reference:
             elif plan.draws:
                 names = [op.output for op in ops if not isinstance(op, Update | Evaluate)]
                 for own in forms.values():
-                    form.update(
-                        {short: form[name] for short, name in zip(plan.draws, names, strict=True) if name in form}
-                    )
+                    own.update({short: own[name] for short, name in zip(plan.draws, names, strict=True) if name in own})
             for form in plan.forms:
                 columns |= {column: forms[form.value].get(base, flint.arb(0)) for base, column in form.terms if column}
             columns |= {name: scalar(time) for name, time in plan.times.items()}
