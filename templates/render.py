@@ -24,7 +24,7 @@ DIALECTS = ("torch",)
 
 # What each helper of the core stands on.
 BELOW = {
-    "integral": ("gauss",), "smooth": ("tail",), "tail": ("gauss",), "phi": ("gauss",), "evolve": ("tail", "propagate", "matrix"),
+    "integral": ("gauss",), "antiderivative": ("integral",), "smooth": ("tail",), "tail": ("gauss",), "phi": ("gauss",), "evolve": ("tail", "propagate", "matrix"),
     "spread": ("columns", "lower"), "upper": ("lower",),
     "Law": ("gauss", "propagate", "columns", "upper", "lower", "matrix"), "denoiser": ("Z", "lead"), "edm": ("denoiser",),
     "transition": ("pieces",), "flow": ("nodes", "pieces"), "driven": ("nodes", "pieces", "lead"), "gddim": ("flow",),
