@@ -180,9 +180,7 @@ class DiffusionText:
         if (closed := forms.alpha(sde)) is not None:
             return [self.method("alpha", doc, self._plain(closed))]
         self.needs.add("integral")
-        log = self.method(
-            "log_alpha", "The integral of F from START.", ["return integral(self.F, START, t, self.panels(t))"]
-        )
+        log = self.method("log_alpha", "The integral of F from START.", [f"return {self._from_start('self.F')}"])
         return [log, self.method("alpha", doc, ["return torch.exp(self.log_alpha(t))"])]
 
     def _sigma(self) -> list[str]:
@@ -192,12 +190,25 @@ class DiffusionText:
             return self.method("sigma", doc, self._plain(closed))
         f, variance = sde.F[0, 0], sde.initial_let[0, 0]
         self.needs.add("integral")
-        ratio = "" if f == 0 else "(self.alpha(t) / self.alpha(s)) ** 2 * "
-        body = [f"noise = integral(lambda s: {ratio}self.GG(s), START, t, self.panels(t))"]
+        if f == 0:
+            body = [f"noise = {self._from_start('self.GG')}"]
+        elif self._exponent() is None and not self.field:  # else alpha(s) would be a sum over panels at every node
+            rate = "lambda s: self.GG(s) * torch.exp(-2 * self.log_alpha(s))"
+            body = [f"noise = self.alpha(t) ** 2 * {self._from_start(rate)}"]
+        else:
+            rate = "lambda s: (self.alpha(t) / self.alpha(s)) ** 2 * self.GG(s)"
+            body = [f"noise = integral({rate}, START, t, self.panels(t))"]
         start = (
             "" if variance == 0 else f" + {self.printer.factor(variance)}" + ("" if f == 0 else " * self.alpha(t) ** 2")
         )
         return self.method("sigma", doc, [*body, f"return torch.sqrt(noise{start})"])
+
+    def _from_start(self, rate: str) -> str:
+        """The text of an integral of a rate that does not read t; a field has its own time axes."""
+        if self.field:
+            return f"integral({rate}, START, t, self.panels(t))"
+        self.needs.add("antiderivative")
+        return f"antiderivative({rate}, t, self.panels(t))"
 
     def _plain(self, expr: sp.Expr) -> list[str]:
         lines = [line[4:] for line in self._returned(expr, lets=True)]

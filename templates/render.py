@@ -26,6 +26,7 @@ DIALECTS = ("torch",)
 BELOW = {
     "integral": ("gauss",),
     "log_integral": ("gauss",),
+    "antiderivative": ("integral",),
     "smooth": ("tail",),
     "tail": ("gauss",),
     "phi": ("gauss",),

@@ -35,7 +35,7 @@ def module_of(name: str) -> Any:
     return ss.load(ss.emit(ss.derive(diffusion(name), "conjugate")))
 
 
-@pytest.mark.parametrize("w", [5.0, 40.0, 200.0])
+@pytest.mark.parametrize("w", [5.0, 40.0])  # at 200 the balls take half a minute
 @pytest.mark.parametrize("name", SPECS)
 def test_the_start_is_right_however_fast_the_entries_change(name: str, w: float) -> None:
     module, view, n = module_of(name), diffusion(name).at(w=w), diffusion(name).n

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from functools import cache
 from typing import Any
@@ -24,21 +23,14 @@ def module_of(name: str) -> Any:
     return ss.load(ss.emit(ss.derive(name, "conjugate", "eps-R")))
 
 
-def call(module: Any, function: str, *times: torch.Tensor) -> Any:
-    """A host function of the module at its default parameters."""
-    f = getattr(module, function)
-    names = list(inspect.signature(f).parameters)[len(times) :]
-    return f(*times, *(module.PARAMS[name.rstrip("_")] for name in names))
-
-
 @cache
 def frames(name: str) -> tuple[list[float], torch.Tensor]:
-    """The times of a grid over the whole span, its pieces and their nodes, and R at each, from the module's own eps_gddim."""
+    """The times of a grid over the whole span, its pieces and their nodes, and R at each, from the module's own law."""
     pieces = [[a, *((a + b) / 2 - (a - b) * NODES).tolist()] for a, b in itertools.pairwise(EDGES)]
     times = [*itertools.chain(*pieces), EDGES[-1]]
-    grid = torch.tensor(times, dtype=torch.float64)
-    _, at0, _, at1 = call(module_of(name), "eps_gddim", grid[:-1], grid[1:])
-    return times, -torch.cat((at0, at1[-1:])).mT
+    module, grid = module_of(name), torch.tensor(times, dtype=torch.float64)
+    _, inverse = module.Law(module.Diffusion(**module.PARAMS), grid).gddim(grid)
+    return times, -inverse.permute(2, 1, 0)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -70,7 +62,8 @@ def test_r_solves_its_equation_on_the_whole_span(name: str) -> None:
     """R(a) - R(b) is the integral of F R + G G^T R^-T / 2 over each piece (a, b), all from the module's own tables."""
     times, R = frames(name)
     module, at = module_of(name), torch.tensor(times, dtype=torch.float64)
-    F, G = call(module, "drift", at), call(module, "diffusion", at)
+    sde = module.Diffusion(**module.PARAMS)
+    F, G = sde.F(at), sde.G(at)
     right = F @ R + G @ G.mT @ torch.linalg.inv(R).mT / 2
     for k in range(len(EDGES) - 1):
         first, nodes, last = 17 * k, slice(17 * k + 1, 17 * k + 17), 17 * (k + 1)
