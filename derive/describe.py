@@ -9,24 +9,9 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from .lower import conjugation
+from .sampler.network import KINDS
 from .sampler.split import bind
 
-PARAMETERIZATIONS = {
-    "denoiser": "a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge",
-    "x0": "the mean of the data given z",
-    "v": "v = alpha noise - sigma data",
-    "score": "the score",
-    "eps-L": "epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon",
-    "eps-U": "epsilon with the upper Cholesky factor of the covariance, score = -U^-T epsilon",
-    "eps-R": "epsilon with gDDIM's factor R, score = -R^-T epsilon",
-    "edm": "an EDM-preconditioned network F, D(y) = c_skip y + c_out F(c_in y, ln(sigma)/4), through the exact bridge",
-}
-
-
-SCORES = {
-    "denoiser": "score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z",
-    "x0": "score = -Sigma^-1 (z - p n)",
-}
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
 MOST_TITLE = 110  # characters of the first line
 
@@ -79,13 +64,13 @@ def _calls(nfe: int, draws: int) -> str:
 
 def network(method: Any) -> list[str]:
     """What the network gives, and the score made of it."""
-    name, n = method.network_name, method.sde.n
-    lines = textwrap.wrap(f"The network gives {PARAMETERIZATIONS.get(name, 'a parameterisation of its own')}.", WIDTH)
-    if n > 1 and name in SCORES:
+    kind, n = KINDS.get(method.network_name), method.sde.n
+    lines = textwrap.wrap(f"The network gives {kind.doc if kind else 'a parameterisation of its own'}.", WIDTH)
+    if n > 1 and kind is not None and kind.score:
         lines.append(
             "With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,"
         )
-        lines.append(f"    {SCORES[name]}.")
+        lines.append(f"    {kind.score}.")
     return lines
 
 

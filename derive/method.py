@@ -18,7 +18,7 @@ from .orders.symbolic import ErrorTerm
 from .program import StepProgram
 from .program.forms import layout
 from .program.rows import Rows
-from .sampler.network import BRIDGES, ScoreParameterization
+from .sampler.network import ScoreParameterization, kind_of, name_of
 from .sampler.sampler import Sampler, load_sampler
 from .sde.linear import LinearSDE
 from .sde.load import load_sde
@@ -128,12 +128,11 @@ class Method:
 
     @property
     def network_name(self) -> str:
-        return self.network if isinstance(self.network, str) else self.network.name
+        return name_of(self.network)
 
     @property
     def frame_name(self) -> str:
-        frame = self.frame if self.frame is not None else self.network
-        return frame if isinstance(frame, str) else frame.name
+        return name_of(self.frame if self.frame is not None else self.network)
 
     @property
     def name(self) -> str:
@@ -144,16 +143,12 @@ class Method:
     @property
     def inputs(self) -> int:
         """How many tensors the network is given."""
-        if isinstance(self.network, ScoreParameterization):
-            return int(self.network.inp.shape[0])
-        return 1 if self.network in BRIDGES else self.sde.n + len(self.sde.constant)
+        return kind_of(self.network).inputs(self.sde)
 
     @property
     def outputs(self) -> int:
         """How many tensors the network gives."""
-        if isinstance(self.network, ScoreParameterization):
-            return int(self.network.out.shape[1])
-        return 1 if self.network in (*BRIDGES, "x0") else self.sde.n
+        return kind_of(self.network).outputs(self.sde)
 
     @cached_property
     def title(self) -> str:

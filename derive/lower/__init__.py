@@ -20,7 +20,7 @@ from stepsmith.errors import InputError, Unsupported
 from ..maths.calculus import t
 from ..program import Evaluate, StepProgram, passes, verify
 from ..program.rows import Rows, aligned
-from ..sampler.network import BRIDGES, ScoreParameterization, checked
+from ..sampler.network import ScoreParameterization, checked, kind_of
 from ..sampler.sampler import Sampler
 from ..sampler.split import Part, Split, bind
 from ..sde.linear import LinearSDE
@@ -101,7 +101,7 @@ def _check_field(sde: LinearSDE, sampler: Sampler, network: Network, frame: Netw
         what = f"{sde.name} has a field, and more than one block or an offset"
         raise Unsupported(what, "use one block without an offset")
     for each in (network, frame):
-        if each in BRIDGES:
+        if each is not None and kind_of(each).bridge:
             what = f"a scalar denoiser is told one noise level, and {sde.name} has one a frequency"
             raise Unsupported(what, "use the network eps-L, x0, v or score")
         if (
@@ -140,7 +140,7 @@ def _about(sde: LinearSDE) -> tuple[str, ...]:
 def _sigma_columns(w: Writer, ops: tuple[object, ...]) -> tuple[str, ...]:
     """The columns that hold an effective sigma told to a denoiser network."""
     times = [str(op.time) for op in ops if isinstance(op, Evaluate)]
-    return tuple(dict.fromkeys(times)) if w.network == "denoiser" else ()
+    return tuple(dict.fromkeys(times)) if w.kind.bridge and w.kind.predicts == "data" else ()
 
 
 def _lined(w: Writer, lines: tuple[Line, ...]) -> StepProgram:

@@ -23,15 +23,12 @@ from stepsmith.errors import Unsupported
 
 from ..maths.calculus import exact, increment, s, t, t0, t1
 from ..program import ONE, Flow, Integral, Propagate, applied, entries
-from ..sampler.network import NETWORKS, ScoreParameterization, scalar, spread
+from ..sampler.network import KINDS, ScoreParameterization, kind_of, name_of, scalar, spread
 from ..sampler.sampler import Sampler
 from ..sampler.split import Part, names_of
 from ..sde.linear import LinearSDE
 from ..spec import sources as spec
 from .writer import Network, State, Writer, symbol
-
-DATA_FRAMES = ("denoiser", "x0")  # whose frozen output is the mean of the data
-FACTORS = ("eps-L", "eps-U", "eps-R")
 
 
 def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
@@ -49,14 +46,15 @@ def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
     """z' = P (I - h B) z + Phi n in the frame; B in the words of let."""
     state, n = dict(enumerate(w.sde.state)), w.sde.n
     w.evaluate(state, sp.Integer(0))
-    if frame == "eps-R" and n > 1 and not B.is_zero_matrix:
+    rotated = kind_of(frame).factor == "R" and n > 1
+    if rotated and not B.is_zero_matrix:
         raise Unsupported("the frame eps-R is derived for B = 0", "use B = 0, or the frame eps-L")
-    data = w.network in DATA_FRAMES and (frame in DATA_FRAMES or (frame == "eps-R" and n > 1))
-    if frame == "eps-R" and n > 1 and not data:
+    data = w.kind.predicts == "data" and (kind_of(frame).predicts == "data" or rotated)
+    if rotated and not data:
         return _transported(w, state)
     if data and n > 1:
         P, Phi = _deviation(w, B)
-    elif n == 1 and frame in NETWORKS:
+    elif n == 1 and isinstance(frame, str):
         P, Phi = _one_block(w, B[0, 0], str(frame))
     else:
         P, Phi = _whole_matrix(w, B, frame)
@@ -85,7 +83,7 @@ def _reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
     """The output in the frame, n with C_out n = s - C_skip (z - o), made of the score."""
     target = w.score_at(frame, "0")
     if target.inverse is None:
-        what = f"a {w.network} network gives no {frame} output of {w.sde.n} blocks"
+        what = f"a {name_of(w.network)} network gives no {name_of(frame)} output of {w.sde.n} blocks"
         raise Unsupported(what, "use the frame eps-R, which is the same step")
     offset, back = w.offset("0"), -target.inverse * target.skip
     values = []
@@ -108,10 +106,10 @@ def _deviation(w: Writer, B: sp.Matrix) -> tuple[sp.Matrix, sp.Matrix]:
 def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]:
     """One block: in closed form where B = 0 and the frame is epsilon or x0, else along the step."""
     (a0, s0), (a1, s1) = w.alpha_sigma("0"), w.alpha_sigma("1")
-    if b == 0 and frame in DATA_FRAMES:
+    if b == 0 and KINDS[frame].predicts == "data":
         ratio = s1 / s0
         return sp.Matrix([[ratio]]), sp.Matrix([[a1 - ratio * a0]])
-    if b == 0 and frame in FACTORS:
+    if b == 0 and KINDS[frame].predicts == "noise":
         ratio = a1 / a0
         return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
     grown = _from_start(w.sde, b)
@@ -153,14 +151,15 @@ def _frame(w: Writer, frame: Network) -> tuple[sp.Matrix, sp.Matrix, str]:
         alpha = ONE if w.sde.F.is_zero_matrix else applied("alpha", t)
         skip, out, _, _ = scalar(frame, alpha, applied("sigma", t), t, symbol("sigma_data"))
         return sp.Matrix([[skip]]), sp.Matrix([[out]]), ""
-    if frame == "score":
+    kind = KINDS[frame]
+    if not kind.law:
         return sp.zeros(n), sp.eye(n), ""
-    if frame in ("eps-L", "eps-U"):
-        return sp.zeros(n), entries("out", n, n), frame
-    if frame == "eps-R":
+    if kind.factor in ("L", "U"):
+        return sp.zeros(n), entries("out", n, n), kind.law
+    if kind.factor:
         what = f"conjugate parts in the frame {frame} of {n} blocks are not derived"
         raise Unsupported(what, "use denoiser, x0, edm, eps-L, eps-U or score")
-    return entries("skip", n, n), entries("out", n, 1), "denoiser" if frame == "x0" else frame
+    return entries("skip", n, n), entries("out", n, 1), kind.law
 
 
 def _transported(w: Writer, state: State) -> State:
@@ -169,7 +168,7 @@ def _transported(w: Writer, state: State) -> State:
     w.add(Flow(("U",), sp.ImmutableMatrix.zeros(n), t1, t0))
     w.add(Propagate(("Psi",), (n,), -w.sde.F_let, "", t1, t0))
     Psi, U = entries("Psi", n, n), entries("U", n, n)
-    if w.network in FACTORS:
+    if w.kind.factor:
         inverse = w.score_at(w.network, "0").inverse
         assert inverse is not None
         L, values = -inverse.T, w.asked.output

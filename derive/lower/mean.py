@@ -13,16 +13,16 @@ def data_mean(w: Writer) -> tuple[tuple[Op, ...], tuple[str, ...]]:
     w.ops, w.suffix = [], "_end"
     state = dict(enumerate(w.sde.state))
     w.evaluate(state, sp.Integer(1))
-    if w.network in ("denoiser", "x0"):
+    if w.kind.predicts == "data":
         return tuple(w.ops), (w.asked.output[0],)
-    scheme = _preconditioned if w.network == "edm" else _one_block if w.sde.n == 1 else _tweedie
+    scheme = _preconditioned if w.kind.bridge else _one_block if w.sde.n == 1 else _tweedie
     result = scheme(w)
     return tuple(w.ops), result
 
 
 def _preconditioned(w: Writer) -> tuple[str, ...]:
     """D = d (d y + sigma width n) / width^2 with the network's own input y / width, width^2 = sigma^2 + d^2."""
-    score, d = w.score_at("edm", "1"), symbol("sigma_data")
+    score, d = w.score_at(w.network, "1"), symbol("sigma_data")
     sigma = w.define("sigma_end", sp.exp(4 * score.noise))
     width = w.define("width_end", sp.sqrt(sigma**2 + d**2))
     pull = d**2 / width * score.inp
@@ -40,7 +40,7 @@ def _one_block(w: Writer) -> tuple[str, ...]:
 def _tweedie(w: Writer) -> tuple[str, ...]:
     """pull (z - o) + lift s, or lift eps of an epsilon network (eps-R is eps-L at the data end of the grid)."""
     sde = w.sde
-    side = {"eps-L": "-L", "eps-U": "-U", "eps-R": "-L"}.get(str(w.network), "")
+    side = {"L": "-L", "U": "-U", "R": "-L"}.get(w.kind.factor, "")
     shape = len(sde.data), sde.n
     pull, lift = w.law(f"tweedie{side}", "1", ("pull", *shape), ("lift", *shape))
     values = w.asked.output if side else w.asked.score

@@ -12,14 +12,13 @@ from stepsmith.errors import Unsupported
 from ..maths import calculus
 from ..maths.calculus import s, t, t0, t1
 from ..program import ONE, UNIT, Evaluate, Host, Integral, Law, Normal, Op, Scalar, Update, applied, entries, entry
-from ..sampler.network import BRIDGES, EDM_SIGMA_DATA, Score, ScoreParameterization, scalar
+from ..sampler.network import KINDS, Network, NetworkKind, Score, ScoreParameterization, kind_of, scalar, takes_state
 from ..sampler.sampler import Sampler
 from ..sampler.split import names_of
 from ..sde.closed import in_lets
 from ..sde.linear import LinearSDE
 from ..sde.offset import reached
 
-Network = str | ScoreParameterization
 State = dict[int, str]  # block -> the value that holds it
 Term = tuple[sp.Expr, str]  # coefficient, value
 
@@ -46,8 +45,9 @@ class Writer:
         self.sde, self.sampler, self.network, self.frame = sde, sampler, network, frame
         self.names = names_of(sde, sampler)
         self.params = {**params, **sampler.params}
-        if "edm" in (network, frame):
-            self.params["sigma_data"] = EDM_SIGMA_DATA
+        self.kind = kind_of(network)
+        for each in (network, frame):
+            self.params |= getattr(kind_of(each), "params", {})
         self.host: list[Host] = []
         self.ops: list[Op] = []
         self.defined: dict[str, object] = dict.fromkeys(
@@ -190,32 +190,32 @@ class Writer:
             return Score(skip, out, inp, noise, out.inv() if out.shape == (n, n) else None)
         if n == 1:
             skip, out, inp, noise = scalar(network, *self.alpha_sigma(key), time, symbol("sigma_data"))
-            if network in BRIDGES:
-                noise = self.define(f"{'sigma_hat' if network == 'denoiser' else 'noise'}_{key}", noise)
+            if KINDS[network].bridge:
+                noise = self.define(f"{KINDS[network].noise_name}_{key}", noise)
             return Score(sp.Matrix([[skip]]), sp.Matrix([[out]]), sp.Matrix([[inp]]), noise, sp.Matrix([[1 / out]]))
-        if network == "score":
+        kind = KINDS[network]
+        if not kind.law:
             return Score(sp.zeros(n), sp.eye(n), sp.eye(n), time, sp.eye(n))
-        if network in ("denoiser", "edm", "x0"):
-            return self._bridge(str(network), key)
-        if network == "eps-R" and key not in ("0", "1"):
+        if kind.single:
+            return self._bridge(kind, key)
+        if kind.factor == "R" and key not in ("0", "1"):
             raise Unsupported("an eps-R network is anchored on the grid, not at times inside a step", "use @0 or @1")
         own = "" if network == self.network else "frame_"
-        out, inverse = self.law(str(network), key, (f"{own}out", n, n), (f"{own}inverse", n, n))
+        out, inverse = self.law(kind.law, key, (f"{own}out", n, n), (f"{own}inverse", n, n))
         return Score(sp.zeros(n), out, sp.eye(n), time, inverse)
 
-    def _bridge(self, network: str, key: str) -> Score:
+    def _bridge(self, kind: NetworkKind, key: str) -> Score:
         n = self.sde.n
-        own, told = ("", "sigma") if network in (self.network, "x0") else ("frame_", "frame_sigma")
-        kind = "denoiser" if network == "x0" else network
-        self.add(
-            Law((f"{own}skip_{key}", f"{own}out_{key}", f"{own}inp_{key}", f"{told}_{key}"), kind, self.moment(key))
-        )
+        assert kind.law is not None
+        own = "" if kind.name == self.network or not kind.bridge else "frame_"
+        noise = f"{own}sigma_{key}"
+        self.add(Law((f"{own}skip_{key}", f"{own}out_{key}", f"{own}inp_{key}", noise), kind.law, self.moment(key)))
         skip, out, inp = (
             entries(f"{own}{k}_{key}", *shape) for k, shape in (("skip", (n, n)), ("out", (n, 1)), ("inp", (1, n)))
         )
-        if network == "x0":
+        if not kind.bridge:
             return Score(skip, out, sp.eye(n), self.moment(key), None)
-        return Score(skip, out, inp, symbol(f"{told}_{key}"), None)
+        return Score(skip, out, inp, symbol(noise), None)
 
     def evaluate(self, state: State, fraction: sp.Expr) -> None:
         """One network call at the state, at the time t0 - fraction * h."""
@@ -224,13 +224,10 @@ class Writer:
     def evaluate_at(self, state: State, key: str) -> None:
         """One network call at the state; keeps the raw output and the score made of it."""
         score, offset, sde = self.score_at(self.network, key), self.offset(key), self.sde
-        itself = (
-            isinstance(self.network, str) and self.network not in BRIDGES
-        )  # it is given the state and what is constant
         self.evaluations += 1
         number = self.suffix or ("" if self.calls == 1 else str(self.evaluations))
         values = [state[j] for j in range(sde.n)]
-        if itself:
+        if takes_state(self.network):
             inputs = [*values, *sde.constant]
         else:
             labels = [f"y{number}{'' if score.inp.shape[0] == 1 else f'_{k}'}" for k in range(score.inp.shape[0])]
@@ -239,8 +236,9 @@ class Writer:
                 for label, row in zip(labels, map(score.inp.row, range(score.inp.shape[0])), strict=True)
             ]
         columns = score.out.shape[1]
-        letter = "d" if self.network in (*BRIDGES, "x0") else "e"
-        output = tuple(f"{letter}{number}{'' if columns == 1 else f'_{self.block(i)}'}" for i in range(columns))
+        output = tuple(
+            f"{self.kind.letter}{number}{'' if columns == 1 else f'_{self.block(i)}'}" for i in range(columns)
+        )
         self.ops.append(Evaluate(output, tuple(inputs), score.noise))
         made = []
         for i in range(sde.n):

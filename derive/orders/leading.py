@@ -19,6 +19,7 @@ from sympy.polys.fields import field
 
 from ..lower import conjugation
 from ..maths.matrix import Matrix, add, mul, scaled, solve
+from ..sampler.network import kind_of
 from ..sde.load import load_sde
 from ..spec.formula import ONE_BLOCK
 from . import symbolic
@@ -80,7 +81,7 @@ def by_frame(method: Any) -> tuple[ErrorTerm, ...]:
 
 def _outputs(method: Any) -> int:
     frame = method.frame if method.frame is not None else method.network
-    return 1 if frame in ("denoiser", "x0", "edm") else method.sde.n if isinstance(frame, str) else frame.out.shape[1]
+    return kind_of(frame).outputs(method.sde)
 
 
 def _prove(method: Any, B: sp.Matrix, seed: int) -> None:

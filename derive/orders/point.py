@@ -20,8 +20,8 @@ from stepsmith.errors import Unsupported
 from ..maths.calculus import plain, t
 from ..maths.matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
 from ..maths.values import evaluate, evaluate_matrix
-from ..program.meaning import bridge, preconditioned, put, tables
-from ..sampler.network import ScoreParameterization, scalar
+from ..program.meaning import put, table_names, tables
+from ..sampler.network import KINDS, ScoreParameterization, scalar
 from ..sde.linear import LinearSDE
 from ..sde.offset import reached
 from .rings import Ring, small_rational
@@ -72,8 +72,7 @@ class Point:
             put(values, "offset", self.offset)
         if names - {"offset"}:
             law = tables(kind, self.sde.data, self.Psi, self.Sigma, self.offset, lambda: self.params["sigma_data"])
-            named = ("out",) if kind.startswith("eps") else ("skip", "out")
-            for name, value in zip(named, law, strict=False):
+            for name, value in zip(table_names(kind), law, strict=False):
                 put(values, name, value)
         return evaluate_matrix(self.sde.written_out(entries), values, self.number)
 
@@ -133,9 +132,10 @@ class Point:
         """(C_skip, C_out, C_in, C_noise) of a network."""
         if isinstance(network, ScoreParameterization):
             return self.of(network.skip), self.of(network.out), self.of(network.inp), self.one(network.noise)
-        n, data = self.sde.n, self.sde.data[0]
+        n = self.sde.n
         zero, one = constants(self, [[0] * n] * n), constants(self, unit(self))
-        if network == "score":
+        kind = KINDS[network]
+        if kind.law == "":
             return zero, one, one, self.time
         if n == 1:
             a, s, d = sp.symbols("a_ s_ d_")
@@ -143,18 +143,19 @@ class Point:
             known["d_"] = constant(self.ring, self.params.get("sigma_data", self.ring.number(1)), self.terms)
             skip, out, inp, noise = (evaluate(e, known, self.number) for e in scalar(network, a, s, t, d))
             return [[skip]], [[out]], [[inp]], noise
-        if network in ("denoiser", "edm", "x0"):
-            found: Any = bridge(data, self.Psi, self.Sigma)
-            if network == "x0":
-                return found[0], found[1], one, self.time
-            return preconditioned(found, self.params["sigma_data"]) if network == "edm" else found
+        if kind.single:
+            assert kind.law is not None
+            law: Any = tables(
+                kind.law, self.sde.data, self.Psi, self.Sigma, self.offset, lambda: self.params["sigma_data"]
+            )
+            return law if kind.bridge else (law[0], law[1], one, self.time)
         return zero, scaled(transpose(inverse_of(self.root(network))), -1), one, self.time
 
     def root(self, network: str) -> Matrix:
         """The factor of Sigma that an epsilon network was trained with; eps-R is anchored at t0 here, as good as anywhere."""
-        if network == "eps-R":
+        if KINDS[network].factor == "R":
             return mul(self.flow, constants(self, self.low))
-        return factor(self.Sigma, network == "eps-U")
+        return factor(self.Sigma, KINDS[network].factor == "U")
 
 
 def draw(method: Any, ring: Ring, seed: int, terms: int) -> Point:

@@ -24,11 +24,13 @@ from typing import Any
 
 import flint
 import numpy as np
+import sympy as sp
 
 from stepsmith.errors import Unsupported
 
 from ..program import UNIT, Evaluate, Normal, StepProgram
 from ..proofs.reference import reference
+from ..sampler.network import kind_of, scalar
 
 SLACK = 1e-9  # relative; the radius of a step in which nothing decays is 1 up to rounding
 POINTS = 24
@@ -165,29 +167,33 @@ class Linear:
         sigma = self.view.covariance(t)
         return column, sigma, sigma + self.variance * np.outer(column, column)
 
-    def outputs(self, inputs: np.ndarray, told: float) -> np.ndarray:
-        """The network's outputs, rows of maps of the state, for inputs (rows of maps) and the time it is told."""
-        kind, d = self.method.network, self.variance
-        if kind == "denoiser":
-            return d / (d + told**2) * inputs
-        if kind == "edm":
-            sigma, s2 = np.exp(4 * told), self.method.params["sigma_data"] ** 2
+    def outputs(self, inputs: np.ndarray, time: float) -> np.ndarray:
+        """The network's outputs, rows of maps of the state, for inputs (rows of maps) and the time that it is given."""
+        network, d = self.method.network, self.variance
+        kind = kind_of(network)
+        if kind.bridge and kind.predicts == "data":
+            return d / (d + time**2) * inputs
+        if kind.bridge:
+            sigma, s2 = np.exp(4 * time), self.method.params["sigma_data"] ** 2
             gain = d / (d + sigma**2) - s2 / (sigma**2 + s2)
             return gain * (sigma**2 + s2) / (sigma * np.sqrt(s2)) * inputs
-        column, sigma, S = self.law(told)
+        column, sigma, S = self.law(time)
         inverse = np.linalg.inv(S)
-        if kind == "score":
+        if kind.predicts == "score":
             return -inverse @ inputs
-        if kind == "x0":
+        if kind.predicts == "data":
             return d * (column @ inverse)[None, :] @ inputs
-        if kind in ("eps-L", "eps-U", "v"):
-            root = self.view.factor(told, "upper" if kind == "eps-U" else "lower")
-            eps = root.T @ inverse @ inputs
-            return (
-                eps if kind != "v" else column[0] * eps - np.sqrt(sigma[0, 0]) * d * column[0] * inverse[0, 0] * inputs
+        if kind.factor in ("L", "U"):
+            root = self.view.factor(time, "upper" if kind.factor == "U" else "lower")
+            return root.T @ inverse @ inputs
+        if self.method.sde.n == 1 and isinstance(network, str):
+            skip, out, _, _ = scalar(
+                network, sp.Float(column[0]), sp.sqrt(sp.Float(sigma[0, 0])), sp.Float(time), sp.S.One
             )
+            return (-inverse[0, 0] - float(skip)) / float(out) * inputs
         raise Unsupported(
-            f"the linear form of a {kind} network is not known here", "use denoiser, score, x0, eps-L or v"
+            f"the linear form of a {self.method.network_name} network is not known here",
+            "use denoiser, score, x0, eps-L or v",
         )
 
     def step(self, t0: float, t1: float) -> np.ndarray:

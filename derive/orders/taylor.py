@@ -16,7 +16,7 @@ from ..maths.matrix import Matrix
 from ..program import UNIT, Evaluate, Normal, StepProgram, Update
 from ..program.meaning import needed_by
 from ..program.program import scalars
-from ..sampler.network import BRIDGES, ScoreParameterization
+from ..sampler.network import takes_state
 from .point import Point, composed, draw
 from .reading import SeriesReading, series_values
 from .rings import small_rational
@@ -86,7 +86,7 @@ class Setting:
             noise = noise.at(at)
         carried = self.carried(len(z[0][0].c))
         free = _combine(z, combined(offset, carried), -1)
-        inputs = [*combined(inp, z), *carried[:-1]] if whole(kind) else combined(inp, free)
+        inputs = [*combined(inp, z), *carried[:-1]] if takes_state(kind) else combined(inp, free)
         return _combine(combined(skip, free), combined(out, self.net(inputs, noise)), 1)
 
     def drift(self, z: Sequence[Value], weight: Any, at: Series | None = None) -> list[Value]:
@@ -101,11 +101,6 @@ def _combine(A: Sequence[Value], B: Sequence[Value], weight: Any) -> list[Value]
     return [[a + b * weight for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
 
 
-def whole(kind: str | ScoreParameterization) -> bool:
-    """Whether a network is given the state itself and what is constant, rather than the inputs of a bridge."""
-    return isinstance(kind, str) and kind not in BRIDGES
-
-
 def setting(method: Any, ring: Any, seed: int, terms: int, width: int, degree: int) -> Setting:
     """A random point, a random state of ``width`` coordinates a block, and a random network of a degree around both."""
     point = draw(method, ring, seed, terms)
@@ -118,7 +113,7 @@ def setting(method: Any, ring: Any, seed: int, terms: int, width: int, degree: i
     bare = Setting(point, method, state, given, Network([], (), [], width))
     values = [[Series([v], ring) for v in block] for block in state]
     free = _combine(values, combined(point.offset, bare.carried(1)), -1)
-    inputs = [*combined(inp, values), *bare.carried(1)[:-1]] if whole(kind) else combined(inp, free)
+    inputs = [*combined(inp, values), *bare.carried(1)[:-1]] if takes_state(kind) else combined(inp, free)
     centre = [*(e.c[0] for value in inputs for e in value), noise.c[0]]
     monomials = tuple(index for total in range(degree + 1) for index in _indices(len(centre), total))
     coefficients = [[_drawn(rng, ring) for _ in range(len(out[0]) * width)] for _ in monomials]

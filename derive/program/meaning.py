@@ -2,7 +2,7 @@
 
 With Psi = Psi(t, START), Sigma the covariance of z given the data, o the offset of its mean, e the data block, p = Psi e:
 
-    denoiser, x0   C_skip = -Sigma^-1, C_out = Sigma^-1 p, C_in = p^T Sigma^-1 / w, C_noise = w^(-1/2), w = p^T Sigma^-1 p
+    denoiser       C_skip = -Sigma^-1, C_out = Sigma^-1 p, C_in = p^T Sigma^-1 / w, C_noise = w^(-1/2), w = p^T Sigma^-1 p
     edm            the same with D(y) = c_skip y + c_out F(c_in y, ln(sigma)/4)  (arXiv 2206.00364, table 1)
     eps-L, eps-U   C_out = -L^-T for the lower or upper Cholesky factor L of Sigma, and its inverse -L^T
     eps-R          the same with gDDIM's R, R' = (F + G G^T Sigma^-1/2) R
@@ -113,7 +113,7 @@ def tables(
         return ([[row[data[0]]] for row in psi],)
     if kind == "covariance":
         return (sigma,)
-    if kind in ("denoiser", "x0"):
+    if kind == "denoiser":
         return bridge(data[0], psi, sigma)
     if kind == "edm":
         return preconditioned(bridge(data[0], psi, sigma), width())
@@ -124,6 +124,11 @@ def tables(
     pull = [whole[i] for i in data]
     _, _, side = kind.partition("-")
     return pull, mul(pull, scaled(factor(sigma, side == "U"), -1) if side else sigma)
+
+
+def table_names(kind: str) -> tuple[str, ...]:
+    """What a rate calls the first tables of a kind: C_out alone where C_skip = 0."""
+    return ("skip", "out") if kind in ("denoiser", "edm") else ("out",)
 
 
 def bridge(data: int, psi: Matrix, sigma: Matrix) -> tuple[Matrix, Matrix, Matrix, Any]:

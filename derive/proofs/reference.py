@@ -27,7 +27,7 @@ from ..maths.matrix import Matrix, factor, mul, scaled, transpose
 from ..maths.values import evaluate
 from ..program import EARLIER, UNIT, Evaluate, Op, StepProgram, Update
 from ..program.forms import Form, last_layout, layout
-from ..program.meaning import host_values, put, tables
+from ..program.meaning import host_values, put, table_names, tables
 from ..program.program import outputs
 from ..program.rows import Rows
 from ..sde.linear import LinearSDE
@@ -93,8 +93,7 @@ class Around:
             put(known, "offset", self._law[2])
         if names - {"offset"}:
             law = tables(kind, self.reading.data, *self._law, self.reading.sigma_data)
-            named = ("out",) if kind.startswith("eps") else ("skip", "out")
-            for name, value in zip(named, law, strict=False):
+            for name, value in zip(table_names(kind), law, strict=False):
                 put(known, name, value)
         written = self.reading.view.sde.written_out(entries)
         if self.reading.n == 1 and written.atoms(sp.Function):
