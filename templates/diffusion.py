@@ -192,7 +192,7 @@ class DiffusionText:
         self.needs.add("integral")
         if f == 0:
             body = [f"noise = {self._from_start('self.GG')}"]
-        elif self._exponent() is None and not self.field:  # else alpha(s) would be a sum over panels at every node
+        elif forms.exponent(sde) is None and not self.field:  # else alpha(s) would be a sum over panels at every node
             rate = "lambda s: self.GG(s) * torch.exp(-2 * self.log_alpha(s))"
             body = [f"noise = self.alpha(t) ** 2 * {self._from_start(rate)}"]
         else:

@@ -198,3 +198,14 @@ def checked(network: Network, sde: Equations) -> Network:
 def scalar(network: str, alpha: sp.Expr, sigma: sp.Expr, time: sp.Expr, sigma_data: sp.Expr) -> tuple[sp.Expr, ...]:
     """(skip, out, inp, noise) of a named parameterisation of one block with z = alpha x_0 + sigma eps."""
     return tuple(sp.sympify(e) for e in KINDS[network].one_block(alpha, sigma, time, sigma_data))
+
+
+def spread(network: str, alpha: sp.Expr, sigma: sp.Expr, sigma_data: sp.Expr) -> sp.Expr | None:
+    """sqrt(S) with C_skip = -1/S of one block, or None where C_skip = 0.
+
+    The propagator of F + G^2/(2S) is then sqrt(S_1/S_0), for S = sigma^2 + c alpha^2 with any constant c.
+    """
+    if KINDS[network].predicts == "data":
+        return sigma
+    skip = scalar(network, alpha, sigma, t, sigma_data)[0]
+    return None if skip == 0 else sp.sqrt(-1 / skip)
