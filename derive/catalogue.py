@@ -14,7 +14,7 @@ STEPPERS = ("euler", "euler-maruyama")
 SPLITTINGS = ("nse", "rse", "nvv", "rvv", "noba", "roba", "robab", "obab", "baoab", "sscs")
 CONJUGATE_SPLITTINGS = ("conjugate-se", "conjugate-vv", "conjugate-oba")
 ODE_LINES = (
-    "ddim", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "dpmpp-3m-mended", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun",
+    "ddim", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "dpmpp-3m-corrected", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun",
 )  # fmt: skip
 SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
 BLOCK_LINES = ("heun-drift", "rvv2")
@@ -85,6 +85,6 @@ def find(name: str) -> Row:
     key = name.replace("-", "_").lower()
     if key not in table:
         near = difflib.get_close_matches(key, table, 1, 0.6)
-        mend = f"did you mean {near[0]}? `stepsmith list` names them all" if near else "`stepsmith list` names them all"
-        raise InputError("-", "name", f"no module {name!r} in the catalogue", mend)
+        fix = f"did you mean {near[0]}? `stepsmith list` names them all" if near else "`stepsmith list` names them all"
+        raise InputError("-", "name", f"no module {name!r} in the catalogue", fix)
     return table[key]

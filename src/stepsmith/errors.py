@@ -20,11 +20,6 @@ class InputError(ValueError):
         self.where, self.key, self.what, self.fix = map(one_line, (where, key, what, fix))
         super().__init__(f"{self.where}: {self.key}: {self.what}; {self.fix}")
 
-    @property
-    def mend(self) -> str:
-        """The old name of ``fix``; it goes when derive no longer uses it."""
-        return self.fix
-
 
 class Unsupported(Exception):
     """Something that can be written down but not derived (yet): the reason, and what to do instead."""
