@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -225,6 +226,8 @@ def _from_string(text: str) -> Sampler:
     target, parts = _STANDARD[letters]
     text = " ".join(text.split())
     name = re.sub(r"[^A-Za-z0-9]+", "-", text.replace("!", "f")).strip("-").lower()
+    if len(name) > spec.MAX_NAME:  # a name is part of file names: cut, and still one name a composition
+        name = f"{name[:27].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return _checked(
         Sampler(
             name,

@@ -38,9 +38,7 @@ def _check_reach(
             name = word.split("[")[0]
             if word not in given and reach > row + (before.get(name, 0) if row else 0):
                 what = f"{word} is not there in row {row}, which has {row or 'no'} steps behind it"
-                fix = (
-                    "give the last row a program that needs one step" if "final" in key else "add a program to warmup"
-                )
+                fix = "give the last row a program that needs one step" if "final" in key else "add a program to warmup"
                 raise InputError(where, f"{key}[{k}]", what, fix)
         given.add(line.target)
 
