@@ -1,4 +1,4 @@
-"""The audit: samplers that people ship, their claimed order beside the proven one, the term and the mend.
+"""The audit: samplers that people ship, their claimed order beside the proven one, the term and the fix.
 
 Each is a spec of the catalogue whose trajectories are those of the shipped code to 1e-10 (tests/test_shipped.py).  Everything
 but the claims is derived when the page is made; ``make docs`` writes it to docs/audit.md.
@@ -37,7 +37,7 @@ CLAIMS = (
         "3",
         "arXiv 2211.01095",
     ),
-    Claim("dpmpp-3m-mended", "nowhere: the mend", "-", "here"),
+    Claim("dpmpp-3m-corrected", "nowhere: the correction", "-", "here"),
     Claim("unipc-2", "diffusers UniPCMultistep (order 2, bh2)", "3", "arXiv 2302.04867: the corrector lifts 2 to 3"),
     Claim("unipc-3", "diffusers UniPCMultistep (order 3, bh2)", "4", "arXiv 2302.04867: the corrector lifts 3 to 4"),
     Claim("deis-2", "diffusers DEISMultistep (order 2)", "2", "arXiv 2204.13902"),
@@ -84,10 +84,10 @@ def _words(method: Any, sampler: str) -> str:
     said = []
     if sampler == "dpmpp-3m":
         said.append(
-            "the term D2/12: its second divided difference, which is D''/2, stands where phi_3 needs D''; the mend is a factor 2"
+            "the term D2/12: its second divided difference, which is D''/2, stands where phi_3 needs D''; the fix is a factor 2"
             " there, and a first row better than DDIM, whose local error h^2 would keep the run at 2"
         )
-    if sampler == "dpmpp-3m-mended":
+    if sampler == "dpmpp-3m-corrected":
         said.append("nothing: the factor 2, and a first row of two calls")
     for place, k, power in row_powers(method):
         if power < method.step_order:

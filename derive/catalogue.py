@@ -15,7 +15,7 @@ STEPPERS = ("euler", "euler-maruyama")
 SPLITTINGS = ("nse", "rse", "nvv", "rvv", "noba", "roba", "robab", "obab", "baoab", "sscs")
 CONJUGATE_SPLITTINGS = ("conjugate-se", "conjugate-vv", "conjugate-oba")
 ODE_LINES = (
-    "ddim", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "dpmpp-3m-mended", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun",
+    "ddim", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "dpmpp-3m-corrected", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun",
 )  # fmt: skip
 SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
 BLOCK_LINES = ("heun-drift", "rvv2")

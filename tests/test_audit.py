@@ -21,7 +21,7 @@ def test_the_page_says_what_is_derived() -> None:
 
 
 def test_the_audit_names_the_term_and_the_mend() -> None:
-    shipped, mended = (audit.finding(c) for c in audit.CLAIMS if c.sampler in ("dpmpp-3m", "dpmpp-3m-mended"))
+    shipped, corrected = (audit.finding(c) for c in audit.CLAIMS if c.sampler in ("dpmpp-3m", "dpmpp-3m-corrected"))
     assert (shipped.claim.claimed, shipped.step, shipped.run) == ("3", 2, 2)
     assert "D2/12" in shipped.words and "factor 2" in shipped.words
-    assert (mended.step, mended.run) == (3, 3)
+    assert (corrected.step, corrected.run) == (3, 3)

@@ -416,7 +416,7 @@ NESTS = {"entry": '"' + "(" * 100_000 + "t" + ")" * 100_000 + '"', "array": "[" 
         ({"params": "{ beta = nan }"}, "sde.params.beta", "not a number that float64 holds", "finite"),
         ({"doc": '"a \\" b"'}, "sde.doc", "'a \" b'", "without double quotes"),
         ({"name": '"../x"'}, "sde.name", "no name of a spec", "a-z"),
-        ({"F": "[["}, "line 5", "is not TOML", "mend the line"),
+        ({"F": "[["}, "line 5", "is not TOML", "fix the line"),
     ],
     ids=range(30),
 )  # fmt: skip

@@ -333,7 +333,7 @@ def test_a_hostile_name_is_refused_with_its_place_and_the_fix(place: str) -> Non
     for text in HOSTILE:
         with pytest.raises(ss.InputError) as refused:
             ss.load(ss.emit(PLACES[place](text)))
-        assert refused.value.key and refused.value.mend and "\n" not in str(refused.value), text
+        assert refused.value.key and refused.value.fix and "\n" not in str(refused.value), text
 
 
 @pytest.mark.parametrize("value", [None, 5, 1.5, b"x", ["x"], ("x",), {}, object()], ids=lambda v: type(v).__name__)
@@ -384,7 +384,7 @@ def test_a_note_is_refused_or_stands_in_the_docstring(text: str) -> None:
         try:
             method = place(text)
         except ss.InputError as refused:
-            assert refused.key.endswith((".doc", ".reference")) and refused.mend
+            assert refused.key.endswith((".doc", ".reference")) and refused.fix
             continue
         module = ss.load(ss.emit(method))
         assert text in (module.__doc__ or "") or text.strip().lower() in (module.__doc__ or "").lower()

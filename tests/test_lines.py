@@ -150,7 +150,7 @@ def test_a_part_and_the_whole_drift_are_those_of_the_split():
         assert all((x - y).abs().max() < 1e-11 for x, y in zip(states[0], other, strict=True))
 
 
-@pytest.mark.parametrize("name", ["vp_dpmpp_2m", "vp_dpmpp_3m_mended", "vp_unipc_2", "vp_unipc_3", "vp_deis_3", "edm_dpmpp_3m"])
+@pytest.mark.parametrize("name", ["vp_dpmpp_2m", "vp_dpmpp_3m_corrected", "vp_unipc_2", "vp_unipc_3", "vp_deis_3", "edm_dpmpp_3m"])
 def test_the_probe_carries_history_over_first_and_last_rows(name):
     """On Gaussian data a run is affine: mean and variance by the recursion are those of the run of 0 and of 1."""
     module, network = ss.load(name), Gaussian(0.3, 0.7).network()
@@ -163,7 +163,7 @@ def test_the_probe_carries_history_over_first_and_last_rows(name):
     assert found.data_var == pytest.approx((1.7 * slope**2).item(), rel=1e-11)
 
 
-@pytest.mark.parametrize("name", ["vp_unipc_3", "vp_sa_solver", "edm_sde_dpmpp_3m", "vp_dpmpp_3m_mended"])
+@pytest.mark.parametrize("name", ["vp_unipc_3", "vp_sa_solver", "edm_sde_dpmpp_3m", "vp_dpmpp_3m_corrected"])
 def test_a_sample_with_history_is_that_of_its_seed_in_every_batch(name):
     module, network = ss.load(name), MIXTURE.network()
     grid = TimeGrid.explicit(TIMES * module.END)
@@ -253,7 +253,7 @@ def test_each_row_of_any_grid_holds_the_weights_of_its_own_program(steps):
 
 
 def test_a_program_is_aligned_with_the_step_only_if_weights_can_make_it():
-    step, other = ss.derive("vp", "dpmpp-2m").program, ss.derive("vp", "dpmpp-3m-mended")
+    step, other = ss.derive("vp", "dpmpp-2m").program, ss.derive("vp", "dpmpp-3m-corrected")
     first = ss.derive("vp", "dpmpp-2m").warmup[0]
     found = aligned(step, first)
     assert found is not None and found[sp.Symbol("x_D_m1", real=True)] == 0
@@ -371,7 +371,7 @@ def test_what_does_not_fit_a_diffusion_or_a_family_is_refused(case):
 
 
 def test_a_budget_of_calls_counts_what_the_first_and_the_last_step_cost():
-    for sampler, steps in itertools.product(("unipc-3", "dpmpp-3m-mended", "sa-solver", "dpmpp-2m", "heun"), (1, 2, 3, 10)):
+    for sampler, steps in itertools.product(("unipc-3", "dpmpp-3m-corrected", "sa-solver", "dpmpp-2m", "heun"), (1, 2, 3, 10)):
         method = ss.derive("vp", sampler)
         calls = []
         module = module_of(method)

@@ -163,7 +163,7 @@ def test_a_run_that_is_not_finite_has_no_order():
 
 ORDERS = {
     "psld_euler": 1, "psld_rvv": 1, "vp_dpmpp_2m": 2, "psld_rvv2": 2, "vp_dpmpp_3m": 2,  # the theorem of issue 4
-    "vp_dpmpp_3m_mended": 3, "vp_heun": 2, "vp_conjugate_identity": 1, "psld_conjugate_eps_r": 1, "vp_conjugate_edm": 1,
+    "vp_dpmpp_3m_corrected": 3, "vp_heun": 2, "vp_conjugate_identity": 1, "psld_conjugate_eps_r": 1, "vp_conjugate_edm": 1,
     "ve_conjugate_v": 1, "ir_sde_euler_eps_l": 1, "blurring_conjugate_x0": 1, "hold_rvv": 1,
 }  # fmt: skip
 WEAK = {"psld_roba": 1, "vp_sscs": 1, "ir_sde_sscs": 1, "blurring_oso_eps_l": 1, "vp_sa_solver": 2, "edm_sde_dpmpp_2m": 2}

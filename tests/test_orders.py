@@ -202,7 +202,7 @@ def test_a_wrong_conjugate_formula_is_not_told(monkeypatch: pytest.MonkeyPatch) 
 # -- the shipped samplers ----------------------------------------------------------------------------------------------------
 
 SHIPPED = {  # sampler: (order of the common step, of the run)
-    "ddim": (1, 1), "dpmpp-2m": (2, 2), "dpmpp-2s": (2, 2), "dpmpp-3m": (2, 2), "dpmpp-3m-mended": (3, 3),
+    "ddim": (1, 1), "dpmpp-2m": (2, 2), "dpmpp-2s": (2, 2), "dpmpp-3m": (2, 2), "dpmpp-3m-corrected": (3, 3),
     "unipc-2": (3, 2), "deis-2": (2, 2), "deis-3": (3, 2), "heun": (2, 2),
 }  # fmt: skip
 
@@ -217,9 +217,9 @@ def test_the_orders_of_the_shipped_samplers(sampler: str) -> None:
 def test_the_term_that_keeps_the_third_order_multistep_at_two() -> None:
     """As shipped its second divided difference enters as D''/2: e = h^3 D''/12; with the factor 2 it is gone."""
     (shipped,) = derive("vp", "dpmpp-3m").local_error or ()
-    (mended,) = derive("vp", "dpmpp-3m-mended").local_error or ()
+    (corrected,) = derive("vp", "dpmpp-3m-corrected").local_error or ()
     assert (shipped.power, shipped.coefficient) == (3, sp.Symbol("D2") / 12)
-    assert mended.power == 4
+    assert corrected.power == 4
 
 
 def test_the_terms_of_dpm_solver_2m_on_uneven_steps() -> None:

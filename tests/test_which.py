@@ -166,7 +166,7 @@ def test_what_diverges_is_chosen_nowhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "budget", "steps"), [("vp_dpmpp_3m_mended", 10, 9), ("vp_unipc_3", 10, 10), ("vp_heun", 5, 2), ("psld_baoab", 3, 0)]
+    ("name", "budget", "steps"), [("vp_dpmpp_3m_corrected", 10, 9), ("vp_unipc_3", 10, 10), ("vp_heun", 5, 2), ("psld_baoab", 3, 0)]
 )
 def test_a_budget_buys_the_steps_that_the_module_counts(name: str, budget: int, steps: int) -> None:
     module = load(name)

@@ -215,8 +215,8 @@ class Lines:
         key = next(
             (f"sampler.step[{k}]" for k, line in enumerate(self.formula.step) if word in line.text), "sampler.step"
         )
-        mend = "use score(y, s) and parts, or a diffusion of one block"
-        return InputError(where, key, f"{word} is a {kind} of one block, and {sde.name} has {sde.n}", mend)
+        fix = "use score(y, s) and parts, or a diffusion of one block"
+        return InputError(where, key, f"{word} is a {kind} of one block, and {sde.name} has {sde.n}", fix)
 
 
 def _summed(terms: list[Term]) -> dict[str, sp.Expr]:

@@ -77,7 +77,7 @@ def _check_pattern(pattern: str, order: int, symmetric: bool) -> None:
     if not 1 <= order <= MAX_ORDER:
         raise InputError("-", "order", f"{order} is not from 1 to {MAX_ORDER}", "choose one that is")
     if symmetric and pattern != pattern[::-1]:
-        raise InputError("-", "pattern", "is no palindrome", "mend it, or leave out symmetric")
+        raise InputError("-", "pattern", "is no palindrome", "fix it, or leave out symmetric")
 
 
 def _unknowns(pattern: str, symmetric: bool) -> tuple[list[sp.Symbol], list[tuple[str, sp.Symbol]]]:

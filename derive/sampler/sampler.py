@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def load_sampler(source: Any) -> Sampler:
     """A Sampler from a catalogue name, a path to a .toml file, a dict of the same keys, or a composition string.
 
     A composition string (it holds a ``!``) takes the standard parts of its letters: A and B (probability flow), O, A and
-    B (reverse SDE), A and S (SSCS), E (Euler).  Raises InputError naming the file, the key and the mend.
+    B (reverse SDE), A and S (SSCS), E (Euler).  Raises InputError naming the file, the key and the fix.
     """
     if isinstance(source, Sampler):
         return source
@@ -148,8 +149,8 @@ def _fitting(where: str, table: Mapping[str, Any], family: str) -> None:
     lined = family in formula.FAMILIES
     for key in ("composition", "B") if lined else LINES:
         if key in table:
-            mend = f"a {family} sampler is written with {'step, warmup, final and let' if lined else 'composition, parts or B'}"
-            raise InputError(where, f"sampler.{key}", f"does not belong to the family {family}", mend)
+            fix = f"a {family} sampler is written with {'step, warmup, final and let' if lined else 'composition, parts or B'}"
+            raise InputError(where, f"sampler.{key}", f"does not belong to the family {family}", fix)
 
 
 def _choice(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -225,6 +226,8 @@ def _from_string(text: str) -> Sampler:
     target, parts = _STANDARD[letters]
     text = " ".join(text.split())
     name = re.sub(r"[^A-Za-z0-9]+", "-", text.replace("!", "f")).strip("-").lower()
+    if len(name) > spec.MAX_NAME:  # a name is part of file names: cut, and still one name a composition
+        name = f"{name[:27].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return _checked(
         Sampler(
             name,

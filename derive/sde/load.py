@@ -31,7 +31,7 @@ KEYS = (
 def load_sde(source: Any) -> LinearSDE:
     """A LinearSDE from a catalogue name, a path to a .toml file, or a dict of the same keys (DESIGN section 6).
 
-    Raises InputError naming the file, the key and the mend.
+    Raises InputError naming the file, the key and the fix.
     """
     if isinstance(source, LinearSDE):
         return source

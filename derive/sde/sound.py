@@ -60,7 +60,7 @@ def check_values(where: str, sde: Equations) -> None:
 
 def _check_value(where: str, key: str, value: Any, place: str) -> None:
     if not (value.is_finite() and value.imag.contains(0) and abs(value).upper() < 1e308):
-        raise InputError(where, key, f"has no real finite value {place}", "mend the entry, the defaults or the span")
+        raise InputError(where, key, f"has no real finite value {place}", "fix the entry, the defaults or the span")
     if not abs(value).upper() < LARGE:
         raise InputError(where, key, f"passes {LARGE:g} {place}", "rescale the state or the time")
 

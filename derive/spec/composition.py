@@ -53,10 +53,10 @@ class Token:
 
 
 def parse_composition(text: str, where: str = "-", key: str = "composition") -> tuple[Token, ...]:
-    """The tokens of a composition string; InputError names the column and the mend."""
+    """The tokens of a composition string; InputError names the column and the fix."""
 
-    def refuse(what: str, mend: str) -> InputError:
-        return InputError(where, key, what, mend)
+    def refuse(what: str, fix: str) -> InputError:
+        return InputError(where, key, what, fix)
 
     if not isinstance(text, str) or not text.strip():
         raise refuse("the composition is empty", "write one such as 'O B! A'")

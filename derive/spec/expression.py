@@ -96,8 +96,8 @@ class _Parser:
         self.tokens = self._tokens(text)
         self.at = 0
 
-    def refuse(self, column: int, what: str, mend: str) -> NoReturn:
-        raise InputError(self.where, self.key, f"column {column}: {what}", mend) from None
+    def refuse(self, column: int, what: str, fix: str) -> NoReturn:
+        raise InputError(self.where, self.key, f"column {column}: {what}", fix) from None
 
     def _tokens(self, text: str) -> list[_Token]:
         tokens, at = [], 0
@@ -126,7 +126,7 @@ class _Parser:
             result = make(*args)
             self.gauge(result)
         except Refusal as refusal:
-            self.refuse(column, f"the expression {refusal.what}", refusal.mend)
+            self.refuse(column, f"the expression {refusal.what}", refusal.fix)
         return result
 
     def until(self, end: str, column: int) -> sympy.Expr:
@@ -258,7 +258,7 @@ def _literal(text: str) -> sympy.Rational:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """How to mend an unknown word: the closest known one, and all of them."""
+    """How to fix an unknown word: the closest known one, and all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word[:MAX_NAME], known, 1, 0.5)
     listed = f"known: {', '.join(known) or 'none'}"

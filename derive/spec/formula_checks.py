@@ -10,7 +10,7 @@ from .formula import NOISE, TIMES, Formula, Line
 
 
 def check(formula: Formula, where: str, target: str, before: Mapping[str, int]) -> None:
-    """InputError names the line and the mend.  ``before``: for how many steps before the first row 0 gives a name values."""
+    """InputError names the line and the fix.  ``before``: for how many steps before the first row 0 gives a name values."""
     if not formula.calls(formula.step):
         raise InputError(where, "sampler.step", "no line calls the network", "write one such as D = x0(z, t0)")
     noisy = any(NOISE.fullmatch(v) for lines in formula.programs for line in lines for _, v in line.terms)
@@ -38,10 +38,8 @@ def _check_reach(
             name = word.split("[")[0]
             if word not in given and reach > row + (before.get(name, 0) if row else 0):
                 what = f"{word} is not there in row {row}, which has {row or 'no'} steps behind it"
-                mend = (
-                    "give the last row a program that needs one step" if "final" in key else "add a program to warmup"
-                )
-                raise InputError(where, f"{key}[{k}]", what, mend)
+                fix = "give the last row a program that needs one step" if "final" in key else "add a program to warmup"
+                raise InputError(where, f"{key}[{k}]", what, fix)
         given.add(line.target)
 
 

@@ -32,7 +32,7 @@ from .words import HOST_NAMES
 
 
 def read(where: str, table: Mapping[str, Any], parts: Iterable[str], params: Iterable[str], target: str) -> Formula:
-    """The checked lines of the table of a sampler; InputError names the line and the mend."""
+    """The checked lines of the table of a sampler; InputError names the line and the fix."""
     return _Reader(where, tuple(parts), tuple(params), target).read(table)
 
 
@@ -52,8 +52,8 @@ class _Reader:
     def read(self, table: Mapping[str, Any]) -> Formula:
         self._lets(table.get("let", {}))
         if "step" not in table:
-            mend = 'write step = ["D = ...", "z = ..."]'
-            raise InputError(self.where, "sampler.step", "the lines of the step are missing", mend)
+            fix = 'write step = ["D = ...", "z = ..."]'
+            raise InputError(self.where, "sampler.step", "the lines of the step are missing", fix)
         texts = {"step": self._texts("sampler.step", table["step"])}
         warmup = self._programs("warmup", table.get("warmup", []), MAX_WARMUP)
         given = table.get("final", [])
@@ -88,8 +88,8 @@ class _Reader:
     def _lets(self, lets: Mapping[str, Any]) -> None:
         spec.check_names(self.where, "sampler.let", (*lets, *self.params))
         for name in HOST_NAMES & set(lets):
-            what, mend = "the emitted module uses this name itself", f"rename it, to {name}_"
-            raise InputError(self.where, f"sampler.let.{name}", what, mend)
+            what, fix = "the emitted module uses this name itself", f"rename it, to {name}_"
+            raise InputError(self.where, f"sampler.let.{name}", what, fix)
         for name in (*lets, *self.params):
             key = f"sampler.{'let' if name in lets else 'params'}.{name}"
             if name in self.known or name in (*TIMES, "z", "expm1") or NOISE.fullmatch(name):

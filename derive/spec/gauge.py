@@ -50,10 +50,10 @@ _TINY, _HUGE, _CANCELLED = _MP.mpf("1e-308"), _MP.mpf("1e308"), _MP.mpf("1e-40")
 
 
 class Refusal(Exception):
-    """What is wrong and how to mend it; the parser adds the column."""
+    """What is wrong and how to fix it; the parser adds the column."""
 
-    def __init__(self, what: str, mend: str) -> None:
-        self.what, self.mend = what, mend
+    def __init__(self, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
 
 
 def _sum(*terms: Any) -> Any:
@@ -76,11 +76,11 @@ def _value(head: Callable[..., Any], values: Iterable[Any]) -> Any:
     try:
         value = head(*values)
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise Refusal("divides by zero", "mend the constant") from None
+        raise Refusal("divides by zero", "fix the constant") from None
     if isinstance(value, _MP.mpc):
-        raise Refusal("is not a real number", "mend the constant")
+        raise Refusal("is not a real number", "fix the constant")
     if not _MP.isfinite(value):
-        raise Refusal("has no finite value", "mend the constant")
+        raise Refusal("has no finite value", "fix the constant")
     if value and not _TINY <= abs(value) <= _HUGE:
         raise Refusal("is a constant outside the range of float64 (1e-308 to 1e308)", "rescale it")
     return value
@@ -135,9 +135,9 @@ class Gauge:
 
     def _leaf(self, expr: Any) -> Measure:
         if expr is S.ImaginaryUnit:
-            raise Refusal("is not a real number", "mend the constant, or the sign under a root or a logarithm")
+            raise Refusal("is not a real number", "fix the constant, or the sign under a root or a logarithm")
         if expr in (S.NaN, S.ComplexInfinity, S.Infinity, S.NegativeInfinity):
-            raise Refusal("has no finite value", "mend the constant")
+            raise Refusal("has no finite value", "fix the constant")
         if not expr.is_Rational:
             return Measure(degree=1)
         bits = max(abs(expr.p).bit_length(), expr.q.bit_length())

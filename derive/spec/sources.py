@@ -4,7 +4,7 @@ are used.
 A source is a dict, a path (a ``Path``, or a string that ends in .toml or holds a slash) or a name of the catalogue.
 Files are UTF-8, at most 256 KiB, and hold the table [sde] or [sampler]; a dict is that table or holds it. What comes
 out is a copy made of str, int, float, bool, list and dict alone, at most 16 levels deep. What is refused is an
-``InputError`` with the file (``-`` for a dict), the key and the mend; no source raises anything else.
+``InputError`` with the file (``-`` for a dict), the key and the fix; no source raises anything else.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _found(source: Any, kind: Kind) -> tuple[str, Any]:
 
 def _bytes(where: str, kind: Kind, path: Path) -> bytes:
     """The bytes of a plain file: a pipe, a device or a folder is none, even one that was swapped in a moment ago."""
-    mend = f"give a .toml file, or one of: {', '.join(catalogue(kind))}"
+    fix = f"give a .toml file, or one of: {', '.join(catalogue(kind))}"
     try:
         with open(path, "rb", opener=_opened) as file:
             data = file.read(MAX_FILE + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
@@ -105,7 +105,7 @@ def _bytes(where: str, kind: Kind, path: Path) -> bytes:
     except (OSError, ValueError):  # ValueError: a null byte or a lone surrogate in the name
         data = None
     if data is None:
-        raise InputError(where, kind, "there is no such file", mend)
+        raise InputError(where, kind, "there is no such file", fix)
     if len(data) > MAX_FILE:
         raise InputError(where, kind, f"the file is larger than {MAX_FILE // 1024} KiB", "a spec is a page of text")
     return data
@@ -133,7 +133,7 @@ def toml(where: str, data: bytes) -> dict[str, Any]:
         what, _, place = " ".join(str(error).split()).partition(" (at ")
         found = re.match(r"line \d+", place)
         key = found[0] if found else "last line" if place else "TOML"
-        raise InputError(where, key, f"is not TOML: {what[:100].lower()}", "mend the line") from None
+        raise InputError(where, key, f"is not TOML: {what[:100].lower()}", "fix the line") from None
 
 
 # Strings and comments of TOML, also those that are never closed, so that the scan is linear whatever the file holds.
@@ -285,8 +285,8 @@ def matrix(
 def check_note(where: str, key: str, value: Any) -> None:
     """Refuse a note that could end, or run on past, the docstring it will stand in."""
     if not isinstance(value, str) or not value.isprintable() or set(value) & {'"', "\\"} or len(value) > MAX_NOTE:
-        mend = f"write one line of up to {MAX_NOTE} characters, without double quotes and backslashes"
-        raise InputError(where, key, f"is {shown(value)}", mend)
+        fix = f"write one line of up to {MAX_NOTE} characters, without double quotes and backslashes"
+        raise InputError(where, key, f"is {shown(value)}", fix)
 
 
 def shown(value: Any) -> str:

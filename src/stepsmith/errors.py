@@ -20,14 +20,9 @@ class InputError(ValueError):
         self.where, self.key, self.what, self.fix = map(one_line, (where, key, what, fix))
         super().__init__(f"{self.where}: {self.key}: {self.what}; {self.fix}")
 
-    @property
-    def mend(self) -> str:
-        """The old name of ``fix``; it goes when derive no longer uses it."""
-        return self.fix
-
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         """So that it can be raised in one process and caught in another."""
-        return type(self), (self.where, self.key, self.what, self.mend)
+        return type(self), (self.where, self.key, self.what, self.fix)
 
 
 class Unsupported(Exception):
