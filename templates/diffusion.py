@@ -169,6 +169,17 @@ class DiffusionText:
             or all(e.is_polynomial(t) and sp.Poly(e, t).degree() <= SMOOTH for e in entries)
         )
 
+    @property
+    def rates(self) -> str:
+        """The text of all that must be smooth between the nodes of a panel: F, G G^T and the offset, side by side."""
+        if self.sde.n > 1:
+            own = ", self.b(t)" if "offset" in self.needs else ""
+            return f"torch.cat((self.F(t), self.G(t) @ self.G(t).mT{own}), dim=-1)"
+        entries = ["self.F(t)", "self.GG(t)"]
+        if "offset" in self.needs:
+            entries += [f"{self._running(e, t)} + 0 * t" for e in self.sde.offset_terms_let if e != 0]
+        return f"torch.stack(({', '.join(entries)}), dim=-1)[..., None]"
+
     # -- one block -------------------------------------------------------------------------------------------------------
 
     def _scalars(self) -> list[list[str]]:
@@ -293,13 +304,9 @@ class DiffusionText:
         flat = sde.F.is_zero_matrix
         lines = []
         for e in sde.offset_terms_let:
-            text = HostPrinter(Naming(frozenset({*self.params, *sde.let}), "self"), self.numbers).doprint(
-                e.subs({sp.Symbol(n, real=True): applied(n, s) for n in self.timed}).subs(t, s)
-            )
             ratio = "" if flat else "self.alpha(t) / self.alpha(s) * "
-            lines.append(
-                f"integral(lambda s: {ratio}({text}) + 0 * s, START, t, self.panels(t))" if e != 0 else "0 * t"
-            )
+            rate = f"lambda s: {ratio}({self._running(e, s)}) + 0 * s"
+            lines.append(f"integral({rate}, START, t, self.panels(t))" if e != 0 else "0 * t")
         return [
             self.method(
                 "offset",
@@ -307,6 +314,12 @@ class DiffusionText:
                 ["parts = (", *(f"    {line}," for line in lines), ")", "return torch.stack(parts)[None]"],
             )
         ]
+
+    def _running(self, expr: sp.Expr, time: sp.Symbol) -> str:
+        """The text of a rate at a time, its lets called."""
+        printer = HostPrinter(Naming(frozenset({*self.params, *self.sde.let}), "self"), self.numbers)
+        lets = {sp.Symbol(name, real=True): applied(name, time) for name in self.timed}
+        return printer.doprint(expr.subs(lets).subs(t, time))
 
     def _time_of(self) -> list[str]:
         flat = self.sde.F.is_zero_matrix

@@ -115,8 +115,6 @@ class HostPrinter(StrPrinter):
     def _product(self, c: sp.Expr, value: str) -> str:
         if c == ONE:
             return value
-        if value == "one":
-            return self.term(c)
         if c.could_extract_minus_sign():
             return f"-{self._product(-c, value)}"
         numerator, denominator = c.as_numer_denom() if c.is_Pow or c.is_Mul or c.is_Rational else (c, ONE)
