@@ -8,7 +8,8 @@ from typing import Any
 
 import sympy as sp
 
-from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.maths.calculus import s, t
+from stepsmith.derive.program import applied
 from stepsmith.derive.sde import forms
 
 from .naming import Naming, attribute, data_first
@@ -150,6 +151,17 @@ class DiffusionText:
         """Whether integrals need no look at how F and G G^T change."""
         return forms.smooth(self.sde)
 
+    @property
+    def rates(self) -> str:
+        """The text of all that must be smooth between the nodes of a panel: F, G G^T and the offset, side by side."""
+        if self.sde.n > 1:
+            own = ", self.b(t)" if "offset" in self.needs else ""
+            return f"torch.cat((self.F(t), self.G(t) @ self.G(t).mT{own}), dim=-1)"
+        entries = ["self.F(t)", "self.GG(t)"]
+        if "offset" in self.needs:
+            entries += [f"{self._running(e, t)} + 0 * t" for e in self.sde.offset_terms_let if e != 0]
+        return f"torch.stack(({', '.join(entries)}), dim=-1)[..., None]"
+
     # -- one block -------------------------------------------------------------------------------------------------------
 
     def _scalars(self) -> list[list[str]]:
@@ -238,12 +250,10 @@ class DiffusionText:
         self.needs.add("integral")
         flat = sde.F.is_zero_matrix
         lines = []
-        for e in forms.offset_rates(sde):
-            text = HostPrinter(Naming(frozenset({*self.params, *sde.let}), "self"), self.numbers).doprint(e)
+        for e in sde.offset_terms_let:
             ratio = "" if flat else "self.alpha(t) / self.alpha(s) * "
-            lines.append(
-                f"integral(lambda s: {ratio}({text}) + 0 * s, START, t, self.panels(t))" if e != 0 else "0 * t"
-            )
+            rate = f"lambda s: {ratio}({self._running(e, s)}) + 0 * s"
+            lines.append(f"integral({rate}, START, t, self.panels(t))" if e != 0 else "0 * t")
         return [
             self.method(
                 "offset",
@@ -251,6 +261,12 @@ class DiffusionText:
                 ["parts = (", *(f"    {line}," for line in lines), ")", "return torch.stack(parts)[None]"],
             )
         ]
+
+    def _running(self, expr: sp.Expr, time: sp.Symbol) -> str:
+        """The text of a rate at a time, its lets called."""
+        printer = HostPrinter(Naming(frozenset({*self.params, *self.sde.let}), "self"), self.numbers)
+        lets = {sp.Symbol(name, real=True): applied(name, time) for name in self.timed}
+        return printer.doprint(expr.subs(lets).subs(t, time))
 
     def _time_of(self) -> list[str]:
         flat = self.sde.F.is_zero_matrix

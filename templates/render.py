@@ -140,12 +140,7 @@ def _body(
     if sde.n > 1:
         init.append(f"self.L0 = {diffusion.L0}")
     if "smooth" in needs:
-        rates = (
-            "torch.cat((self.F(t), self.G(t) @ self.G(t).mT), dim=-1)"
-            if sde.n > 1
-            else "torch.stack((self.F(t), self.GG(t)), dim=-1)[..., None]"
-        )
-        init.append(f"self.change = smooth(lambda t: {rates}) / (END - START)  # panels a unit of time")
+        init.append(f"self.change = smooth(lambda t: {diffusion.rates}) / (END - START)  # panels a unit of time")
     test, words = diffusion.constraints
     place = [order.index(i) for i in range(sde.n)] if order else None
     steps = [

@@ -66,7 +66,7 @@ STIFF = sde([["0", "1"], ["-1", "-1000000"]], [["0"], ["1000"]])
 def test_rates_a_million_apart_are_refused_by_name() -> None:
     method = ss.derive(STIFF, "conjugate")
     module = ss.load(ss.emit(method))
-    with pytest.raises(ValueError, match="too stiff: shorten the span"):
+    with pytest.raises(ValueError, match="the rates are too large for their time span: shorten it"):
         module.coefficients(torch.tensor(TIMES, dtype=torch.float64))
     with pytest.raises(Unsupported, match="too large, or too far apart"):
         ss.load_sde(STIFF).at().covariance(1.0)

@@ -113,7 +113,9 @@ def test_the_statements_of_the_head_are_counts_of_the_tables(place: int, budgets
         told = re.findall(r"`(\S+?)` in (\d+) of (\d+)", said)
         assert told and told == [(label, str(wins[label]), str(measured[label])) for label, _, _ in told]
         shares = [wins[label] / measured[label] for label, _, _ in told]
-        assert shares == sorted(shares, reverse=True) and shares[0] == max(n / measured[label] for label, n in wins.items())
+        assert shares == sorted(shares, reverse=True) and shares[0] == max(
+            n / measured[label] for label, n in wins.items()
+        )
         assert f"median of the least errors {statistics.median(least):.3g}" in said
 
 
@@ -128,7 +130,9 @@ def test_the_frames_of_a_cholesky_network_are_told_from_the_table() -> None:
 
 
 def test_the_sampler_for_a_diffusion_of_ones_own_is_the_nearest_to_the_best() -> None:
-    words = r"(one|several) blocks?, (no noise|noise): `(\S+?)` \((\S+) times the least error, a geometric mean over (\d+)"
+    words = (
+        r"(one|several) blocks?, (no noise|noise): `(\S+?)` \((\S+) times the least error, a geometric mean over (\d+)"
+    )
     told = re.findall(words, HEAD[4], re.I)
     assert len(told) == 4
     for many, noise, label, mean, count in told:
@@ -138,7 +142,11 @@ def test_the_sampler_for_a_diffusion_of_ones_own_is_the_nearest_to_the_best() ->
         parts = [key for key, s in sections().items() if s[0] == several and (key[1] == "denoiser" or not several)]
         for sde, network in parts:
             want = (sde, network, "no" if noise == "no noise" else "yes")
-            found = {key[3]: x for key, x in matrix().items() if key[:3] == want and key[3] not in sections()[sde, network][2]}
+            found = {
+                key[3]: x
+                for key, x in matrix().items()
+                if key[:3] == want and key[3] not in sections()[sde, network][2]
+            }
             for name, x in found.items():
                 have[name] = have.get(name, 0) + 1
                 least = [min(column) for column in zip(*found.values(), strict=True)]
@@ -153,7 +161,11 @@ def entry(label: str, error: float, draws: int = 0, calls: int = 1, order: int =
 
 
 def test_errors_within_a_tenth_are_equal_and_the_cheaper_comes_first() -> None:
-    c = choose([entry("dear", 1.0, calls=2), entry("cheap", 1.09), entry("worse", 1.12), entry("drawn", 0.1, draws=1)], 0, False)
+    c = choose(
+        [entry("dear", 1.0, calls=2), entry("cheap", 1.09), entry("worse", 1.12), entry("drawn", 0.1, draws=1)],
+        0,
+        False,
+    )
     assert c is not None and c.runner is not None
     assert ([e.label for e in c.best], c.error, c.runner.label) == (["cheap", "dear"], 1.0, "worse")
     assert c.factor == pytest.approx(1.12)
@@ -166,7 +178,8 @@ def test_what_diverges_is_chosen_nowhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "budget", "steps"), [("vp_dpmpp_3m_corrected", 10, 9), ("vp_unipc_3", 10, 10), ("vp_heun", 5, 2), ("psld_baoab", 3, 0)]
+    ("name", "budget", "steps"),
+    [("vp_dpmpp_3m_corrected", 10, 9), ("vp_unipc_3", 10, 10), ("vp_heun", 5, 2), ("psld_baoab", 3, 0)],
 )
 def test_a_budget_buys_the_steps_that_the_module_counts(name: str, budget: int, steps: int) -> None:
     module = load(name)
