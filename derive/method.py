@@ -117,7 +117,7 @@ class Method:
 
     def on(self, sde: LinearSDE, network: str | ScoreParameterization) -> Method:
         """The same sampler on another diffusion, for another network."""
-        return derive(sde, self.sampler, network)
+        return _derived(sde, self.sampler, network, None, {})
 
     @property
     def network_name(self) -> str:
@@ -184,8 +184,15 @@ def derive(
         if target not in ("ode", "sde"):
             raise InputError("-", "target", f"{target!r} is not ode or sde", "choose one of them")
         sampler = replace(sampler, target=target)
-    own = {k: v for k, v in (params or {}).items() if k in sampler.params}
+    return _derived(sde, sampler, network, frame, params or {})
+
+
+def _derived(
+    sde: LinearSDE, sampler: Sampler, network: str | ScoreParameterization, frame: str | ScoreParameterization | None,
+    params: Mapping[str, float],
+) -> Method:  # fmt: skip
+    own = {k: v for k, v in params.items() if k in sampler.params}
     sampler = replace(sampler, params={**sampler.params, **{k: float(v) for k, v in own.items()}})
-    values = sde.values({k: v for k, v in (params or {}).items() if k not in own})
+    values = sde.values({k: v for k, v in params.items() if k not in own})
     rows = lower_rows(sde, sampler, network, frame, values)
     return Method(sde, sampler, network, frame, rows.step, warmup=rows.warmup, ending=rows.ending)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stepsmith.loading import load
 from stepsmith.measure.slopes import Reference, Slope, measure
 from stepsmith.measure.workers import one_thread, pool, workers_for
-from stepsmith.loading import load
 
 GAP = 0.1  # how far a slope may fall under its proof
 FREQUENCY = 0.01  # where a diffusion with a coefficient a frequency is measured: the third of 64 pixels

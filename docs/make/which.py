@@ -15,10 +15,10 @@ from typing import Any
 from stepsmith.derive import catalogue, load_sde
 from stepsmith.derive.orders.local import row_powers
 from stepsmith.derive.spec.formula import NETWORK, ONE_BLOCK
+from stepsmith.loading import load
 from stepsmith.measure.budgets import Course, outcome
 from stepsmith.measure.orders import FREQUENCY
 from stepsmith.measure.workers import pool, workers_for
-from stepsmith.loading import load
 from stepsmith.runtime.sampler import steps_of
 
 BUDGETS = (5, 10, 20, 50, 100)

@@ -25,6 +25,10 @@ class InputError(ValueError):
         """The old name of ``fix``; it goes when derive no longer uses it."""
         return self.fix
 
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """So that it can be raised in one process and caught in another."""
+        return type(self), (self.where, self.key, self.what, self.mend)
+
 
 class Unsupported(Exception):
     """Something that can be written down but not derived (yet): the reason, and what to do instead."""
@@ -32,3 +36,6 @@ class Unsupported(Exception):
     def __init__(self, reason: str, hint: str) -> None:
         self.reason, self.hint = one_line(reason), one_line(hint)
         super().__init__(f"{self.reason}; {self.hint}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.reason, self.hint)

@@ -40,7 +40,7 @@ class Emitted(NamedTuple):
 @click.option("--frame", help="The frozen quantity of a conjugate sampler, with --sde.")
 @json_option
 def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, **own: Any) -> None:
-    """Emit NAMES of the catalogue; without NAMES, derive all of it and write the modules that are kept on disk, and digests.txt."""
+    """Emit NAMES of the catalogue; without NAMES derive all of it, and write the modules that are kept and digests.txt."""
     from stepsmith.templates.files import compare, folder, write
 
     place, every = folder(out), not names and own["sde"] is None
