@@ -129,6 +129,8 @@ def find(name: str) -> Row:
     key = name.replace("-", "_").lower()
     if key not in table:
         close = difflib.get_close_matches(key, table, 1, 0.6)
-        fix = f"did you mean {close[0]}? `stepsmith list` names them all" if close else "`stepsmith list` names them all"
+        fix = (
+            f"did you mean {close[0]}? `stepsmith list` names them all" if close else "`stepsmith list` names them all"
+        )
         raise InputError("-", "name", f"no module {name!r} in the catalogue", fix)
     return table[key]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
@@ -56,20 +57,38 @@ def fake_cuda(monkeypatch):
     return SimpleNamespace(guard=guard, run=run)
 
 
+class Emitted(Mapping):
+    """The catalogue, derived and emitted in this process, each row when it is first asked for.
+
+    name -> SimpleNamespace(row, method, text, module)
+    """
+
+    def __init__(self):
+        from stepsmith.derive import catalogue
+
+        self.rows, self.found = {row.name: row for row in catalogue.rows()}, {}
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, name):
+        from stepsmith.runtime import load
+        from stepsmith.templates import emit
+
+        if name not in self.found:
+            method = self.rows[name].derive()
+            text = emit(method)
+            module = load(text)
+            if field := getattr(module, "FIELD", ""):  # one frequency, unless a test gives others
+                module.coefficients = functools.partial(module.coefficients, **{field: 2.0})
+                module.start = functools.partial(module.start, **{field: 2.0})
+            self.found[name] = SimpleNamespace(row=self.rows[name], method=method, text=text, module=module)
+        return self.found[name]
+
+
 @pytest.fixture(scope="session")
 def emitted():
-    """The catalogue derived and emitted in this process: name -> SimpleNamespace(row, method, text, module)."""
-    from stepsmith.derive import catalogue
-    from stepsmith.runtime import load
-    from stepsmith.templates import emit
-
-    found = {}
-    for row in catalogue.rows():
-        method = row.derive()
-        text = emit(method)
-        module = load(text)
-        if field := getattr(module, "FIELD", ""):  # one frequency, unless a test gives others
-            module.coefficients = functools.partial(module.coefficients, **{field: 2.0})
-            module.start = functools.partial(module.start, **{field: 2.0})
-        found[row.name] = SimpleNamespace(row=row, method=method, text=text, module=module)
-    return found
+    return Emitted()

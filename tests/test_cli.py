@@ -1,5 +1,6 @@
 """The command line: what each verb gives, and that bad input is one line on stderr and exit status 2."""
 
+import hashlib
 import json
 import os
 import re
@@ -166,8 +167,6 @@ def test_derive_knows_what_is_true_and_what_has_no_closed_form(run, spec):
 
 
 def test_show_prints_the_program_whose_digest_the_module_has(run):
-    import hashlib
-
     text = done(run("show", "psld_rvv"))
     assert text.count(" = network(") == 3 and "\nlast\n" in text  # two a step and one at the end
     assert hashlib.sha256(text.encode()).hexdigest() == load("psld_rvv").DIGEST
@@ -179,53 +178,117 @@ def test_show_prints_the_program_whose_digest_the_module_has(run):
 
 @pytest.fixture
 def quick(monkeypatch, emitted):
-    """``build`` with the texts that this session has emitted already."""
-    import stepsmith.templates
+    """``build`` with a catalogue of four rows, two of them kept, and the texts that this session has emitted already."""
+    from stepsmith.cli import build
 
-    monkeypatch.setattr(catalogue.Row, "derive", lambda row: row)
-    monkeypatch.setattr(stepsmith.templates, "emit", lambda row: emitted[row.name].text)
+    few = tuple(row for row in catalogue.rows() if row.name in ("psld_rvv", "cld_nvv", "vp_euler", "vp_conjugate"))
+    monkeypatch.setattr(catalogue, "rows", lambda: few)
+    monkeypatch.setattr(
+        build, "_from_row", lambda row: build.Emitted(row.name, emitted[row.name].method.digest, emitted[row.name].text)
+    )
 
 
 @pytest.fixture
-def copied(tmp_path, emitted):
+def copied(tmp_path, run, quick):
     """A folder as ``build`` leaves it."""
     folder = tmp_path / "generated"
     folder.mkdir()
     shutil.copy(GENERATED / "__init__.py", folder)
-    for name, found in emitted.items():
-        (folder / f"{name}.py").write_text(found.text)
+    assert "4 modules built" in done(run("build", "--out", folder))
     return folder
 
 
-def test_build_check_passes_on_what_is_current_and_tells_a_changed_character(run, quick, copied):
+def test_build_writes_the_kept_modules_and_a_digest_of_every_row(copied, emitted):
+    kept = ("psld_rvv", "vp_conjugate")
+    assert {path.name for path in copied.iterdir()} == {"__init__.py", "digests.txt", *(f"{name}.py" for name in kept)}
+    assert all((copied / f"{name}.py").read_text() == emitted[name].text for name in kept)
+    for line in (copied / "digests.txt").read_text().splitlines():
+        name, program, text = line.split(" ")
+        assert program == emitted[name].module.DIGEST
+        assert text == hashlib.sha256(emitted[name].text.encode()).hexdigest()
+
+
+def test_build_check_passes_on_what_is_current_and_shows_a_changed_character(run, copied):
     found = run("build", "--out", copied, "--check")
-    assert found.status == 0 and ", 0 differ" in found.out, found.out[:2000]
+    assert found.status == 0 and ", 0 files differ" in found.out, found.out[:2000]
     path = copied / "psld_rvv.py"
     text = path.read_text()
     path.write_text(text.replace("NFE = 2", "NFE = 3", 1))
     found = run("build", "--out", copied, "--check")
-    assert found.status == 1 and ", 1 differ" in found.out
+    assert found.status == 1 and ", 1 files differ" in found.out
     assert f"--- {path} (file)" in found.out and "\n-NFE = 3\n+NFE = 2\n" in found.out
     assert path.read_text() != text  # a check writes nothing
     told = json.loads(run("build", "--out", copied, "--check", "--json").out)
     assert told["changed"] == ["psld_rvv"] and told["checked"] is True
-    assert done(run("build", "--out", copied)).endswith("1 changed\n") and path.read_text() == text
+    assert done(run("build", "--out", copied)).endswith("1 files changed\n") and path.read_text() == text
 
 
-@pytest.mark.parametrize("name", ["psld_none.py", "notes.txt", "psld_rvv.py.tmp"])
-def test_build_check_tells_an_orphan_and_build_removes_it(run, quick, copied, name):
+@pytest.mark.parametrize("change", ["program", "text", "missing", "extra", "order"])
+def test_build_check_holds_every_row_to_its_digests(run, copied, change):
+    path = copied / "digests.txt"
+    text = path.read_text()
+    lines = text.splitlines(keepends=True)
+    _, program, sha = next(line for line in lines if line.startswith("cld_nvv ")).split()  # a row that is not kept
+    path.write_text(
+        {
+            "program": text.replace(program, "0" * 64),
+            "text": text.replace(sha, "0" * 64),
+            "missing": "".join(line for line in lines if not line.startswith("cld_nvv ")),
+            "extra": text + f"none {program} {sha}\n",
+            "order": "".join(lines[::-1]),
+        }[change]
+    )
+    found = run("build", "--out", copied, "--check")
+    assert found.status == 1 and f"--- {path} (file)" in found.out and ", 1 files differ" in found.out
+    assert done(run("build", "--out", copied)).endswith("1 files changed\n") and path.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["psld_none.py", "cld_nvv.py", "notes.txt", "psld_rvv.py.tmp"])
+def test_build_check_names_an_orphan_and_build_removes_it(run, copied, name):
+    before = set(copied.iterdir())
     (copied / name).write_text("")
     found = run("build", "--out", copied, "--check")
-    assert found.status == 1 and f"{copied / name}: an orphan" in found.out and ", 1 differ" in found.out
+    assert found.status == 1 and f"{copied / name}: an orphan" in found.out and ", 1 files differ" in found.out
     assert (copied / name).exists()
-    assert done(run("build", "--out", copied)).endswith("1 changed\n")
-    assert not (copied / name).exists() and len(list(copied.glob("*.py"))) == len(catalogue.rows()) + 1
+    assert done(run("build", "--out", copied)).endswith("1 files changed\n") and set(copied.iterdir()) == before
 
 
-def test_build_check_tells_a_missing_file(run, quick, copied):
+def test_in_a_folder_of_the_users_only_an_emitted_module_is_an_orphan(run, copied, emitted):
+    (copied / "__init__.py").write_text("")
+    (copied / "notes.txt").write_text("")
+    (copied / "vp_euler.py").write_text(emitted["vp_euler"].text)
+    told = json.loads(run("build", "--out", copied, "--check", "--json").out)
+    assert told["changed"] == ["vp_euler"]
+
+
+def test_build_check_sees_a_missing_file_and_another_end_of_line(run, copied):
     (copied / "vp_conjugate.py").unlink()
     found = run("build", "--out", copied, "--check")
     assert found.status == 1 and '+"""' in found.out and not (copied / "vp_conjugate.py").exists()
+    path = copied / "psld_rvv.py"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert ", 2 files differ" in run("build", "--out", copied, "--check").out
+
+
+def test_build_of_a_name_in_a_checkout_wants_one_that_is_kept(run, refused, quick, monkeypatch, tmp_path):
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "generated").mkdir()
+    monkeypatch.chdir(tmp_path)
+    refused(("build", "cld_nvv"), "-", "name", "cld_nvv is not kept in ./generated", "--out")
+    assert "1 modules built" in done(run("build", "psld_rvv"))
+    assert [path.name for path in (tmp_path / "generated").iterdir()] == ["psld_rvv.py"]
+
+
+def test_many_modules_are_made_by_several_processes_in_their_order(tmp_path, emitted):
+    from stepsmith.cli import build
+
+    rows = [catalogue.find(name) for name in ("vp_euler", "ve_euler", "vp_conjugate", "vp_ddim", "vp_heun")] * 2
+    made = list(build._from_rows(rows))
+    assert [module.name for module in made] == [row.name for row in rows]
+    assert all(
+        module == (row.name, emitted[row.name].method.digest, emitted[row.name].text)
+        for module, row in zip(made, rows, strict=True)
+    )
 
 
 def test_build_of_one_name_writes_that_file_alone_and_the_same_bytes(tmp_path, emitted):

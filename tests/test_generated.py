@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import sympy as sp
@@ -20,32 +21,16 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 import stepsmith.generated
-from stepsmith.derive import catalogue, dump
-from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, networks, sample
+from stepsmith import digests, loading
+from stepsmith.derive import catalogue, describe, dump, list_samplers, list_sdes
+from stepsmith.runtime import TimeGrid, count_nfe, load, sample
 from stepsmith.runtime.sampler import steps_of
 
 NAMES = [row.name for row in catalogue.rows()]
+KEPT = [row.name for row in catalogue.kept()]
 FOLDER = Path(stepsmith.generated.__path__[0])
 EVERY = pytest.mark.parametrize("name", NAMES)  # of the texts as they are emitted; that the files hold them is one test
 STEPS = 2
-
-# Two diffusions that are in no catalogue: F(t) does not commute with itself; three blocks in a chain.
-TURNING = {
-    "name": "turning",
-    "state": ["x", "m"],
-    "F": [["-p*t", "1"], ["-q", "-2*t*t - 1"]],
-    "G": [["sqrt(p*t + 1)", "0"], ["0", "2"]],
-    "params": {"p": 1.5, "q": 2.0},
-    "initial": {"m": "0.25"},
-}
-CHAIN = {
-    "name": "chain",
-    "state": ["x", "p", "s"],
-    "F": [["0", "beta", "0"], ["-beta", "0", "c*beta"], ["0", "-c*beta", "-xi*beta"]],
-    "G": [["0"], ["0"], ["sqrt(2*xi*beta)"]],
-    "params": {"beta": 3.0, "c": 1.4, "xi": 2.5},
-    "initial": {"p": "0.04", "s": "1"},
-}
 
 
 def grid_of(module: ModuleType, steps: int = STEPS, end: float = 1e-3, power: int = 1) -> torch.Tensor:
@@ -110,14 +95,21 @@ def run(module: ModuleType, network, dtype=torch.float64, seed: int = 0, before:
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-def test_the_files_are_what_the_catalogue_emits_byte_for_byte(emitted):
-    stale = [n for n, e in emitted.items() if (FOLDER / f"{n}.py").read_bytes() != e.text.encode()]
-    assert not stale, f"run `stepsmith build`: {stale}"
+@pytest.mark.parametrize("name", KEPT)
+def test_a_file_is_what_the_catalogue_emits_byte_for_byte(name, emitted):
+    assert (FOLDER / f"{name}.py").read_bytes() == emitted[name].text.encode(), "run `stepsmith build`"
 
 
-def test_no_file_is_an_orphan_and_none_is_missing():
+@EVERY
+def test_digests_hold_the_program_and_the_text_of_every_row(name, emitted):
+    line = digests.Line.of(name, emitted[name].method.digest, emitted[name].text)
+    assert loading.known()[name] == line, "run `stepsmith build`"
+
+
+def test_no_file_is_an_orphan_and_every_row_has_a_line_in_its_order():
     found = {path.name for path in FOLDER.iterdir() if path.name != "__pycache__"}
-    assert found == {"__init__.py", *(f"{name}.py" for name in NAMES)}
+    assert found == {"__init__.py", digests.FILE, *(f"{name}.py" for name in KEPT)}
+    assert list(loading.known()) == NAMES
 
 
 def test_the_catalogue_names_each_module_once_and_holds_every_scheme():
@@ -128,6 +120,13 @@ def test_the_catalogue_names_each_module_once_and_holds_every_scheme():
         assert f"{sde}_{sampler}".replace("-", "_") in NAMES
 
 
+def test_a_reader_finds_every_sampler_and_every_diffusion_on_disk():
+    rows = catalogue.kept()
+    assert {row.sampler for row in rows} == set(list_samplers()) and {row.sde for row in rows} == set(list_sdes())
+    assert {row.sde for row in rows if row.sampler == "conjugate"} == set(list_sdes())
+    assert set(catalogue.VARIANTS) <= set(KEPT) <= set(NAMES) and len(KEPT) < 60
+
+
 # --- the text --------------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +135,7 @@ def test_a_module_imports_torch_and_math_alone_and_runs_no_text(name, emitted):
     tree = ast.parse(emitted[name].text)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert all(isinstance(node, ast.Import) for node in imports)
-    assert sorted(alias.name for node in imports for alias in node.names) == ["math", "torch"]
+    assert {"torch"} <= {alias.name for node in imports for alias in node.names} <= {"math", "torch"}
     assert all(alias.asname is None for node in imports for alias in node.names)
     called = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert not called & {"__import__", "eval", "exec", "open", "compile", "globals", "getattr", "setattr", "print"}
@@ -149,6 +148,7 @@ def test_a_module_tells_no_path_date_or_machine(name, emitted):
         assert len(secret) < 3 or secret not in text
     assert not re.search(r"(?<![\w.*)])/(home|work|tmp|usr|var|root)\b|[A-Z]:\\|\.\./|file:", text)
     assert not re.search(r"\b(19|20)\d\d-\d\d?-\d\d?\b|\b\d\d:\d\d\b|\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ", text)
+    assert stepsmith.__version__ not in text  # which would change every digest with the version
     assert text.isascii() and text.endswith("\n") and "\t" not in text and "\r" not in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
@@ -185,17 +185,28 @@ def test_the_constants_are_those_of_the_contract(name, emitted):
 
 
 @EVERY
-def test_the_docstring_tells_scheme_cost_and_order(name, emitted):
-    text = emitted[name].module.__doc__
+def test_the_docstring_states_cost_and_order_and_its_lines_of_use_run(name, emitted):
     module = emitted[name].module
-    calls = ("", "One network call", "Two network calls", "Three network calls", "Four network calls")[module.NFE]
-    draws = {0: "no noise", 1: "one normal draw", 2: "two normal draws"}.get(module.DRAWS, " normal draws")
-    assert f"\n{calls} and " in text and f"{draws} per step." in text and "order" in text
-    first = text.split("\n")[0]
-    assert len(first) <= 110 and first.endswith(".") and ": a sampler for " in first
-    assert f"the specs of {module.SDE} and {module.SAMPLER}" in text
-    if module.ORDER is None:
-        assert "order -" in text or module.DRAWS
+    text = module.__doc__
+    calls = f"{describe.COUNTS[module.NFE]} network call{'s' * (module.NFE > 1)} and "
+    draws = (
+        f"{describe.COUNTS[module.DRAWS].lower()} normal draw{'s' * (module.DRAWS > 1)}" if module.DRAWS else "no noise"
+    )
+    assert f"{calls}{draws} per step." in text
+    orders = [("order", module.ORDER), ("weak order", module.WEAK_ORDER), ("strong order", module.STRONG_ORDER)]
+    assert all(f"{kind} {value:g}" in text for kind, value in orders if value is not None)
+    constants = tuple(torch.full((2, 3), value, dtype=torch.float64) for value in given(module).values())
+    field = {module.FIELD: torch.ones(3, dtype=torch.float64)} if hasattr(module, "FIELD") else {}
+    names = {
+        **vars(load(emitted[name].text)),
+        **field,
+        "torch": torch,
+        "times": grid_of(module, 4, 0.02),
+        "given": constants,
+    }
+    names |= {"network": network_of(module), "shape": (2, 3)}
+    exec(textwrap.dedent(text.partition("shape (batch, ...) of a component:\n")[2]), names)
+    assert names["data"].shape == (2, 3) and names["data"].isfinite().all()
 
 
 # --- coefficients ----------------------------------------------------------------------------------------------------
@@ -285,13 +296,11 @@ def test_coefficients_refuse_what_is_not_theirs(name, emitted):
                 function(module.END, **broken)
     end, start = module.END, module.START
     nan = float("nan")
-    for times, words in (
-        (good.flip(0), "decreasing"), ([end, 0.3, 0.3, 0.1], "decreasing"), ([0.5, nan, 0.1], "decreasing"),
-        ([nan, 0.1], "decreasing"), ([0.5, nan], "decreasing"), ([0.5], "at least two"), ([], "at least two"), (0.5, "one"),
-        ([[0.5, 0.1], [0.4, 0.2]], "one"), ([end + 1e-3, 0.1], "span"), ([float("inf"), 0.1], "span"),
-        ([0.5, start], "span"), ([0.5, start - 0.1], "span"), ([0.5, -float("inf")], "span"),
+    for times in (
+        good.flip(0), [end, 0.3, 0.3, 0.1], [0.5, nan, 0.1], [nan, 0.1], [0.5, nan], [0.5], [], 0.5, [[0.5, 0.1], [0.4, 0.2]],
+        [end + 1e-3, 0.1], [float("inf"), 0.1], [0.5, start], [0.5, start - 0.1], [0.5, -float("inf")],
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=re.escape(f"decrease strictly within ({start}, {end}]")):
             module.coefficients(times)
 
 
@@ -443,7 +452,9 @@ def test_step_and_loop_never_wait_for_a_device_mix_devices_or_copy_back(name, fa
     assert found.device.type == "cuda" and found.dtype == dtype and found.shape == (3, 2, 3)
     constants = [(1, 2, 3) for _ in given(module)]
     tables = [tuple(table.shape)]
-    if hasattr(module, "FIELD"):  # what is the same at every frequency, the others, two matrices, the factor of the start
+    if hasattr(
+        module, "FIELD"
+    ):  # what is the same at every frequency, the others, two matrices, the factor of the start
         shared, own = uploads[1][1], uploads[2][1]
         assert shared >= 1 and shared + own == len(module.COEFFICIENTS)
         tables = [(STEPS, shared), (STEPS, own, 2, 3), (2, 2), (3, 3), (2, 3)]
@@ -522,72 +533,21 @@ def test_modules_run_in_a_folder_with_torch_and_nothing_of_ours(tmp_path, emitte
 
 EMIT = """
 import hashlib, json, sys
-import stepsmith.derive as derive
-from stepsmith.derive import dump
+from stepsmith.derive import catalogue
 from stepsmith.templates import emit
-told = []
-for sde, sampler, network in json.load(sys.stdin):
-    method = derive(sde, sampler, network)
-    told.append([hashlib.sha256(emit(method).encode()).hexdigest(), method.program.digest])
+told = [hashlib.sha256(emit(catalogue.find(name).derive()).encode()).hexdigest() for name in sys.argv[1:]]
 print(json.dumps([told, hash("stepsmith")]))
 """
 
 
 def test_the_bytes_do_not_depend_on_the_hash_seed(emitted):
-    wanted = [
-        ("psld", "roba", "denoiser"),
-        ("psld", "conjugate-ones", "eps-L"),
-        (TURNING, "conjugate-vv", "denoiser"),
-        (CHAIN, "O B! A B!@1", "denoiser"),
-    ]
-    running = []
-    for seed in ("0", "1", "7", "123"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        process = subprocess.Popen(
-            [sys.executable, "-c", EMIT], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    names = ("psld_roba", "psld_conjugate_ones_eps_l", "swinging_damping_rvv", "vp_unipc_3")
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", EMIT, *names], env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True
         )
-        process.stdin.write(json.dumps(wanted))
-        process.stdin.close()
-        running.append(process)
-    told = []
-    for process in running:
-        told.append(json.loads(process.stdout.read()))
-        process.stdout.close()
-        assert process.wait() == 0
-    hashes, digests = {seed for _, seed in told}, {json.dumps(found) for found, _ in told}
-    assert len(hashes) == 4 and len(digests) == 1
-    here = [[hashlib.sha256(emitted[n].text.encode()).hexdigest(), emitted[n].method.program.digest]
-            for n in ("psld_roba", "psld_conjugate_ones_eps_l")]  # fmt: skip
-    assert told[0][0][:2] == here
-
-
-# --- samples ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:the grid reaches effective sigmas")
-@pytest.mark.parametrize("name", ["psld_roba", "psld_rvv"])
-def test_a_seed_decides_noise_and_sample_whatever_the_batch(name, emitted):
-    module, network = emitted[name].module, networks.load("digits")
-    grid = TimeGrid.explicit(grid_of(module, 8, power=2))
-    noise: list[tuple[torch.Tensor, ...]] = []
-
-    def step(state, c, net, draws=(), history=()):
-        noise.append(draws)
-        return module.step(state, c, net, draws, history)
-
-    listening = SimpleNamespace(**{**vars(module), "step": step})
-    found, heard = {}, {}
-    for seeds in (range(16), [0], [11], [11, 3]):
-        noise.clear()
-        found[tuple(seeds)] = sample(listening, network, grid, seeds)
-        heard[tuple(seeds)] = list(noise)
-    full, all_noise = found[tuple(range(16))], heard[tuple(range(16))]
-    assert full.shape == (16, 1, 8, 8) and len(all_noise) == 8 and all(len(d) == module.DRAWS for d in all_noise)
-    for seeds, samples in found.items():
-        assert (samples - full[list(seeds)]).abs().max() < 1e-5
-        for k, draws in enumerate(heard[seeds]):
-            assert all(torch.equal(a, b[list(seeds)]) for a, b in zip(draws, all_noise[k], strict=True))
-    for k, draws in enumerate(all_noise):
-        for i, xi in enumerate(draws):
-            assert torch.equal(xi, NoiseSource(range(16)).normal((1, 8, 8), "step", k, i))
-    assert (full[0] - full[1]).abs().max() > 0.1
+        for seed in ("0", "1", "7", "123")
+    ]  # fmt: skip
+    found = [json.loads(process.communicate()[0]) for process in running]
+    here = [hashlib.sha256(emitted[name].text.encode()).hexdigest() for name in names]
+    assert all(texts == here for texts, _ in found) and len({value for _, value in found}) == 4

@@ -29,8 +29,9 @@ NETWORK = ss.problems.Gaussian(MEAN, VARIANCE).network()
 
 def one_call_a_step() -> list[str]:
     """The modules of the catalogue that take the bridge, draw nothing and call it once a step."""
-    modules = {row.name: ss.load(row.name) for row in catalogue.rows() if row.network == "denoiser"}
-    return [name for name, module in modules.items() if (module.NFE, module.DRAWS) == (1, 0)]
+    samplers = {name: ss.load_sampler(name) for name in ss.list_samplers()}
+    plain = {name for name, sampler in samplers.items() if (sampler.nfe, sampler.target) == (1, "ode")}
+    return [row.name for row in catalogue.rows() if row.network == "denoiser" and row.sampler in plain]
 
 
 NAMES = one_call_a_step()

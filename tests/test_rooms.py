@@ -29,7 +29,7 @@ FOLDERS = {
 ALLOWED = {
     "stepsmith.generated": "torch",
     "stepsmith.runtime": "stepsmith stepsmith.errors stepsmith.generated torch numpy tqdm safetensors PIL",
-    "stepsmith.measure": "stepsmith.errors stepsmith.runtime stepsmith.derive stepsmith.templates torch numpy",
+    "stepsmith.measure": "stepsmith.errors stepsmith.loading stepsmith.runtime stepsmith.derive stepsmith.templates torch numpy",
     "stepsmith.derive": "stepsmith stepsmith.errors sympy mpmath flint numpy",
     "stepsmith.templates": "stepsmith.errors stepsmith.derive sympy mpmath jinja2",
 }

@@ -20,10 +20,9 @@ from stepsmith.runtime.cache import cache_folder, read_cached, write_cached
 def load(source: str | os.PathLike[str]) -> ModuleType:
     """The step module from a name of the catalogue, a path to a .py file, or source text (anything with a newline).
 
-    A name may be written with dashes. A module that is not kept in ``stepsmith.generated`` is derived, which takes
-    seconds the first time. The module's API number and every constant and function of the contract are checked. Loading
-    runs the module's code.
-    Raises :class:`InputError` where there is no such module, it does not run, or it breaks the contract.
+    A name may be written with dashes. A module that is not kept in ``stepsmith.generated`` is derived, which takes seconds the
+    first time. The module's API number and every constant and function of the contract are checked. Loading runs the module's
+    code. Raises :class:`InputError` where there is no such module, it does not run, or it breaks the contract.
     """
     if not modules.is_name(source):
         return modules.load(source)
@@ -37,8 +36,9 @@ def load(source: str | os.PathLike[str]) -> ModuleType:
 
 @functools.cache
 def known() -> dict[str, digests.Line]:
-    """The lines of the installed ``digests.txt``."""
-    return digests.read((importlib.resources.files("stepsmith.generated") / digests.FILE).read_text(encoding="utf-8"))
+    """The lines of the installed ``digests.txt``; none where it was never built."""
+    file = importlib.resources.files("stepsmith.generated") / digests.FILE
+    return digests.read(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 @functools.cache
