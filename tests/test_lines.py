@@ -150,7 +150,9 @@ def test_a_part_and_the_whole_drift_are_those_of_the_split():
         assert all((x - y).abs().max() < 1e-11 for x, y in zip(states[0], other, strict=True))
 
 
-@pytest.mark.parametrize("name", ["vp_dpmpp_2m", "vp_dpmpp_3m_corrected", "vp_unipc_2", "vp_unipc_3", "vp_deis_3", "edm_dpmpp_3m"])
+@pytest.mark.parametrize(
+    "name", ["vp_dpmpp_2m", "vp_dpmpp_3m_corrected", "vp_unipc_2", "vp_unipc_3", "vp_deis_3", "edm_dpmpp_3m"]
+)
 def test_the_probe_carries_history_over_first_and_last_rows(name):
     """On Gaussian data a run is affine: mean and variance by the recursion are those of the run of 0 and of 1."""
     module, network = ss.load(name), Gaussian(0.3, 0.7).network()

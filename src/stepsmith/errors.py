@@ -24,10 +24,6 @@ class InputError(ValueError):
         """So that it can be raised in one process and caught in another."""
         return type(self), (self.where, self.key, self.what, self.fix)
 
-    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
-        """So that it can be raised in one process and caught in another."""
-        return type(self), (self.where, self.key, self.what, self.mend)
-
 
 class Unsupported(Exception):
     """Something that can be written down but not derived (yet): the reason, and what to do instead."""
