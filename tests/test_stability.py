@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stepsmith.runtime.probe import affine_map
+from stepsmith.measure.probe import affine_map
 
 import stepsmith as ss
 from stepsmith.derive import catalogue
