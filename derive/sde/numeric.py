@@ -215,7 +215,9 @@ class NumericSDE:
                 f"{self.sde.name} has {len(self.sde.data)} data blocks", "the effective sigma needs exactly one"
             )
         times = np.asarray(t, dtype=np.float64)
-        found = [self._in_float64("the effective sigma", v, partial(self._effective, v)) for v in times.ravel().tolist()]
+        found = [
+            self._in_float64("the effective sigma", v, partial(self._effective, v)) for v in times.ravel().tolist()
+        ]
         return np.array(found).reshape(times.shape)
 
     def _effective(self, time: float) -> Matrix:
