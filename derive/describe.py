@@ -83,8 +83,8 @@ def usage(method: Any) -> list[str]:
     lines = [f"table, L = coefficients(times{given}), start(times[0]{given})", f"state = {state}"]
     if sde.constant:
         lines[0] += f"  # {', '.join(sde.constant)}: given, shaped like a component"
-        moved = "state = tuple(z + sum(m * c for m, c in zip(row, (*given, 1)))"
-        lines.append(f"{moved} for z, row in zip(state, start_mean(times[0]))) + given")
+        start = "state = tuple(z + sum(m * c for m, c in zip(row, (*given, 1)))"
+        lines.append(f"{start} for z, row in zip(state, start_mean(times[0]))) + given")
     if rows.step.history:
         lines.append("history = tuple(torch.zeros(shape) for _ in range(HISTORY))")
     step, draws = "step", "DRAWS"
@@ -137,7 +137,7 @@ def update_rule(method: Any) -> list[str]:
     if sampler.family == "conjugate":
         B = conjugation(sampler, sde)
         shown = "0" if B.is_zero_matrix else str(B.tolist()) if sde.n > 1 else _text(B[0, 0])
-        moved = not sde.offset_let.is_zero_matrix
+        affine = not sde.offset_let.is_zero_matrix
         shifted = [
             "where z stands for z - o(t), o the offset of the mean: o' = F o + b, o = 0 at the start of the span,"
         ]
@@ -145,7 +145,7 @@ def update_rule(method: Any) -> list[str]:
             "z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame " + method.frame_name + ",",
             "P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,",
             "Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,",
-            *(shifted if moved else ()),
+            *(shifted if affine else ()),
             f"B = {shown}",
         ]
     if sampler.formula is not None:

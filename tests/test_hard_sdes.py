@@ -169,7 +169,7 @@ def test_numeric_views_tell_what_they_cannot_tell() -> None:
     for call in (
         lambda: zero.effective_sigma(0.5), lambda: zero.factor(0.5, "gddim"), lambda: wild.covariance(1.0),
     ):  # fmt: skip
-        with pytest.raises(Unsupported, match="cannot be told"):
+        with pytest.raises(Unsupported, match="cannot be computed"):
             call()
     with pytest.raises(InputError, match="outside the span"):
         zero.covariance(7.0)

@@ -102,13 +102,13 @@ def _check_field(sde: LinearSDE, sampler: Sampler, network: Network, frame: Netw
         raise Unsupported(what, "use one block without an offset")
     for each in (network, frame):
         if each is not None and kind_of(each).bridge:
-            what = f"a scalar denoiser is told one noise level, and {sde.name} has one a frequency"
+            what = f"a scalar denoiser is given one noise level, and {sde.name} has one a frequency"
             raise Unsupported(what, "use the network eps-L, x0, v or score")
         if (
             isinstance(each, ScoreParameterization)
             and sde.symbols[sde.field] in sde.written_out(each.noise).free_symbols
         ):
-            raise Unsupported(f"{each.name} tells the network a {sde.field}", "tell it the time")
+            raise Unsupported(f"{each.name} gives the network a {sde.field}", "give it the time")
     if any(part.solve == "conjugate" for part in sampler.parts.values()):
         what = "conjugate parts are not derived for a field"
         raise Unsupported(what, "take a conjugate sampler, or parts solved by euler")
@@ -138,7 +138,7 @@ def _about(sde: LinearSDE) -> tuple[str, ...]:
 
 
 def _sigma_columns(w: Writer, ops: tuple[object, ...]) -> tuple[str, ...]:
-    """The columns that hold an effective sigma told to a denoiser network."""
+    """The columns that hold an effective sigma that is given to a denoiser network."""
     times = [str(op.time) for op in ops if isinstance(op, Evaluate)]
     return tuple(dict.fromkeys(times)) if w.kind.bridge and w.kind.predicts == "data" else ()
 

@@ -190,14 +190,14 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
     others = [j for j in range(sde.n) if j not in rows]
     skip, out, kind = _frame(w, w.network)
     full, score = (part.linear + part.score * skip).extract(rows, range(sde.n)), part.score.extract(rows, range(sde.n))
-    B, moved = part.B.extract(rows, rows), not sde.offset_let.is_zero_matrix
+    B, affine = part.B.extract(rows, rows), not sde.offset_let.is_zero_matrix
     rate = (
         (full.extract(range(len(rows)), rows) + B)
         .row_join(full.extract(range(len(rows)), others))
         .row_join(score * out)
     )
     names, widths = ["P", "C", "Phi"], [len(rows), len(others), out.shape[1]]
-    if moved:  # B and C_skip act on z - o
+    if affine:  # B and C_skip act on z - o
         o = w.sde.offset_terms_let.shape
         origin = entries("offset", *o)
         drift = part.offset.extract(rows, range(o[1])) - B * origin.extract(rows, range(o[1])) - score * skip * origin
@@ -208,7 +208,7 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
     frozen = (w.moment(upper) - w.moment(lower)) * B.applyfunc(lambda e: w.at(e, upper))
     kept, shift = sp.eye(len(rows)) - frozen, sp.zeros(len(rows), len(w.constants))
     away = shift
-    if moved:  # B acts on z - o: B o, taken from the rest, is given back frozen like B z itself
+    if affine:  # B acts on z - o: B o, taken from the rest, is given back frozen like B z itself
         away = frozen * w.offset(upper).extract(rows, range(shift.shape[1]))
         shift = entries(tables[3], *shift.shape)
     C, Phi = entries(tables[1], len(rows), len(others)), entries(tables[2], len(rows), out.shape[1])

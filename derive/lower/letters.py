@@ -135,8 +135,8 @@ def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[
         raise _clocked(w, part, "only a part of independent rows has a clock a row", "leave it out")
     sde, n = w.sde, w.sde.n
     low, high = w.moment(lower), w.moment(upper)
-    moved = offset_reached(part.linear, part.offset)
-    drift = [] if moved.is_zero_matrix else [f"shift_{name}"]
+    shifted = offset_reached(part.linear, part.offset)
+    drift = [] if shifted.is_zero_matrix else [f"shift_{name}"]
     rate = part.linear.row_join(part.offset) if drift else part.linear
     widths = (n, *(part.offset.shape[1] for _ in drift))
     w.add(Propagate((f"decay_{name}", *drift), widths, sp.ImmutableMatrix(rate), "", low, high))
@@ -150,5 +150,5 @@ def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[
         w.add(Spread(f"factor_{name}", part.linear, sp.ImmutableMatrix(noise), tuple(sorted(touched)), low, high))
         table = entries(f"factor_{name}", n, n)
         factor = sp.Matrix(n, n, lambda i, j: table[i, j] if j <= i and i in touched and j in touched else 0)
-    shift = entries(f"shift_{name}", *moved.shape) if drift else sp.zeros(*moved.shape)
-    return decay, factor, sp.Matrix(*moved.shape, lambda i, k: shift[i, k] if moved[i, k] else 0)
+    shift = entries(f"shift_{name}", *shifted.shape) if drift else sp.zeros(*shifted.shape)
+    return decay, factor, sp.Matrix(*shifted.shape, lambda i, k: shift[i, k] if shifted[i, k] else 0)

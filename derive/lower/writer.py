@@ -29,7 +29,7 @@ def symbol(name: str) -> sp.Symbol:
 
 @dataclass
 class Asked:
-    """What the last network call gave: its raw outputs, the score made of them, and the time it was told."""
+    """What the last network call gave: its raw outputs, the score made of them, and the time it was given."""
 
     output: tuple[str, ...] = ()
     score: tuple[str, ...] = ()

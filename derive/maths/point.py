@@ -100,7 +100,7 @@ def vanishes(expr: sp.Expr, values: Mapping[sp.Symbol, sp.Rational]) -> bool | N
     """Whether an expression is 0 at a point: False is a proof, True holds to 40 digits of its terms; None: not defined.
 
     True asks for a ball that holds 0 and is smaller than 1e-40 times the largest term of the sum; the precision grows
-    until the question is settled, by a factor of 16 at most.
+    until the question is answered, by a factor of 16 at most.
     """
     bits = BITS
     while bits <= BITS * WIDE:

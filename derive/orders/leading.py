@@ -55,13 +55,13 @@ MOST_CALLS = 8  # of a step whose error is written in symbols
 
 
 def by_frame(method: Any) -> tuple[ErrorTerm, ...]:
-    """The terms of a conjugate step, proven at random points before they are told."""
+    """The terms of a conjugate step, proven at random points before they are returned."""
     sde, B = method.sde, conjugation(method.sampler, method.sde)
     for seed in (1, 2):
         _prove(method, B, seed)
     names, width = sde.state, _outputs(method)
-    moved = not sde.offset_let.is_zero_matrix
-    z = sp.Matrix([sp.Symbol(f"({b} - o_{b})" if moved else b) for b in names])
+    shifted = not sde.offset_let.is_zero_matrix
+    z = sp.Matrix([sp.Symbol(f"({b} - o_{b})" if shifted else b) for b in names])
     tags = [f"_{names[k]}" for k in range(width)] if width > 1 else [""]
     n, dn = (sp.Matrix([sp.Symbol(f"{stem}{tag}") for tag in tags]) for stem in ("n", "dn"))
     K = sp.Matrix(len(names), width, lambda i, k: sp.Symbol(f"K_{names[i]}{tags[k].removeprefix('_')}"))
@@ -70,7 +70,7 @@ def by_frame(method: Any) -> tuple[ErrorTerm, ...]:
     dB = sde.written_out(B).diff(sp.Symbol("t", real=True))
     found = ((B * B + B * L - L * B + dB) * z + B * K * n + K * dn) / 2
     frame = method.frame_name
-    free = "(z - o)" if moved else "z"
+    free = "(z - o)" if shifted else "z"
     turning = "" if B.is_zero_matrix or sde.n == 1 else ", L = F - G G^T C_skip/2"
     where = (
         f"n = the output in the frame {frame} at t0, frozen over the step; dn = its rate dn/dt along the flow",
@@ -88,9 +88,9 @@ def _prove(method: Any, B: sp.Matrix, seed: int) -> None:
     """Hold the formula to the h^2 coefficient of the program at a random point; ArithmeticError where they differ."""
     with flint.ctx.workprec(PRECISION):
         at = setting(method, Balls(), seed, 3, WIDTH, 1)
-        told = _formula(at, method.frame if method.frame is not None else method.network, B)
+        stated = _formula(at, method.frame if method.frame is not None else method.network, B)
         found = local_error_at(at, step_chain(method, 2), 2).coefficients[2]
-        for p, q in zip(told, found, strict=True):
+        for p, q in zip(stated, found, strict=True):
             for a, b in zip(p, q, strict=True):
                 if not at.point.ring.is_zero(a.c[0] - b):
                     raise ArithmeticError(f"the conjugate error formula does not hold for {method.name}")
@@ -101,8 +101,8 @@ def _formula(at: Setting, frame: Any, B_let: sp.Matrix) -> list[list[Series]]:
     half = point.ring.number(1, 2)
     flow = exact_flow(at, half)
     skip, out, _, _ = point.parameterization(frame)
-    moved = combined(point.offset, at.carried(point.terms))
-    free = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(flow, moved, strict=True)]
+    shifted = combined(point.offset, at.carried(point.terms))
+    free = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(flow, shifted, strict=True)]
     n = _frozen(skip, out, free, at.score(flow))
     K, L = scaled(mul(point.V, out), -half), add(point.F, scaled(mul(point.V, skip), -half))
     B = point.of(sp.Matrix(B_let))

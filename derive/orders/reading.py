@@ -80,8 +80,8 @@ class SeriesReading:
         """X(lower) (int X^-1 G G^T X^-T) X(lower)^T with X' = -linear X."""
         point, low, high = self.point, self._offset(lower), self._offset(upper)
         X = grow(point, unit(point), left=point.of(-linear))
-        pulled = mul(solve(X), point.of(noise))
-        grown = [[e.integral() for e in row] for row in mul(pulled, transpose(pulled))]
+        carried = mul(solve(X), point.of(noise))
+        grown = [[e.integral() for e in row] for row in mul(carried, transpose(carried))]
         between = add(composed(grown, high), scaled(composed(grown, low), -1))
         ends = composed(X, low)
         return mul(mul(ends, between), transpose(ends))

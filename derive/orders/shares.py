@@ -1,6 +1,6 @@
 """Free shares: the polynomial conditions that a pattern of exact flows must fulfil for an order, and their solutions.
 
-What a condition is, and where it applies, is told in lyndon.py.
+What a condition is, and where it applies, stands in lyndon.py.
 """
 
 from __future__ import annotations

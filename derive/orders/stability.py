@@ -79,7 +79,7 @@ class Stability:
     steps: tuple[Amplification, ...]
     largest: tuple[Limit, ...]
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         return {
             "data_variance": self.variance, "steps": [vars(step) for step in self.steps],
             "largest_stable_step": [vars(limit) for limit in self.largest],

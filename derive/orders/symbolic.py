@@ -194,8 +194,8 @@ def _eliminated(
     carried = [*(symbols[c] for c in constant), K(1)]
     rows = []
     for i in range(n):
-        moved = sum((b[i][k] * c for k, c in enumerate(carried)), K(0))
-        rows.append([*(K(e) / 2 for e in V[i]), *(-K(e) for e in F[i]), symbols[f"d{names[i]}"] + moved])
+        driven = sum((b[i][k] * c for k, c in enumerate(carried)), K(0))
+        rows.append([*(K(e) / 2 for e in V[i]), *(-K(e) for e in F[i]), symbols[f"d{names[i]}"] + driven])
     pivots: dict[int, int] = {}
     for i in range(n):
         column = next((j for j in range(2 * n) if j not in pivots.values() and rows[i][j] != 0), None)

@@ -45,7 +45,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Ask:
-    """A network call: ``outputs`` of the inputs' forms, told the column or constant ``time``."""
+    """A network call: ``outputs`` of the inputs' forms, given the column or constant ``time``."""
 
     outputs: tuple[str, ...]
     inputs: tuple[Form, ...]

@@ -166,8 +166,8 @@ def _flow(reading: Reading, statement: Flow, lower: Any, upper: Any) -> tuple[Ma
         if not driven:
             return M
         B = env.of(statement.B)
-        moved = mul(B, [[row[reading.data[0]]] for row in env.Psi])
-        return [[*row, *more] for row, more in zip(add(M, B), moved, strict=True)]
+        source = mul(B, [[row[reading.data[0]]] for row in env.Psi])
+        return [[*row, *more] for row, more in zip(add(M, B), source, strict=True)]
 
     X = reading.propagate(rate, n, lower, upper)
     return ([row[:n] for row in X], [row[n:] for row in X]) if driven else (X,)

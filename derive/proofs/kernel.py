@@ -51,8 +51,8 @@ def prove(sde: LinearSDE) -> tuple[Proof, ...]:
 
 def _in_symbols(sde: LinearSDE, psi: sp.Matrix, sigma: sp.Matrix) -> Iterator[Proof]:
     start = exact(sde.time[0])
-    moved = is_zero_matrix(psi.diff(t) - sde.F * psi) and is_zero_matrix(psi.subs(t, s) - sp.eye(sde.n))
-    yield Proof("Psi' = F Psi, Psi(s, s) = I", "SymPy", moved)
+    transported = is_zero_matrix(psi.diff(t) - sde.F * psi) and is_zero_matrix(psi.subs(t, s) - sp.eye(sde.n))
+    yield Proof("Psi' = F Psi, Psi(s, s) = I", "SymPy", transported)
     lyapunov = sigma.diff(t) - sde.F * sigma - sigma * sde.F.T - sde.GG
     begun = is_zero_matrix(sigma.subs(t, start) - sde.initial)
     yield Proof("Sigma' = F Sigma + Sigma F^T + G G^T", "SymPy", is_zero_matrix(lyapunov) and begun)
@@ -61,16 +61,16 @@ def _in_symbols(sde: LinearSDE, psi: sp.Matrix, sigma: sp.Matrix) -> Iterator[Pr
 def _on_balls(sde: LinearSDE, seed: int = 0) -> Iterator[Proof]:
     view, rng = sde.at(), random.Random(seed)
     low, high = sde.time
-    moved, lyapunov = True, True
+    transported, lyapunov = True, True
     with flint.ctx.workprec(view.precision):
         psi, sigma = view._flows
         for _ in range(3):
             time = arb(low + (high - low) * rng.uniform(0.05, 0.95))
             F, V = (term(view.jets(M, time, 1), 0) for M in (sde.F, sde.GG))
-            moved &= _small(_slope(psi.value, time), mul(F, psi.value(time)))
+            transported &= _small(_slope(psi.value, time), mul(F, psi.value(time)))
             half = mul(F, sigma.value(time))
             lyapunov &= _small(_slope(sigma.value, time), add(add(half, transpose(half)), V))
-    yield Proof("Psi' = F Psi, Psi(s, s) = I", "balls", moved)
+    yield Proof("Psi' = F Psi, Psi(s, s) = I", "balls", transported)
     yield Proof("Sigma' = F Sigma + Sigma F^T + G G^T", "balls", lyapunov)
 
 

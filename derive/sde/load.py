@@ -51,12 +51,7 @@ def load_sde(source: Any) -> LinearSDE:
     used = (*params, *((field,) if "field" in table else ()))
     spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
     check_unused(where, used, lets, (*state, *constant))
-    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in used}})
-    written: dict[str, sp.Expr] = {}
-    for name, text in lets.items():
-        # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
-        written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
-        names.let(name, written[name])
+    names, written = _names(where, used, lets)
     n = len(state)
     span = check_span(where, table.get("time", [0.0, 1.0]))
     schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
@@ -82,6 +77,17 @@ def load_sde(source: Any) -> LinearSDE:
         raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
     check_values(where, sde)
     return sde
+
+
+def _names(where: str, used: Iterable[str], lets: Mapping[str, Any]) -> tuple[Names, dict[str, sp.Expr]]:
+    """The names that entries may use, and every let written out."""
+    names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in used}})
+    written: dict[str, sp.Expr] = {}
+    for name, text in lets.items():
+        # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
+        written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
+        names.let(name, written[name])
+    return names, written
 
 
 def _free_of(names: Names, lets: Mapping[str, sp.Expr], held: str) -> Names:

@@ -123,23 +123,23 @@ class NumericSDE:
         with flint.ctx.workprec(self.precision):
             flow = self._offset_flow
             up, low = (flow.value(arb(self._checked(time))) for time in (upper, lower))
-            moved = mul(self.exact_transition(upper, lower), low)
-            return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(up, moved, strict=True)]
+            carried = mul(self.exact_transition(upper, lower), low)
+            return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(up, carried, strict=True)]
 
     @within("the numeric offset")
     def offset(self, t: float, s: float) -> np.ndarray:
         """o(t, s) of z_t = Psi z_s + o + noise, float64 (n, m + 1): what multiplies the m constant components and 1."""
-        return self._told("the offset", t, lambda: self.exact_offset(t, s))
+        return self._in_float64("the offset", t, lambda: self.exact_offset(t, s))
 
     @within("the numeric transition")
     def transition(self, t: float, s: float) -> np.ndarray:
         """Psi(t, s), float64 (n, n); t < s is allowed."""
-        return self._told("the transition", t, lambda: self.exact_transition(t, s))
+        return self._in_float64("the transition", t, lambda: self.exact_transition(t, s))
 
     @within("the numeric covariance")
     def covariance(self, t: float) -> np.ndarray:
         """Sigma_t, float64 (n, n)."""
-        return self._told("the covariance", t, lambda: self.exact_covariance(t))
+        return self._in_float64("the covariance", t, lambda: self.exact_covariance(t))
 
     @within("the numeric factor")
     def factor(self, t: float, kind: str = "lower", end: float = 1e-3) -> np.ndarray:
@@ -155,9 +155,9 @@ class NumericSDE:
         if kind not in kinds:
             raise InputError(self.sde.name, "kind", f"no factor {kind!r}", "choose lower, upper or gddim")
         with flint.ctx.workprec(self.precision):
-            return self._told(f"the {kind} factor of the covariance", t, kinds[kind])
+            return self._in_float64(f"the {kind} factor of the covariance", t, kinds[kind])
 
-    def _told(self, what: str, time: float, found: Callable[[], Matrix]) -> np.ndarray:
+    def _in_float64(self, what: str, time: float, found: Callable[[], Matrix]) -> np.ndarray:
         """In float64; Unsupported where Arb meets a singular matrix, a lost digit or a number that float64 cannot hold."""
         try:
             entries = floats(found())
@@ -166,8 +166,8 @@ class NumericSDE:
         except (ValueError, ZeroDivisionError):
             entries = np.full(1, np.nan)
         if not np.isfinite(entries).all():
-            why = "it is singular, has lost its digits or is beyond float64"
-            raise Unsupported(f"{what} of {self.sde.name} at t = {time} cannot be told: {why}", SHORTEN)
+            why = "it is singular, has lost its digits or is too large for float64"
+            raise Unsupported(f"{what} of {self.sde.name} at t = {time} cannot be computed: {why}", SHORTEN)
         return entries
 
     def _gddim(self, end: float, time: float) -> Matrix:
@@ -215,7 +215,9 @@ class NumericSDE:
                 f"{self.sde.name} has {len(self.sde.data)} data blocks", "the effective sigma needs exactly one"
             )
         times = np.asarray(t, dtype=np.float64)
-        found = [self._told("the effective sigma", v, partial(self._effective, v)) for v in times.ravel().tolist()]
+        found = [
+            self._in_float64("the effective sigma", v, partial(self._effective, v)) for v in times.ravel().tolist()
+        ]
         return np.array(found).reshape(times.shape)
 
     def _effective(self, time: float) -> Matrix:

@@ -24,7 +24,7 @@ _PLACES = (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4))  # of the sp
 LARGE, SMALL = (
     1e60,
     1e-15,
-)  # of an entry, and of the largest one of the noise: their squares must be told from 0 and inf
+)  # of an entry, and of the largest one of the noise: their squares must differ from 0 and inf
 
 
 def reached(couplings: sp.Matrix, rows: set[int]) -> set[int]:
@@ -127,7 +127,7 @@ def _small_pivot(sde: Equations) -> bool:
             if abs(row[k]).upper() <= law[k][k].upper() * flint.arb(2) ** -200:
                 return True
             if row[k].contains(0):
-                return False  # its digits do not tell
+                return False  # its digits do not show it
             for below in rows[k + 1 :]:
                 factor = below[k] / row[k]
                 below[:] = [a - factor * b for a, b in zip(below, row, strict=True)]

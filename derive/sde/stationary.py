@@ -1,6 +1,6 @@
 """The stationary law F S + S F^T + G G^T = 0: first in numbers at random points, then in symbols if it is small enough.
 
-The numbers tell at once where no law is (the equations are singular) or where it changes with t; SymPy's elimination
+Numbers show at once where no law is (the equations are singular) or where it changes with t; SymPy's elimination
 would find neither before it had multiplied everything out.
 """
 

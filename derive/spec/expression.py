@@ -60,7 +60,7 @@ class Names(dict[str, sympy.Expr]):
 class Words(Protocol):
     """What a line of a sampler may say beyond the grammar above: ``word(a, b)`` and, for an earlier step, ``name[-k]``.
 
-    Both give the symbol that stands for what was said; a ``Refusal`` is told with its column.
+    Both give the symbol that stands for what was said; a ``Refusal`` is reported with its column.
     """
 
     known: tuple[str, ...]
@@ -121,7 +121,7 @@ class _Parser:
             self.refuse(column, f"the expression has more than {MAX_NODES} nodes", "split it, or name less in it")
 
     def guarded(self, column: int, make: Callable[..., sympy.Expr], *args: Any) -> sympy.Expr:
-        """``make(*args)``, its result measured; a refusal is told with its column."""
+        """``make(*args)``, its result measured; a refusal is reported with its column."""
         try:
             result = make(*args)
             self.gauge(result)
@@ -252,7 +252,7 @@ def _literal(text: str) -> sympy.Rational:
     if len(whole + fraction) > MAX_DIGITS:
         raise Refusal(f"holds a number of more than {MAX_DIGITS} digits", "round it")
     if abs(int(exponent or 0)) > MAX_DECIMAL:
-        raise Refusal(f"holds a number with an exponent beyond {MAX_DECIMAL}", "rescale it")
+        raise Refusal(f"holds a number with an exponent above {MAX_DECIMAL}", "rescale it")
     shift = int(exponent or 0) - len(fraction)
     return sympy.Rational(int(whole + fraction) * 10 ** max(shift, 0), 10 ** max(-shift, 0))
 

@@ -1,4 +1,4 @@
-"""Reading the lines of a formula: text in, checked linear combinations out (the language is told in formula.py)."""
+"""Reading the lines of a formula: text in, checked linear combinations out (formula.py describes the language)."""
 
 from __future__ import annotations
 

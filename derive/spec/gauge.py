@@ -151,7 +151,7 @@ class Gauge:
         constant = all(part.value is not None for part in parts) and expr.func in _HEADS
         flat = isinstance(expr, sympy.Add | sympy.Mul)
         if expr.is_Pow and parts[1].peak > (MAX_POWER if parts[1].value is None else MAX_POWER**2):
-            raise Refusal("multiplies exponents beyond the limit", f"keep the numbers in exponents below {MAX_POWER}")
+            raise Refusal("multiplies exponents past the limit", f"keep the numbers in exponents below {MAX_POWER}")
         power = max(1, abs(parts[1].value or 1)) if expr.is_Pow else 1
         measure = Measure(
             _value(_HEADS[expr.func], [part.value for part in parts]) if constant else None,
