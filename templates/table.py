@@ -141,7 +141,10 @@ class TableText:
         key = sp.ImmutableMatrix(M)
         if key in self.rates:
             return [], self.rates[key]
-        self.rates[key] = name = f"rate_{name}" if not name.startswith("noise") else name
+        name = f"rate_{name}" if not name.startswith("noise") else name
+        while name in self.rates.values():  # the same part with its offset, say
+            name += "_"
+        self.rates[key] = name
         self.needs.add("matrix")
         clock = sp.Symbol("s", real=True)
         used = [let for let in self.timed if M.has(sp.Symbol(let, real=True))]
@@ -150,6 +153,9 @@ class TableText:
         )
         rows = [[plain.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
         lets = [f"    {local(let)} = sde.{attribute(let)}(s)" for let in used]
+        if any(symbol.name.startswith("offset[") for symbol in M.free_symbols):  # of one block; several read law.offset_nodes
+            self.needs.add("offset")
+            lets.append("    offset = sde.offset(s)")
         text = ", ".join("(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows) + (
             "," if len(rows) == 1 else ""
         )
