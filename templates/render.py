@@ -154,7 +154,6 @@ def _body(
     context = {
         "needs": needs, "n": sde.n, "sde": sde, "order": order, "constants": len(sde.constant) + 1,
         "data_rows": f": {len(sde.data)}".replace(" ", "") , "back_columns": "[..., PLACE]" if order else "",
-        "evolve_size": _evolve_size(rows, sde),
         "states": lambda text: f"{text}[..., PLACE, :]" if order else text,
         "diffusion": {
             "doc": _diffusion_doc(sde), "arguments": diffusion.arguments, "init": init, "test": test,
@@ -171,13 +170,6 @@ def _body(
     text = re.sub(r"[ \t]+$", "", text, flags=re.M)
     text = f"PLACE = {place}  # where the blocks stand with the data first\n" + text if order else text
     return _pruned(text).rstrip("\n")
-
-
-def _evolve_size(rows: Rows, sde: Any) -> int:
-    from stepsmith.derive.program import Propagate, Spread
-
-    sizes = [s.rate.shape[1] for p in rows for s in p.host if isinstance(s, Propagate)]
-    return max([*sizes, *(sde.n for p in rows for s in p.host if isinstance(s, Spread))], default=sde.n)
 
 
 def _close(needs: set[str]) -> None:

@@ -147,9 +147,19 @@ class TableText:
         key = sp.ImmutableMatrix(M)
         if key in self.rates:
             return [], self.rates[key]
-        self.rates[key] = name = f"rate_{name}" if not name.startswith("noise") else name
+        name = self._rate_name(key, f"rate_{name}" if not name.startswith("noise") else name)
         lets, rows = self._rows(M, "s")
+        if any(symbol.name.startswith("offset[") for symbol in M.free_symbols):  # of one block; several read law.offset_nodes
+            self.needs.add("offset")
+            lets.append("offset = sde.offset(s)")
         return ["", f"def {name}(s):", *(f"    {line}" for line in (*lets, *_returned(rows, "s"))), ""], name
+
+    def _rate_name(self, key: sp.ImmutableMatrix, name: str) -> str:
+        """The name of a rate, another one than that of any other rate."""
+        while name in self.rates.values():  # the same part with its offset, say
+            name += "_"
+        self.rates[key] = name
+        return name
 
     def _rows(self, M: sp.Matrix, time: str) -> tuple[list[str], list[list[str]]]:
         """(the lines that give the lets with time their values there, the entries)."""
@@ -209,10 +219,10 @@ class TableText:
         if self._of_law(statement):
             key = sp.ImmutableMatrix(statement.rate)
             if key not in self.rates:
-                self.rates[key] = f"rate_{letter}"
+                name = self._rate_name(key, f"rate_{letter}")
                 lets, rows = self._rows(statement.rate, "s")
                 lines += ["s = law.s", *self._frame(statement), *lets]
-                lines += [line.replace("return ", f"rate_{letter} = ", 1) for line in _returned(rows, "s")]
+                lines += [line.replace("return ", f"{name} = ", 1) for line in _returned(rows, "s")]
             self.needs.add("propagate_law")
             call = self._call("Y", "law.propagate", [self.rates[key], *self._ends(statement)])
         else:

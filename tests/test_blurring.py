@@ -130,7 +130,7 @@ def test_a_table_of_frequencies_is_the_tables_of_each(sampler: str) -> None:
     for place in ((0, 0), (0, 5), (3, 2), (5, 7)):
         alone = module.coefficients(TIMES, k2=K2[place])
         assert alone.shape == table.shape[:2]
-        torch.testing.assert_close(alone, table[(..., *place)], rtol=1e-14, atol=0)  # sums in another order
+        torch.testing.assert_close(alone, table[(..., *place)], rtol=1e-13, atol=0)  # sums in another order
         assert torch.equal(module.start(0.99, k2=float(K2[place])), factor[(..., *place)])
     row = module.coefficients(TIMES, k2=K2.flatten())
     assert torch.equal(row, table.flatten(2))
