@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from .hosts import Host
 from .meaning import needed_by
 from .program import Evaluate, Normal, Op, StepProgram, Update, outputs, scalars, sources
 
@@ -45,12 +46,20 @@ def _renamed(op: Op, name: Callable[[str], str]) -> Op:
 
 
 def prune(program: StepProgram) -> StepProgram:
-    """Without the updates and host statements that nothing reads."""
+    """Without the updates, the host statements and the sampler's parameters that nothing reads."""
     ops = _live(program.ops, {*program.result, *program.carry})
     last = _live(program.last, set(program.last_results))
     needed = needed_by(program, (c for op in (*ops, *last) for c in scalars(op)))
     host = tuple(statement for statement in program.host if needed & set(statement.targets))
-    return replace(program, ops=ops, last=last, host=host)
+    read = needed | {name for statement in host for name in _names(statement)} | set(program.words)
+    params = {name: value for name, value in program.params.items() if name in read}
+    return replace(program, ops=ops, last=last, host=host, params=params)
+
+
+def _names(statement: Host) -> set[str]:
+    """The names in a host statement, those inside its matrices too."""
+    symbols = {symbol for value in vars(statement).values() for symbol in getattr(value, "free_symbols", ())}
+    return {str(symbol) for symbol in symbols} | ({"sigma_data"} if getattr(statement, "kind", "") == "edm" else set())
 
 
 def _live(ops: tuple[Op, ...], wanted: set[str]) -> tuple[Op, ...]:
