@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stepsmith.measure.probe import affine_map
 
 import stepsmith as ss
 from stepsmith.derive import catalogue
 from stepsmith.derive.orders.stability import SHORTEST, Limit, Linear, spectral_radius
+from stepsmith.measure.probe import affine_map
 from stepsmith.runtime import problems
 from stepsmith.runtime.networks import Network
 
