@@ -112,7 +112,7 @@ def coefficients(times, *, k2, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state u, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state u, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (u,) = state
     time_0, u_u, u_e, *_ = c
     (e,) = network((u,), time_0.amax())
@@ -128,7 +128,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (u,) = state
-    *_, time_1, mean_u, mean_e_end = c
+    time_1, mean_u, mean_e_end = c[3:6]
     (e_end,) = network((u,), time_1.amax())
     mean = (mean_u * u + mean_e_end * e_end).to(u.dtype)
     return (mean,)

@@ -1,4 +1,6 @@
-"""The diagonal of the drift and the noise are solved exactly around one Euler kick (SSCS where the law is.
+"""Diagonal splitting for blurring diffusion, a coefficient a frequency, cosine schedule.
+
+The diagonal of the drift and the noise are solved exactly around one Euler kick (SSCS where the law is stationary).
 
 The diffusion, forward in the network's time t:
     du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
@@ -80,7 +82,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -104,9 +106,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -149,7 +151,7 @@ def evolve(M, lower_time, upper_time, G=None):
     else:
         raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
     inside, ends = propagate(rates.movedim(0, -3), b - a, rule)
-    Y, noise, G_s = torch.eye(1, dtype=torch.float64), [], G(s).movedim(0, -3) if G else None
+    Y, noise, G_s = torch.eye(rates.shape[-1], dtype=torch.float64), [], G(s).movedim(0, -3) if G else None
     for k, end in enumerate(ends):
         if G:
             noise.append(columns(Y[..., None, :, :] @ inside[k], G_s[k], b[k] - a[k], rule))
@@ -203,9 +205,9 @@ def coefficients(times, *, k2, **params):
     u_O1 = decay_O1[0, 0]*u + factor_O1[0, 0]*w1  # O
     s_u = -e/sigma_0
     u_S2 = (  # S!
-            u_O1
-            + h*((2*math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 + math.pi*torch.sin(math.pi*t0/2)/torch.cos(math.pi*t0/2))*u_O1 + 2*(math.pi*torch.cos(math.pi*t0/2)/2 - (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 - math.pi*torch.sin(math.pi*t0/2)/(2*torch.cos(math.pi*t0/2)))*torch.sin(math.pi*t0/2))*torch.sin(math.pi*t0/2)*s_u)
-        )
+        u_O1
+        + h*((2*math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 + math.pi*torch.sin(math.pi*t0/2)/torch.cos(math.pi*t0/2))*u_O1 + 2*(math.pi*torch.cos(math.pi*t0/2)/2 - (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 - math.pi*torch.sin(math.pi*t0/2)/(2*torch.cos(math.pi*t0/2)))*torch.sin(math.pi*t0/2))*torch.sin(math.pi*t0/2)*s_u)
+    )
     u_O3 = decay_O3[0, 0]*u_S2 + factor_O3[0, 0]*w2  # O
     s_end_u = -e_end/sigma_1
     mean = (u + sigma_1**2*s_end_u)/alpha_1
@@ -217,7 +219,7 @@ def coefficients(times, *, k2, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state u, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state u, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (u,) = state
     w1, w2 = noise
     u_O1_u, u_O1_w1, time_0, u_u, u_w1, u_w2, u_e, *_ = c
@@ -235,7 +237,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (u,) = state
-    *_, time_1, mean_u, mean_e_end = c
+    time_1, mean_u, mean_e_end = c[7:10]
     (e_end,) = network((u,), time_1.amax())
     mean = (mean_u * u + mean_e_end * e_end).to(u.dtype)
     return (mean,)

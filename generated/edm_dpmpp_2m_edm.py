@@ -93,9 +93,9 @@ def other_rows(sde, t0, t1, t_m1):
     x, D_m1, d, d_end = torch.eye(4, dtype=torch.float64)[:, :, None]
     y = x/(torch.sqrt(sigma_0**2 + sde.sigma_data**2))
     D = (
-            sde.sigma_data/torch.sqrt(sigma_0**2
-            + sde.sigma_data**2)*(sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*x + sigma_0*d)
-        )
+        sde.sigma_data/torch.sqrt(sigma_0**2
+        + sde.sigma_data**2)*(sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*x + sigma_0*d)
+    )
     z = sigma_1/sigma_0*x - (1 + 1/(2*r))*torch.expm1(-h)*D + torch.expm1(-h)/(2*r)*D_m1
     y_end = x/(torch.sqrt(sigma_1**2 + sde.sigma_data**2))
     mean = sde.sigma_data/width_end*(sde.sigma_data/torch.sqrt(sigma_1**2 + sde.sigma_data**2)*x + sigma_end*d_end)
@@ -119,9 +119,9 @@ def first_row(sde, t0, t1, t_m1):
     x, d, d_end = torch.eye(3, dtype=torch.float64)[:, :, None]
     y = x/(torch.sqrt(sigma_0**2 + sde.sigma_data**2))
     D = (
-            sde.sigma_data/torch.sqrt(sigma_0**2
-            + sde.sigma_data**2)*(sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*x + sigma_0*d)
-        )
+        sde.sigma_data/torch.sqrt(sigma_0**2
+        + sde.sigma_data**2)*(sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*x + sigma_0*d)
+    )
     z = sigma_1/sigma_0*x - torch.expm1(-h)*D
     y_end = x/(torch.sqrt(sigma_1**2 + sde.sigma_data**2))
     mean = sde.sigma_data/width_end*(sde.sigma_data/torch.sqrt(sigma_1**2 + sde.sigma_data**2)*x + sigma_end*d_end)
@@ -148,7 +148,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     (D_m1,) = history
     y_x, noise_0, D_x, D_d, x_x, x_D_m1, x_d, *_ = c
@@ -167,7 +167,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, noise_1, mean_x, mean_d_end = c
+    y_end_x, noise_1, mean_x, mean_d_end = c[7:11]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), noise_1)
     mean = mean_x * x + mean_d_end * d_end

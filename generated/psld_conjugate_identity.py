@@ -10,12 +10,12 @@ The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
     P the propagator of dX/dt = (F - G G^T C_skip / 2 - B) X from t0 to t1,
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
-    B = [[lam, 0], [0, lam]]
+    B = [[lambda_, 0], [0, lambda_]]
 
 One network call and no noise per step.  Proven order 1.
 The local error of a step of length h, exact minus numerical:
-    e_x = h^2 * (K_x*dn/2 + K_x*lam*n/2 + lam^2*x/2)
-    e_m = h^2 * (K_m*dn/2 + K_m*lam*n/2 + lam^2*m/2)
+    e_x = h^2 * (K_x*dn/2 + K_x*lambda_*n/2 + lambda_^2*x/2)
+    e_m = h^2 * (K_m*dn/2 + K_m*lambda_*n/2 + lambda_^2*m/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
     K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
 
@@ -52,15 +52,15 @@ INPUTS = 1
 OUTPUTS = 1
 COEFFICIENTS = ("y_x", "y_m", "sigma_0", "x_x", "x_m", "x_d", "m_x", "m_m", "m_d", "y_end_x", "y_end_m", "sigma_1")
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
-PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lam": 0.0}
-DIGEST = "185223d4a0064e7792b4d5e69af63e8e65826676adbdd37ff64c823c7084a212"
+PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_": 0.0}
+DIGEST = "a4e9a857c84ad7185dd1749d071adba4f3e1f78faa3628a72d7d9a4d1601b733"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
 class Diffusion:
     """dz = F z dt + G dw, from the covariance L0 L0^T at START."""
 
-    def __init__(self, Gamma, nu, kappa, beta_min, beta_max, lam):
+    def __init__(self, Gamma, nu, kappa, beta_min, beta_max, lambda_):
         if not (Gamma != nu and Gamma >= 0 and nu >= 0 and kappa > 0 and beta_min > 0 and beta_max > 0):
             raise ValueError(
                 "the parameters must fulfil Gamma != nu, Gamma >= 0, nu >= 0, kappa > 0, beta_min > 0, beta_max "
@@ -71,7 +71,7 @@ class Diffusion:
         self.kappa = kappa
         self.beta_min = beta_min
         self.beta_max = beta_max
-        self.lam = lam
+        self.lambda_ = lambda_
         self.Minv = (self.Gamma - self.nu)**2/4
         self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
 
@@ -88,7 +88,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -104,9 +104,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -206,11 +206,14 @@ class Law:
             Y[longer] = Y[longer] @ M[(last - k)[longer]]
         return Y.movedim(0, -1)
 
-    def deviation(self):
-        """z - push e d over every piece along the probability flow: in y = V (z - push e d) it is y' = S' S^-1 y/2."""
+    def whitened(self):
+        """Z(a) (z - push e d) from z - push e d at b along the probability flow: y = V (z - push e d) has y' = S' S^-1 y/2."""
         Y = propagate(-self.rise @ torch.linalg.inv(self.S) / 2, self.h, self.rule)[1]
-        m = len(self.h)
-        return self.K[1 : m + 1] @ Y @ self.Z[1 : m + 1] @ self.over
+        return Y @ self.Z[1 : len(self.h) + 1] @ self.over
+
+    def deviation(self):
+        """z - push e d over every piece along the probability flow."""
+        return self.K[1 : len(self.h) + 1] @ self.whitened()
 
     def flow(self, lower_time, upper_time):
         """U with z - push e d = U (the same at the upper time), along the probability flow."""
@@ -221,7 +224,7 @@ class Law:
         m, n = len(self.h), 2
         seen = B
         rate = torch.cat((seen - self.rise @ torch.linalg.inv(self.S) / 2, seen @ self.lead[1 : m + 1, None]), dim=-1)
-        Y = propagate(torch.nn.functional.pad(rate, (0, 0, 0, 1)), self.h, self.rule)[1]
+        Y = propagate(rate, self.h, self.rule)[1]
         K = self.K[1 : m + 1]
         top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
         Y = self.between(torch.cat((top, Y[:, n:]), dim=-2), lower_time, upper_time)
@@ -253,7 +256,7 @@ def coefficients(times, **params):
     t0, t1 = times[:-1], times[1:]
     law = Law(sde, times)
     _, _, inp_0, sigma_0 = law.denoiser(t0)
-    P, S = law.driven(matrix(((sde.lam, 0), (0, sde.lam)), law.s), t1, t0)
+    P, S = law.driven(matrix(((sde.lambda_, 0), (0, sde.lambda_)), law.s), t1, t0)
     p_1 = law.mean(t1)
     p_0 = law.mean(t0)
     h = t0 - t1
@@ -262,8 +265,8 @@ def coefficients(times, **params):
     # A value is its coefficients in (x, m, d), one row a coefficient, one column a step.
     x, m, d = torch.eye(3, dtype=torch.float64)[:, :, None]
     y = inp_0[0, 0]*x + inp_0[0, 1]*m
-    z_x = -(h*sde.lam - 1)*x - p_0[0, 0]*d
-    z_m = -(h*sde.lam - 1)*m - p_0[1, 0]*d
+    z_x = -(h*sde.lambda_ - 1)*x - p_0[0, 0]*d
+    z_m = -(h*sde.lambda_ - 1)*m - p_0[1, 0]*d
     x_new = P[0, 0]*z_x + P[0, 1]*z_m + (S[0, 0] + p_1[0, 0])*d
     m_new = P[1, 0]*z_x + P[1, 1]*z_m + (S[1, 0] + p_1[1, 0])*d
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
@@ -275,7 +278,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state (x, m), each (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
     y_x, y_m, sigma_0, x_x, x_m, x_d, m_x, m_m, m_d, *_ = c
     y = y_x * x + y_m * m
@@ -293,7 +296,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    *_, y_end_x, y_end_m, sigma_1 = c
+    y_end_x, y_end_m, sigma_1 = c[9:12]
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     return (d_end, m)

@@ -58,7 +58,7 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_a": 0.0, "lambda_b": 0.0,
 }
-DIGEST = "962be5b9c03cc1f020fe1dcf8054e4e8dec5a2a9f8f96bbaa3a2d3af877972d7"
+DIGEST = "ead079044cf7b3f862b3e90cecad02851d52a5b6243aec1e29ea0fdead17a6b1"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -94,7 +94,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -110,9 +110,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -249,19 +249,23 @@ def coefficients(times, **params):
     O1_m_rate = -beta_10*sde.nu/2
     law = Law(sde, times)
     _, _, inp_0, sigma_0 = law.denoiser(t0)
+    s = law.s
     skip, out = law.frame()
-    Y = law.propagate(
-            matrix(((sde.lambda_b + sde.nu*sde.beta(law.s) + sde.nu*skip[1, 1]*sde.beta(law.s)/sde.Minv, sde.beta(law.s)/2 + sde.nu*skip[1, 0]*sde.beta(law.s)/sde.Minv, sde.nu*out[1, 0]*sde.beta(law.s)/sde.Minv), (0, 0, 0), (0, 0, 0)), law.s),
-            t1,
-            t0,
-        )
+    beta = sde.beta(s)
+    rows = (
+        (beta*sde.nu + sde.lambda_b + beta*sde.nu*skip[1, 1]/sde.Minv, beta/2 + beta*sde.nu*skip[1, 0]/sde.Minv, beta*sde.nu*out[1, 0]/sde.Minv),
+    )
+    rate_B = matrix(rows, s)
+    Y = law.propagate(rate_B, t1, t0)
     P_B2, C_B2, Phi_B2 = Y[:, 0:1], Y[:, 1:2], Y[:, 2:3]
+    s = law.s
     skip, out = law.frame()
-    Y = law.propagate(
-            matrix(((sde.Gamma*skip[0, 0]*sde.beta(law.s) + sde.Gamma*sde.beta(law.s) + sde.lambda_a, sde.Gamma*skip[0, 1]*sde.beta(law.s) - sde.Minv*sde.beta(law.s)/2, sde.Gamma*out[0, 0]*sde.beta(law.s)), (0, 0, 0), (0, 0, 0)), law.s),
-            t1,
-            t0,
-        )
+    beta = sde.beta(s)
+    rows = (
+        (sde.Gamma*beta*skip[0, 0] + sde.Gamma*beta + sde.lambda_a, sde.Gamma*beta*skip[0, 1] - sde.Minv*beta/2, sde.Gamma*beta*out[0, 0]),
+    )
+    rate_A = matrix(rows, s)
+    Y = law.propagate(rate_A, t1, t0)
     P_A3, C_A3, Phi_A3 = Y[:, 0:1], Y[:, 1:2], Y[:, 2:3]
     _, _, inp_1, sigma_1 = law.denoiser(t1)
 
@@ -270,8 +274,10 @@ def coefficients(times, **params):
     x_O1 = torch.exp(O1_x_rate)*x + torch.sqrt(-torch.expm1(2*O1_x_rate))*w1  # O
     m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate))*math.sqrt(1/sde.Minv)*w2  # O
     y = inp_0[0, 0]*x_O1 + inp_0[0, 1]*m_O1
-    m_B2 = -(P_B2[0, 0]*sde.lambda_b*(t0 - t1) - P_B2[0, 0])*m_O1 + C_B2[0, 0]*x_O1 + Phi_B2[0, 0]*d  # B
-    x_A3 = -(P_A3[0, 0]*sde.lambda_a*(t0 - t1) - P_A3[0, 0])*x_O1 + C_A3[0, 0]*m_B2 + Phi_A3[0, 0]*d  # A
+    m_B2_kept = -(sde.lambda_b*(t0 - t1) - 1)*m_O1
+    m_B2 = P_B2[0, 0]*m_B2_kept + C_B2[0, 0]*x_O1 + Phi_B2[0, 0]*d  # B
+    x_A3_kept = -(sde.lambda_a*(t0 - t1) - 1)*x_O1
+    x_A3 = P_A3[0, 0]*x_A3_kept + C_A3[0, 0]*m_B2 + Phi_A3[0, 0]*d  # A
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
     columns = (*y[:4], sigma_0, *x_A3, *m_B2, *y_end[:2], sigma_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
@@ -281,7 +287,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state (x, m), each (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
     w1, w2 = noise
     y_x, y_m, y_w1, y_w2, sigma_0, x_x, x_m, x_w1, x_w2, x_d, m_x, m_m, m_w1, m_w2, m_d, *_ = c
@@ -300,7 +306,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    *_, y_end_x, y_end_m, sigma_1 = c
+    y_end_x, y_end_m, sigma_1 = c[15:18]
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     return (d_end, m)

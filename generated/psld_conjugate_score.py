@@ -87,7 +87,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -111,9 +111,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -161,7 +161,7 @@ def evolve(M, lower_time, upper_time):
     else:
         raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
     inside, ends = propagate(rates.movedim(0, -3), b - a, rule)
-    Y = torch.eye(4, dtype=torch.float64)
+    Y = torch.eye(rates.shape[-1], dtype=torch.float64)
     for k, end in enumerate(ends):
         Y = Y @ end
     return Y.movedim((-2, -1), (0, 1))
@@ -244,8 +244,6 @@ def coefficients(times, **params):
         rows = (
             (sde.Gamma*beta/2, -sde.Minv*beta/2, sde.Gamma*beta/2, 0),
             (beta/2, beta*sde.nu/2, 0, beta*sde.nu/(2*sde.Minv)),
-            (0, 0, 0, 0),
-            (0, 0, 0, 0),
         )
         return matrix(rows, s)
 
@@ -267,7 +265,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state (x, m), each (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
     time_0, x_x, x_m, x_e_x, x_e_m, m_x, m_m, m_e_x, m_e_m, *_ = c
     e_x, e_m = network((x, m), time_0)
@@ -284,7 +282,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    *_, time_1, mean_x, mean_m, mean_e_end_x, mean_e_end_m = c
+    time_1, mean_x, mean_m, mean_e_end_x, mean_e_end_m = c[9:14]
     e_end_x, e_end_m = network((x, m), time_1)
     mean = mean_x * x + mean_m * m + mean_e_end_x * e_end_x + mean_e_end_m * e_end_m
     return (mean, m)

@@ -51,7 +51,7 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_a": 0.0, "lambda_b": 0.0,
 }
-DIGEST = "9ebdb7d76479732e544302174817540460604ee7c1e2d32e5cc55c6ce5ba93df"
+DIGEST = "1dd73567f05329136bdfa9cb3e606e0183bed10c852178b37b24ddad0c9fe527"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -87,7 +87,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -103,9 +103,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -239,27 +239,33 @@ def coefficients(times, **params):
     t0, t1 = times[:-1], times[1:]
     law = Law(sde, times)
     _, _, inp_0, sigma_0 = law.denoiser(t0)
+    s = law.s
     skip, out = law.frame()
-    Y = law.propagate(
-            matrix(((sde.lambda_b + sde.nu*sde.beta(law.s)/2 + sde.nu*skip[1, 1]*sde.beta(law.s)/(2*sde.Minv), sde.beta(law.s)/2 + sde.nu*skip[1, 0]*sde.beta(law.s)/(2*sde.Minv), sde.nu*out[1, 0]*sde.beta(law.s)/(2*sde.Minv)), (0, 0, 0), (0, 0, 0)), law.s),
-            t1,
-            t0,
-        )
+    beta = sde.beta(s)
+    rows = (
+        (beta*sde.nu/2 + sde.lambda_b + beta*sde.nu*skip[1, 1]/(2*sde.Minv), beta/2 + beta*sde.nu*skip[1, 0]/(2*sde.Minv), beta*sde.nu*out[1, 0]/(2*sde.Minv)),
+    )
+    rate_B = matrix(rows, s)
+    Y = law.propagate(rate_B, t1, t0)
     P_B1, C_B1, Phi_B1 = Y[:, 0:1], Y[:, 1:2], Y[:, 2:3]
+    s = law.s
     skip, out = law.frame()
-    Y = law.propagate(
-            matrix(((sde.Gamma*skip[0, 0]*sde.beta(law.s)/2 + sde.Gamma*sde.beta(law.s)/2 + sde.lambda_a, sde.Gamma*skip[0, 1]*sde.beta(law.s)/2 - sde.Minv*sde.beta(law.s)/2, sde.Gamma*out[0, 0]*sde.beta(law.s)/2), (0, 0, 0), (0, 0, 0)), law.s),
-            t1,
-            t0,
-        )
+    beta = sde.beta(s)
+    rows = (
+        (sde.Gamma*beta*skip[0, 0]/2 + sde.Gamma*beta/2 + sde.lambda_a, sde.Gamma*beta*skip[0, 1]/2 - sde.Minv*beta/2, sde.Gamma*beta*out[0, 0]/2),
+    )
+    rate_A = matrix(rows, s)
+    Y = law.propagate(rate_A, t1, t0)
     P_A2, C_A2, Phi_A2 = Y[:, 0:1], Y[:, 1:2], Y[:, 2:3]
     _, _, inp_1, sigma_1 = law.denoiser(t1)
 
     # A value is its coefficients in (x, m, d), one row a coefficient, one column a step.
     x, m, d = torch.eye(3, dtype=torch.float64)[:, :, None]
     y = inp_0[0, 0]*x + inp_0[0, 1]*m
-    m_B1 = -(P_B1[0, 0]*sde.lambda_b*(t0 - t1) - P_B1[0, 0])*m + C_B1[0, 0]*x + Phi_B1[0, 0]*d  # B
-    x_A2 = -(P_A2[0, 0]*sde.lambda_a*(t0 - t1) - P_A2[0, 0])*x + C_A2[0, 0]*m_B1 + Phi_A2[0, 0]*d  # A
+    m_B1_kept = -(sde.lambda_b*(t0 - t1) - 1)*m
+    m_B1 = P_B1[0, 0]*m_B1_kept + C_B1[0, 0]*x + Phi_B1[0, 0]*d  # B
+    x_A2_kept = -(sde.lambda_a*(t0 - t1) - 1)*x
+    x_A2 = P_A2[0, 0]*x_A2_kept + C_A2[0, 0]*m_B1 + Phi_A2[0, 0]*d  # A
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
     columns = (*y[:2], sigma_0, *x_A2, *m_B1, *y_end[:2], sigma_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
@@ -269,7 +275,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state (x, m), each (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
     y_x, y_m, sigma_0, x_x, x_m, x_d, m_x, m_m, m_d, *_ = c
     y = y_x * x + y_m * m
@@ -287,7 +293,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    *_, y_end_x, y_end_m, sigma_1 = c
+    y_end_x, y_end_m, sigma_1 = c[9:12]
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     return (d_end, m)

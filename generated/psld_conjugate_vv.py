@@ -55,7 +55,7 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_a": 0.0, "lambda_b": 0.0,
 }
-DIGEST = "434a263fb2a40847cb6b7472064e4323ca1bcbfa6a523861ed0c7b261e0c1c3d"
+DIGEST = "074c89cd8777637c4b22eb4db1906e51516a79ef667e2fce6d53b5bfd80388fd"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -91,7 +91,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -107,9 +107,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -245,36 +245,38 @@ def coefficients(times, **params):
     t_1_2 = t0 - h/2
     law = Law(sde, times, t_1_2)
     _, _, inp_0, sigma_0 = law.denoiser(t0)
+    s = law.s
     skip, out = law.frame()
-    Y = law.propagate(
-            matrix(((sde.lambda_b + sde.nu*sde.beta(law.s)/2 + sde.nu*skip[1, 1]*sde.beta(law.s)/(2*sde.Minv), sde.beta(law.s)/2 + sde.nu*skip[1, 0]*sde.beta(law.s)/(2*sde.Minv), sde.nu*out[1, 0]*sde.beta(law.s)/(2*sde.Minv)), (0, 0, 0), (0, 0, 0)), law.s),
-            t_1_2,
-            t0,
-        )
+    beta = sde.beta(s)
+    rows = (
+        (beta*sde.nu/2 + sde.lambda_b + beta*sde.nu*skip[1, 1]/(2*sde.Minv), beta/2 + beta*sde.nu*skip[1, 0]/(2*sde.Minv), beta*sde.nu*out[1, 0]/(2*sde.Minv)),
+    )
+    rate_B = matrix(rows, s)
+    Y = law.propagate(rate_B, t_1_2, t0)
     P_B1, C_B1, Phi_B1 = Y[:, 0:1], Y[:, 1:2], Y[:, 2:3]
+    s = law.s
     skip, out = law.frame()
-    Y = law.propagate(
-            matrix(((sde.Gamma*skip[0, 0]*sde.beta(law.s)/2 + sde.Gamma*sde.beta(law.s)/2 + sde.lambda_a, sde.Gamma*skip[0, 1]*sde.beta(law.s)/2 - sde.Minv*sde.beta(law.s)/2, sde.Gamma*out[0, 0]*sde.beta(law.s)/2), (0, 0, 0), (0, 0, 0)), law.s),
-            t1,
-            t0,
-        )
+    beta = sde.beta(s)
+    rows = (
+        (sde.Gamma*beta*skip[0, 0]/2 + sde.Gamma*beta/2 + sde.lambda_a, sde.Gamma*beta*skip[0, 1]/2 - sde.Minv*beta/2, sde.Gamma*beta*out[0, 0]/2),
+    )
+    rate_A = matrix(rows, s)
+    Y = law.propagate(rate_A, t1, t0)
     P_A2, C_A2, Phi_A2 = Y[:, 0:1], Y[:, 1:2], Y[:, 2:3]
     _, _, inp_1, sigma_1 = law.denoiser(t1)
-    skip, out = law.frame()
-    Y = law.propagate(
-            matrix(((sde.lambda_b + sde.nu*sde.beta(law.s)/2 + sde.nu*skip[1, 1]*sde.beta(law.s)/(2*sde.Minv), sde.beta(law.s)/2 + sde.nu*skip[1, 0]*sde.beta(law.s)/(2*sde.Minv), sde.nu*out[1, 0]*sde.beta(law.s)/(2*sde.Minv)), (0, 0, 0), (0, 0, 0)), law.s),
-            t1,
-            t_1_2,
-        )
+    Y = law.propagate(rate_B, t1, t_1_2)
     P_B3, C_B3, Phi_B3 = Y[:, 0:1], Y[:, 1:2], Y[:, 2:3]
 
     # A value is its coefficients in (x, m, d1, d2), one row a coefficient, one column a step.
     x, m, d1, d2 = torch.eye(4, dtype=torch.float64)[:, :, None]
     y1 = inp_0[0, 0]*x + inp_0[0, 1]*m
-    m_B1 = -(P_B1[0, 0]*sde.lambda_b*(t0 - t_1_2) - P_B1[0, 0])*m + C_B1[0, 0]*x + Phi_B1[0, 0]*d1  # B
-    x_A2 = -(P_A2[0, 0]*sde.lambda_a*(t0 - t1) - P_A2[0, 0])*x + C_A2[0, 0]*m_B1 + Phi_A2[0, 0]*d1  # A
+    m_B1_kept = -(sde.lambda_b*(t0 - t_1_2) - 1)*m
+    m_B1 = P_B1[0, 0]*m_B1_kept + C_B1[0, 0]*x + Phi_B1[0, 0]*d1  # B
+    x_A2_kept = -(sde.lambda_a*(t0 - t1) - 1)*x
+    x_A2 = P_A2[0, 0]*x_A2_kept + C_A2[0, 0]*m_B1 + Phi_A2[0, 0]*d1  # A
     y2 = inp_1[0, 0]*x_A2 + inp_1[0, 1]*m_B1
-    m_B3 = -(P_B3[0, 0]*sde.lambda_b*(t_1_2 - t1) - P_B3[0, 0])*m_B1 + C_B3[0, 0]*x_A2 + Phi_B3[0, 0]*d2  # B
+    m_B3_kept = -(sde.lambda_b*(t_1_2 - t1) - 1)*m_B1
+    m_B3 = P_B3[0, 0]*m_B3_kept + C_B3[0, 0]*x_A2 + Phi_B3[0, 0]*d2  # B
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
     columns = (*y1[:2], sigma_0, *y2[:3], sigma_1, *x_A2[:3], *m_B3, *y_end[:2])
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
@@ -284,7 +286,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state (x, m), each (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
     y1_x, y1_m, sigma_0, y2_x, y2_m, y2_d1, sigma_1, x_x, x_m, x_d1, m_x, m_m, m_d1, m_d2, *_ = c
     y1 = y1_x * x + y1_m * m
@@ -304,7 +306,8 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    y_end_x, y_end_m, sigma_1 = c[14], c[15], c[6]
+    y_end_x, y_end_m = c[14:16]
+    sigma_1 = c[6]
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     return (d_end, m)

@@ -81,7 +81,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -97,9 +97,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -214,13 +214,13 @@ def coefficients(times, **params):
     s_x = skip_0[0, 0]*x + skip_0[0, 1]*m + out_0[0, 0]*d
     s_m = skip_0[1, 0]*x + skip_0[1, 1]*m + out_0[1, 0]*d
     x_E1 = (  # E!
-            x
-            + torch.sqrt(h)/2*(sde.Gamma*beta_0*torch.sqrt(h)*x - sde.Minv*beta_0*torch.sqrt(h)*m + 2*sde.Gamma*beta_0*torch.sqrt(h)*s_x + 2*torch.sqrt(sde.Gamma*beta_0)*w1)
-        )
+        x
+        + torch.sqrt(h)/2*(sde.Gamma*beta_0*torch.sqrt(h)*x - sde.Minv*beta_0*torch.sqrt(h)*m + 2*sde.Gamma*beta_0*torch.sqrt(h)*s_x + 2*torch.sqrt(sde.Gamma*beta_0)*w1)
+    )
     m_E1 = (  # E!
-            m
-            + torch.sqrt(h)/2*(beta_0*torch.sqrt(h)*x + beta_0*torch.sqrt(h)*sde.nu*m + 2*beta_0*torch.sqrt(h)*sde.nu/sde.Minv*s_m + 2*torch.sqrt(beta_0*sde.nu/sde.Minv)*w2)
-        )
+        m
+        + torch.sqrt(h)/2*(beta_0*torch.sqrt(h)*x + beta_0*torch.sqrt(h)*sde.nu*m + 2*beta_0*torch.sqrt(h)*sde.nu/sde.Minv*s_m + 2*torch.sqrt(beta_0*sde.nu/sde.Minv)*w2)
+    )
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
     columns = (*y[:2], sigma_0, *x_E1[:3], x_E1[4], *m_E1[:2], *m_E1[3:], *y_end[:2], sigma_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
@@ -230,7 +230,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state (x, m), each (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
     w1, w2 = noise
     y_x, y_m, sigma_0, x_x, x_m, x_w1, x_d, m_x, m_m, m_w2, m_d, *_ = c
@@ -249,7 +249,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    *_, y_end_x, y_end_m, sigma_1 = c
+    y_end_x, y_end_m, sigma_1 = c[11:14]
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     return (d_end, m)

@@ -88,7 +88,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -104,9 +104,9 @@ def matrix(rows, like):
 
 
 def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
     ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
@@ -235,12 +235,10 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state (x, m), each (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
-    (
-        y1_x, y1_m, sigma_0, y2_x, y2_m, y2_d1, y3_x, y3_m, y3_d1, y3_d2, x_x, x_m, x_d1, x_d2, m_x, m_m, m_d1, m_d2,
-        m_d3, *_,
-    ) = c
+    y1_x, y1_m, sigma_0, y2_x, y2_m, y2_d1, y3_x, y3_m, y3_d1, y3_d2, x_x, x_m, x_d1, x_d2 = c[0:14]
+    m_x, m_m, m_d1, m_d2, m_d3 = c[14:19]
     y1 = y1_x * x + y1_m * m
     (d1,) = network((y1,), sigma_0)
     y2 = y2_x * x + y2_m * m + y2_d1 * d1
@@ -260,7 +258,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    *_, y_end_x, y_end_m, sigma_1 = c
+    y_end_x, y_end_m, sigma_1 = c[19:22]
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     return (d_end, m)

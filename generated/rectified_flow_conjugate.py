@@ -93,7 +93,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     y_x, sigma_hat_0, x_x, x_d, *_ = c
     y = y_x * x
@@ -110,7 +110,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, sigma_hat_1 = c
+    y_end_x, sigma_hat_1 = c[4:6]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

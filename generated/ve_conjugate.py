@@ -94,7 +94,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     sigma_0, x_x, x_d, *_ = c
     (d,) = network((x,), sigma_0)
@@ -110,6 +110,6 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, sigma_1 = c
+    sigma_1 = c[3]
     (d_end,) = network((x,), sigma_1)
     return (d_end,)

@@ -29,8 +29,6 @@ Use, with times that decrease, a network and the shape (batch, ...) of a compone
     data = denoise(state, table[-1].unbind(), network)[DATA]
 """
 
-import math
-
 import torch
 
 API = 1
@@ -50,7 +48,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("time_0", "x_x", "x_e", "time_1", "mean_x", "mean_e_end")
 SIGMA_COLUMNS = ()
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "63ceeee3b7f8d5323fbabc0e5b837da2b539b7bc6bfc64a5d0dd8b46f3299af2"
+DIGEST = "073492234d252b116fc414e23bf40f48d2f3c02edb7fb673fd88c3abc87d2d09"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -75,7 +73,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -84,54 +82,17 @@ def gauss(n):
     return (u[:, 0] + 1) / 2, V[0] ** 2, reach
 
 
-def tail(values):
-    """How much of some matrices at 8 Gauss nodes (first axis) is of degree 6 and 7; below 1e-6 quadrature is exact."""
-    x, _, _ = gauss(8)
-    last = torch.linalg.inv((2 * x[:, None] - 1) ** torch.arange(8))[-2:] / 2**6
-    size = values.abs().amax((0, -2, -1), keepdim=True)[0].clamp_min(1e-300)
-    return torch.tensordot(last, values, 1).abs().amax(0) / size
-
-
-def matrix(rows, like):
-    """The matrices of some entries, (*like.shape, rows, columns)."""
-    full = lambda e: torch.as_tensor(e, dtype=torch.float64).expand(like.shape)
-    return torch.stack([torch.stack([full(e) for e in row], dim=-1) for row in rows], dim=-2)
-
-
-def propagate(M, h, rule):
-    """Y' = Y M from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation of M at the nodes."""
-    x, w, reach = rule
-    k, n = M.shape[-3:-1]
-    hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
-    A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
-    ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
-    Y = torch.linalg.solve(torch.eye(k * n, dtype=M.dtype) - A, ones).unflatten(-2, (k, n)).mT
-    return Y, eye + torch.einsum("k,...kab->...ab", w, Y @ hM)
-
-
-def evolve(M, lower_time, upper_time):
-    """Y(upper) of Y' = Y M(t), Y(lower) = I.
-
-    Over pieces that are even in log(t - START), short against M and against its change.
-    """
-    rule, low, high = gauss(8), lower_time - START, upper_time - START
-    speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
-    pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))
-    while pieces <= 10000:
-        edges = [START + low * (high / low) ** (k / pieces) for k in range(pieces + 1)]
-        a, b = torch.stack(edges[:-1]), torch.stack(edges[1:])
-        s = a + (b - a) * rule[0].reshape(-1, *[1] * a.ndim)
-        rates = M(s)
-        if tail(rates).max() < 1e-6:
-            break
-        pieces *= 2
-    else:
-        raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
-    inside, ends = propagate(rates.movedim(0, -3), b - a, rule)
-    Y = torch.eye(2, dtype=torch.float64)
-    for k, end in enumerate(ends):
-        Y = Y @ end
-    return Y.movedim((-2, -1), (0, 1))
+def log_integral(rate, lower, upper):
+    """The integral of rate(s) over (lower, upper), by 20 Gauss nodes a panel, panels even in log(t - START)."""
+    (x, w, _), ratio, last = gauss(20), (upper - START) / (lower - START), None
+    for panels in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        cuts = torch.stack([(lower - START) * ratio ** (k / panels) for k in range(panels + 1)])
+        x, w = (v.reshape(-1, *[1] * cuts.ndim) for v in (x, w))
+        total = (cuts.diff(dim=0) * w * rate(START + cuts[:-1] + cuts.diff(dim=0) * x)).sum((0, 1))
+        if last is not None and ((total - last).abs() <= 1e-13 * total.abs()).all():
+            return total
+        last = total
+    raise ValueError("the rates change too fast for these steps: take shorter ones")
 
 
 def start(time, **params):
@@ -146,26 +107,21 @@ def coefficients(times, **params):
     if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
+    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
     alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
-
-    def rate_step(s):
-        beta = sde.beta(s)
-        rows = (
-            (beta/2 - beta/(2*(sde.alpha(s)**2 + sde.sigma(s)**2)), -beta*sde.alpha(s)/(2*(sde.alpha(s)**2 + sde.sigma(s)**2)*sde.sigma(s))),
-            (0, 0),
+    driven = log_integral(
+            lambda s: -sde.alpha(s)*sde.beta(s)/(2*(sde.alpha(s)**2 + sde.sigma(s)**2)**(3/2)*sde.sigma(s)),
+            t1,
+            t0,
         )
-        return matrix(rows, s)
-
-    Y = evolve(rate_step, t1, t0)
-    P, Phi = Y[:, 0:1], Y[:, 1:2]
 
     # A value is its coefficients in (x, e, e_end), one row a coefficient, one column a step.
     x, e, e_end = torch.eye(3, dtype=torch.float64)[:, :, None]
-    x_new = P[0, 0]*x + Phi[0, 0]*e
+    x_new = torch.sqrt(alpha_1**2 + sigma_1**2)*(x/(torch.sqrt(alpha_0**2 + sigma_0**2)) + driven*e)
     s_end_x = (
-            -(-(-alpha_1**2 - sigma_1**2)/(alpha_1**2 + sigma_1**2)*x
-            - alpha_1*(-alpha_1**2 - sigma_1**2)/(sigma_1*(alpha_1**2 + sigma_1**2))*e_end)/(alpha_1**2 + sigma_1**2)
-        )
+        -(-(-alpha_1**2 - sigma_1**2)/(alpha_1**2 + sigma_1**2)*x
+        - alpha_1*(-alpha_1**2 - sigma_1**2)/(sigma_1*(alpha_1**2 + sigma_1**2))*e_end)/(alpha_1**2 + sigma_1**2)
+    )
     mean = (x + sigma_1**2*s_end_x)/alpha_1
     columns = (t0, *x_new[:2], t1, mean[0], mean[2])
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
@@ -175,7 +131,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     time_0, x_x, x_e, *_ = c
     (e,) = network((x,), time_0)
@@ -191,7 +147,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, time_1, mean_x, mean_e_end = c
+    time_1, mean_x, mean_e_end = c[3:6]
     (e_end,) = network((x,), time_1)
     mean = mean_x * x + mean_e_end * e_end
     return (mean,)

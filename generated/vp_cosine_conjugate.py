@@ -65,16 +65,16 @@ class Diffusion:
     def alpha(self, t):
         """The factor of the data in z_t."""
         return (
-        torch.exp((2*self.shift
-        + 2)*torch.log1p(-2*torch.sin(math.pi*t/(2*(2*self.shift + 2)))*torch.sin(math.pi*self.shift/(2*self.shift + 2) + math.pi*t/(2*(2*self.shift + 2)))/math.cos(math.pi*self.shift/(2*self.shift + 2)))/(2*(self.shift + 1)))
+            torch.exp((2*self.shift
+            + 2)*torch.log1p(-2*torch.sin(math.pi*t/(2*(2*self.shift + 2)))*torch.sin(math.pi*self.shift/(2*self.shift + 2) + math.pi*t/(2*(2*self.shift + 2)))/math.cos(math.pi*self.shift/(2*self.shift + 2)))/(2*(self.shift + 1)))
         )
 
     def sigma(self, t):
         """The standard deviation of z_t given the data."""
         return (
-        torch.sqrt(-torch.expm1((2*self.shift
-        + 2)*torch.log1p(-2*torch.sin(math.pi*t/(2*(2*self.shift + 2)))*torch.sin(math.pi*self.shift/(2*self.shift + 2) + math.pi*t/(2*(2*self.shift + 2)))/math.cos(math.pi*self.shift/(2*self.shift + 2)))/(self.shift
-        + 1)))
+            torch.sqrt(-torch.expm1((2*self.shift
+            + 2)*torch.log1p(-2*torch.sin(math.pi*t/(2*(2*self.shift + 2)))*torch.sin(math.pi*self.shift/(2*self.shift + 2) + math.pi*t/(2*(2*self.shift + 2)))/math.cos(math.pi*self.shift/(2*self.shift + 2)))/(self.shift
+            + 1)))
         )
 
 
@@ -108,7 +108,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     y_x, sigma_hat_0, x_x, x_d, *_ = c
     y = y_x * x
@@ -125,7 +125,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, sigma_hat_1 = c
+    y_end_x, sigma_hat_1 = c[4:6]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

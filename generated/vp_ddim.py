@@ -47,7 +47,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("y_x", "sigma_hat_0", "x_x", "x_d", "y_end_x", "sigma_hat_1")
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "52ba8c509a44ccb15af663c30dac3d601ce2ec97628808ef36f0753c30911006"
+DIGEST = "8cf2be3f856679cbfea2076c082ea353f8be969d475a05b025d89b2b9ca3f7ff"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -89,8 +89,7 @@ def coefficients(times, **params):
     x, d = torch.eye(2, dtype=torch.float64)[:, :, None]
     y = x/alpha_0
     E = (x - alpha_0*d)/sigma_0
-    D = (x - sigma_0*E)/alpha_0
-    z = alpha_1*D + sigma_1*E
+    z = alpha_1*d + sigma_1*E
     y_end = x/alpha_1
     columns = (y[0], sigma_hat_0, *z, y_end[0], sigma_hat_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
@@ -100,7 +99,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     y_x, sigma_hat_0, x_x, x_d, *_ = c
     y = y_x * x
@@ -117,7 +116,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, sigma_hat_1 = c
+    y_end_x, sigma_hat_1 = c[4:6]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

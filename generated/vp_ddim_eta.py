@@ -91,9 +91,9 @@ def coefficients(times, **params):
     y = x/alpha_0
     E = (x - alpha_0*d)/sigma_0
     z = (
-            alpha_1*d + sigma_1*torch.sqrt(sde.eta**2*torch.expm1(-2*h) + 1)*E
-            + sde.eta*sigma_1*torch.sqrt(-torch.expm1(-2*h))*w1
-        )
+        alpha_1*d + sigma_1*torch.sqrt(sde.eta**2*torch.expm1(-2*h) + 1)*E
+        + sde.eta*sigma_1*torch.sqrt(-torch.expm1(-2*h))*w1
+    )
     y_end = x/alpha_1
     columns = (y[0], sigma_hat_0, *z, y_end[0], sigma_hat_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
@@ -103,7 +103,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     (w1,) = noise
     y_x, sigma_hat_0, x_x, x_w1, x_d, *_ = c
@@ -121,7 +121,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, sigma_hat_1 = c
+    y_end_x, sigma_hat_1 = c[5:7]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

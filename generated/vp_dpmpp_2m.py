@@ -140,7 +140,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     (D_m1,) = history
     y_x, sigma_hat_0, x_x, x_D_m1, x_d, *_ = c
@@ -158,7 +158,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, sigma_hat_1 = c
+    y_end_x, sigma_hat_1 = c[5:7]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

@@ -128,7 +128,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     y1_x, sigma_hat_0, y2_x, y2_d1, sigma_hat_s, x_x, x_d2, *_ = c
     y1 = y1_x * x
@@ -147,7 +147,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, sigma_hat_1 = c
+    y_end_x, sigma_hat_1 = c[7:9]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

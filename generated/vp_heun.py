@@ -105,7 +105,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     y1_x, sigma_hat_0, y2_x, y2_d1, sigma_hat_1, x_x, x_d1, x_d2, *_ = c
     y1 = y1_x * x
@@ -124,7 +124,8 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    y_end_x, sigma_hat_1 = c[8], c[4]
+    y_end_x = c[8]
+    sigma_hat_1 = c[4]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

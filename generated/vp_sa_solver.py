@@ -65,7 +65,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_hat_1",)
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0, "tau": 1.0}
-DIGEST = "16afb87aef57ce0939237fdaad44e925428e35acd4856d911d541acb852672d5"
+DIGEST = "aad0d19bb99f688ab8f1714feb25a45441e16c52233f985f6b4f8e7425aa0627"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -108,14 +108,14 @@ def other_rows(sde, t0, t1, t_m1):
     # A value is its coefficients in (x, D_m1, D_m2, w1, d), one row a coefficient, one column a step.
     x, D_m1, D_m2, w1, d = torch.eye(5, dtype=torch.float64)[:, :, None]
     p = (
-            sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + (alpha_1*h*k/(2*h0) - alpha_1*torch.expm1(-k))*D_m1
-            - alpha_1*h*k/(2*h0)*D_m2 + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
-        )
+        sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*(h*k/(2*h0) - torch.expm1(-k))*D_m1
+        - alpha_1*h*k/(2*h0)*D_m2 + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
+    )
     y = p/alpha_1
     z = (
-            (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d - (alpha_1*k + 2*alpha_1*torch.expm1(-k))*D_m1
-            + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
-        )
+        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d - 2*alpha_1*(k/2 + torch.expm1(-k))*D_m1
+        + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
+    )
     y_end = x/alpha_1
     zero = torch.zeros(7, 1, dtype=torch.float64)
     columns = (*y[:4], sigma_hat_1, *z[:2], *z[3:], *zero[:7], y_end[0])
@@ -137,14 +137,14 @@ def first_row(sde, t0, t1, t_m1):
     x, w1, d1, d2 = torch.eye(4, dtype=torch.float64)[:, :, None]
     y1 = x/alpha_0
     p = (
-            sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x - alpha_1*torch.expm1(-k)*d1
-            + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
-        )
+        sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x - alpha_1*torch.expm1(-k)*d1
+        + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
+    )
     y2 = p/alpha_1
     z = (
-            (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d2 - (alpha_1*k + 2*alpha_1*torch.expm1(-k))*d1
-            + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
-        )
+        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d2 - 2*alpha_1*(k/2 + torch.expm1(-k))*d1
+        + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
+    )
     y_end = x/alpha_1
     zero = torch.zeros(6, 1, dtype=torch.float64)
     columns = (
@@ -166,9 +166,9 @@ def last_row(sde, t0, t1, t_m1):
     # A value is its coefficients in (x, D_m1, w1), one row a coefficient, one column a step.
     x, D_m1, w1 = torch.eye(3, dtype=torch.float64)[:, :, None]
     z = (
-            sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x - alpha_1*torch.expm1(-k)*D_m1
-            + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
-        )
+        sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x - alpha_1*torch.expm1(-k)*D_m1
+        + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
+    )
     y_end = x/alpha_1
     zero = torch.zeros(12, 1, dtype=torch.float64)
     columns = (*zero[:4], sigma_hat_1, *z, *zero[4:12], y_end[0])
@@ -195,7 +195,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     (w1,) = noise
     D_m1, D_m2 = history
@@ -207,11 +207,14 @@ def step(state, c, network, noise=(), history=()):
 
 
 def step_first(state, c, network, noise=(), history=()):
-    """The first step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """The first step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     (w1,) = noise
     D_m1, D_m2 = history
-    _, _, _, _, sigma_hat_1, x_x, _, x_w1, _, y1_x, sigma_hat_0, y2_x, y2_w1, y2_d1, x_d1, x_d2, *_ = c
+    y1_x, sigma_hat_0, y2_x, y2_w1, y2_d1 = c[9:14]
+    sigma_hat_1, x_x = c[4:6]
+    x_w1 = c[7]
+    x_d1, x_d2 = c[14:16]
     y1 = y1_x * x
     (d1,) = network((y1,), sigma_hat_0)
     y2 = y2_x * x + y2_w1 * w1 + y2_d1 * d1
@@ -221,11 +224,11 @@ def step_first(state, c, network, noise=(), history=()):
 
 
 def step_last(state, c, network, noise=(), history=()):
-    """The last step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """The last step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     (w1,) = noise
     D_m1, D_m2 = history
-    x_x, x_D_m1, x_w1 = c[5], c[6], c[7]
+    x_x, x_D_m1, x_w1 = c[5:8]
     x_new = x_x * x + x_D_m1 * D_m1 + x_w1 * w1
     return (x_new,), (D_m1, D_m2)
 
@@ -238,7 +241,8 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    y_end_x, sigma_hat_1 = c[16], c[4]
+    y_end_x = c[16]
+    sigma_hat_1 = c[4]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

@@ -85,7 +85,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_hat_1",)
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "a6a6aa2022deebdb611183e0f89f0f473d0cd7cecd8de23367101549e3a8a9a7"
+DIGEST = "5b14a24b9d52a5ee45ba4dc633bec6296d3d94397456b0c42bb35eb2d693aa99"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -107,7 +107,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -160,12 +160,12 @@ def other_rows(sde, t0, t1, t_m1, t_m2):
 
     # A value is its coefficients in (x, D_m1, D_m2, D_m3, d), one row a coefficient, one column a step.
     x, D_m1, D_m2, D_m3, d = torch.eye(5, dtype=torch.float64)[:, :, None]
-    p = sigma_1/sigma_0*x - (alpha_1*(-a1 - a2) + alpha_1*torch.expm1(-h))*D_m1 - a1*alpha_1*D_m2 - a2*alpha_1*D_m3
+    p = sigma_1/sigma_0*x + alpha_1*(a1 + a2 - torch.expm1(-h))*D_m1 - a1*alpha_1*D_m2 - a2*alpha_1*D_m3
     y = p/alpha_1
     z = (
-            sigma_1/sigma_0*x - alpha_1*c3*d - (alpha_1*(-c1 - c2 - c3) + alpha_1*torch.expm1(-h))*D_m1 - alpha_1*c1*D_m2
-            - alpha_1*c2*D_m3
-        )
+        sigma_1/sigma_0*x - alpha_1*c3*d + alpha_1*(c1 + c2 + c3 - torch.expm1(-h))*D_m1 - alpha_1*c1*D_m2
+        - alpha_1*c2*D_m3
+    )
     y_end = x/alpha_1
     zero = torch.zeros(6, 1, dtype=torch.float64)
     columns = (*y[:4], sigma_hat_1, *z, *zero[:6], y_end[0])
@@ -214,12 +214,9 @@ def second_row(sde, t0, t1, t_m1, t_m2):
 
     # A value is its coefficients in (x, D_m1, D_m2, d), one row a coefficient, one column a step.
     x, D_m1, D_m2, d = torch.eye(4, dtype=torch.float64)[:, :, None]
-    p = (
-            sigma_1/sigma_0*x - (alpha_1*torch.expm1(-h) - alpha_1*torch.expm1(-h)/(2*q1))*D_m1
-            - alpha_1*torch.expm1(-h)/(2*q1)*D_m2
-        )
+    p = sigma_1/sigma_0*x + alpha_1*(1/(2*q1) - 1)*torch.expm1(-h)*D_m1 - alpha_1*torch.expm1(-h)/(2*q1)*D_m2
     y = p/alpha_1
-    z = sigma_1/sigma_0*x - alpha_1*b2*d - (alpha_1*(-b1 - b2) + alpha_1*torch.expm1(-h))*D_m1 - alpha_1*b1*D_m2
+    z = sigma_1/sigma_0*x - alpha_1*b2*d + alpha_1*(b1 + b2 - torch.expm1(-h))*D_m1 - alpha_1*b1*D_m2
     y_end = x/alpha_1
     zero = torch.zeros(8, 1, dtype=torch.float64)
     columns = (*y[:3], zero[0], sigma_hat_1, *z[:3], zero[1], z[3], *zero[2:8], y_end[0])
@@ -268,7 +265,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     D_m1, D_m2, D_m3 = history
     y_x, y_D_m1, y_D_m2, y_D_m3, sigma_hat_1, x_x, x_D_m1, x_D_m2, x_D_m3, x_d, *_ = c
@@ -279,10 +276,12 @@ def step(state, c, network, noise=(), history=()):
 
 
 def step_first(state, c, network, noise=(), history=()):
-    """The first step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """The first step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     D_m1, D_m2, D_m3 = history
-    _, _, _, _, sigma_hat_1, x_x, _, _, _, _, y1_x, sigma_hat_0, y2_x, y2_d1, x_d1, x_d2, *_ = c
+    y1_x, sigma_hat_0, y2_x, y2_d1 = c[10:14]
+    sigma_hat_1, x_x = c[4:6]
+    x_d1, x_d2 = c[14:16]
     y1 = y1_x * x
     (d1,) = network((y1,), sigma_hat_0)
     y2 = y2_x * x + y2_d1 * d1
@@ -292,10 +291,10 @@ def step_first(state, c, network, noise=(), history=()):
 
 
 def step_last(state, c, network, noise=(), history=()):
-    """The last step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """The last step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     D_m1, D_m2, D_m3 = history
-    x_x, x_D_m1 = c[5], c[6]
+    x_x, x_D_m1 = c[5:7]
     x_new = x_x * x + x_D_m1 * D_m1
     return (x_new,), (D_m1, D_m2, D_m3)
 
@@ -308,7 +307,8 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    y_end_x, sigma_hat_1 = c[16], c[4]
+    y_end_x = c[16]
+    sigma_hat_1 = c[4]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)

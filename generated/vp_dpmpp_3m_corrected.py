@@ -1,4 +1,6 @@
-"""DPM-Solver++(3M) with the whole second divided difference and a first step of two stages.
+"""DPM-Solver++(3M), corrected for variance-preserving diffusion, linear beta.
+
+The full second divided difference and a first step of two stages.
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -30,7 +32,7 @@ The local error of a step of length h, exact minus numerical:
     D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Reference: arXiv 2211.01095, mended.
+Reference: arXiv 2211.01095, corrected.
 
 Use, with times that decrease, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
@@ -48,7 +50,7 @@ import torch
 
 API = 1
 SDE = "vp"
-SAMPLER = "dpmpp-3m-mended"
+SAMPLER = "dpmpp-3m-corrected"
 NETWORK = "denoiser"
 NFE = 1
 DRAWS = 0
@@ -69,7 +71,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "41a46cef85115100af9236a732cf123c9856f42183346e56197ecb65bfe22df9"
+DIGEST = "302acb48540ef188345bd6bb9df7f0bb2513712f89644fcf2c55c39464a2f3dc"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -110,7 +112,7 @@ class Diffusion:
 
 
 def gauss(n):
-    """Gauss-Legendre nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
     off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
     u, V = torch.linalg.eigh(off + off.mT)
@@ -159,10 +161,10 @@ def other_rows(sde, t0, t1, t_m1, t_m2):
     P = (d - D_m1)/r0
     Q = (D_m1 - D_m2)/r1
     z = (
-            sigma_1/sigma_0*x - alpha_1*torch.expm1(-h)*d
-            + (alpha_1*h*phi2_at_0*(r0/(r0 + r1) + 1) + 2*alpha_1*h*phi3_at_1/(r0 + r1))*P
-            - (alpha_1*h*phi2_at_0*r0/(r0 + r1) + 2*alpha_1*h*phi3_at_1/(r0 + r1))*Q
-        )
+        sigma_1/sigma_0*x - alpha_1*torch.expm1(-h)*d
+        + alpha_1*h*(phi2_at_0*(r0/(r0 + r1) + 1) + 2*phi3_at_1/(r0 + r1))*P
+        - alpha_1*h*(phi2_at_0*r0 + 2*phi3_at_1)/(r0 + r1)*Q
+    )
     y_end = x/alpha_1
     zero = torch.zeros(5, 1, dtype=torch.float64)
     columns = (y[0], sigma_hat_0, *z, *zero[:5], y_end[0], sigma_hat_1)
@@ -237,7 +239,7 @@ def coefficients(times, **params):
 
 
 def step(state, c, network, noise=(), history=()):
-    """One step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     D_m1, D_m2 = history
     y_x, sigma_hat_0, x_x, x_D_m1, x_D_m2, x_d, *_ = c
@@ -248,10 +250,14 @@ def step(state, c, network, noise=(), history=()):
 
 
 def step_first(state, c, network, noise=(), history=()):
-    """The first step of the state x, (batch, ...); `c` is an unbound row of the table.  Returns (state, history)."""
+    """The first step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
     D_m1, D_m2 = history
-    _, sigma_hat_0, x_x, _, _, _, y1_x, y2_x, y2_d1, sigma_hat_s, x_d2, *_ = c
+    y1_x = c[6]
+    sigma_hat_0 = c[1]
+    y2_x, y2_d1, sigma_hat_s = c[7:10]
+    x_x = c[2]
+    x_d2 = c[10]
     y1 = y1_x * x
     (d1,) = network((y1,), sigma_hat_0)
     y2 = y2_x * x + y2_d1 * d1
@@ -268,7 +274,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     (x,) = state
-    *_, y_end_x, sigma_hat_1 = c
+    y_end_x, sigma_hat_1 = c[11:13]
     y_end = y_end_x * x
     (d_end,) = network((y_end,), sigma_hat_1)
     return (d_end,)
