@@ -77,9 +77,13 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
                 click.echo(check.line)
     failed = [check.name for check in checks if not check.holds]
     seconds = round(time.perf_counter() - begun, 1)
-    worst = [max(checks, key=lambda check, k=k: check.worst[k].error) for k in range(len(ends))]
+    errors = [[check.worst[k].error for check in checks] for k in range(len(ends))]
+    worst = [checks[row.index(max(row))] for row in errors]
     if as_json:
-        named = [{"end": e, "name": c.name, **dataclasses.asdict(c.worst[k])} for k, (e, c) in enumerate(zip(ends, worst))]
+        named = [
+            {"end": e, "name": c.name, **dataclasses.asdict(c.worst[k])}
+            for k, (e, c) in enumerate(zip(ends, worst, strict=True))
+        ]
         every = [dataclasses.asdict(check) for check in checks]
         print_json({"worst": named, "failed": failed, "modules": every, "seconds": seconds})
     else:
