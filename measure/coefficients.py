@@ -88,7 +88,9 @@ def _check(name: str, method: Any, ends: Sequence[float], failed: tuple[str, ...
     from stepsmith.templates import emit
 
     module, start, last = load(emit(method)), method.sde.time[1], STEPS - 1
-    rows = sorted({*range(len(method.rows.warmup)), *range(0, STEPS, 4), *range(last - len(method.rows.ending[1:]), STEPS)})
+    rows = sorted(
+        {*range(len(method.rows.warmup)), *range(0, STEPS, 4), *range(last - len(method.rows.ending[1:]), STEPS)}
+    )
     found, differences = [], []
     for end in ends:
         times = [start * (end / start) ** (k / STEPS) for k in range(STEPS + 1)]

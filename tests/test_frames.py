@@ -69,7 +69,8 @@ def test_r_solves_its_equation_on_the_whole_span(name: str) -> None:
         first, nodes, last = 17 * k, slice(17 * k + 1, 17 * k + 17), 17 * (k + 1)
         weights = torch.tensor(WEIGHTS * (times[first] - times[last]))[:, None, None]
         gap = R[first] - R[last] - (weights * right[nodes]).sum(0)
-        size = torch.maximum(R[first].norm(dim=-1), R[last].norm(dim=-1))[:, None]  # of a row: blocks differ in size
+        rates = 1 + (times[first] - times[last]) * F[first].abs().sum(-1)  # the integral multiplies the rounding of R by F
+        size = (rates * torch.maximum(R[first].norm(dim=-1), R[last].norm(dim=-1)))[:, None]  # of a row: blocks differ in size
         assert float((gap / size).abs().max()) < 1e-12, times[first]
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import click
@@ -78,10 +77,13 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
                 click.echo(check.line)
     failed = [check.name for check in checks if not check.holds]
     seconds = round(time.perf_counter() - begun, 1)
-    worst = [max(checks, key=partial(_error, k)) for k in range(len(ends))]
+    errors = [[check.worst[k].error for check in checks] for k in range(len(ends))]
+    worst = [checks[row.index(max(row))] for row in errors]
     if as_json:
-        pairs = enumerate(zip(ends, worst, strict=True))
-        named = [{"end": e, "name": c.name, **dataclasses.asdict(c.worst[k])} for k, (e, c) in pairs]
+        named = [
+            {"end": e, "name": c.name, **dataclasses.asdict(c.worst[k])}
+            for k, (e, c) in enumerate(zip(ends, worst, strict=True))
+        ]
         every = [dataclasses.asdict(check) for check in checks]
         print_json({"worst": named, "failed": failed, "modules": every, "seconds": seconds})
     else:
@@ -92,8 +94,3 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
     if failed:
         click.echo(f"failed: {', '.join(failed)}", err=True)
     return failed
-
-
-def _error(end: int, check: Any) -> float:
-    """The worst error of a module on the grid that ends there."""
-    return float(check.worst[end].error)
