@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stepsmith.runtime.probe import affine_map
 
 import stepsmith as ss
 from stepsmith.derive import catalogue
 from stepsmith.derive.orders.stability import SHORTEST, Limit, Linear, spectral_radius
-from stepsmith.runtime import problems
+from stepsmith.measure import problems
+from stepsmith.measure.probe import affine_map
 from stepsmith.runtime.networks import Network
 
 torch.set_num_threads(1)
