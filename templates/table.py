@@ -315,14 +315,14 @@ class TableText:
         return lines
 
     def _merged(self) -> list[str]:
-        """The lower factor of the draws' covariance, where more draws than values meet between the ends of a step."""
+        """The lower factor of the draws' covariance, where fewer draws have the same law."""
         self.needs.add("lower")
         first = self.bases.index(next(iter(self.short)))
         part = f"[{first}:{first + len(self.short)}]"
         parts = [f"{self.variable(v)}{part}" for v in self.plan.noisy]
-        count = len(self.plan.noisy)
+        count = len(self.plan.draws)
         return [
-            f"# {len(self.short)} draws act on {count} values: a factor of their covariance gives the same law with {count}.",
+            f"# {len(self.short)} draws act on {len(parts)} values: a factor of their covariance has the same law with {count}.",
             f"noise = lower(torch.stack(({', '.join(parts)})).movedim(-1, 0)).movedim(0, -1)",
         ]
 

@@ -15,8 +15,8 @@ from scipy.integrate import solve_ivp
 
 import stepsmith as ss
 from stepsmith.derive.maths import calculus
-from stepsmith.derive.maths.balls import factor as cholesky
 from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.maths.matrix import factor as cholesky
 from stepsmith.derive.sampler.network import scalar
 from stepsmith.errors import Unsupported
 

@@ -12,9 +12,9 @@ import sympy as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stepsmith.derive.rows import Rows, aligned
 
 import stepsmith as ss
+from stepsmith.derive.program.rows import Rows, aligned
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure.probe import moments
 from stepsmith.measure.problems import Gaussian, GaussianMixture

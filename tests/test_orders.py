@@ -12,12 +12,13 @@ import torch
 
 import stepsmith as ss
 from stepsmith.derive import load_sde
+from stepsmith.derive.maths.values import evaluate
 from stepsmith.derive.method import Method, derive
 from stepsmith.derive.orders import leading, local, moments
 from stepsmith.derive.orders.lint import lint
 from stepsmith.derive.orders.rings import Balls, Rationals
 from stepsmith.derive.orders.search import search
-from stepsmith.derive.orders.series import Series, clock, evaluate
+from stepsmith.derive.orders.series import Series, clock
 from stepsmith.derive.orders.symbolic import ErrorTerm
 from stepsmith.derive.program import Normal, Scalar, Update
 from stepsmith.derive.sampler.network import ScoreParameterization

@@ -12,8 +12,8 @@ import torch
 import stepsmith as ss
 from stepsmith.derive import catalogue
 from stepsmith.derive.orders.stability import SHORTEST, Limit, Linear, spectral_radius
+from stepsmith.measure import problems
 from stepsmith.measure.probe import affine_map
-from stepsmith.runtime import problems
 from stepsmith.runtime.networks import Network
 
 torch.set_num_threads(1)

@@ -5,12 +5,14 @@ is one affine map, so it needs only the forms of what the network is asked about
 a column an entry.  Which entries there are is read off the program's structure; their values come from running the program's
 own lines on unit rows (``coefficients`` of an emitted module, reference.py in balls).
 
-    draws act on r values through N (r, k): where k > r, N is replaced by the lower factor of N N^T, which has the same law
+    draws act on values through N: where it has fewer independent rows than columns, the lower factor of N N^T replaces it,
+    which has the same law with as many draws as there are independent rows
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +21,7 @@ import sympy as sp
 from .program import ONE, UNIT, Evaluate, Normal, Op, StepProgram, Update, outputs
 
 Marks = dict[str, bool]  # base -> whether its coefficient is exactly one
+PRIME = 2**61 - 1
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Layout:
 
     bases: tuple[str, ...]
     draws: tuple[str, ...]
-    noisy: tuple[str, ...]  # the values whose draws are merged; () where they are drawn as written
+    noisy: tuple[str, ...]  # the values whose draws are merged, independent ones first; () where they are drawn as written
     asks: tuple[Ask, ...]
     result: tuple[Form, ...]
     carry: tuple[Form, ...]
@@ -96,14 +99,16 @@ def layout(program: StepProgram) -> Layout:
     marks = marked(program.ops, (*program.components, UNIT, *program.history))
     asked = [value for op in program.ops if isinstance(op, Evaluate) for value in op.inputs]
     noisy = [v for v in dict.fromkeys((*asked, *program.carry, *program.result)) if set(marks[v]) & set(draws)]
-    merge = len(draws) > len(noisy)
+    independent = _independent(program.ops, noisy, draws)
+    merge = len(draws) > len(independent)
     if merge:
-        drawn = tuple(f"w{k + 1}" for k in range(len(noisy)))
+        noisy = [*independent, *(value for value in noisy if value not in independent)]
+        drawn = tuple(f"w{k + 1}" for k in range(len(independent)))
         for k, value in enumerate(noisy):
             marks[value] = {b: m for b, m in marks[value].items() if b not in draws} | dict.fromkeys(
                 drawn[: k + 1], False
             )
-        bases = tuple(b for b in bases if b not in draws[len(noisy) :])
+        bases = tuple(b for b in bases if b not in draws[len(drawn) :])
         short = dict(zip(drawn, drawn, strict=True))
     else:
         drawn = tuple(f"w{k + 1}" for k in range(len(draws)))
@@ -177,6 +182,34 @@ def marked(ops: Iterable[Op], bases: Iterable[str]) -> dict[str, Marks]:
                 own[base] = one and c == ONE and base not in own
         marks[op.output] = own
     return marks
+
+
+def _independent(ops: Iterable[Op], values: Sequence[str], draws: Sequence[str]) -> list[str]:
+    """The first of the values whose noise is no combination of that of those before them, whatever the coefficients are.
+
+    Elimination modulo a prime; a coefficient is a number made of its text, so that equal ones are equal and no others.
+    """
+    rows = {draw: [int(draw == other) for other in draws] for draw in draws}
+    for op in ops:
+        if isinstance(op, Update):
+            terms = [[_residue(c) * e for e in rows[value]] for c, value in op.terms if value in rows]
+            rows[op.output] = [sum(column) % PRIME for column in zip(*terms, strict=True)] or [0] * len(draws)
+    first: dict[str, tuple[int, list[int]]] = {}
+    for value in values:
+        row = rows[value]
+        for pivot, other in first.values():
+            row = [(a - row[pivot] * b) % PRIME for a, b in zip(row, other, strict=True)]
+        pivot = next((k for k, e in enumerate(row) if e), -1)
+        if pivot >= 0:
+            inverse = pow(row[pivot], -1, PRIME)
+            first[value] = pivot, [e * inverse % PRIME for e in row]
+    return list(first)
+
+
+def _residue(coefficient: sp.Expr) -> int:
+    if coefficient == ONE:
+        return 1
+    return int.from_bytes(hashlib.sha256(str(coefficient).encode()).digest()[:8]) % PRIME
 
 
 def narrower(step: Layout, other: Layout) -> bool:

@@ -23,7 +23,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from ..maths.balls import arb, eye, joined, linear, number, term, terms_of
-from ..maths.matrix import Matrix, factor, mul, scaled, transpose
+from ..maths.matrix import Matrix, factor, forward, mul, scaled, transpose
 from ..maths.values import evaluate
 from ..program import EARLIER, UNIT, Evaluate, Op, StepProgram, Update
 from ..program.forms import Form, last_layout, layout
@@ -231,7 +231,9 @@ class Reference:
             if plan.noisy:
                 names = [op.output for op in ops if not isinstance(op, Update | Evaluate)]
                 rows = [[forms[v].get(name, flint.arb(0)) for name in names] for v in plan.noisy]
-                merged = factor(mul(rows, transpose(rows)))
+                first = rows[: len(plan.draws)]  # independent
+                inverse = forward(factor(mul(first, transpose(first))))
+                merged = mul(mul(rows, transpose(first)), transpose(inverse))
                 for value, row in zip(plan.noisy, merged, strict=True):
                     forms[value].update(dict(zip(plan.draws, row, strict=True)))
             elif plan.draws:
