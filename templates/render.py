@@ -14,6 +14,7 @@ from stepsmith.derive.program.rows import Rows
 from stepsmith.errors import Unsupported
 
 from .diffusion import DiffusionText
+from .host import HostText
 from .layout import nfe, places, row_names, step_names
 from .naming import Naming, attribute, data_first, table_axes
 from .printer import listed
@@ -117,8 +118,9 @@ def _tables(method: Any, diffusion: DiffusionText, needs: set[str], columns: tup
     for name, program in zip(row_names(rows), rows, strict=True):
         if name in [table["name"] for table in tables]:
             continue
-        text = TableText(program, method.sde, naming, diffusion.numbers, tuple(diffusion.timed), needs, columns)
-        lines = [*text.lines(), *text.returned()]
+        host = HostText(program, method.sde, naming, diffusion.numbers, tuple(diffusion.timed), needs)
+        text = TableText(host, columns)
+        lines = text.lines()
         words = "the rows in between" if name == "other_rows" else f"the {name.replace('_', ' ')}"
         tables.append({"name": name, "words": words, "lines": "\n".join(lines).split("\n"), "back": text.back})
     return tables

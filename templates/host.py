@@ -1,0 +1,267 @@
+"""The host statements of a program as lines of the emitted ``coefficients``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from stepsmith.derive.maths.calculus import t
+from stepsmith.derive.program import (
+    EARLIER,
+    Flow,
+    Host,
+    Integral,
+    Law,
+    Propagate,
+    Scalar,
+    Spread,
+    StepProgram,
+    applied,
+)
+from stepsmith.derive.program.meaning import needed_by
+from stepsmith.derive.program.program import host_names, scalars
+
+from .naming import Naming, attribute, is_transition, local
+from .printer import HostPrinter, wrapped
+
+
+@dataclass
+class HostText:
+    """The text of the host side of one program; ``needs`` grows by the helpers of the core that it calls."""
+
+    program: StepProgram
+    sde: Any
+    naming: Naming
+    numbers: set[str]
+    timed: tuple[str, ...]
+    needs: set[str]
+    rates: dict[sp.ImmutableMatrix, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.printer = HostPrinter(self.naming, self._numbers())
+
+    def _numbers(self) -> set[str]:
+        """Names that are Python numbers on the host: parameters, and what is made of them alone."""
+        known = set(self.numbers)
+        for statement in self.program.host:
+            if isinstance(statement, Scalar) and host_names([statement.expr]) <= known and not _applied(statement.expr):
+                known.add(statement.name)
+        return known
+
+    def lines(self) -> list[str]:
+        """The statements in their order, what gives times first, the law before the first that reads it."""
+        times = needed_by(self.program, (e for s in self.program.host if not isinstance(s, Scalar) for e in s.reads))
+        host = sorted(self.program.host, key=lambda s: not (isinstance(s, Scalar) and s.name in times))
+        law = [s for s in host if self._of_law(s)]
+        lines: list[str] = []
+        for statement in host:
+            if law and statement is law[0]:
+                lines.append(f"law = Law(sde, {', '.join(self._law_times(law))})")
+            if self._beside(statement, lines):
+                continue
+            lines.append(self._statement(statement))
+        return lines
+
+    @staticmethod
+    def _beside(statement: Host, lines: list[str]) -> bool:
+        """Whether a sigma was put on the line of the alpha of the same time."""
+        if not isinstance(statement, Scalar) or not lines or not statement.name.startswith("sigma_"):
+            return False
+        key = statement.name.removeprefix("sigma_")
+        time = str(statement.expr).removeprefix("sigma(").removesuffix(")")
+        if str(statement.expr) != f"sigma({time})" or lines[-1] != f"alpha_{key} = sde.alpha({time})":
+            return False
+        lines[-1] = f"alpha_{key}, sigma_{key} = sde.alpha({time}), sde.sigma({time})"
+        return True
+
+    def _of_law(self, statement: Host) -> bool:
+        if self.sde.n == 1:
+            return False
+        law = isinstance(statement, Propagate) and (
+            bool(self._reads_law(statement)) or is_transition(statement, self.sde)
+        )
+        return isinstance(statement, Law | Flow) or law
+
+    @staticmethod
+    def _reads_law(statement: Propagate) -> set[str]:
+        return {name for name in host_names(statement.rate) if name in ("skip", "out", "offset")}
+
+    def _law_times(self, statements: Iterable[Host]) -> list[str]:
+        """The times at which the law is asked for: the grid, and what lies inside its steps."""
+        names = {self.printer.doprint(e) for s in statements for e in s.reads}
+        return ["times", *sorted(names - {"t0", "t1", *(time.name for time in EARLIER)})]
+
+    def _statement(self, statement: Host) -> str:
+        if isinstance(statement, Scalar):
+            return wrapped(f"{local(statement.name)} = {self.printer.doprint(statement.expr)}")
+        if isinstance(statement, Integral) and statement.clock == "log":
+            self.needs.add("log_integral")
+            low, high = map(self.printer.doprint, statement.reads)
+            return self._call(statement.name, "log_integral", [f"lambda s: {self._running(statement.rate)}", low, high])
+        if isinstance(statement, Integral):
+            self.needs.add("integral")
+            low, high = map(self.printer.doprint, statement.reads)
+            panels = "sde.panels(t0)" if self.sde.n == 1 else "4"
+            rate = f"lambda s: {self._running(statement.rate)} + 0 * s"
+            return self._call(statement.name, "integral", [rate, low, high, panels])
+        if isinstance(statement, Law):
+            return self._law(statement)
+        if isinstance(statement, Flow):
+            return self._flow(statement)
+        if isinstance(statement, Spread):
+            self.needs |= {"evolve", "spread"}
+            letter = statement.name.removeprefix("factor_").rstrip("0123456789p")
+            lines, linear = self._rate(statement.linear, letter)
+            more, noise = self._rate(statement.noise, f"noise_{letter}")
+            call = self._call(statement.name, "evolve", [linear, *self._ends(statement), noise])
+            return "\n".join([*lines, *more, call])
+        return self._propagate(statement)
+
+    def _rate(self, M: sp.Matrix, name: str) -> tuple[list[str], str]:
+        """(the lines of a function of time that gives a matrix, once; its name)."""
+        key = sp.ImmutableMatrix(M)
+        if key in self.rates:
+            return [], self.rates[key]
+        name = self._rate_name(key, f"rate_{name}" if not name.startswith("noise") else name)
+        lets, rows = self._rows(M, "s")
+        if any(symbol.name.startswith("offset[") for symbol in M.free_symbols):  # of one block; several read law.offset_nodes
+            self.needs.add("offset")
+            lets.append("offset = sde.offset(s)")
+        return ["", f"def {name}(s):", *(f"    {line}" for line in (*lets, *_returned(rows, "s"))), ""], name
+
+    def _rate_name(self, key: sp.ImmutableMatrix, name: str) -> str:
+        """The name of a rate, another one than that of any other rate."""
+        while name in self.rates.values():  # the same part with its offset, say
+            name += "_"
+        self.rates[key] = name
+        return name
+
+    def _rows(self, M: sp.Matrix, time: str) -> tuple[list[str], list[list[str]]]:
+        """(the lines that give the lets with time their values there, the entries)."""
+        self.needs.add("matrix")
+        clock = sp.Symbol("s", real=True)
+        used = [let for let in self.timed if M.has(sp.Symbol(let, real=True))]
+        naming = Naming(self.naming.attributes - set(used), "sde", self.naming.order, self.naming.axes)
+        printer = HostPrinter(naming, self.numbers)
+        lets = [f"{local(let)} = sde.{attribute(let)}({time})" for let in used]
+        return lets, [[printer.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
+
+    def _ends(self, statement: Any) -> list[str]:
+        return [self.printer.doprint(e) for e in statement.reads]
+
+    def _law(self, statement: Law) -> str:
+        used = self._used()
+        targets = [name if name in used else "_" for name in statement.targets]
+        time, kind = self.printer.doprint(statement.time), statement.kind
+        if self.sde.n == 1:
+            self.needs.add("offset")
+            return f"{targets[0]} = sde.offset({time})"
+        name, _, side = kind.partition("-") if kind.startswith("tweedie") else (kind, "", "")
+        arguments = [time]
+        if kind in ("eps-L", "eps-U"):
+            name, arguments = "eps", [time, *(["upper"] if kind == "eps-U" else [])]
+        if kind == "eps-R":
+            name = "gddim"
+        if kind == "edm":
+            arguments.append("sde.sigma_data")
+        if side:
+            self.needs.add("tweedie_side")
+            arguments.append({"L": "lower", "U": "upper"}[side])
+        self.needs.add(name)
+        return f"{', '.join(targets)} = law.{name}({', '.join(arguments)})"
+
+    def _used(self) -> set[str]:
+        """The tables and scalars that the operations and the other statements read."""
+        ops = (c for op in (*self.program.ops, *self.program.last) for c in scalars(op))
+        return host_names((*ops, *(e for s in self.program.host for e in s.reads)))
+
+    def _flow(self, statement: Flow) -> str:
+        ends = ", ".join(self._ends(statement))
+        if len(statement.targets) == 1:
+            self.needs.add("flow")
+            return f"{statement.targets[0]} = law.flow({ends})"
+        order = list(self.naming.order or range(self.sde.n))
+        B = statement.B.extract(order, order)
+        self.needs |= {"driven", "flow"} | ({"multiple"} if sp.eye(self.sde.n) * B[0, 0] == B else set())
+        return self._call(", ".join(statement.targets), "law.driven", [self._matrix(B, "law.s"), ends])
+
+    def _propagate(self, statement: Propagate) -> str:
+        if is_transition(statement, self.sde):
+            self.needs.add("transition")
+            return f"{statement.targets[0]} = law.transition({', '.join(self._ends(statement))})"
+        letter = statement.targets[0].partition("_")[2].rstrip("0123456789p") or "step"
+        lines: list[str] = []
+        if self._of_law(statement):
+            key = sp.ImmutableMatrix(statement.rate)
+            if key not in self.rates:
+                name = self._rate_name(key, f"rate_{letter}")
+                lets, rows = self._rows(statement.rate, "s")
+                lines += ["s = law.s", *self._frame(statement), *lets]
+                lines += [line.replace("return ", f"{name} = ", 1) for line in _returned(rows, "s")]
+            self.needs.add("propagate_law")
+            call = self._call("Y", "law.propagate", [self.rates[key], *self._ends(statement)])
+        else:
+            self.needs.add("evolve")
+            more, name = self._rate(statement.rate, letter)
+            lines += more
+            call = self._call("Y", "evolve", [name, *self._ends(statement)])
+        used, first, cuts = self._used(), 0, []
+        for target, w in zip(statement.targets, statement.widths, strict=True):
+            if target in used:
+                cuts.append((target, f"[:, {first}:{first + w}]" if len(statement.targets) > 1 else ""))
+            first += w
+        if len(cuts) == 1 and not cuts[0][1]:
+            return "\n".join([*lines, call.replace("Y = ", f"{cuts[0][0]} = ", 1)])
+        names, slices = zip(*cuts, strict=True)
+        return "\n".join([*lines, call, f"{', '.join(names)} = {', '.join('Y' + cut for cut in slices)}"])
+
+    def _frame(self, statement: Propagate) -> list[str]:
+        """The lines that give the values of the law at the nodes their names."""
+        names, lines = self._reads_law(statement), []
+        if statement.kind in ("denoiser", "edm"):
+            self.needs |= {"frame_bridge"} | ({"frame_edm"} if statement.kind == "edm" else set())
+            lines.append(f"skip, out = law.frame({'sde.sigma_data' if statement.kind == 'edm' else ''})")
+        elif "out" in names:
+            self.needs.add("frame_eps")
+            lines.append(f"out = law.frame({'upper' if statement.kind == 'eps-U' else ''})")
+        if "offset" in names:
+            self.needs |= {"offset_nodes", "offset"}
+            lines.append("offset = law.offset_nodes()")
+        return lines
+
+    def _running(self, expr: sp.Expr, time: str = "s") -> str:
+        """An expression at the running time."""
+        clock = sp.Symbol(time, real=True)
+        lets = {sp.Symbol(name, real=True): applied(name, clock) for name in self.timed}
+        return self.printer.doprint(expr.subs(lets, simultaneous=True).subs(t, clock))
+
+    def _matrix(self, M: sp.Matrix, time: str) -> str:
+        self.needs.add("matrix")
+        rows = [
+            "(" + ", ".join(self._running(e, time) for e in row) + ("," if M.shape[1] == 1 else "") + ")"
+            for row in M.tolist()
+        ]
+        return f"matrix(({', '.join(rows)}{',' if len(rows) == 1 else ''}), {time})"
+
+    def _call(self, targets: str, function: str, arguments: list[str]) -> str:
+        one = f"{targets} = {function}({', '.join(arguments)})"
+        if len(one) < 112:
+            return one
+        return f"{targets} = {function}(\n" + "\n".join(f"        {a}," for a in arguments) + "\n    )"
+
+
+def _returned(rows: list[list[str]], time: str) -> list[str]:
+    """The lines that return the matrices of some entries."""
+    ends = [", ".join(row) + ("," if len(row) == 1 else "") for row in rows]
+    text = ", ".join(f"({row})" for row in ends) + ("," if len(rows) == 1 else "")
+    if len(text) < 90:
+        return [f"return matrix(({text}), {time})"]
+    return ["rows = (", *(f"    ({row})," for row in ends), ")", f"return matrix(rows, {time})"]
+
+
+def _applied(expr: sp.Expr) -> bool:
+    return bool(expr.atoms(AppliedUndef))
