@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepsmith.derive.program import StepProgram, dump
+from stepsmith.derive.program import StepProgram
 from stepsmith.derive.program.rows import Rows
 
 ORDINALS = ("first", "second", "third")
@@ -13,8 +13,8 @@ def row_names(rows: Rows) -> list[str]:
     """The functions that make the rows of the table: common ones, first ones, last ones; equal programs share one."""
     first = [f"{ORDINALS[k]}_row" for k in range(len(rows.warmup))]
     names = ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
-    texts = [dump(program) for program in rows]
-    return [names[texts.index(text)] for text in texts]
+    programs = list(rows)
+    return [names[programs.index(program)] for program in programs]
 
 
 def places(rows: Rows) -> list[tuple[str, str]]:

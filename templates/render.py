@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
 from typing import Any
@@ -50,6 +51,7 @@ BELOW = {
 }
 
 
+@functools.cache
 def environment() -> Environment:
     """The Jinja environment: undefined names are errors, blocks leave no blank lines behind."""
     return Environment(
