@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
 import stepsmith as ss
-from stepsmith.derive.spec.words import HOST_NAMES
-from stepsmith.templates.render import LOCALS
 
 torch.set_num_threads(1)
-GENERATED = Path(__file__).parent.parent / "generated"
 PLAIN = {
     "name": "own",
     "state": ["x", "m"],
@@ -25,7 +20,12 @@ PLAIN = {
     "let": {"qq": "aa + t*(bb - aa)"},
     "initial": {"m": "kap/4"},
 }
-CLASHING = {"G1": "g", "kap": "k", "aa": "a", "bb": "b", "qq": "rate"}
+CLASHING = {"G1": "F", "kap": "L0", "aa": "law", "bb": "self_", "qq": "G"}  # attributes and variables of an emitted module
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Equal but for the order of the terms of a sum, which follows the names."""
+    assert float((one - other).abs().max()) <= 1e-13 * float(one.abs().max())
 
 
 def renamed() -> dict:
@@ -45,12 +45,11 @@ def renamed() -> dict:
         ("conjugate-vv", "denoiser"),
     ],
 )
-def test_a_parameter_named_like_a_variable_of_a_host_function_changes_nothing(sampler: str, network: str) -> None:
-    assert set(CLASHING.values()) <= LOCALS
+def test_a_parameter_named_like_something_of_the_module_changes_nothing(sampler: str, network: str) -> None:
     plain, clashing = (ss.load(ss.emit(ss.derive(sde, sampler, network))) for sde in (PLAIN, renamed()))
     times = torch.linspace(1.0, 0.01, 9, dtype=torch.float64)
-    assert torch.equal(plain.coefficients(times, aa=4.0, G1=0.02), clashing.coefficients(times, a=4.0, g=0.02))
-    assert torch.equal(plain.start(1.0, kap=0.1), clashing.start(1.0, k=0.1))
+    same(plain.coefficients(times, aa=4.0, G1=0.02), clashing.coefficients(times, law=4.0, F=0.02))
+    same(plain.start(1.0, kap=0.1), clashing.start(1.0, L0=0.1))
 
 
 def test_a_parameter_named_like_a_function_of_the_module_is_refused() -> None:
@@ -84,47 +83,4 @@ def test_a_name_that_the_module_uses_is_refused_or_changes_nothing(
     except ss.InputError as error:
         assert "uses" in error.what and "itself" in error.what
     else:
-        assert torch.equal(plain.coefficients(times), module.coefficients(times))
-
-
-def test_the_lists_of_names_hold_every_name_that_is_emitted() -> None:
-    """Locals of host functions stand in LOCALS, functions and globals in HOST_NAMES, or carry the name of a let."""
-    for path in sorted(GENERATED.glob("*_*.py")):
-        if path.name == "__init__.py":
-            continue
-        module = ast.parse(path.read_text(encoding="utf-8"))
-        functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
-        sde = ss.load_sde(path_sde(module))
-        own = {
-            *sde.symbols,
-            *sde.let,
-            *(f"{name}_st" for name in sde.let),
-            "lambda_",
-            "lambda_a",
-            "lambda_b",
-            "lambda_s",
-            "sigma_data",
-        }
-        own |= {
-            f.name
-            for f in functions
-            if re.fullmatch(r"(conjugate|flow|noise|exact|eps|integral|start|transition)_\w+|conjugate|nfe", f.name)
-        }
-        for function in functions:
-            assert function.name in HOST_NAMES | own, (path.name, function.name)
-            if function.name in ("coefficients", "step", "step_first", "step_last", "denoise", "start", "nfe"):
-                continue
-            if function.name.endswith(("_row", "_rows", "_but_one")):  # as coefficients: scalars known to the lowering
-                continue
-            stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-            names = stored | {argument.arg for argument in function.args.args}
-            own |= {f"{name}_" for name in LOCALS & own}  # a let of such a name is respelled
-            assert names - own <= LOCALS | HOST_NAMES, (path.name, function.name, names - own - LOCALS - HOST_NAMES)
-
-
-def path_sde(module: ast.Module) -> str:
-    """The value of the module's SDE constant."""
-    for node in module.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "SDE":
-            return ast.literal_eval(node.value)
-    raise AssertionError("no SDE constant")
+        same(plain.coefficients(times), module.coefficients(times))

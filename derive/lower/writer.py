@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from stepsmith.errors import Unsupported
+from stepsmith.errors import InputError, Unsupported
 
 from ..maths import calculus
 from ..maths.calculus import s, t, t0, t1
@@ -76,7 +76,11 @@ class Writer:
         return symbol(name)
 
     def add(self, statement: Host) -> None:
-        """A host statement with tables of its own names, once."""
+        """A host statement with tables of its own names, once; InputError where the user has given one of them to something."""
+        own = {*self.params, *self.sde.symbols, *self.sde.let, *self.sde.state, *self.sde.constant}
+        for name in own.intersection(statement.targets):
+            what = "the emitted module uses this name itself"
+            raise InputError(self.sde.name, f"the name {name}", what, f"rename it, to {name}_ for example")
         if statement.targets[0] not in self.defined:
             self.defined.update(dict.fromkeys(statement.targets, statement))
             self.host.append(statement)
