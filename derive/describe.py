@@ -18,23 +18,26 @@ MOST_TITLE = 110  # characters of the first line
 
 def title(method: Any) -> str:
     """One line: what the module is."""
-    head, _, _ = _said(method)
-    line = f"{head} for {method.sde.doc or method.sde.name}."
-    return line if len(line) <= MOST_TITLE else f"{textwrap.shorten(head, MOST_TITLE - 1, placeholder='')}."
+    head, _, diffusion = _said(method)
+    line = f"{head} for {diffusion}."
+    short = textwrap.shorten(head, MOST_TITLE - 1, placeholder="") or method.sampler.name
+    return line if len(line) <= MOST_TITLE else f"{short}."
 
 
 def _said(method: Any) -> tuple[str, str, str]:
     """(the name of the sampler, what else its doc says, the diffusion)."""
-    said = method.sampler.doc or method.sampler.name
+    said = method.sampler.doc.strip() or method.sampler.name
     head, _, rest = said.partition(": ") if ": " in said else said.partition(", ")
-    return head[0].upper() + head[1:], rest, method.sde.doc or method.sde.name
+    return head[:1].upper() + head[1:], rest, method.sde.doc.strip() or method.sde.name
 
 
 def about(method: Any) -> list[str]:
     """The lines of the docstring: SDE, update rule, cost and claims, network, reference, use."""
     sde, sampler = method.sde, method.sampler
-    _, rest, _ = _said(method)
+    head, rest, diffusion = _said(method)
     lines = [f"{rest[0].upper()}{rest[1:]}.", ""] if rest else []
+    if diffusion not in title(method):
+        lines = [*textwrap.wrap(f"{head} for {diffusion}.", WIDTH, break_long_words=False), *lines]
     lines += ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde))]
     for name, expr in sde.let.items():
         lines += textwrap.wrap(f"with {name} = {_text(expr)}", WIDTH, subsequent_indent="    ")

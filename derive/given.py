@@ -50,8 +50,9 @@ def check_sde(sde: LinearSDE) -> None:
 
 def check_sampler(sampler: Sampler) -> None:
     """The same of a sampler."""
-    if not isinstance(sampler.name, str) or not re.fullmatch("[a-z0-9-]+", sampler.name):  # of a composition: of any length
-        raise InputError("-", "sampler.name", f"{spec.shown(sampler.name)} is no name of a spec", "use a-z, 0-9 and -")
+    name = rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{spec.MAX_NAME - 1}}}|[a-z0-9-]+"  # of a composition: of any length
+    if not isinstance(sampler.name, str) or not re.fullmatch(name, sampler.name):
+        raise InputError("-", "sampler.name", f"{spec.shown(sampler.name)} is no name of a spec", "use letters, digits, _ and -")
     spec.check_note("-", "sampler.doc", sampler.doc)
     spec.check_note("-", "sampler.reference", sampler.reference)
     spec.table_of_numbers("-", "sampler.params", sampler.params)

@@ -147,9 +147,7 @@ def first_row(sde, t0, t1, t_m1):
     )
     y_end = x/alpha_1
     zero = torch.zeros(6, 1, dtype=torch.float64)
-    columns = (
-            *zero[:4], sigma_hat_1, z[0], zero[4], z[1], zero[5], y1[0], sigma_hat_0, *y2[:3], *z[2:], y_end[0],
-        )
+    columns = (*zero[:4], sigma_hat_1, z[0], zero[4], z[1], zero[5], y1[0], sigma_hat_0, *y2[:3], *z[2:], y_end[0])
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
 

@@ -20,7 +20,7 @@ GLOBALS = frozenset(
     """torch math gauss integral antiderivative log_integral smooth tail phi matrix propagate columns upper
     lower evolve accumulate Law Diffusion start start_mean coefficients step step_first step_last
     denoise nfe sde law times params state c network noise history table rule rows lower_time upper_time
-    row like full Y skip out offset s zero one""".split()  # noqa: SIM905
+    row like full Y skip out offset zero one""".split()  # noqa: SIM905
 )
 
 

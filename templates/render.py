@@ -100,7 +100,7 @@ def _message(text: str) -> str:
     """A literal, broken into several where it is long."""
     if len(text) < 85:
         return literal(text)
-    lines = textwrap.wrap(text, 95, drop_whitespace=False, break_long_words=False)
+    lines = [text[k : k + 95] for k in range(0, len(text), 95)]
     return "\n" + "\n".join(f"                {literal(line)}" for line in lines) + "\n            "
 
 

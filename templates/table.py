@@ -84,8 +84,8 @@ class TableText:
         parts = [f"{self.variable(v)}{part}" for v in self.plan.noisy]
         count = len(self.plan.draws)
         return [
-            f"# {len(self.short)} draws act on {len(parts)} values: a factor of their covariance has the same law with {count}.",
-            f"noise = lower(torch.stack(({', '.join(parts)})).movedim(-1, 0)).movedim(0, -1)",
+            f"# {len(self.short)} draws act on {len(parts)} value{'s' * (len(parts) > 1)}: a factor of their covariance has the same law with {count}.",
+            f"noise = lower(torch.stack(({', '.join(parts)}{',' * (len(parts) == 1)})).movedim(-1, 0)).movedim(0, -1)",
         ]
 
     # -- the columns -----------------------------------------------------------------------------------------------------

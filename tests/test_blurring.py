@@ -101,8 +101,8 @@ def test_what_is_no_field_is_refused(change: dict, key: str, words: str) -> None
 @pytest.mark.parametrize(
     ("sde", "sampler", "network", "words"),
     [
-        ("blurring", "conjugate", "denoiser", "told one noise level"),
-        ("blurring", "conjugate", "edm", "told one noise level"),
+        ("blurring", "conjugate", "denoiser", "given one noise level"),
+        ("blurring", "conjugate", "edm", "given one noise level"),
         (TWO, "rvv", "eps-L", "more than one block"),
         ({**HEAT, "offset": ["1"]}, "euler", "eps-L", "or an offset"),
         ("blurring", {"name": "c", "family": "conjugate-splitting", "composition": "A!",

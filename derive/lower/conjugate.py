@@ -113,14 +113,13 @@ def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]
         ratio = a1 / a0
         return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
     grown = _from_start(w.sde, b)
-    if grown is None:
+    if grown is None or spread(frame, a0, s0, ONE) is None:
         return _whole_matrix(w, sp.Matrix([[b]]), frame)
     start = exact(w.sde.time[0])
     at = lambda time: w.sde.written_out(grown).subs({t: time, s: start}, simultaneous=True)  # noqa: E731
     d, alpha = symbol("sigma_data"), ONE if w.sde.F.is_zero_matrix else applied("alpha", t)
     S0, S1, S = (spread(frame, a, v, d) for a, v in ((a0, s0), (a1, s1), (alpha, applied("sigma", t))))
-    if S is None or S0 is None or S1 is None:
-        S0, S1, S = a0, a1, alpha
+    assert S0 is not None and S1 is not None and S is not None
     _, out, _, _ = scalar(frame, alpha, applied("sigma", t), t, d)
     rate = sp.exp(at(t)) / S * w.sde.GG_let[0, 0] / 2 * out
     w.add(Integral("driven", rate, t1, t0, "log"))

@@ -201,11 +201,15 @@ def scalar(network: str, alpha: sp.Expr, sigma: sp.Expr, time: sp.Expr, sigma_da
 
 
 def spread(network: str, alpha: sp.Expr, sigma: sp.Expr, sigma_data: sp.Expr) -> sp.Expr | None:
-    """sqrt(S) with C_skip = -1/S of one block, or None where C_skip = 0.
+    """X with X' = (F - G^2 C_skip/2) X: alpha where C_skip = 0, sqrt(S) where C_skip = -1/S and S = sigma^2 + c alpha^2.
 
-    The propagator of F + G^2/(2S) is then sqrt(S_1/S_0), for S = sigma^2 + c alpha^2 with any constant c.
+    c is a constant, for alpha' = F alpha and (sigma^2)' = 2 F sigma^2 + G^2; None where C_skip has another form.
     """
-    if KINDS[network].predicts == "data":
-        return sigma
-    skip = scalar(network, alpha, sigma, t, sigma_data)[0]
-    return None if skip == 0 else sp.sqrt(-1 / skip)
+    a, v, d = sp.symbols("a v d", positive=True)
+    skip = scalar(network, a, v, t, d)[0]
+    if skip == 0:
+        return alpha
+    c = sp.cancel((-1 / skip - v**2) / a**2)
+    if c.free_symbols - {d}:
+        return None
+    return sigma if c == 0 else sp.sqrt(sigma**2 + c.subs(d, sigma_data) * alpha**2)
