@@ -37,7 +37,8 @@ def about(method: Any) -> list[str]:
     head, rest, diffusion = _said(method)
     lines = [f"{rest[0].upper()}{rest[1:]}.", ""] if rest else []
     if diffusion not in title(method):
-        lines = [*textwrap.wrap(f"{head} for {diffusion}.", WIDTH, break_long_words=False), *lines]
+        sentence = f"For {diffusion}." if head in title(method) else f"{head} for {diffusion}."
+        lines = [*textwrap.wrap(sentence, WIDTH, break_long_words=False), "", *lines]
     lines += ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde))]
     for name, expr in sde.let.items():
         lines += textwrap.wrap(f"with {name} = {_text(expr)}", WIDTH, subsequent_indent="    ")

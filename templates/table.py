@@ -82,10 +82,10 @@ class TableText:
         first = self.bases.index(next(iter(self.short)))
         part = f"[{first}:{first + len(self.short)}]"
         parts = [f"{self.variable(v)}{part}" for v in self.plan.noisy]
-        count = len(self.plan.draws)
+        count, values = len(self.plan.draws), "1 value" if len(parts) == 1 else f"{len(parts)} values"
         return [
-            f"# {len(self.short)} draws act on {len(parts)} value{'s' * (len(parts) > 1)}: a factor of their covariance has the same law with {count}.",
-            f"noise = lower(torch.stack(({', '.join(parts)}{',' * (len(parts) == 1)})).movedim(-1, 0)).movedim(0, -1)",
+            f"# {len(self.short)} draws act on {values}: a factor of their covariance has the same law with {count}.",
+            f"noise = lower(torch.stack([{', '.join(parts)}]).movedim(-1, 0)).movedim(0, -1)",
         ]
 
     # -- the columns -----------------------------------------------------------------------------------------------------
