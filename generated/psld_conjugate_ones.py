@@ -1,7 +1,7 @@
 """Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II).
 
-Conjugate integrator with B = lambda times the matrix of ones (lambda-DDIM-II) for phase-space Langevin diffusion,
-critically damped.
+For phase-space Langevin diffusion, critically damped.
+
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
     dm = (-beta*m*nu/2 - beta*x/2) dt + sqrt(beta*nu/Minv) dw_2

@@ -276,7 +276,7 @@ def coefficients(times, **params):
     m_A3 = decay_A3[1, 0]*x_S2 + decay_A3[1, 1]*m_S2 + factor_A3[1, 0]*w3 + factor_A3[1, 1]*w4  # A
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
     # 4 draws act on 3 values: a factor of their covariance has the same law with 3.
-    noise = lower(torch.stack((y[2:6], x_A3[2:6], m_A3[2:6])).movedim(-1, 0)).movedim(0, -1)
+    noise = lower(torch.stack([y[2:6], x_A3[2:6], m_A3[2:6]]).movedim(-1, 0)).movedim(0, -1)
     columns = (
         *y[:2], noise[0][0], sigma_0, *x_A3[:2], *noise[1][:2], x_A3[6], *m_A3[:2], *noise[2][:3], m_A3[6], *y_end[:2],
         sigma_1,
