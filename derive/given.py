@@ -17,9 +17,10 @@ from stepsmith.errors import InputError
 from .sampler.network import KINDS, ScoreParameterization
 from .sampler.sampler import Sampler
 from .sde.linear import LinearSDE
-from .sde.load import check_span, check_unused
+from .sde.load import check_span
 from .spec import sources as spec
 from .spec.composition import parse_composition
+from .spec.words import refuse_taken
 
 FUNCTIONS = frozenset(
     ("exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs")
@@ -34,7 +35,9 @@ def check_sde(sde: LinearSDE) -> None:
     spec.check_names("-", "sde.state", sde.state)
     spec.check_names("-", "sde.params", (*own, *sde.let, *sde.state, *sde.constant))
     spec.table_of_numbers("-", "sde.params", sde.params)
-    check_unused("-", own, sde.let, (*sde.state, *sde.constant))
+    refuse_taken("-", "sde.params", own)
+    refuse_taken("-", "sde.let", sde.let)
+    refuse_taken("-", "sde.state", (*sde.state, *sde.constant))
     check_span("-", sde.time)
     if not sde.data or any(i not in range(sde.n) for i in sde.data):
         raise InputError("-", "sde.data", "does not name blocks", f"give indices below {sde.n}")

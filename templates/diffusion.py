@@ -12,7 +12,7 @@ from stepsmith.derive.maths.calculus import s, t
 from stepsmith.derive.program import applied
 from stepsmith.derive.sde import forms
 
-from .naming import Naming, attribute, data_first
+from .naming import Naming, attribute, data_first, local
 from .printer import HostPrinter, wrapped
 
 
@@ -69,7 +69,7 @@ class DiffusionText:
     def lets(self, entries: Iterable[sp.Expr]) -> list[str]:
         """Lines that give the lets with time in some entries their values."""
         used = {symbol.name for e in entries for symbol in sp.sympify(e).free_symbols}
-        return [f"{name} = self.{attribute(name)}(t)" for name in self.timed if name in used]
+        return [f"{local(name)} = self.{attribute(name)}(t)" for name in self.timed if name in used]
 
     def _entry_printer(self) -> HostPrinter:
         naming = Naming(frozenset(self.numbers | {*filter(None, [self.field])}), "self")

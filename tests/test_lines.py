@@ -291,7 +291,7 @@ REFUSED = {
     "time as name": ({"step": [D, "t0 = D", "z = D"]}, "sampler.step[1]", "cannot name a value", "no word"),
     "no identifier": ({"step": [D, "2y = D", "z = D"]}, "sampler.step[1]", "cannot name a value", "letters"),
     "let named word": ({"let": {**LET, "rho": "1"}}, "sampler.let.rho", "word of the formulas", "rename"),
-    "let named host": ({"let": {**LET, "torch": "1"}}, "sampler.let.torch", "uses this name itself", "rename"),
+    "let named host": ({"let": {**LET, "torch": "1"}}, "sampler.let.torch", "uses this name", "rename"),
     "let of a value": ({"let": {**LET, "k": "z"}}, "sampler.let.k", "unknown name 'z'", "known"),
     "arguments": ({"step": ["D = x0(z)", "z = D"]}, "sampler.step[0]", "gives x0 1 arguments", "x0(y, s)"),
     "no value": ({"step": ["D = x0(2*z, t0)", "z = D"]}, "sampler.step[0]", "no name of a value", "a line of its own"),

@@ -1,86 +1,91 @@
-"""Names of the user and names of the emitted module do not meet."""
+"""A name that a user chooses changes nothing, or is refused in one line: one list, derive/spec/words.py."""
 
 from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
 
 import stepsmith as ss
 
-torch.set_num_threads(1)
+TIMES = torch.linspace(1.0, 0.01, 4, dtype=torch.float64)
 PLAIN = {
     "name": "own",
     "state": ["x", "m"],
     "F": [["-qq*G1/2", "qq*2"], ["-qq/2", "-qq*nu/2"]],
     "G": [["sqrt(qq*G1)", "0"], ["0", "sqrt(qq*nu/4)"]],
     "params": {"G1": 0.01, "nu": 4.01, "kap": 0.04, "aa": 8.0, "bb": 8.0},
-    "let": {"qq": "aa + t*(bb - aa)"},
-    "initial": {"m": "kap/4"},
+    "let": {"qq": "aa + t*(bb - aa)", "start_m": "kap/4"},
+    "initial": {"m": "start_m"},
 }
-CLASHING = {"G1": "F", "kap": "L0", "aa": "law", "bb": "self_", "qq": "G"}  # attributes and variables of an emitted module
+WORK = """F G L K Z M P N n p z h law sde rule table rows row like full self_ c state network noise history params times
+    lower upper matrix propagate evolve gauss integral tail start step denoise nfe coefficients d e d1 w1 y L0 b GG change
+    panels columns data given shape lambda_ Diffusion Law beta g k a rate""".split()  # noqa: SIM905
+TAKEN = """s t0 t1 t_m1 alpha sigma offset sigma_data alpha_1 alpha_s time_of log_alpha phi1 skip out inp one skip_0 out_0 sigma_0
+    factor_A self torch math smooth START DATA PARAMS""".split()  # noqa: SIM905
+TAKEN_BY_A_STEP = "d e y d1 e2 w1 d_end x_new mean mean_of_x".split()  # noqa: SIM905
+ROLES = {"a parameter": "aa", "a let with time": "qq", "a let without": "start_m"}
+SAMPLERS = [("rvv", "denoiser"), ("sscs", "denoiser"), ("conjugate-vv", "eps-L")]
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> None:
-    """Equal but for the order of the terms of a sum, which follows the names."""
-    assert float((one - other).abs().max()) <= 1e-13 * float(one.abs().max())
-
-
-def renamed() -> dict:
+def renamed(**names: str) -> dict[str, Any]:
     text = json.dumps(PLAIN)
-    for old, new in CLASHING.items():
+    for old, new in names.items():
         text = re.sub(rf"\b{old}\b", new, text)
     return json.loads(text)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "network"),
-    [
-        ("rvv", "denoiser"),
-        ("sscs", "denoiser"),
-        ("roba", "denoiser"),
-        ("conjugate", "eps-L"),
-        ("conjugate-vv", "denoiser"),
-    ],
-)
-def test_a_parameter_named_like_something_of_the_module_changes_nothing(sampler: str, network: str) -> None:
-    plain, clashing = (ss.load(ss.emit(ss.derive(sde, sampler, network))) for sde in (PLAIN, renamed()))
-    times = torch.linspace(1.0, 0.01, 9, dtype=torch.float64)
-    same(plain.coefficients(times, aa=4.0, G1=0.02), clashing.coefficients(times, law=4.0, F=0.02))
-    same(plain.start(1.0, kap=0.1), clashing.start(1.0, L0=0.1))
+def run(spec: Any, sampler: Any, network: str) -> list[torch.Tensor]:
+    """The table, the factor of the start, a step and the mean of the data."""
+    module = ss.load(ss.emit(ss.derive(spec, sampler, network)))
+    table = module.coefficients(TIMES)
+    state = tuple(torch.linspace(k, k + 1.0, 3, dtype=torch.float64) for k in range(len(module.COMPONENTS)))
+    draws = tuple(torch.full((3,), 0.5 + k, dtype=torch.float64) for k in range(module.DRAWS))
+
+    def ask(inputs: tuple[torch.Tensor, ...], time: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(0.1 * torch.tanh(inputs[k % len(inputs)] + time) for k in range(module.OUTPUTS))
+
+    stepped, _ = module.step(state, table[0].unbind(), ask, draws)
+    return [table, module.start(1.0), *stepped, *module.denoise(state, table[-1].unbind(), ask)]
 
 
-def test_a_parameter_named_like_a_function_of_the_module_is_refused() -> None:
-    spec = renamed()
-    spec["params"]["sigma"] = 1.0
-    with pytest.raises(ss.InputError, match="uses this name itself"):
-        ss.load_sde(spec)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("names", [WORK[k : k + 5] for k in range(0, len(WORK), 5)], ids=" ".join)
+def test_any_other_name_changes_nothing(names: list[str], sampler: tuple[str, str]) -> None:
+    """Three names at a time, so that each is a parameter, a let with time and a let without."""
+    wanted = run(PLAIN, *sampler)
+    for k in range(len(names)):
+        chosen = dict(zip(ROLES.values(), (names * 2)[k : k + 3], strict=True))
+        found = run(renamed(**chosen), *sampler)
+        assert len(found) == len(wanted)
+        for one, two in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("name", "sampler", "network"),
-    [
-        ("s", "conjugate", "eps-L"), ("h", "sscs", "denoiser"), ("DATA", "conjugate", "eps-L"), ("qq_st", "conjugate", "eps-L"),
-        ("out_0", "roba", "denoiser"), ("Phi_A2", "conjugate-vv", "denoiser"), ("conjugate_a_rate", "conjugate-vv", "denoiser"),
-        ("eps_lower", "conjugate", "eps-L"), ("integral_qq", "rvv", "denoiser"), ("m_S2_w1", "sscs", "denoiser"),
-        ("m_d2", "rvv", "denoiser"),
-        ("m_x", "conjugate-vv", "denoiser"), ("mean_m", "rvv", "denoiser"), ("pull", "conjugate", "eps-L"),
-        ("noise_a", "sscs", "denoiser"), ("s_m_m", "roba", "denoiser"), ("sigma_data", "rvv", "edm"), ("h_", "sscs", "denoiser"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("own", ["G1", "aa", "qq", "m"])
-def test_a_name_that_the_module_uses_is_refused_or_changes_nothing(
-    own: str, name: str, sampler: str, network: str
-) -> None:
-    """Parameters, lets and blocks named like tables, functions, columns and constants of the module (all met at once)."""
-    spec = json.loads(re.sub(rf"\b{own}\b", name, json.dumps(PLAIN)))
-    times = torch.linspace(1.0, 0.01, 4, dtype=torch.float64)
-    plain = ss.load(ss.emit(ss.derive(PLAIN, sampler, network)))
-    try:
-        module = ss.load(ss.emit(ss.derive(spec, sampler, network)))
-    except ss.InputError as error:
-        assert "uses" in error.what and "itself" in error.what
-    else:
-        same(plain.coefficients(times), module.coefficients(times))
+@pytest.mark.parametrize("role", [*ROLES.values(), "m"])
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_name_of_the_formulas_is_refused_in_one_line(role: str, name: str) -> None:
+    with pytest.raises(ss.InputError, match=r"uses? this name") as refused:
+        ss.load_sde(renamed(**{role: name}))
+    assert "rename it" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", TAKEN_BY_A_STEP)
+def test_a_component_named_like_a_value_of_the_step_is_refused(name: str) -> None:
+    with pytest.raises(ss.InputError, match="the emitted step uses this name"):
+        ss.load_sde(renamed(m=name))
+
+
+@pytest.mark.parametrize("name", [name for name in WORK if name not in TAKEN_BY_A_STEP])
+def test_any_other_component_changes_nothing(name: str) -> None:
+    for one, two in zip(run(renamed(m=name), "sscs", "denoiser"), run(PLAIN, "sscs", "denoiser"), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["skip_0", "sigma_data", "START", "self"])
+def test_a_parameter_of_a_sampler_is_refused_for_the_same_names(name: str) -> None:
+    with pytest.raises(ss.InputError, match=r"uses? this name"):
+        ss.load_sampler({"name": "own", "family": "conjugate", "B": name, "params": {name: 1.0}})

@@ -16,7 +16,7 @@ from ..maths.bounded import cancelled
 from ..program import EARLIER, applied
 from ..sampler.split import Split
 from ..spec.formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
-from ..spec.words import STEP_NAMES
+from ..spec.words import STEP
 from .writer import Term, Writer, symbol
 
 Values = tuple[str, ...]  # the values of a name, one a block
@@ -53,7 +53,7 @@ class Lines:
         stem = f"{earlier[1]}{1 - int(earlier[2])}".replace("-", "0") if earlier else name
         while True:
             values = tuple(stem if self.w.sde.n == 1 else f"{stem}_{b}" for b in self.w.sde.state)
-            clash = STEP_NAMES.fullmatch(stem) or (stem[0] == "s" and stem[1:].isdigit())
+            clash = STEP.fullmatch(stem) or (stem[0] == "s" and stem[1:].isdigit())
             if not clash and not self.taken & set(values):
                 self.taken |= set(values)
                 return values

@@ -15,7 +15,7 @@ from ..spec import formula, formula_reader
 from ..spec import sources as spec
 from ..spec.composition import Token, parse_composition
 from ..spec.formula import Formula
-from ..spec.words import HOST_NAMES
+from ..spec.words import refuse_taken
 
 FAMILIES = ("conjugate", "splitting", "conjugate-splitting", *formula.FAMILIES)
 LINES = ("step", "warmup", "final", "let")
@@ -133,10 +133,7 @@ def load_sampler(source: Any) -> Sampler:
     parts = {letter: _part(where, letter, part) for letter, part in table.get("parts", {}).items()}
     params = spec.table_of_numbers(where, "sampler.params", table.get("params", {}))
     spec.check_names(where, "sampler.params", tuple(params))
-    for name in HOST_NAMES & set(params):
-        raise InputError(
-            where, f"sampler.params.{name}", "the emitted module uses this name itself", f"rename it, to {name}_"
-        )
+    refuse_taken(where, "sampler.params", params)
     return _checked(Sampler(
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,

@@ -14,7 +14,7 @@ from ..maths.budget import within
 from ..maths.calculus import t
 from ..spec import sources as spec
 from ..spec.expression import Names, parse
-from ..spec.words import HOST_NAMES, OWN_SYMBOLS, STEP_NAMES
+from ..spec.words import refuse_taken
 from . import offset
 from .equations import Constraint
 from .linear import LinearSDE
@@ -50,7 +50,9 @@ def load_sde(source: Any) -> LinearSDE:
     field = table.get("field", "")
     used = (*params, *((field,) if "field" in table else ()))
     spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
-    check_unused(where, used, lets, (*state, *constant))
+    refuse_taken(where, "sde.params", used)
+    refuse_taken(where, "sde.let", lets)
+    refuse_taken(where, "sde.state", (*state, *constant))
     names, written = _names(where, used, lets)
     n = len(state)
     span = check_span(where, table.get("time", [0.0, 1.0]))
@@ -94,22 +96,6 @@ def _free_of(names: Names, lets: Mapping[str, sp.Expr], held: str) -> Names:
     """The names that stand for nothing with ``held`` in it."""
     symbol = sp.Symbol(held, real=True)
     return Names({k: v for k, v in names.items() if symbol not in lets.get(k, v).free_symbols}, names.measures)
-
-
-def check_unused(where: str, params: Iterable[str], lets: Iterable[str], state: Iterable[str]) -> None:
-    """Names become arguments and variables of the emitted module: refuse those that it needs itself."""
-    for key, names in (("sde.params", params), ("sde.let", lets)):
-        for name in names:
-            if name in HOST_NAMES | OWN_SYMBOLS:
-                raise InputError(
-                    where,
-                    f"{key}.{name}",
-                    "the emitted module uses this name itself",
-                    f"rename it, to {name}_ for example",
-                )
-    for name in state:
-        if STEP_NAMES.fullmatch(name):
-            raise InputError(where, "sde.state", f"the emitted step uses the name {name!r} itself", "rename the block")
 
 
 def check_span(where: str, time: Any) -> tuple[float, float]:

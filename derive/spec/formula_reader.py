@@ -28,7 +28,7 @@ from .formula import (
 )
 from .formula_checks import check
 from .gauge import FUNCTIONS, Refusal
-from .words import HOST_NAMES
+from .words import refuse_taken
 
 
 def read(where: str, table: Mapping[str, Any], parts: Iterable[str], params: Iterable[str], target: str) -> Formula:
@@ -87,9 +87,7 @@ class _Reader:
 
     def _lets(self, lets: Mapping[str, Any]) -> None:
         spec.check_names(self.where, "sampler.let", (*lets, *self.params))
-        for name in HOST_NAMES & set(lets):
-            what, fix = "the emitted module uses this name itself", f"rename it, to {name}_"
-            raise InputError(self.where, f"sampler.let.{name}", what, fix)
+        refuse_taken(self.where, "sampler.let", lets)
         for name in (*lets, *self.params):
             key = f"sampler.{'let' if name in lets else 'params'}.{name}"
             if name in self.known or name in (*TIMES, "z", "expm1") or NOISE.fullmatch(name):

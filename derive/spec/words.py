@@ -1,20 +1,35 @@
-"""The names that a user may not take: those of the emitted modules, and those that derive writes into expressions itself."""
+"""The names that a user may not take, and why: parameters, lets and components of diffusions, parameters and lets of samplers.
+
+Every other name works: the printer respells what would hide a name of the emitted module (templates/naming.py).
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-# Functions and globals of the emitted modules: a parameter of the same name would hide them.  (A parameter that is only a
-# local variable of some host function is respelled there by the printer, see templates/naming.py.)
-HOST_NAMES = frozenset(
-    """API COEFFICIENTS COMPONENTS DATA DIGEST DRAWS END FIELD HISTORY INPUTS NETWORK NFE NFE_FIRST NFE_LAST ORDER OUTPUTS
-    PARAMS SAMPLER SDE SIGMA_COLUMNS START STRONG_ORDER WEAK_ORDER alpha carried coefficients collocation column columns
-    cut denoise denoiser diffusion drift edm exponential first_row frame last_row last_row_but_one lift lower math matrix
-    nfe offset other_rows phi pieces sigma start start_mean step step_first step_last t t0 t1 t_m1 t_m2 t_m3 table time time_of
-    times torch transition tweedie""".split()  # noqa: SIM905
+from stepsmith.errors import InputError
+
+VALUES = re.compile(
+    r"""t|t0|t1|t_m\d|alpha|sigma|offset|sigma_data|time_of|log_alpha|phi\d|skip|out|inp|inverse|one|zero
+    |(frame_)?(skip|out|inp|inverse|sigma|sigma_hat|noise|alpha|offset|mean)_m?\d\w*
+    |(rate|factor|decay|lead|noise)_[A-Z]\w*""",
+    re.VERBOSE,
 )
-# Symbols that derive itself writes into expressions: a name of the diffusion that is one of them would become it.
-OWN_SYMBOLS = frozenset(
-    ("s", "alpha_1", "alpha_s", "anchor", "phi1", "phi2", "phi3", "phi4", "sigma_1", "sigma_data", "sigma_s")
+INTEGRALS = re.compile(r"s|anchor|(alpha|sigma)_s")
+MODULE = re.compile(r"self|torch|math|smooth|[A-Z][A-Z_]{2,}")
+STEP = re.compile(r"_|mean(_of_.*)?|[dey]\d*|[dey]_end\w*|w\d+|.*_new")
+REASONS = (  # the keys to which a list applies, the list, what uses its names
+    ("", VALUES, "the formulas of a step use"),
+    ("", MODULE, "the emitted module uses"),
+    ("sde.", INTEGRALS, "the integrals of a diffusion use"),
+    ("sde.state", STEP, "the emitted step uses"),
 )
-STEP_NAMES = re.compile(r"c|_|state|network|noise|history|mean(_of_.*)?|torch|math|[dey]\d*|[dey]_end|w\d+|.*_new")
+
+
+def refuse_taken(where: str, key: str, names: Iterable[str]) -> None:
+    """Refuse the names that formulas or emitted modules use themselves; InputError says which of them does."""
+    for name in names:
+        for start, taken, reason in REASONS:
+            if key.startswith(start) and taken.fullmatch(name):
+                raise InputError(where, f"{key}.{name}", f"{reason} this name", f"rename it, to {name}_a for example")
