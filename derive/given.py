@@ -37,7 +37,8 @@ def check_sde(sde: LinearSDE) -> None:
     spec.table_of_numbers("-", "sde.params", sde.params)
     refuse_taken("-", "sde.params", own)
     refuse_taken("-", "sde.let", sde.let)
-    refuse_taken("-", "sde.state", (*sde.state, *sde.constant))
+    refuse_taken("-", "sde.state", sde.state)
+    refuse_taken("-", "sde.constant", sde.constant)
     check_span("-", sde.time)
     if not sde.data or any(i not in range(sde.n) for i in sde.data):
         raise InputError("-", "sde.data", "does not name blocks", f"give indices below {sde.n}")

@@ -86,7 +86,7 @@ def test_alpha_and_sigma_are_those_published_and_solve_their_equations() -> None
         ({"field": "slow"}, "sde.params", "'slow' is defined twice"),
         ({"field": "t"}, "sde.params", "'t' is reserved"),
         ({"field": 3}, "sde.params", "is no name"),
-        ({"field": "sigma"}, "sde.params.sigma", "the emitted module uses this name"),
+        ({"field": "sigma"}, "sde.params.sigma", "the formulas of a step use this name"),
         ({"field": "other"}, "sde.F[0][0]", "unknown name 'freq'"),
         ({"constraints": ["freq > 0"]}, "sde.constraints", "unknown name 'freq'"),
         ({"let": {"tau": "t", "above": "freq + 1"}, "constraints": ["above > 0"]}, "sde.constraints", "unknown name 'above'"),

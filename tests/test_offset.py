@@ -149,7 +149,7 @@ def test_no_closed_mean_is_refused_by_name() -> None:
         ({"constant": "mu"}, "sde.constant", "no list"),
         ({"constant": ["x"]}, "sde.params", "'x' is defined twice"),
         ({"constant": ["mu", "mu"]}, "sde.constant", "defined twice"),
-        ({"constant": ["mu", "w1"]}, "sde.state", "uses the name 'w1' itself"),
+        ({"constant": ["mu", "w1"]}, "sde.constant.w1", "the emitted step uses this name"),
     ],
 )
 def test_what_is_no_offset_is_refused_and_named(change: dict, key: str, words: str) -> None:

@@ -20,16 +20,16 @@ INTEGRALS = re.compile(r"s|anchor|(alpha|sigma)_s")
 MODULE = re.compile(r"self|torch|math|smooth|[A-Z][A-Z_]{2,}")
 STEP = re.compile(r"_|mean(_of_.*)?|[dey]\d*|[dey]_end\w*|w\d+|.*_new")
 REASONS = (  # the keys to which a list applies, the list, what uses its names
-    ("", VALUES, "the formulas of a step use"),
-    ("", MODULE, "the emitted module uses"),
-    ("sde.", INTEGRALS, "the integrals of a diffusion use"),
-    ("sde.state", STEP, "the emitted step uses"),
+    (("sde", "sampler"), VALUES, "the formulas of a step use"),
+    (("sde", "sampler"), MODULE, "the emitted module uses"),
+    (("sde.params", "sde.let", "sde.constant"), INTEGRALS, "the integrals of a diffusion use"),
+    (("sde.state", "sde.constant"), STEP, "the emitted step uses"),
 )
 
 
 def refuse_taken(where: str, key: str, names: Iterable[str]) -> None:
     """Refuse the names that formulas or emitted modules use themselves; InputError says which of them does."""
     for name in names:
-        for start, taken, reason in REASONS:
-            if key.startswith(start) and taken.fullmatch(name):
+        for keys, taken, reason in REASONS:
+            if key.startswith(keys) and taken.fullmatch(name):
                 raise InputError(where, f"{key}.{name}", f"{reason} this name", f"rename it, to {name}_a for example")
