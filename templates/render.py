@@ -47,7 +47,6 @@ BELOW = {
     "nodes": ("Z", "pieces"),
     "propagate_law": ("pieces",),
     "offset_nodes": ("pieces",),
-    "x0": ("denoiser",),
 }
 
 

@@ -94,9 +94,3 @@ def offset(sde: Equations) -> list[sp.Expr] | None:
     closed = exponent(sde)
     log_alpha = closed if closed is not None else LOG_ALPHA
     return [-expm1(log_alpha) * e for e in kept]
-
-
-def offset_rates(sde: Equations) -> list[sp.Expr]:
-    """What the constant components and 1 are multiplied with in the drift, at the time s of an integrand."""
-    lets = {sp.Symbol(name, real=True): sp.Function(name, real=True)(s) for name in timed(sde)}
-    return [e.subs(lets).subs(t, s) for e in sde.offset_terms_let]
