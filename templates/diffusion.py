@@ -12,57 +12,69 @@ from stepsmith.derive.maths.calculus import s, t
 from stepsmith.derive.program import applied
 from stepsmith.derive.sde import forms
 
-from .naming import Naming, attribute, data_first, local
-from .printer import HostPrinter, wrapped
+from .naming import Naming, attribute, local
+from .printer import HostPrinter, matrix_lines, message, single, wrapped
 
 
 class DiffusionText:
-    """The printed parts of the class: parameters, lets, F, G, L0, alpha, sigma, offset; ``needs`` grows by the helpers used."""
+    """The printed parts of the class: parameters, lets, F, G, L0, alpha, sigma, offset."""
 
-    def __init__(self, sde: Any, params: dict[str, float], needs: set[str]) -> None:
-        self.sde, self.params, self.needs = sde, params, needs
-        self.order = data_first(sde)
+    def __init__(self, sde: Any, params: dict[str, float]) -> None:
+        self.sde, self.params = sde, params
         self.field = sde.field
         own = {*params, *sde.let, *filter(None, [sde.field])}
         self.timed = forms.timed(sde)
         numbers = own - set(self.timed) - {sde.field}
-        self.bare = HostPrinter(lambda name: attribute(name), numbers)
         self.printer = HostPrinter(Naming(frozenset(own), "self"), numbers)
         self.numbers = numbers
 
     # -- the constructor -------------------------------------------------------------------------------------------------
 
     @property
+    def doc(self) -> str:
+        if self.sde.n > 1:
+            return f"dz = {'(F z + b)' if self.offset else 'F z'} dt + G dw, from the covariance L0 L0^T at START."
+        return f"z_t = alpha data + {'offset + ' if self.offset else ''}sigma noise."
+
+    @property
     def arguments(self) -> str:
         return ", ".join((*filter(None, [self.field]), *self.params))
 
     @property
-    def attributes(self) -> list[str]:
-        """The lines that keep the parameters and the lets without time."""
-        names = [*filter(None, [self.field]), *self.params]
-        lines = []
+    def init(self) -> list[str]:
+        """The lines of the constructor: parameters, lets without time, and what an integral of several blocks begins with."""
+        sde, names = self.sde, [*filter(None, [self.field]), *self.params]
         pack = "self." + ", self.".join(map(attribute, names)) + " = " + ", ".join(names)
-        if len(pack) <= 110:
-            lines.append(pack)
-        else:
-            lines += [f"self.{attribute(name)} = {name}" for name in names]
+        lines = [pack] if len(pack) <= 110 else [f"self.{attribute(name)} = {name}" for name in names]
+        lines = lines if names else []
         lines += [
             wrapped(f"self.{attribute(name)} = {self.printer.doprint(e)}", 8)
-            for name, e in self.sde.let.items()
+            for name, e in sde.let.items()
             if name not in self.timed
         ]
-        return lines if names or len(lines) > 1 else []
+        if self.field:
+            lines.append(f"self.{attribute(self.field)} = torch.as_tensor({self.field}, dtype=torch.float64).cpu()")
+        if sde.n > 1:
+            others = [i for i in reversed(range(sde.n)) if i not in sde.data]
+            lines += [f"self.L0 = {self.L0}", f"self.data = {list(sde.data)}"]
+            lines.append(
+                f"self.order = {[*others, *sde.data]}  # of the rows of a factor of the covariance: the data last"
+            )
+        if not self.smooth:
+            lines.append(f"self.change = smooth(lambda t: {self.rates}) / (END - START)  # panels a unit of time")
+        return single(lines)
 
     @property
-    def constraints(self) -> tuple[str, str]:
-        """(the test that must hold, its words); the parameters by their bare names."""
+    def test(self) -> str:
+        """What must hold of the parameters, by their bare names."""
         given = HostPrinter(lambda name: name, self.numbers)
-        tests, words = [], []
-        for c in self.sde.constraints:
-            sides = [self.sde.written_out(side) for side in (c.left, c.right)]
-            tests.append(f"{given.doprint(sides[0])} {c.relation} {given.doprint(sides[1])}")
-            words.append(c.text)
-        return " and ".join(tests), ", ".join(words)
+        sides = [(c, *map(self.sde.written_out, (c.left, c.right))) for c in self.sde.constraints]
+        return " and ".join(f"{given.doprint(left)} {c.relation} {given.doprint(right)}" for c, left, right in sides)
+
+    @property
+    def words(self) -> str:
+        """The literal of the message where it does not."""
+        return message(f"the parameters must fulfil {', '.join(c.text for c in self.sde.constraints)}", 12)
 
     # -- methods ---------------------------------------------------------------------------------------------------------
 
@@ -77,20 +89,8 @@ class DiffusionText:
 
     def function(self, name: str, doc: str, entries: sp.Matrix) -> list[str]:
         """A method that returns a matrix of t."""
-        self.needs.add("matrix")
         rows = [[self._entry_printer().doprint(e) for e in row] for row in entries.tolist()]
-        text = ", ".join("(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows)
-        body = [*self.lets(entries), *self._matrix(text + ("," if len(rows) == 1 else ""), rows)]
-        return self.method(name, doc, body)
-
-    def _matrix(self, text: str, rows: list[list[str]]) -> list[str]:
-        if len(text) < 90:
-            return [f"return matrix(({text}), t)"]
-        lines = ["rows = ("]
-        for row in rows:
-            inner = ", ".join(row) + ("," if len(row) == 1 else "")
-            lines += [f"    ({inner}),"] if len(inner) < 100 else ["    (", *(f"        {e}," for e in row), "    ),"]
-        return [*lines, ")", "return matrix(rows, t)"]
+        return self.method(name, doc, [*self.lets(entries), *matrix_lines("return", rows, "t")])
 
     def method(self, name: str, doc: str, body: list[str]) -> list[str]:
         return [f"def {name}(self, t):", *([f'    """{doc}"""'] if doc else []), *(f"    {line}" for line in body)]
@@ -98,19 +98,12 @@ class DiffusionText:
     @property
     def methods(self) -> list[list[str]]:
         """All methods, in the order of what they are made of."""
-        found = [
-            [f"def {attribute(name)}(self, t):", *self._returned(self.sde.let[name])]
-            for name in self.timed
-            if self._used(name)
-        ]
+        found = [[f"def {attribute(name)}(self, t):", *self._returned(self.sde.let[name])] for name in self.timed]
         if self.sde.n > 1:
             found += self._matrices()
         else:
             found += self._scalars()
         return found
-
-    def _used(self, name: str) -> bool:
-        return True
 
     def _returned(self, expr: sp.Expr, lets: bool = False) -> list[str]:
         printer = self._entry_printer() if lets else self.printer
@@ -119,32 +112,37 @@ class DiffusionText:
         return [f"    {line}" for line in (*own, *text.split("\n"))]
 
     def _matrices(self) -> list[list[str]]:
-        sde, order = self.sde, list(self.order or range(self.sde.n))
-        where = f", the blocks in the order {', '.join(sde.state[i] for i in order)}" if self.order else ""
-        F = sde.F_let.extract(order, order)
-        found = [self.function("F", f"F(t){where}." if where else "", F)]
-        found.append(
-            self.function("G", f"G(t){where}." if where else "", sde.G_let.extract(order, range(sde.G_let.shape[1])))
-        )
-        if "offset" in self.needs:
-            own = " and ".join((*sde.constant, "one"))
-            b = sde.offset_terms_let
-            found.append(
-                self.function("b", f"What {own} are multiplied with in the drift.", b.extract(order, range(b.shape[1])))
-            )
-        return found
+        sde = self.sde
+        change = "" if self.smooth else " + self.change"
+        return [
+            self.function("F", "", sde.F_let),
+            self.function("G", "", sde.G_let),
+            self.function("b", f"{self.coefficient_of} in the drift.", sde.offset_terms_let),
+            self.method("speed", "How many short pieces a unit of time is cut into, at least.", [
+                f"return self.F(t).abs().sum(-1).amax(-1){change}"
+            ]),
+        ]  # fmt: skip
 
     @property
     def L0(self) -> str:
         """The columns of the factor of the covariance at START."""
-        order = list(self.order or range(self.sde.n))
-        initial = self.sde.initial_let
-        columns = [i for i in order if initial[i, i] != 0]
+        n, initial = self.sde.n, self.sde.initial_let
+        columns = [i for i in range(n) if initial[i, i] != 0]
         if not columns:
-            return f"torch.zeros({self.sde.n}, 0, dtype=torch.float64)"
-        rows = [[self.printer.doprint(sp.sqrt(initial[i, i])) if i == j else "0.0" for j in columns] for i in order]
+            return f"torch.zeros({n}, 0, dtype=torch.float64)"
+        rows = [[self.printer.doprint(sp.sqrt(initial[i, i])) if i == j else "0.0" for j in columns] for i in range(n)]
         text = ", ".join("[" + ", ".join(row) + "]" for row in rows)
         return f"torch.tensor([{text}], dtype=torch.float64)"
+
+    @property
+    def coefficient_of(self) -> str:
+        """Of what the entries of an offset are coefficients."""
+        return f"The coefficients of {' and '.join((*self.sde.constant, '1'))}"
+
+    @property
+    def offset(self) -> bool:
+        """Whether the mean of z has an offset."""
+        return bool(self.sde.constant) or not self.sde.offset_terms_let.is_zero_matrix
 
     @property
     def smooth(self) -> bool:
@@ -155,10 +153,10 @@ class DiffusionText:
     def rates(self) -> str:
         """The text of all that must be smooth between the nodes of a panel: F, G G^T and the offset, side by side."""
         if self.sde.n > 1:
-            own = ", self.b(t)" if "offset" in self.needs else ""
+            own = ", self.b(t)" if self.offset else ""
             return f"torch.cat((self.F(t), self.G(t) @ self.G(t).mT{own}), dim=-1)"
         entries = ["self.F(t)", "self.GG(t)"]
-        if "offset" in self.needs:
+        if self.offset:
             entries += [f"{self._running(e, t)} + 0 * t" for e in self.sde.offset_terms_let if e != 0]
         return f"torch.stack(({', '.join(entries)}), dim=-1)[..., None]"
 
@@ -167,13 +165,10 @@ class DiffusionText:
     def _scalars(self) -> list[list[str]]:
         sde, found = self.sde, []
         alpha, sigma = self._alpha(), self._sigma()
-        offset = self._offset() if "offset" in self.needs else []
+        offset = self._offset() if self.offset else []
         found.append(self.method("F", "", self._full(sde.F_let[0, 0])))
         found.append(self.method("GG", "", self._full(sde.GG_let[0, 0])))
-        if "integral" in self.needs:
-            if not self.smooth:
-                self.needs.add("smooth")
-            found.append(self._panels())
+        found.append(self._panels())
         found += [each for each in (*alpha, sigma) if each] + offset
         found.append(self._time_of())
         return found  # what nothing calls is dropped when the text is whole
@@ -191,7 +186,6 @@ class DiffusionText:
             return []
         if (closed := forms.alpha(sde)) is not None:
             return [self.method("alpha", doc, self._plain(closed))]
-        self.needs.add("integral")
         log = self.method("log_alpha", "The integral of F from START.", [f"return {self._from_start('self.F')}"])
         return [log, self.method("alpha", doc, ["return torch.exp(self.log_alpha(t))"])]
 
@@ -201,7 +195,6 @@ class DiffusionText:
         if (closed := forms.sigma(sde)) is not None:
             return self.method("sigma", doc, self._plain(closed))
         f, variance = sde.F[0, 0], sde.initial_let[0, 0]
-        self.needs.add("integral")
         if f == 0:
             body = [f"noise = {self._from_start('self.GG')}"]
         elif forms.exponent(sde) is None and not self.field:  # else alpha(s) would be a sum over panels at every node
@@ -219,7 +212,6 @@ class DiffusionText:
         """The text of an integral of a rate that does not read t; a field has its own time axes."""
         if self.field:
             return f"integral({rate}, START, t, self.panels(t))"
-        self.needs.add("antiderivative")
         return f"antiderivative({rate}, t, self.panels(t))"
 
     def _plain(self, expr: sp.Expr) -> list[str]:
@@ -240,14 +232,12 @@ class DiffusionText:
     def _offset(self) -> list[list[str]]:
         """(1 - alpha) m of one block that is drawn to a constant m, else the integral of Psi b."""
         sde = self.sde
-        own = " and ".join((*sde.constant, "one"))
-        doc = f"What {own} are multiplied with in the mean of z_t, (1, {len(sde.constant) + 1}, *t.shape)."
+        doc = f"{self.coefficient_of} in the mean of z_t, (1, {len(sde.constant) + 1}, *t.shape)."
         closed = forms.offset(sde)
         if closed is not None:
             entries = [self._entry_printer().doprint(e) if e != 0 else "0 * t" for e in closed]
             body = [*self.lets(closed), f"return torch.stack(({', '.join(entries)},))[None]"]
             return [self.method("offset", doc, body)]
-        self.needs.add("integral")
         flat = sde.F.is_zero_matrix
         lines = []
         for e in sde.offset_terms_let:

@@ -26,20 +26,30 @@ from stepsmith.derive.program.meaning import needed_by
 from stepsmith.derive.program.program import host_names, scalars
 
 from .naming import Naming, attribute, is_transition, local
-from .printer import HostPrinter, wrapped
+from .printer import HostPrinter, matrix_lines, wrapped
+
+# The method of the emitted class Law that gives the tables of a kind, with its arguments behind the time.
+LAW = {
+    "edm": ("edm", "sde.sigma_data"),
+    "eps-L": ("eps",),
+    "eps-U": ("eps", "upper"),
+    "eps-R": ("gddim",),
+    "tweedie-L": ("tweedie_eps", "factor"),
+    "tweedie-U": ("tweedie_eps", "upper"),
+}
 
 
 @dataclass
 class HostText:
-    """The text of the host side of one program; ``needs`` grows by the helpers of the core that it calls."""
+    """The text of the host side of one program."""
 
     program: StepProgram
     sde: Any
     naming: Naming
     numbers: set[str]
     timed: tuple[str, ...]
-    needs: set[str]
     rates: dict[sp.ImmutableMatrix, str] = field(default_factory=dict)
+    nodes: set[str] = field(default_factory=set)  # the lines so far that give a name its values at the nodes of the law
 
     def __post_init__(self) -> None:
         self.printer = HostPrinter(self.naming, self._numbers())
@@ -99,11 +109,9 @@ class HostText:
         if isinstance(statement, Scalar):
             return wrapped(f"{local(statement.name)} = {self.printer.doprint(statement.expr)}")
         if isinstance(statement, Integral) and statement.clock == "log":
-            self.needs.add("log_integral")
             low, high = map(self.printer.doprint, statement.reads)
             return self._call(statement.name, "log_integral", [f"lambda s: {self._running(statement.rate)}", low, high])
         if isinstance(statement, Integral):
-            self.needs.add("integral")
             low, high = map(self.printer.doprint, statement.reads)
             panels = "sde.panels(t0)" if self.sde.n == 1 else "4"
             rate = f"lambda s: {self._running(statement.rate)} + 0 * s"
@@ -113,11 +121,10 @@ class HostText:
         if isinstance(statement, Flow):
             return self._flow(statement)
         if isinstance(statement, Spread):
-            self.needs |= {"evolve", "spread"}
             letter = statement.name.removeprefix("factor_").rstrip("0123456789p")
             lines, linear = self._rate(statement.linear, letter)
             more, noise = self._rate(statement.noise, f"noise_{letter}")
-            call = self._call(statement.name, "evolve", [linear, *self._ends(statement), noise])
+            call = self._call(statement.name, "spread", [linear, noise, *self._ends(statement)])
             return "\n".join([*lines, *more, call])
         return self._propagate(statement)
 
@@ -128,10 +135,9 @@ class HostText:
             return [], self.rates[key]
         name = self._rate_name(key, f"rate_{name}" if not name.startswith("noise") else name)
         lets, rows = self._rows(M, "s")
-        if any(symbol.name.startswith("offset[") for symbol in M.free_symbols):  # of one block; several read law.offset_nodes
-            self.needs.add("offset")
+        if any(symbol.name.startswith("offset[") for symbol in M.free_symbols):  # of one block
             lets.append("offset = sde.offset(s)")
-        return ["", f"def {name}(s):", *(f"    {line}" for line in (*lets, *_returned(rows, "s"))), ""], name
+        return ["", f"def {name}(s):", *(f"    {line}" for line in (*lets, *matrix_lines("return", rows, "s"))), ""], name
 
     def _rate_name(self, key: sp.ImmutableMatrix, name: str) -> str:
         """The name of a rate, another one than that of any other rate."""
@@ -142,10 +148,9 @@ class HostText:
 
     def _rows(self, M: sp.Matrix, time: str) -> tuple[list[str], list[list[str]]]:
         """(the lines that give the lets with time their values there, the entries)."""
-        self.needs.add("matrix")
         clock = sp.Symbol("s", real=True)
         used = [let for let in self.timed if M.has(sp.Symbol(let, real=True))]
-        naming = Naming(self.naming.attributes - set(used), "sde", self.naming.order, self.naming.axes)
+        naming = Naming(self.naming.attributes - set(used), "sde")
         printer = HostPrinter(naming, self.numbers)
         lets = [f"{local(let)} = sde.{attribute(let)}({time})" for let in used]
         return lets, [[printer.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
@@ -158,21 +163,9 @@ class HostText:
         targets = [name if name in used else "_" for name in statement.targets]
         time, kind = self.printer.doprint(statement.time), statement.kind
         if self.sde.n == 1:
-            self.needs.add("offset")
             return f"{targets[0]} = sde.offset({time})"
-        name, _, side = kind.partition("-") if kind.startswith("tweedie") else (kind, "", "")
-        arguments = [time]
-        if kind in ("eps-L", "eps-U"):
-            name, arguments = "eps", [time, *(["upper"] if kind == "eps-U" else [])]
-        if kind == "eps-R":
-            name = "gddim"
-        if kind == "edm":
-            arguments.append("sde.sigma_data")
-        if side:
-            self.needs.add("tweedie_side")
-            arguments.append({"L": "lower", "U": "upper"}[side])
-        self.needs.add(name)
-        return f"{', '.join(targets)} = law.{name}({', '.join(arguments)})"
+        name, *more = LAW.get(kind, (kind,))
+        return f"{', '.join(targets)} = law.{name}({', '.join((time, *more))})"
 
     def _used(self) -> set[str]:
         """The tables and scalars that the operations and the other statements read."""
@@ -182,16 +175,14 @@ class HostText:
     def _flow(self, statement: Flow) -> str:
         ends = ", ".join(self._ends(statement))
         if len(statement.targets) == 1:
-            self.needs.add("flow")
             return f"{statement.targets[0]} = law.flow({ends})"
-        order = list(self.naming.order or range(self.sde.n))
-        B = statement.B.extract(order, order)
-        self.needs |= {"driven", "flow"} | ({"multiple"} if sp.eye(self.sde.n) * B[0, 0] == B else set())
-        return self._call(", ".join(statement.targets), "law.driven", [self._matrix(B, "law.s"), ends])
+        B = self._matrix(statement.B, "law.s")
+        if sp.eye(self.sde.n) * statement.B[0, 0] != statement.B:  # else V B V^-1 = B
+            B = f"law.similar({B})"
+        return self._call(", ".join(statement.targets), "law.driven", [B, ends])
 
     def _propagate(self, statement: Propagate) -> str:
         if is_transition(statement, self.sde):
-            self.needs.add("transition")
             return f"{statement.targets[0]} = law.transition({', '.join(self._ends(statement))})"
         letter = statement.targets[0].partition("_")[2].rstrip("0123456789p") or "step"
         lines: list[str] = []
@@ -200,12 +191,12 @@ class HostText:
             if key not in self.rates:
                 name = self._rate_name(key, f"rate_{letter}")
                 lets, rows = self._rows(statement.rate, "s")
-                lines += ["s = law.s", *self._frame(statement), *lets]
-                lines += [line.replace("return ", f"{name} = ", 1) for line in _returned(rows, "s")]
-            self.needs.add("propagate_law")
+                nodes = ["s = law.s", *self._frame(statement), *lets]
+                lines += [line for line in nodes if line not in self.nodes]
+                self.nodes |= set(nodes)
+                lines += matrix_lines(f"{name} =", rows, "s")
             call = self._call("Y", "law.propagate", [self.rates[key], *self._ends(statement)])
         else:
-            self.needs.add("evolve")
             more, name = self._rate(statement.rate, letter)
             lines += more
             call = self._call("Y", "evolve", [name, *self._ends(statement)])
@@ -223,14 +214,11 @@ class HostText:
         """The lines that give the values of the law at the nodes their names."""
         names, lines = self._reads_law(statement), []
         if statement.kind in ("denoiser", "edm"):
-            self.needs |= {"frame_bridge"} | ({"frame_edm"} if statement.kind == "edm" else set())
-            lines.append(f"skip, out = law.frame({'sde.sigma_data' if statement.kind == 'edm' else ''})")
+            lines.append(f"skip, out = law.frame{'_edm(sde.sigma_data)' if statement.kind == 'edm' else '()'}")
         elif "out" in names:
-            self.needs.add("frame_eps")
-            lines.append(f"out = law.frame({'upper' if statement.kind == 'eps-U' else ''})")
+            lines.append(f"out = law.frame_eps({'upper' if statement.kind == 'eps-U' else ''})")
         if "offset" in names:
-            self.needs |= {"offset_nodes", "offset"}
-            lines.append("offset = law.offset_nodes()")
+            lines.append("offset = law.offset_inside()")
         return lines
 
     def _running(self, expr: sp.Expr, time: str = "s") -> str:
@@ -240,7 +228,6 @@ class HostText:
         return self.printer.doprint(expr.subs(lets, simultaneous=True).subs(t, clock))
 
     def _matrix(self, M: sp.Matrix, time: str) -> str:
-        self.needs.add("matrix")
         rows = [
             "(" + ", ".join(self._running(e, time) for e in row) + ("," if M.shape[1] == 1 else "") + ")"
             for row in M.tolist()
@@ -252,15 +239,6 @@ class HostText:
         if len(one) < 112:
             return one
         return f"{targets} = {function}(\n" + "\n".join(f"        {a}," for a in arguments) + "\n    )"
-
-
-def _returned(rows: list[list[str]], time: str) -> list[str]:
-    """The lines that return the matrices of some entries."""
-    ends = [", ".join(row) + ("," if len(row) == 1 else "") for row in rows]
-    text = ", ".join(f"({row})" for row in ends) + ("," if len(rows) == 1 else "")
-    if len(text) < 90:
-        return [f"return matrix(({text}), {time})"]
-    return ["rows = (", *(f"    ({row})," for row in ends), ")", f"return matrix(rows, {time})"]
 
 
 def _applied(expr: sp.Expr) -> bool:

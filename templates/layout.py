@@ -32,6 +32,12 @@ def places(rows: Rows) -> list[tuple[str, str]]:
     return [*head, ("other_rows", f"{w}, late"), (names[-2], "late, last"), (names[-1], "last, None")]
 
 
+def ends(rows: Rows) -> list[str]:
+    """The lines that say where the last rows begin: behind the first ones where a grid is short."""
+    last = [f"last = max(len(t0) - 1, {min(1, len(rows.warmup))})"] if rows.ending else []
+    return last + ([f"late = max(len(t0) - 2, {len(rows.warmup)})"] if len(rows.ending) > 1 else [])
+
+
 def step_names(rows: Rows) -> list[tuple[str, StepProgram]]:
     named = (("step", rows.step), ("step_first", rows.first), ("step_last", rows.last))
     return [(name, program) for name, program in named if program is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -115,7 +116,7 @@ class HostPrinter(StrPrinter):
     def _product(self, c: sp.Expr, value: str) -> str:
         if c == ONE:
             return value
-        if c.could_extract_minus_sign():
+        if all(e.could_extract_minus_sign() for e in sp.Add.make_args(c)):
             return f"-{self._product(-c, value)}"
         numerator, denominator = c.as_numer_denom() if c.is_Pow or c.is_Mul or c.is_Rational else (c, ONE)
         if numerator == ONE:
@@ -210,3 +211,42 @@ def listed(items: Iterable[str], brackets: str = "()", indent: str = "") -> str:
     if len(indent) + len(one) <= WIDTH - 16:
         return one
     return f"{brackets[0]}\n{filled(items, indent + '    ')}\n{indent}{brackets[1]}"
+
+
+def matrix_lines(start: str, rows: list[list[str]], time: str) -> list[str]:
+    """The lines that return or keep (``start``) the matrices of some entries at a time."""
+    texts = ["(" + ", ".join(row) + ("," if len(row) == 1 else "") + ")" for row in rows]
+    one = ", ".join(texts) + ("," if len(rows) == 1 else "")
+    if len(one) < 90:
+        return [f"{start} matrix(({one}), {time})"]
+    if len(rows) == 1:
+        return ["row = (", *(f"    {e}," for e in rows[0]), ")", f"{start} matrix((row,), {time})"]
+    lines = ["rows = ("]
+    for row, text in zip(rows, texts, strict=True):
+        lines += [f"    {text},"] if len(text) < 102 else ["    (", *(f"        {e}," for e in row), "    ),"]
+    return [*lines, ")", f"{start} matrix(rows, {time})"]
+
+
+def single(lines: Iterable[str]) -> list[str]:
+    """Lines that may hold several, one by one."""
+    return [line for text in lines for line in text.split("\n")]
+
+
+def literal(text: str) -> str:
+    """A text as a string literal of Python, in double quotes and ASCII."""
+    return '"' + text.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+
+
+def message(text: str, indent: int) -> str:
+    """A literal, broken between words into several where it is long."""
+    if len(text) < 85:
+        return literal(text)
+    lines, margin = textwrap.wrap(text, 95), "\n" + " " * (indent + 4)
+    spaced = [f"{line} " for line in lines[:-1]] + lines[-1:]
+    return "".join(margin + literal(line) for line in spaced) + "\n" + " " * indent
+
+
+def prose(text: str) -> str:
+    """A line of a docstring: it cannot end the docstring, and what does not print is escaped."""
+    quoted = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in quoted)

@@ -77,15 +77,14 @@ class TableText:
         return lines
 
     def _merged(self) -> list[str]:
-        """The lower factor of the draws' covariance, where fewer draws have the same law."""
-        self.host.needs.add("lower")
+        """The factor of the draws' covariance, where fewer draws have the same law."""
         first = self.bases.index(next(iter(self.short)))
         part = f"[{first}:{first + len(self.short)}]"
         parts = [f"{self.variable(v)}{part}" for v in self.plan.noisy]
         count, values = len(self.plan.draws), "1 value" if len(parts) == 1 else f"{len(parts)} values"
         return [
             f"# {len(self.short)} draws act on {values}: a factor of their covariance has the same law with {count}.",
-            f"noise = lower(torch.stack([{', '.join(parts)}]).movedim(-1, 0)).movedim(0, -1)",
+            f"noise = factor(torch.stack([{', '.join(parts)}]).movedim(-1, 0)).movedim(0, -1)",
         ]
 
     # -- the columns -----------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_the_inverse_cholesky_factor_of_psld_and_the_emitted_one() -> None:
     emitted = module_of("conjugate", network="eps-L")
     time = torch.tensor([0.5], dtype=torch.float64)
     law = emitted.Law(emitted.Diffusion(**{**emitted.PARAMS, **PSLD}), time)
-    close(torch.linalg.inv(emitted.lower(law.K[0])).T, page)
+    close(torch.linalg.inv(emitted.factor(law.K[0])).T, page)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,351 @@
+"""What the tables of an emitted module are computed with: a module takes from here what it calls, and nothing else."""
+
+import math
+
+import torch
+
+START, END, DATA = 0.0, 1.0, 0  # the module has its own
+
+
+def gauss(n):
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    k = torch.arange(1, n, dtype=torch.float64)
+    off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
+    u, V = torch.linalg.eigh(off + off.mT)
+    k, u = torch.arange(n), u[:, None]
+    reach = ((u ** (k + 1) - (-1.0) ** (k + 1)) / (k + 1)) @ torch.linalg.inv(u**k) / 2
+    return (u[:, 0] + 1) / 2, V[0] ** 2, reach
+
+
+def integral(rate, lower, upper, panels):
+    """The integral of rate(s) over (lower, upper), by 20 Gauss nodes a panel."""
+    x, w, _ = gauss(20)
+    x, w = ((torch.arange(panels)[:, None] + x) / panels).flatten(), (w / panels).repeat(panels)
+    x, w = (v.reshape(-1, *[1] * upper.ndim) for v in (x, w))
+    return ((upper - lower) * w * rate(lower + (upper - lower) * x)).sum(0)
+
+
+def log_integral(rate, lower, upper):
+    """The integral of rate(s) over (lower, upper), by 20 Gauss nodes a panel, panels even in log(t - START)."""
+    (x, w, _), ratio, last = gauss(20), (upper - START) / (lower - START), None
+    for panels in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        cuts = torch.stack([(lower - START) * ratio ** (k / panels) for k in range(panels + 1)])
+        x, w = (v.reshape(-1, *[1] * cuts.ndim) for v in (x, w))
+        total = (cuts.diff(dim=0) * w * rate(START + cuts[:-1] + cuts.diff(dim=0) * x)).sum((0, 1))
+        if last is not None and ((total - last).abs() <= 1e-13 * total.abs()).all():
+            return total
+        last = total
+    raise ValueError("the rates change too fast for these steps: take shorter ones")
+
+
+def antiderivative(rate, t, panels):
+    """The integrals of rate(s) over (START, t) for many t at once: over even panels that they share, and the rest to t."""
+    width = (t.max() - START) / panels
+    edges = START + width * torch.arange(panels)
+    before = torch.nn.functional.pad(integral(rate, edges, edges + width, 1).cumsum(0), (1, 0))
+    k = ((t - START) / width).long().clamp(0, panels - 1)
+    return before[k] + integral(rate, edges[k], t, 1)
+
+
+def tail(values):
+    """How much of some matrices at 8 Gauss nodes (first axis) is of degree 6 and 7; below 1e-6 quadrature is exact."""
+    x, _, _ = gauss(8)
+    last = torch.linalg.inv((2 * x[:, None] - 1) ** torch.arange(8))[-2:] / 2**6
+    size = values.abs().amax((0, -2, -1), keepdim=True)[0].clamp_min(1e-300)
+    return torch.tensordot(last, values, 1).abs().amax(0) / size
+
+
+def smooth(rates):
+    """How many equal panels of the span it takes for the matrices rates(t) to be smooth in each of them."""
+    x, _, _ = gauss(8)
+    for panels in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        share = float(tail(rates(START + (END - START) * (x[:, None] + torch.arange(panels)) / panels)).max())
+        if share < 1e-6:
+            return panels
+    if not share < 1e-3:  # what is left by a root at the start
+        raise ValueError("F or G change too fast for their time span: shorten it, or slow them")
+    return panels
+
+
+def phi(k, x):
+    """phi_k(x) = int_0^1 exp((1 - r) x) r^(k - 1)/(k - 1)! dr = (phi_(k-1)(x) - 1/(k - 1)!)/x, phi_0 = exp."""
+    r, w, _ = gauss(20)
+    inside = (w * torch.exp(x[..., None] * (1 - r)) * r ** (k - 1)).sum(-1) / math.factorial(k - 1)
+    outside = torch.exp(x)
+    for j in range(k):
+        outside = (outside - 1 / math.factorial(j)) / x
+    return torch.where(x.abs() < 8, inside, outside)
+
+
+def matrix(rows, like):
+    """The matrices of some entries, (*like.shape, rows, columns)."""
+    entries = [torch.as_tensor(e, dtype=torch.float64).expand(like.shape) for row in rows for e in row]
+    return torch.stack(entries, dim=-1).unflatten(-1, (len(rows), -1))
+
+
+def propagate(M, h, rule):
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (_, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
+    hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
+    A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
+    ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
+    Y = torch.linalg.solve(torch.eye(k * n, dtype=M.dtype) - A, ones).unflatten(-2, (k, n)).mT
+    return Y, eye + torch.einsum("k,...kab->...ab", w, Y @ hM)
+
+
+def columns(Y, G, h, rule):
+    """Y(s) G(s) sqrt(ds) side by side: their covariance is the integral of Y G G^T Y^T over the piece."""
+    return ((h[..., None] * rule[1]).sqrt()[..., None, None] * Y @ G).movedim(-3, -2).flatten(-2)
+
+
+def factor(columns, order=None):
+    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    order = order or range(columns.shape[-2])
+    L = columns.new_zeros(*columns.shape[:-1], len(order))
+    for k, j in enumerate(order):
+        rest, row = list(order[k:]), columns[..., j, None, :]
+        unit = row / row.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+        L[..., rest, k] = (columns[..., rest, :] * unit).sum(-1)
+        columns = columns - L[..., k, None] * unit
+    return L
+
+
+def upper(columns):
+    """The upper triangular factor."""
+    return factor(columns.flip(-2)).flip(-1, -2)
+
+
+def resolved(M, t1, t0):
+    """Pieces of (t1, t0), even in log(t - START), short against M and its change: (rule, nodes, lengths, M at the nodes)."""
+    rule, low, high = gauss(8), t1 - START, t0 - START
+    speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
+    pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))
+    while pieces <= 10000:
+        edges = START + torch.stack([low * (high / low) ** (k / pieces) for k in range(pieces + 1)])
+        h = edges.diff(dim=0)
+        s = edges[:-1] + h * rule[0].reshape(-1, *[1] * h.ndim)
+        rates = M(s)
+        if tail(rates).max() < 1e-6:
+            return rule, s, h, rates.movedim(0, -3)
+        pieces *= 2
+    raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
+
+
+def evolve(M, t1, t0):
+    """Y(t0) of Y' = Y M(t), Y(t1) = I."""
+    rule, _, h, rates = resolved(M, t1, t0)
+    Y = torch.eye(rates.shape[-1], dtype=torch.float64)
+    for end in propagate(rates, h, rule)[1]:
+        Y = Y @ end
+    return Y.movedim((-2, -1), (0, 1))
+
+
+def spread(M, G, t1, t0):
+    """The lower factor of the integral of Y G G^T Y^T over (t1, t0), for Y' = Y M(t), Y(t1) = I."""
+    rule, s, h, rates = resolved(M, t1, t0)
+    inside, ends = propagate(rates, h, rule)
+    G, Y, noise = G(s).movedim(0, -3), torch.eye(rates.shape[-1], dtype=torch.float64), []
+    for k, end in enumerate(ends):
+        noise.append(columns(Y[..., None, :, :] @ inside[k], G[k], h[k], rule))
+        Y = Y @ end
+    return factor(torch.cat(noise, dim=-1)).movedim((-2, -1), (0, 1))
+
+
+def prefix_products(A):
+    """A_i ... A_0 for all i, in log2 N rounds."""
+    d = 1
+    while d < len(A):
+        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
+    return A
+
+
+def prefix_factors(A, C, order):
+    """The factors of the covariances of z_i = A_i z_(i-1) + C_i noise, in log2 N rounds."""
+    d = 1
+    while d < len(A):
+        C = torch.cat((C[:d], factor(torch.cat((A[d:] @ C[:-d], C[d:]), dim=-1), order)))
+        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
+    return C
+
+
+def pieces(sde, times):
+    """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
+    b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
+    cut = ((b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
+    rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
+    if not int(cut.sum()) + rest <= 100 * (len(times) + 300):
+        raise ValueError("the rates are too large for their time span: shorten it, or start it later")
+    place = torch.nn.functional.pad(cut.cumsum(0), (1, 0))
+    i = torch.arange(len(cut)).repeat_interleave(cut)
+    between = a[i] * (b / a)[i] ** (1 - (torch.arange(len(i)) - place[i]) / cut[i])
+    first = (times[-1] - START) * (1 - torch.arange(rest + 1, dtype=torch.float64) / rest)
+    return START + torch.cat((between, first)), place
+
+
+class Law:
+    """The law of z given the data at some times; between them lie short pieces a < s < b, the latest first.
+
+    At the edges of the pieces: push = Psi(t, START), K K^T = Sigma, Z = K^-1, lead = Z push e.
+    """
+
+    def __init__(self, sde, *times):
+        rule, eye = gauss(8), torch.eye(len(sde.L0), dtype=torch.float64)
+        self.times = torch.cat(times).unique().flip(0)
+        self.data = sde.data
+        edges, self.edge = pieces(sde, self.times)
+        h = -edges.diff()
+        s = edges[1:, None] + h[:, None] * rule[0]
+        back, over = propagate(-sde.F(s), h, rule)  # Psi(a, s), Psi(a, b)
+        noise = columns(back, sde.G(s), h, rule)
+
+        # From START up.  Near it columns are carried to START, where a nearly singular law keeps its digits.
+        ends, step = edges[:-1].flip(0), torch.linalg.inv(over).flip(0)
+        push = torch.cat((eye[None], prefix_products(step)))
+        pull = torch.linalg.inv_ex(push)[0]
+        near = ((ends - START) * sde.speed(ends) < 1).cumprod(0).bool()[:, None, None]
+        before = torch.cat((torch.ones_like(near[:1]), near[:-1]))
+        A = torch.where(near, eye, torch.where(before, push[1:], step))
+        C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
+        C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
+        W = prefix_factors(A, C, sde.order)
+        self.push = push[1:].flip(0)
+        self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
+        whole = torch.cat((torch.where(near, pull[1:], eye), torch.where(near, eye, push[1:])[..., [DATA]]), dim=-1)
+        white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False).flip(0)
+        self.Z = white[..., :-1]
+        self.lead = white[..., -1:]
+
+        # The pieces between the times, without those from START.
+        m = int(self.edge[-1])
+        self.rule, self.h, self.s, self.over = rule, h[:m], s[:m], over[:m]
+        self.back = back[:m]
+        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V, Sigma^-1 push e = V^T S^-1 lead(a),
+        # S = I + int_a^s g g^T: a sum, so that nothing cancels.
+        self.V = self.Z[1 : m + 1, None] @ self.back
+        g = self.V @ sde.G(self.s)
+        self.rise = g @ g.mT
+        self.S = eye + torch.einsum("jk,i,ikab->ijab", rule[2], self.h, self.rise)
+        # Y' = Y [[-F, -b], [0, 0]]: what the constant components and 1 are multiplied with in the mean of z.
+        inside, past = propagate(-torch.cat((sde.F(s), sde.b(s)), dim=-1), h, rule)
+        drift = prefix_products(torch.linalg.inv(past).flip(0)).flip(0)
+        drift = torch.cat((drift, torch.eye(drift.shape[-1], dtype=torch.float64)[None]))
+        self.drift = drift[:, : len(eye), len(eye) :]
+        self.drift_inside = (torch.linalg.inv(inside[:m]) @ drift[1 : m + 1, None])[..., : len(eye), len(eye) :]
+
+    def place(self, t):
+        """The edges of the times t."""
+        return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
+
+    def between(self, M, t1, t0):
+        """The product of a matrix a piece over the pieces between two times, in the order of time."""
+        first, last = self.place(t0), self.place(t1) - 1
+        Y = M[last]
+        for k in range(1, int((last - first).max()) + 1):
+            longer = last - k >= first
+            Y[longer] = Y[longer] @ M[(last - k)[longer]]
+        return Y.movedim(0, -1)
+
+    def transition(self, t1, t0):
+        """Psi(t1, t0)."""
+        return self.between(self.over, t1, t0)
+
+    def propagate(self, M, t1, t0):
+        """Y(t0) of Y' = Y M, Y(t1) = I, from M at the nodes."""
+        return self.between(propagate(M, self.h, self.rule)[1], t1, t0)
+
+    def whitened(self):
+        """Z(a) (z - push e d) from z - push e d at b along the probability flow: y = V (z - push e d) has y' = S' S^-1 y/2."""
+        Y = propagate(-self.rise @ torch.linalg.inv(self.S) / 2, self.h, self.rule)[1]
+        return Y @ self.Z[1 : len(self.h) + 1] @ self.over
+
+    def flow(self, t1, t0):
+        """U with z - push e d at t1 = U (the same at t0), along the probability flow."""
+        return self.between(self.K[1 : len(self.h) + 1] @ self.whitened(), t1, t0)
+
+    def similar(self, B):
+        """V B V^-1 at the nodes."""
+        return self.V @ B @ torch.linalg.inv(self.V)
+
+    def driven(self, B, t1, t0):
+        """(P, S): the same where -M (z - push e d) - M push e d is added; B = V M V^-1 at the nodes."""
+        m, n = len(self.h), self.K.shape[-1]
+        rate = torch.cat((B - self.rise @ torch.linalg.inv(self.S) / 2, B @ self.lead[1 : m + 1, None]), dim=-1)
+        Y = propagate(rate, self.h, self.rule)[1]
+        K = self.K[1 : m + 1]
+        top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
+        Y = self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
+        return Y[:n, :n], Y[:n, n:]
+
+    def denoiser(self, t):
+        """(C_skip, C_out, C_in, sigma) of the denoiser's score at the times t."""
+        Z, lead = self.Z[self.place(t)], self.lead[self.place(t)]
+        sigma = 1 / lead.norm(dim=(-2, -1))
+        tables = -Z.mT @ Z, Z.mT @ lead, sigma[:, None, None] ** 2 * lead.mT @ Z
+        return *(M.movedim(0, -1) for M in tables), sigma
+
+    def edm(self, t, sigma_data):
+        """The same of a network F with D(y) = c_skip y + c_out F(c_in y, log(sigma)/4)."""
+        skip, out, inp, sigma = self.denoiser(t)
+        width = torch.sqrt(sigma**2 + sigma_data**2)
+        skip = skip + (sigma_data / width) ** 2 * out * inp
+        return skip, sigma * sigma_data / width * out, inp / width, torch.log(sigma) / 4
+
+    def eps(self, t, side=factor):
+        """(C_out = -L^-T, its inverse) of the lower or upper Cholesky factor of the covariance."""
+        L = side(self.K[self.place(t)])
+        return -torch.linalg.inv(L).permute(2, 1, 0), -L.permute(2, 1, 0)
+
+    def gddim(self, t):
+        """(C_out = -R^-T, its inverse) of R' = (F + G G^T Sigma^-1/2) R, the lower Cholesky factor at the last time."""
+        m = len(self.h)
+        turn = (self.whitened() @ self.K[:m]).flip(0).mT
+        O = prefix_products(torch.cat(((self.Z[m] @ factor(self.K[m]))[None], turn))).flip(0)
+        R = (self.K[: m + 1] @ O)[self.place(t)]
+        return -torch.linalg.inv(R).permute(2, 1, 0), -R.permute(2, 1, 0)
+
+    def mean(self, t):
+        """push e, the mean of z for unit data."""
+        return self.push[self.place(t)][..., [DATA]].movedim(0, -1)
+
+    def offset(self, t):
+        """the coefficients of the constant components and of 1 in the mean of z."""
+        return self.drift[self.place(t)].movedim(0, -1)
+
+    def offset_inside(self):
+        """The same at the nodes."""
+        return self.drift_inside.movedim((-2, -1), (0, 1))
+
+    def covariance(self, t):
+        """Sigma."""
+        K = self.K[self.place(t)]
+        return (K @ K.mT).movedim(0, -1)
+
+    def tweedie(self, t):
+        """(pull, lift): the mean of the data is pull z + lift score."""
+        K, pull = self.K[self.place(t)], torch.linalg.inv(self.push[self.place(t)])[:, self.data]
+        return pull.movedim(0, -1), (pull @ K @ K.mT).movedim(0, -1)
+
+    def tweedie_eps(self, t, side):
+        """(pull, lift): the mean of the data is pull z + lift eps."""
+        K, pull = self.K[self.place(t)], torch.linalg.inv(self.push[self.place(t)])[:, self.data]
+        return pull.movedim(0, -1), -(pull @ side(K)).movedim(0, -1)
+
+    def frame(self):
+        """(C_skip, C_out) of the denoiser's score at the nodes."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        n, M = self.V.shape[-1], self.V.mT @ torch.linalg.solve(self.S, torch.cat((self.V, lead), dim=-1))
+        return -M[..., :n].movedim((-2, -1), (0, 1)), M[..., n:].movedim((-2, -1), (0, 1))
+
+    def frame_edm(self, sigma_data):
+        """The same of a network F with D(y) = c_skip y + c_out F(c_in y, log(sigma)/4)."""
+        skip, out = self.frame()
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        sigma = 1 / (lead.mT @ torch.linalg.solve(self.S, lead)).sqrt()[..., 0, 0]
+        width = torch.sqrt(sigma**2 + sigma_data**2)
+        return skip + (sigma_data * sigma / width) ** 2 * out * out.movedim(0, 1), sigma * sigma_data / width * out
+
+    def frame_eps(self, side=factor):
+        """C_out = -L^-T of a Cholesky factor of the covariance at the nodes."""
+        K = torch.linalg.inv(self.back) @ self.K[1 : len(self.h) + 1, None] @ torch.linalg.cholesky(self.S)
+        return -torch.linalg.inv(side(K)).permute(3, 2, 0, 1)
