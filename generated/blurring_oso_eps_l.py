@@ -101,13 +101,13 @@ def tail(values):
 
 def matrix(rows, like):
     """The matrices of some entries, (*like.shape, rows, columns)."""
-    full = lambda e: torch.as_tensor(e, dtype=torch.float64).expand(like.shape)
-    return torch.stack([torch.stack([full(e) for e in row], dim=-1) for row in rows], dim=-2)
+    entries = [torch.as_tensor(e, dtype=torch.float64).expand(like.shape) for row in rows for e in row]
+    return torch.stack(entries, dim=-1).unflatten(-1, (len(rows), -1))
 
 
 def propagate(M, h, rule):
     """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
-    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    (_, w, reach), (k, rows, n) = rule, M.shape[-3:]
     M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
@@ -121,42 +121,52 @@ def columns(Y, G, h, rule):
     return ((h[..., None] * rule[1]).sqrt()[..., None, None] * Y @ G).movedim(-3, -2).flatten(-2)
 
 
-def lower(columns):
-    """The lower triangular L with L L^T = columns columns^T: Gram-Schmidt on the rows; no covariance is formed."""
-    L = columns.new_zeros(*columns.shape[:-1], columns.shape[-2])
-    for j in range(columns.shape[-2]):
-        row = columns[..., j : j + 1, :]
+def factor(columns, order=None):
+    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    order = order or range(columns.shape[-2])
+    L = columns.new_zeros(*columns.shape[:-1], len(order))
+    for k, j in enumerate(order):
+        rest, row = list(order[k:]), columns[..., j, None, :]
         unit = row / row.norm(dim=-1, keepdim=True).clamp_min(1e-300)
-        L[..., j:, j] = (columns[..., j:, :] * unit).sum(-1)
-        columns = columns - L[..., j, None] * unit
+        L[..., rest, k] = (columns[..., rest, :] * unit).sum(-1)
+        columns = columns - L[..., k, None] * unit
     return L
 
 
-def evolve(M, lower_time, upper_time, G=None):
-    """Y(upper) of Y' = Y M(t), Y(lower) = I, or with G the lower factor of the integral of Y G G^T Y^T.
-
-    Over pieces that are even in log(t - START), short against M and against its change.
-    """
-    rule, low, high = gauss(8), lower_time - START, upper_time - START
+def resolved(M, t1, t0):
+    """Pieces of (t1, t0), even in log(t - START), short against M and its change: (rule, nodes, lengths, M at the nodes)."""
+    rule, low, high = gauss(8), t1 - START, t0 - START
     speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
     pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))
     while pieces <= 10000:
-        edges = [START + low * (high / low) ** (k / pieces) for k in range(pieces + 1)]
-        a, b = torch.stack(edges[:-1]), torch.stack(edges[1:])
-        s = a + (b - a) * rule[0].reshape(-1, *[1] * a.ndim)
+        edges = START + torch.stack([low * (high / low) ** (k / pieces) for k in range(pieces + 1)])
+        h = edges.diff(dim=0)
+        s = edges[:-1] + h * rule[0].reshape(-1, *[1] * h.ndim)
         rates = M(s)
         if tail(rates).max() < 1e-6:
-            break
+            return rule, s, h, rates.movedim(0, -3)
         pieces *= 2
-    else:
-        raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
-    inside, ends = propagate(rates.movedim(0, -3), b - a, rule)
-    Y, noise, G_s = torch.eye(rates.shape[-1], dtype=torch.float64), [], G(s).movedim(0, -3) if G else None
-    for k, end in enumerate(ends):
-        if G:
-            noise.append(columns(Y[..., None, :, :] @ inside[k], G_s[k], b[k] - a[k], rule))
+    raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
+
+
+def evolve(M, t1, t0):
+    """Y(t0) of Y' = Y M(t), Y(t1) = I."""
+    rule, _, h, rates = resolved(M, t1, t0)
+    Y = torch.eye(rates.shape[-1], dtype=torch.float64)
+    for end in propagate(rates, h, rule)[1]:
         Y = Y @ end
-    return (lower(torch.cat(noise, dim=-1)) if G else Y).movedim((-2, -1), (0, 1))
+    return Y.movedim((-2, -1), (0, 1))
+
+
+def spread(M, G, t1, t0):
+    """The lower factor of the integral of Y G G^T Y^T over (t1, t0), for Y' = Y M(t), Y(t1) = I."""
+    rule, s, h, rates = resolved(M, t1, t0)
+    inside, ends = propagate(rates, h, rule)
+    G, Y, noise = G(s).movedim(0, -3), torch.eye(rates.shape[-1], dtype=torch.float64), []
+    for k, end in enumerate(ends):
+        noise.append(columns(Y[..., None, :, :] @ inside[k], G[k], h[k], rule))
+        Y = Y @ end
+    return factor(torch.cat(noise, dim=-1)).movedim((-2, -1), (0, 1))
 
 
 def start(time, *, k2, **params):
@@ -179,25 +189,25 @@ def coefficients(times, *, k2, **params):
 
     def rate_O(s):
         shrink = sde.shrink(s)
-        rows = (
-            (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*s/2)**4/2)*torch.sin(math.pi*s/2)**3*torch.cos(math.pi*s/2)/shrink - math.pi*torch.sin(math.pi*s/2)/(2*torch.cos(math.pi*s/2)),),
+        row = (
+            -math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*s/2)**4/2)*torch.sin(math.pi*s/2)**3*torch.cos(math.pi*s/2)/shrink - math.pi*torch.sin(math.pi*s/2)/(2*torch.cos(math.pi*s/2)),
         )
-        return matrix(rows, s)
+        return matrix((row,), s)
 
     decay_O1 = evolve(rate_O, t_1_2, t0)
 
     def noise_O(s):
         shrink = sde.shrink(s)
-        rows = (
-            (math.sqrt(2)*torch.sqrt((math.pi*torch.cos(math.pi*s/2)/2 - (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*s/2)**4/2)*torch.sin(math.pi*s/2)**3*torch.cos(math.pi*s/2)/shrink - math.pi*torch.sin(math.pi*s/2)/(2*torch.cos(math.pi*s/2)))*torch.sin(math.pi*s/2))*torch.sin(math.pi*s/2)),),
+        row = (
+            math.sqrt(2)*torch.sqrt((math.pi*torch.cos(math.pi*s/2)/2 - (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*s/2)**4/2)*torch.sin(math.pi*s/2)**3*torch.cos(math.pi*s/2)/shrink - math.pi*torch.sin(math.pi*s/2)/(2*torch.cos(math.pi*s/2)))*torch.sin(math.pi*s/2))*torch.sin(math.pi*s/2)),
         )
-        return matrix(rows, s)
+        return matrix((row,), s)
 
-    factor_O1 = evolve(rate_O, t_1_2, t0, noise_O)
+    factor_O1 = spread(rate_O, noise_O, t_1_2, t0)
     sigma_0 = sde.sigma(t0)
     shrink_0 = sde.shrink(t0)
     decay_O3 = evolve(rate_O, t1, t_1_2)
-    factor_O3 = evolve(rate_O, t1, t_1_2, noise_O)
+    factor_O3 = spread(rate_O, noise_O, t1, t_1_2)
     alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
 
     # A value is its coefficients in (u, w1, w2, e, e_end), one row a coefficient, one column a step.

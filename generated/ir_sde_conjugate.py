@@ -68,11 +68,6 @@ class Diffusion:
         if not (amplitude > 0 and delta > 0 and delta < 1 and shift > 0):
             raise ValueError("the parameters must fulfil amplitude > 0, delta > 0, delta < 1, shift > 0")
         self.amplitude, self.delta, self.shift = amplitude, delta, shift
-        self.phase = math.pi*self.shift/(2*(self.shift + 1))
-        self.speed = (
-    -math.log(self.delta)/(1
-    - (1/2 - (self.shift + 1)*math.sin(math.pi*self.shift/(self.shift + 1))/(2*math.pi))/math.cos(math.pi*self.shift/(2*(self.shift + 1)))**2)
-)
         self.change = smooth(lambda t: torch.stack((self.F(t), self.GG(t), self.theta(t) + 0 * t), dim=-1)[..., None]) / (END - START)  # panels a unit of time
 
     def theta(self, t):
@@ -109,7 +104,7 @@ class Diffusion:
         return torch.sqrt(-torch.expm1(2*self.log_alpha(t)))*abs(self.amplitude)
 
     def offset(self, t):
-        """What mu and one are multiplied with in the mean of z_t, (1, 2, *t.shape)."""
+        """The coefficients of mu and 1 in the mean of z_t, (1, 2, *t.shape)."""
         return torch.stack((-torch.expm1(self.log_alpha(t)), 0 * t,))[None]
 
 
@@ -167,7 +162,7 @@ def start(time, **params):
 
 
 def start_mean(time, **params):
-    """What mu and one are multiplied with in the mean of the start, (n, 2)."""
+    """The coefficients of mu and 1 in the mean of the start, (n, 2)."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.offset(t)
 
@@ -189,7 +184,7 @@ def coefficients(times, **params):
     x, mu, d = torch.eye(3, dtype=torch.float64)[:, :, None]
     y = (x - offset_0[0, 0]*mu)/alpha_0
     z_x = x - offset_0[0, 0]*mu
-    x_new = sigma_1/sigma_0*z_x + offset_1[0, 0]*mu - (alpha_0*sigma_1/sigma_0 - alpha_1)*d
+    x_new = sigma_1/sigma_0*z_x + offset_1[0, 0]*mu + (alpha_1 - alpha_0*sigma_1/sigma_0)*d
     y_end = (x - offset_1[0, 0]*mu)/alpha_1
     columns = (*y[:2], sigma_hat_0, *x_new, *y_end[:2], sigma_hat_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)

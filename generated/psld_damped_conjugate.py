@@ -73,6 +73,7 @@ class Diffusion:
         self.beta_min = beta_min
         self.beta_max = beta_max
         self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
+        self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
 
     def beta(self, t):
         return self.beta_min + t*(self.beta_max - self.beta_min)
@@ -84,6 +85,10 @@ class Diffusion:
     def G(self, t):
         beta = self.beta(t)
         return matrix(((torch.sqrt(self.Gamma*beta), 0), (0, torch.sqrt(beta*self.nu/self.Minv))), t)
+
+    def speed(self, t):
+        """How many short pieces a unit of time is cut into, at least."""
+        return self.F(t).abs().sum(-1).amax(-1)
 
 
 def gauss(n):
@@ -98,13 +103,13 @@ def gauss(n):
 
 def matrix(rows, like):
     """The matrices of some entries, (*like.shape, rows, columns)."""
-    full = lambda e: torch.as_tensor(e, dtype=torch.float64).expand(like.shape)
-    return torch.stack([torch.stack([full(e) for e in row], dim=-1) for row in rows], dim=-2)
+    entries = [torch.as_tensor(e, dtype=torch.float64).expand(like.shape) for row in rows for e in row]
+    return torch.stack(entries, dim=-1).unflatten(-1, (len(rows), -1))
 
 
 def propagate(M, h, rule):
     """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
-    (x, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    (_, w, reach), (k, rows, n) = rule, M.shape[-3:]
     M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
     hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
     A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
@@ -118,87 +123,99 @@ def columns(Y, G, h, rule):
     return ((h[..., None] * rule[1]).sqrt()[..., None, None] * Y @ G).movedim(-3, -2).flatten(-2)
 
 
-def lower(columns):
-    """The lower triangular L with L L^T = columns columns^T: Gram-Schmidt on the rows; no covariance is formed."""
-    L = columns.new_zeros(*columns.shape[:-1], columns.shape[-2])
-    for j in range(columns.shape[-2]):
-        row = columns[..., j : j + 1, :]
+def factor(columns, order=None):
+    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    order = order or range(columns.shape[-2])
+    L = columns.new_zeros(*columns.shape[:-1], len(order))
+    for k, j in enumerate(order):
+        rest, row = list(order[k:]), columns[..., j, None, :]
         unit = row / row.norm(dim=-1, keepdim=True).clamp_min(1e-300)
-        L[..., j:, j] = (columns[..., j:, :] * unit).sum(-1)
-        columns = columns - L[..., j, None] * unit
+        L[..., rest, k] = (columns[..., rest, :] * unit).sum(-1)
+        columns = columns - L[..., k, None] * unit
     return L
 
 
-def upper(columns):
-    """The upper triangular one."""
-    return lower(columns.flip(-2)).flip(-1, -2)
-
-
-def accumulate(A, C=None):
-    """For z_i = A_i z_(i-1) + C_i noise: A_i ... A_0 and the factors of the covariances of z_i, in log2 N rounds."""
+def prefix_products(A):
+    """A_i ... A_0 for all i, in log2 N rounds."""
     d = 1
     while d < len(A):
-        if C is not None:
-            C = torch.cat((C[:d], upper(torch.cat((A[d:] @ C[:-d], C[d:]), dim=-1))))
-        A = torch.cat((A[:d], A[d:] @ A[:-d]))
-        d *= 2
-    return A, C
+        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
+    return A
+
+
+def prefix_factors(A, C, order):
+    """The factors of the covariances of z_i = A_i z_(i-1) + C_i noise, in log2 N rounds."""
+    d = 1
+    while d < len(A):
+        C = torch.cat((C[:d], factor(torch.cat((A[d:] @ C[:-d], C[d:]), dim=-1), order)))
+        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
+    return C
+
+
+def pieces(sde, times):
+    """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
+    b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
+    cut = ((b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
+    rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
+    if not int(cut.sum()) + rest <= 100 * (len(times) + 300):
+        raise ValueError("the rates are too large for their time span: shorten it, or start it later")
+    place = torch.nn.functional.pad(cut.cumsum(0), (1, 0))
+    i = torch.arange(len(cut)).repeat_interleave(cut)
+    between = a[i] * (b / a)[i] ** (1 - (torch.arange(len(i)) - place[i]) / cut[i])
+    first = (times[-1] - START) * (1 - torch.arange(rest + 1, dtype=torch.float64) / rest)
+    return START + torch.cat((between, first)), place
 
 
 class Law:
     """The law of z given the data at some times; between them lie short pieces a < s < b, the latest first.
 
     At the edges of the pieces: push = Psi(t, START), K K^T = Sigma, Z = K^-1, lead = Z push e.
-    At their nodes s, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V, Sigma^-1 push e = V^T S^-1 lead(a),
-    S = I + int_a^s g g^T:   a sum, so that nothing cancels.
     """
 
     def __init__(self, sde, *times):
-        self.times = times = torch.cat(times).unique().flip(0)
-        rule, eye = gauss(8), torch.eye(2, dtype=torch.float64)
-        b, a = times[:-1] - START, times[1:] - START
-        speed = sde.F(times).abs().sum(-1).amax(-1)
-        cut = ((b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
-        rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
-        if not int(cut.sum()) + rest <= 100 * (len(times) + 300):
-            raise ValueError("the rates are too large for their time span: shorten it, or start it later")
-        self.edge = torch.cat((torch.zeros(1, dtype=torch.long), cut.cumsum(0)))
-        many = lambda values: values.repeat_interleave(cut)
-        steps = many(a) * many(b / a) ** (1 - (torch.arange(int(cut.sum())) - many(self.edge[:-1])) / many(cut))
-        first = (times[-1] - START) * (1 - torch.arange(rest + 1, dtype=torch.float64) / rest)
-        edges = START + torch.cat((steps, first))
-        h, s = -edges.diff(), edges[1:, None] - edges.diff()[:, None] * rule[0]
+        rule, eye = gauss(8), torch.eye(len(sde.L0), dtype=torch.float64)
+        self.times = torch.cat(times).unique().flip(0)
+        edges, self.edge = pieces(sde, self.times)
+        h = -edges.diff()
+        s = edges[1:, None] + h[:, None] * rule[0]
         back, over = propagate(-sde.F(s), h, rule)  # Psi(a, s), Psi(a, b)
         noise = columns(back, sde.G(s), h, rule)
 
         # From START up.  Near it columns are carried to START, where a nearly singular law keeps its digits.
         ends, step = edges[:-1].flip(0), torch.linalg.inv(over).flip(0)
-        push = torch.cat((eye[None], accumulate(step)[0]))
-        near = ((ends - START) * sde.F(ends).abs().sum(-1).amax(-1) < 1).cumprod(0).bool()[:, None, None]
-        before = torch.cat((torch.ones_like(near[:1]), near[:-1]))
+        push = torch.cat((eye[None], prefix_products(step)))
         pull = torch.linalg.inv_ex(push)[0]
+        near = ((ends - START) * sde.speed(ends) < 1).cumprod(0).bool()[:, None, None]
+        before = torch.cat((torch.ones_like(near[:1]), near[:-1]))
         A = torch.where(near, eye, torch.where(before, push[1:], step))
-        C = upper(torch.where(near, pull[:-1], step) @ noise.flip(0))
-        C[0] = upper(torch.cat((A[0] @ sde.L0, C[0]), dim=-1))
-        W = accumulate(A, C)[1]
+        C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
+        C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
+        W = prefix_factors(A, C, sde.order)
         self.push = push[1:].flip(0)
         self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
-        self.Z = torch.linalg.solve_triangular(W, torch.where(near, pull[1:], eye), upper=True).flip(0)
-        self.lead = torch.linalg.solve_triangular(W, torch.where(near, eye, push[1:])[..., :1], upper=True).flip(0)
-        m = int(cut.sum())  # the pieces between the times, without those from START
+        whole = torch.cat((torch.where(near, pull[1:], eye), torch.where(near, eye, push[1:])[..., [DATA]]), dim=-1)
+        white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False).flip(0)
+        self.Z = white[..., :-1]
+        self.lead = white[..., -1:]
+
+        # The pieces between the times, without those from START.
+        m = int(self.edge[-1])
         self.rule, self.h, self.s, self.over = rule, h[:m], s[:m], over[:m]
-        self.back, G = back[:m], sde.G(s[:m])
+        self.back = back[:m]
+        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V, Sigma^-1 push e = V^T S^-1 lead(a),
+        # S = I + int_a^s g g^T: a sum, so that nothing cancels.
         self.V = self.Z[1 : m + 1, None] @ self.back
-        self.rise = (self.V @ G) @ (self.V @ G).mT
+        g = self.V @ sde.G(self.s)
+        self.rise = g @ g.mT
         self.S = eye + torch.einsum("jk,i,ikab->ijab", rule[2], self.h, self.rise)
 
     def place(self, t):
         """The edges of the times t."""
         return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
 
-    def between(self, M, lower_time, upper_time):
+    def between(self, M, t1, t0):
         """The product of a matrix a piece over the pieces between two times, in the order of time."""
-        first, last = self.place(upper_time), self.place(lower_time) - 1
+        first, last = self.place(t0), self.place(t1) - 1
         Y = M[last]
         for k in range(1, int((last - first).max()) + 1):
             longer = last - k >= first
@@ -210,13 +227,9 @@ class Law:
         Y = propagate(-self.rise @ torch.linalg.inv(self.S) / 2, self.h, self.rule)[1]
         return Y @ self.Z[1 : len(self.h) + 1] @ self.over
 
-    def deviation(self):
-        """z - push e d over every piece along the probability flow."""
-        return self.K[1 : len(self.h) + 1] @ self.whitened()
-
-    def flow(self, lower_time, upper_time):
-        """U with z - push e d = U (the same at the upper time), along the probability flow."""
-        return self.between(self.deviation(), lower_time, upper_time)
+    def flow(self, t1, t0):
+        """U with z - push e d at t1 = U (the same at t0), along the probability flow."""
+        return self.between(self.K[1 : len(self.h) + 1] @ self.whitened(), t1, t0)
 
     def denoiser(self, t):
         """(C_skip, C_out, C_in, sigma) of the denoiser's score at the times t."""
@@ -227,13 +240,13 @@ class Law:
 
     def mean(self, t):
         """push e, the mean of z for unit data."""
-        return self.push[self.place(t)][..., :1].movedim(0, -1)
+        return self.push[self.place(t)][..., [DATA]].movedim(0, -1)
 
 
 def start(time, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
-    return lower(Law(sde, t[None]).K[0])
+    return factor(Law(sde, t[None]).K[0])
 
 
 def coefficients(times, **params):

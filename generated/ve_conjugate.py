@@ -61,7 +61,6 @@ class Diffusion:
         if not (sigma_min > 0 and sigma_max > sigma_min):
             raise ValueError("the parameters must fulfil sigma_min > 0, sigma_max > sigma_min")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        self.quotient = self.sigma_max/self.sigma_min
 
     def sigma(self, t):
         """The standard deviation of z_t given the data."""

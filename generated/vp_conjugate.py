@@ -89,7 +89,7 @@ def coefficients(times, **params):
     # A value is its coefficients in (x, d), one row a coefficient, one column a step.
     x, d = torch.eye(2, dtype=torch.float64)[:, :, None]
     y = x/alpha_0
-    x_new = sigma_1/sigma_0*x - (alpha_0*sigma_1/sigma_0 - alpha_1)*d
+    x_new = sigma_1/sigma_0*x + (alpha_1 - alpha_0*sigma_1/sigma_0)*d
     y_end = x/alpha_1
     columns = (y[0], sigma_hat_0, *x_new, y_end[0], sigma_hat_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)

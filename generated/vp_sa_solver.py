@@ -186,7 +186,8 @@ def coefficients(times, **params):
         (other_rows, slice(1, last)),
         (last_row, slice(last, None)),
     )
-    table = torch.cat([rows(sde, *(t[i] for t in (t0, t1, t_m1))) for rows, i in parts if len(t0[i])])
+    given = (t0, t1, t_m1)
+    table = torch.cat([rows(sde, *(t[i] for t in given)) for rows, i in parts if len(t0[i])])
     if not table.isfinite().all():
         raise ValueError("float64 does not hold a coefficient of these times and parameters: take milder ones")
     return table

@@ -138,7 +138,8 @@ def coefficients(times, **params):
         (first_row, slice(0, 1)),
         (other_rows, slice(1, None)),
     )
-    table = torch.cat([rows(sde, *(t[i] for t in (t0, t1, t_m1))) for rows, i in parts if len(t0[i])])
+    given = (t0, t1, t_m1)
+    table = torch.cat([rows(sde, *(t[i] for t in given)) for rows, i in parts if len(t0[i])])
     if not table.isfinite().all():
         raise ValueError("float64 does not hold a coefficient of these times and parameters: take milder ones")
     return table

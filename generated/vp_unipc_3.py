@@ -258,7 +258,8 @@ def coefficients(times, **params):
         (second_row, slice(late, last)),
         (last_row, slice(last, None)),
     )
-    table = torch.cat([rows(sde, *(t[i] for t in (t0, t1, t_m1, t_m2))) for rows, i in parts if len(t0[i])])
+    given = (t0, t1, t_m1, t_m2)
+    table = torch.cat([rows(sde, *(t[i] for t in given)) for rows, i in parts if len(t0[i])])
     if not table.isfinite().all():
         raise ValueError("float64 does not hold a coefficient of these times and parameters: take milder ones")
     return table
