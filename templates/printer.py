@@ -241,9 +241,9 @@ def message(text: str, indent: int) -> str:
     """A literal, broken between words into several where it is long."""
     if len(text) < 85:
         return literal(text)
-    lines, margin = textwrap.wrap(text, 95), "\n" + " " * (indent + 4)
-    spaced = [f"{line} " for line in lines[:-1]] + lines[-1:]
-    return "".join(margin + literal(line) for line in spaced) + "\n" + " " * indent
+    lines = textwrap.wrap(text, 95, drop_whitespace=False, replace_whitespace=False, expand_tabs=False)
+    margin = "\n" + " " * (indent + 4)
+    return "".join(margin + literal(line) for line in lines) + "\n" + " " * indent
 
 
 def prose(text: str) -> str:
