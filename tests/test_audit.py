@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepsmith.derive import audit, catalogue, list_samplers
+import audit
+
+from stepsmith.derive import catalogue, list_samplers
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "audit.md"
 QUICK = ("ddim", "dpmpp-2m", "dpmpp-3m", "heun", "sde-dpmpp-2m")
@@ -20,7 +22,7 @@ def test_the_page_says_what_is_derived() -> None:
             assert f"| {claim.sampler} | {claim.shipped} |" in text
 
 
-def test_the_audit_names_the_term_and_the_mend() -> None:
+def test_the_audit_names_the_term_and_the_fix() -> None:
     shipped, corrected = (audit.finding(c) for c in audit.CLAIMS if c.sampler in ("dpmpp-3m", "dpmpp-3m-corrected"))
     assert (shipped.claim.claimed, shipped.step, shipped.run) == ("3", 2, 2)
     assert "D2/12" in shipped.words and "factor 2" in shipped.words

@@ -13,7 +13,7 @@ import sympy as sp
 from stepsmith.derive import load_sde
 from stepsmith.derive.maths import calculus
 from stepsmith.derive.maths.calculus import s, t
-from stepsmith.derive.maths.entire import C, exponential, reduced
+from stepsmith.derive.maths.entire import C, exponential
 from stepsmith.errors import Unsupported
 
 sde_of = cache(load_sde)
@@ -36,6 +36,31 @@ def random_point(symbols: Any, seed: int) -> dict[sp.Symbol, sp.Rational]:
 
 def size(expr: Any, digits: int = 60) -> Any:
     return abs(sp.N(expr, digits))
+
+
+def reduced(expr: sp.Expr) -> sp.Expr:
+    """The expression with every C(k, x), k >= 2, written in C(0, x) and C(1, x), and C(0, x)^2 = 1 + x C(1, x)^2 used.
+
+    The recurrence is x C(k+1, x) = (4k^2 - 1) (C(k-1, x) - C(k, x)).
+    """
+    expr = expr.replace(C, lambda k, x: sp.S.One if sp.expand(x) == 0 else C(k, x))
+    while high := {c for c in expr.atoms(C) if c.args[0] >= 2}:
+        top = max(high, key=lambda c: c.args[0])
+        k, x = top.args[0] - 1, top.args[1]
+        expr = expr.subs(top, (4 * k**2 - 1) * (C(k - 1, x) - C(k, x)) / x)
+    numerator = sp.numer(sp.together(expr))
+    for cosh in sorted(numerator.atoms(C), key=sp.default_sort_key):
+        if cosh.args[0] == 0:
+            x = cosh.args[1]
+            poly = sp.Poly(sp.expand(numerator), cosh)
+            numerator = sum(
+                (
+                    coef * (1 + x * C(1, x) ** 2) ** (power // 2) * cosh ** (power % 2)
+                    for (power,), coef in poly.terms()
+                ),
+                sp.S.Zero,
+            )
+    return sp.expand(numerator)
 
 
 def vanishes(expr: sp.Expr) -> bool:

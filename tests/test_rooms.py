@@ -55,7 +55,7 @@ ORDER = {
         "orders",
         "given describe",
         "method",
-        "report audit catalogue",
+        "report catalogue",
     ),
     "stepsmith.derive.sde": (
         "equations",

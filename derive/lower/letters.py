@@ -100,7 +100,7 @@ def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tup
     (1 - exp(k)) m where linear and offset are linear (z - m), m constant.
     """
     sde, n = w.sde, w.sde.n
-    noise = sp.Matrix(n, n, lambda i, j: sde.GG_let[i, j] if i in part.noise_rows and j in part.noise_rows else 0)
+    noise = part.noise(sde)
     if not (part.linear.is_diagonal() and noise.is_diagonal()):
         return None
     kept = [_stationary(w, part, noise[i, i], i) for i in range(n)]

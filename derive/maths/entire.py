@@ -70,28 +70,3 @@ def exponential(M: sp.Matrix, meaning: Callable[[sp.Expr], sp.Expr] = lambda e: 
     x = sp.S.Zero if tame(plain) and sp.expand(plain) == 0 else sp.factor_terms(x)
     deviator = sp.Matrix([[half, M[0, 1]], [M[1, 0], -half]])
     return sp.exp(a) * (C(0, x) * sp.eye(2) + C(1, x) * deviator)
-
-
-def reduced(expr: sp.Expr) -> sp.Expr:
-    """The expression with every C(k, x), k >= 2, written in C(0, x) and C(1, x), and C(0, x)^2 = 1 + x C(1, x)^2 used.
-
-    The recurrence is x C(k+1, x) = (4k^2 - 1) (C(k-1, x) - C(k, x)).
-    """
-    expr = expr.replace(C, lambda k, x: sp.S.One if sp.expand(x) == 0 else C(k, x))
-    while high := {c for c in expr.atoms(C) if c.args[0] >= 2}:
-        top = max(high, key=lambda c: c.args[0])
-        k, x = top.args[0] - 1, top.args[1]
-        expr = expr.subs(top, (4 * k**2 - 1) * (C(k - 1, x) - C(k, x)) / x)
-    numerator = sp.numer(sp.together(expr))
-    for cosh in sorted(numerator.atoms(C), key=sp.default_sort_key):
-        if cosh.args[0] == 0:
-            x = cosh.args[1]
-            poly = sp.Poly(sp.expand(numerator), cosh)
-            numerator = sum(
-                (
-                    coef * (1 + x * C(1, x) ** 2) ** (power // 2) * cosh ** (power % 2)
-                    for (power,), coef in poly.terms()
-                ),
-                sp.S.Zero,
-            )
-    return sp.expand(numerator)

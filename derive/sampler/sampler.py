@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +18,13 @@ from ..spec.composition import Token, parse_composition
 from ..spec.formula import Formula
 from ..spec.words import refuse_taken
 
-FAMILIES = ("conjugate", "splitting", "conjugate-splitting", *formula.FAMILIES)
 LINES = ("step", "warmup", "final", "let")
 KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B", *LINES)
+WRITTEN = {  # the keys with which the samplers of a family are written; parts may stand beside lines
+    "conjugate": ("B",),
+    **dict.fromkeys(("splitting", "conjugate-splitting"), ("composition", "parts")),
+    **dict.fromkeys(formula.FAMILIES, LINES),
+}
 PART_KEYS = ("rows", "linear", "offset", "score", "noise", "noise_clock", "solve", "B")
 SOLVERS = ("exact", "euler", "conjugate")
 
@@ -64,12 +69,10 @@ class Sampler:
         """The composition as a string; the family of a sampler that is written in lines."""
         if self.formula is not None:
             return self.family
-        return " ".join(
-            re.sub(r"\(1/\d+\)$", "", str(token)) if self._even(token) else str(token) for token in self.composition
-        )
-
-    def _even(self, token: Token) -> bool:
-        return token.share * sum(other.letter == token.letter for other in self.composition) == 1
+        count = Counter(token.letter for token in self.composition)
+        even = (token.share * count[token.letter] == 1 for token in self.composition)
+        texts = zip(map(str, self.composition), even, strict=True)
+        return " ".join(re.sub(r"\(1/\d+\)$", "", text) if same else text for text, same in texts)
 
     @property
     def nfe(self) -> int:
@@ -108,46 +111,35 @@ def load_sampler(source: Any) -> Sampler:
     where, table = spec.read(source, kind="sampler")
     spec.check_keys(where, "sampler", table, allowed=KEYS, required=("name", "family"))
     family, target = table["family"], table.get("target", "ode")
-    _choice(where, "sampler.family", family, FAMILIES)
+    _choice(where, "sampler.family", family, tuple(WRITTEN))
     _choice(where, "sampler.target", target, ("ode", "sde"))
-    lined = family in formula.FAMILIES
-    _fitting(where, table, family)
+    _check_fitting(where, table, family, target)
     composition: tuple[Token, ...] = ()
-    if family != "conjugate" and not lined:
-        if "composition" not in table or "parts" not in table:
-            raise InputError(
-                where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both"
-            )
+    if "composition" in table:
         composition = parse_composition(table["composition"], where, "sampler.composition")
-        if "B" in table:
-            raise InputError(
-                where, "sampler.B", f"a {family} sampler has no B of its own", "write it into a conjugate part"
-            )
-    elif not lined and (target != "ode" or "composition" in table or "parts" in table):
-        raise InputError(
-            where,
-            "sampler.family",
-            "a conjugate sampler is one step of the probability flow",
-            "leave out target, composition and parts, or change the family",
-        )
     parts = {letter: _part(where, letter, part) for letter, part in table.get("parts", {}).items()}
     params = spec.table_of_numbers(where, "sampler.params", table.get("params", {}))
-    spec.check_names(where, "sampler.params", tuple(params))
     refuse_taken(where, "sampler.params", params)
     return _checked(Sampler(
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,
-        formula_reader.read(where, table, parts, params, target) if lined else None,
+        formula_reader.read(where, table, parts, params, target) if family in formula.FAMILIES else None,
     ))  # fmt: skip
 
 
-def _fitting(where: str, table: Mapping[str, Any], family: str) -> None:
-    """Lines belong to the families that have them, compositions and B to the others."""
-    lined = family in formula.FAMILIES
-    for key in ("composition", "B") if lined else LINES:
-        if key in table:
-            fix = f"a {family} sampler is written with {'step, warmup, final and let' if lined else 'composition, parts or B'}"
+def _check_fitting(where: str, table: Mapping[str, Any], family: str, target: str) -> None:
+    """InputError for a key that belongs to other families, and for a splitting without its composition or parts."""
+    own = WRITTEN[family]
+    for key in ("composition", "parts", "B", *LINES):
+        if key in table and key not in own and not (key == "parts" and own == LINES):
+            fix = f"a {family} sampler is written with {', '.join(own)}"
             raise InputError(where, f"sampler.{key}", f"does not belong to the family {family}", fix)
+    if family == "conjugate" and target != "ode":
+        what = "a conjugate sampler is one step of the probability flow"
+        raise InputError(where, "sampler.target", what, "leave out target, or change the family")
+    if "parts" in own and not ("composition" in table and "parts" in table):
+        what = f"a {family} sampler needs a composition and parts"
+        raise InputError(where, "sampler.composition", what, "add both")
 
 
 def _choice(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -159,8 +151,6 @@ def _part(where: str, letter: str, part: Any) -> PartSpec:
     key = f"sampler.parts.{letter}"
     if not re.fullmatch("[A-Z]", letter):
         raise InputError(where, key, "a part is named by one capital letter", "rename it")
-    if not isinstance(part, Mapping):
-        raise InputError(where, key, "a part is a table", "write rows, linear, score, noise, solve")
     spec.check_keys(where, key, part, allowed=PART_KEYS, required=())
     _choice(where, f"{key}.solve", part.get("solve", "euler"), SOLVERS)
     clock = part.get("noise_clock", {})
@@ -170,47 +160,32 @@ def _part(where: str, letter: str, part: Any) -> PartSpec:
 
 def _checked(sampler: Sampler) -> Sampler:
     """Every letter has a part, every part is used, and no part needs a score before the first ``!``."""
-    fresh = False
-    for token in sampler.composition:
-        if token.letter not in sampler.parts:
-            known = ", ".join(sampler.parts) or "none"
-            raise InputError(
-                sampler.where,
-                "sampler.composition",
-                f"no part defines the letter {token.letter}",
-                f"defined are {known}",
-            )
-        if token.predict and (not fresh or sampler.parts[token.letter].noise != "none"):
-            what = f"{token.letter}!^ predicts with " + (
-                "no earlier evaluation" if not fresh else "the noise of its part"
-            )
-            raise InputError(
-                sampler.where, "sampler.composition", what, "use ^ on a part without noise, after a first !"
-            )
-        if token.share < 0 and sampler.parts[token.letter].noise != "none":
-            what = f"a negative share of {token.letter}, which draws noise"
-            raise InputError(
-                sampler.where, "sampler.composition", what, "noise cannot be taken back: give it positive shares"
-            )
-        fresh = fresh or token.fresh
-        if sampler.parts[token.letter].score != "none" and not fresh:
-            raise InputError(
-                sampler.where,
-                "sampler.composition",
-                f"{token.letter} uses a score before the first !",
-                f"write {token.letter}!",
-            )
-    if sampler.composition and not fresh:
-        raise InputError(sampler.where, "sampler.composition", "no token evaluates the network", "mark one with !")
-    unused = set(sampler.parts) - {token.letter for token in sampler.composition}
-    if unused and sampler.composition:
-        raise InputError(
-            sampler.where,
-            "sampler.composition",
-            f"the part {sorted(unused)[0]} is never applied",
-            "use its letter or remove the part",
-        )
+    for what, fix in _faults(sampler):
+        raise InputError(sampler.where, "sampler.composition", what, fix)
     return sampler
+
+
+def _faults(sampler: Sampler) -> Iterator[tuple[str, str]]:
+    """What is wrong about the composition, and the fix of it."""
+    fresh, tokens, parts = False, sampler.composition, sampler.parts
+    for token in tokens:
+        letter = token.letter
+        if letter not in parts:
+            yield f"no part defines the letter {letter}", f"defined are {', '.join(parts) or 'none'}"
+        noisy = parts[letter].noise != "none"
+        if token.predict and (noisy or not fresh):
+            reason = "the noise of its part" if fresh else "no earlier evaluation"
+            yield f"{letter}!^ predicts with {reason}", "use ^ on a part without noise, after a first !"
+        if token.share < 0 and noisy:
+            what = f"a negative share of {letter}, which draws noise"
+            yield what, "noise cannot be taken back: give it positive shares"
+        fresh = fresh or token.fresh
+        if parts[letter].score != "none" and not fresh:
+            yield f"{letter} uses a score before the first !", f"write {letter}!"
+    if tokens and not fresh:
+        yield "no token evaluates the network", "mark one with !"
+    if tokens and (unused := sorted(set(parts) - {token.letter for token in tokens})):
+        yield f"the part {unused[0]} is never applied", "use its letter or remove the part"
 
 
 def _from_string(text: str) -> Sampler:
@@ -225,13 +200,5 @@ def _from_string(text: str) -> Sampler:
     name = re.sub(r"[^A-Za-z0-9]+", "-", text.replace("!", "f")).strip("-").lower()
     if len(name) > spec.MAX_NAME:  # a name is part of file names: cut, and still one name a composition
         name = f"{name[:27].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return _checked(
-        Sampler(
-            name,
-            "splitting",
-            target,
-            tokens,
-            {k: _part("-", k, v) for k, v in parts.items()},
-            doc=f"the composition {text}",
-        )
-    )
+    read = {letter: _part("-", letter, part) for letter, part in parts.items()}
+    return _checked(Sampler(name, "splitting", target, tokens, read, doc=f"the composition {text}"))

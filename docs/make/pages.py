@@ -18,7 +18,7 @@ import click
 
 def audit() -> str:
     """docs/audit.md"""
-    from stepsmith.derive import audit
+    import audit
 
     return audit.markdown()
 

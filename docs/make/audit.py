@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .method import Method, derive
-from .orders.local import row_powers
+from stepsmith.derive.method import Method, derive
+from stepsmith.derive.orders.local import row_powers
 
 SDE = "vp"
 ORDINALS = {1: "", 2: "second ", 3: "third "}
