@@ -75,7 +75,7 @@ def line_by_line(method: Method, module) -> SimpleNamespace:
         c = dict(zip(weights, map(flint.arb, exact.scalars(grid, i, weights)), strict=True))
         forms = {}
         for ops, _ in blocks:
-            forms |= unit_rows(ops, bases, program, c.__getitem__)
+            forms |= unit_rows(ops, program, c.__getitem__)
         return [*(float(flint.arb(forms[v].get(b, 0)).mid()) for v in wanted for b in bases), *(float(c[t].mid()) for t in times)]
 
     def coefficients(grid):

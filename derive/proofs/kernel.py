@@ -26,7 +26,7 @@ from ..sde.closed import stationary_words
 from ..sde.linear import LinearSDE
 
 GAP = flint.arb(2) ** -100  # between the times of a central difference
-CLOSE = 2.0**-150  # what its second order may leave
+SMALL = 2.0**-150  # what its second order may leave
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _on_balls(sde: LinearSDE, seed: int = 0) -> Iterator[Proof]:
     low, high = sde.time
     transported, lyapunov = True, True
     with flint.ctx.workprec(view.precision):
-        psi, sigma = view._flows
+        psi, sigma, _ = view.flows
         for _ in range(3):
             time = arb(low + (high - low) * rng.uniform(0.05, 0.95))
             F, V = (term(view.jets(M, time, 1), 0) for M in (sde.F, sde.GG))
@@ -79,8 +79,8 @@ def _slope(value: Any, time: Any) -> Matrix:
 
 
 def _small(A: Matrix, B: Matrix) -> bool:
-    gap, whole = size(add(A, scaled(B, -1))), size(B) or flint.arb(1)
-    return gap is None or float((gap / whole).mid()) < CLOSE
+    gap, scale = size(add(A, scaled(B, -1))), size(B) or flint.arb(1)
+    return gap is None or float((gap / scale).mid()) < SMALL
 
 
 def _at_rest(sde: LinearSDE) -> Iterator[Proof]:

@@ -59,7 +59,7 @@ class LinearSDE(Equations):
         A field is given like a parameter; it is that of the constant image, 0, unless it is.
         """
         at = {self.field: float(params.pop(self.field, 0.0))} if self.field else {}
-        return NumericSDE.of(self, {**self.values(params), **at})
+        return NumericSDE(self, {**self.values(params), **at})
 
     def values(self, params: Mapping[str, float]) -> dict[str, float]:
         """Defaults overridden by ``params``; InputError on an unknown name or a broken constraint."""

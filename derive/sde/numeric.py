@@ -47,10 +47,6 @@ class NumericSDE:
     precision: int = PRECISION
     accuracy: int = ACCURACY
 
-    @classmethod
-    def of(cls, sde: Equations, params: Mapping[str, float]) -> NumericSDE:
-        return cls(sde, dict(params))
-
     @cached_property
     def _values(self) -> dict[sp.Symbol, Any]:
         return {self.sde.symbols[name]: arb(value) for name, value in self.params.items()}
@@ -62,66 +58,62 @@ class NumericSDE:
     def flow(self, start: Any, initial: Matrix, series: Callable[[Any, Matrix], list[Matrix]]) -> Flow:
         return Flow(start, initial, series, self.accuracy)
 
-    def psi_series(self, centre: Any, value: Matrix) -> list[Matrix]:
+    def _psi_series(self, centre: Any, value: Matrix) -> list[Matrix]:
         return linear(value, self.terms, L=self.jets(self.sde.F, centre))
 
-    def sigma_series(self, centre: Any, value: Matrix) -> list[Matrix]:
+    def _sigma_series(self, centre: Any, value: Matrix) -> list[Matrix]:
         F = self.jets(self.sde.F, centre)
         return linear(value, self.terms, L=F, M=transpose(F), N=self.jets(self.sde.GG, centre))
 
-    def offset_series(self, centre: Any, value: Matrix) -> list[Matrix]:
+    def _offset_series(self, centre: Any, value: Matrix) -> list[Matrix]:
         drift = self.jets(self.sde.written_out(self.sde.offset_terms_let), centre)
         return linear(value, self.terms, L=self.jets(self.sde.F, centre), N=drift)
 
     @cached_property
-    def _offset_flow(self) -> Flow:
-        with flint.ctx.workprec(self.precision):
-            zero = [[flint.arb(0)] * (len(self.sde.constant) + 1) for _ in range(self.sde.n)]
-            return self.flow(arb(self.sde.time[0]), zero, self.offset_series)
-
-    @cached_property
-    def _flows(self) -> tuple[Flow, Flow]:
+    def flows(self) -> tuple[Flow, Flow, Flow]:
+        """Psi(t, start), Sigma and o(t, start), each followed from the start of the span."""
         with flint.ctx.workprec(self.precision):
             start = arb(self.sde.time[0])
             initial = term(self.jets(self.sde.initial, start, 1), 0)
-        return self.flow(start, eye(self.sde.n), self.psi_series), self.flow(start, initial, self.sigma_series)
+            zero = [[flint.arb(0)] * (len(self.sde.constant) + 1) for _ in range(self.sde.n)]
+        return (
+            self.flow(start, eye(self.sde.n), self._psi_series),
+            self.flow(start, initial, self._sigma_series),
+            self.flow(start, zero, self._offset_series),
+        )
 
     def _checked(self, time: float) -> float:
         low, high = self.sde.time
         if not low <= time <= high:
-            raise InputError(
-                self.sde.name, "t", f"{time!r} lies outside the span [{low}, {high}]", "choose a time in the span"
-            )
+            what = f"{time!r} lies outside the span [{low}, {high}]"
+            raise InputError(self.sde.name, "t", what, "choose a time in the span")
         return float(time)
 
     def exact_transition(self, upper: float, lower: float) -> Matrix:
         """Psi(upper, lower) as balls of ``precision`` bits."""
         with flint.ctx.workprec(self.precision):
-            psi = self._flows[0]
+            psi = self.flows[0]
             up = psi.value(arb(self._checked(upper)))
             return up if lower == self.sde.time[0] else mul(up, inverse(psi.value(arb(self._checked(lower)))))
 
     def exact_covariance(self, time: float) -> Matrix:
         """Sigma as balls of ``precision`` bits.  Raises Unsupported where it is none: beyond a pole of F, for example."""
         with flint.ctx.workprec(self.precision):
-            sigma = self._flows[1].value(arb(self._checked(time)))
+            sigma = self.flows[1].value(arb(self._checked(time)))
         diagonal = [row[i] for i, row in enumerate(sigma)]
         if any(not e.is_finite() or (not e.is_zero() and e.rel_accuracy_bits() < DIGITS) for e in diagonal):
-            raise Unsupported(
-                f"the covariance of {self.sde.name} has lost its digits at t = {time}: its rates are {STIFF}", SHORTEN
-            )
+            what = f"the covariance of {self.sde.name} has lost its digits at t = {time}: its rates are {STIFF}"
+            raise Unsupported(what, SHORTEN)
         if any(e.mid() < 0 for e in diagonal):
-            raise Unsupported(
-                f"there is no covariance of {self.sde.name} at t = {time}: "
-                f"an entry of F or G is singular before, or rates are {STIFF}",
-                "end the time span before the singularity, or shorten it",
-            )
+            why = f"an entry of F or G is singular before, or rates are {STIFF}"
+            what = f"there is no covariance of {self.sde.name} at t = {time}: {why}"
+            raise Unsupported(what, "end the time span before the singularity, or shorten it")
         return sigma
 
     def exact_offset(self, upper: float, lower: float) -> Matrix:
         """o(upper, lower), n x (m + 1), as balls of ``precision`` bits."""
         with flint.ctx.workprec(self.precision):
-            flow = self._offset_flow
+            flow = self.flows[2]
             up, low = (flow.value(arb(self._checked(time))) for time in (upper, lower))
             carried = mul(self.exact_transition(upper, lower), low)
             return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(up, carried, strict=True)]
@@ -150,17 +142,17 @@ class NumericSDE:
         kinds = {
             "lower": lambda: factor(self.exact_covariance(t)),
             "upper": lambda: factor(self.exact_covariance(t), upper=True),
-            "gddim": lambda: self._gddim(end, t),
+            "gddim": lambda: self.rotation(arb(self._checked(end)), arb(self._checked(t))),
         }
         if kind not in kinds:
             raise InputError(self.sde.name, "kind", f"no factor {kind!r}", "choose lower, upper or gddim")
         with flint.ctx.workprec(self.precision):
             return self._in_float64(f"the {kind} factor of the covariance", t, kinds[kind])
 
-    def _in_float64(self, what: str, time: float, found: Callable[[], Matrix]) -> np.ndarray:
+    def _in_float64(self, what: str, time: float, make: Callable[[], Matrix]) -> np.ndarray:
         """In float64; Unsupported where Arb meets a singular matrix, a lost digit or a number that float64 cannot hold."""
         try:
-            entries = floats(found())
+            entries = floats(make())
         except InputError:
             raise
         except (ValueError, ZeroDivisionError):
@@ -170,16 +162,25 @@ class NumericSDE:
             raise Unsupported(f"{what} of {self.sde.name} at t = {time} cannot be computed: {why}", SHORTEN)
         return entries
 
-    def _gddim(self, end: float, time: float) -> Matrix:
-        side = (float(end), time >= end)
-        flows = self.__dict__.setdefault("_gddim_flows", {})
-        if side not in flows:
-            flows[side] = self.rotated(arb(self._checked(end)))
-        return flows[side].value(arb(self._checked(time)))
+    @cached_property
+    def _turns(self) -> dict[tuple[str, bool], Flow]:
+        return {}
 
-    def rotated(self, end: Any) -> Rotated:
-        """gDDIM's R with O = I at ``end``."""
-        return Rotated(self, self.flow(end, eye(self.sde.n), self._rotation_series))
+    def rotation(self, end: Any, time: Any) -> Matrix:
+        """gDDIM's R = L O at a time, in balls: L the lower Cholesky factor of Sigma, O orthogonal, O = I at ``end``.
+
+        Raises Unsupported where O is orthogonal to fewer than 60 bits.
+        """
+        side = (end.str(60), bool(time >= end))  # a flow runs one way from its start
+        if side not in self._turns:
+            self._turns[side] = self.flow(end, eye(self.sde.n), self._rotation_series)
+        turn = self._turns[side].value(time)
+        for i, row in enumerate(mul(turn, transpose(turn))):
+            if not all(abs(e - int(i == j)) < 2.0**-60 for j, e in enumerate(row)):
+                ends = (float(ball.mid()) for ball in (end, time))
+                what = "R anchored at t = {} has lost its digits at t = {}".format(*ends)
+                raise Unsupported(what, "anchor it nearer: end=...")
+        return mul(factor(self.flows[1].value(time)), turn)
 
     def _rotation_series(self, centre: Any, value: Matrix) -> list[Matrix]:
         """Series of O from O' = (L^-1 (F L - L') + g g^T / 2) O, g = L^-1 G; what multiplies O is skew.
@@ -187,7 +188,7 @@ class NumericSDE:
         A panel starts from the midpoints: carried over many panels the balls would grow.
         """
         with terms_of(self.terms):
-            L = factor(joined(self.sigma_series(centre, self._flows[1].value(centre))))
+            L = factor(joined(self._sigma_series(centre, self.flows[1].value(centre))))
             F, G = self.jets(self.sde.F, centre), self.jets(self.sde.GG, centre)
             Z = forward(L)
             noise = mul(mul(Z, G), transpose(Z))
@@ -211,36 +212,14 @@ class NumericSDE:
         For one block it is sigma / alpha.  Strictly increasing in t; raises Unsupported for more than one data block.
         """
         if len(self.sde.data) != 1:
-            raise Unsupported(
-                f"{self.sde.name} has {len(self.sde.data)} data blocks", "the effective sigma needs exactly one"
-            )
+            what = f"{self.sde.name} has {len(self.sde.data)} data blocks"
+            raise Unsupported(what, "the effective sigma needs exactly one")
         times = np.asarray(t, dtype=np.float64)
-        found = [
-            self._in_float64("the effective sigma", v, partial(self._effective, v)) for v in times.ravel().tolist()
-        ]
-        return np.array(found).reshape(times.shape)
+        each = (self._in_float64("the effective sigma", v, partial(self._effective, v)) for v in times.ravel().tolist())
+        return np.array(list(each)).reshape(times.shape)
 
     def _effective(self, time: float) -> Matrix:
         with flint.ctx.workprec(self.precision):
             column = [[row[self.sde.data[0]]] for row in self.exact_transition(time, self.sde.time[0])]
             weight = mul(transpose(column), mul(inverse(self.exact_covariance(time)), column))[0][0]
             return [[(1 / weight).sqrt()]]
-
-
-@dataclass(frozen=True)
-class Rotated:
-    """R = L O, L the lower Cholesky factor of Sigma and O orthogonal: R' = (F + G G^T Sigma^-1 / 2) R."""
-
-    view: NumericSDE
-    flow: Flow
-
-    def value(self, time: Any) -> Matrix:
-        """R at a time, in balls.  Raises Unsupported where O is orthogonal to fewer than 60 bits."""
-        turn = self.flow.value(time)
-        for i, row in enumerate(mul(turn, transpose(turn))):
-            if not all(abs(e - int(i == j)) < 2.0**-60 for j, e in enumerate(row)):
-                raise Unsupported(
-                    f"R anchored at t = {float(self.flow.start.mid())} has lost its digits at t = {float(time.mid())}",
-                    "anchor it nearer: end=...",
-                )
-        return mul(factor(self.view._flows[1].value(time)), turn)

@@ -118,7 +118,7 @@ def _singular(sde: Equations) -> bool:
 
 def _small_pivot(sde: Equations) -> bool:
     try:
-        law = NumericSDE.of(sde, sde.params).exact_covariance(sum(sde.time) / 2)
+        law = NumericSDE(sde, sde.params).exact_covariance(sum(sde.time) / 2)
     except Unsupported:
         return False  # too stiff to be looked at
     with flint.ctx.workprec(400):
