@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 from stepsmith.errors import InputError
 
@@ -53,46 +54,45 @@ class Row:
         return derive(self.sde, self.sampler, self.network, self.frame)
 
 
+ROWS = (  # diffusions, samplers, networks and frame; each diffusion with each sampler for each network
+    ("psld cld", (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS), "denoiser", None),
+    ("psld cld", (*CONJUGATE, *CONJUGATE_SPLITTINGS), "eps-L", None),
+    ("psld cld", ("conjugate",), "eps-L", "eps-R"),
+    ("psld", ("conjugate",), "eps-U eps-R score edm", None),
+    ("psld-damped", (*CONJUGATE, "euler", "euler-maruyama", "rvv", "roba"), "denoiser", None),
+    ("vp vp-cosine ve", (*STEPPERS, *CONJUGATE), "denoiser", None),
+    ("vp ve", ("conjugate",), "eps-L v edm", None),
+    ("vp vp-cosine", ("sscs",), "denoiser", None),
+    ("sub-vp edm rectified-flow", (*STEPPERS, *CONJUGATE[:2]), "denoiser", None),
+    ("hold four-blocks swinging-damping", (*STEPPERS, *CONJUGATE[:2], "rvv", "roba", "sscs"), "denoiser", None),
+    ("hold-damped", (*STEPPERS, "conjugate", "sscs"), "denoiser", None),
+    ("ir-sde", (*STEPPERS, *CONJUGATE[:2], "sscs"), "denoiser", None),
+    ("ir-sde", (*STEPPERS, "conjugate"), "eps-L", None),
+    ("vp", (*ODE_LINES, *SDE_LINES), "denoiser", None),
+    ("edm", (*ODE_LINES[1:7], "heun", "sde-dpmpp-2m", "sde-dpmpp-3m"), "denoiser", None),
+    ("vp-cosine ve sub-vp rectified-flow", ("dpmpp-2m",), "denoiser", None),
+    ("vp", ("dpmpp-2m", "unipc-3"), "eps-L v", None),
+    ("edm", ("dpmpp-2m",), "edm", None),
+    ("psld cld psld-damped", BLOCK_LINES, "denoiser", None),
+    ("blurring", (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m"), "eps-L", None),
+    ("blurring", ("conjugate",), "x0", None),
+)
+
+
 def rows() -> tuple[Row, ...]:
     """The whole catalogue, in the order in which it is listed."""
-    found = [
-        Row(sde, sampler)
-        for sde in ("psld", "cld")
-        for sampler in (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS)
-    ]
-    found += [Row(sde, sampler, "eps-L") for sde in ("psld", "cld") for sampler in (*CONJUGATE, *CONJUGATE_SPLITTINGS)]
-    found += [Row(sde, "conjugate", "eps-L", "eps-R") for sde in ("psld", "cld")]
-    found += [Row("psld", "conjugate", network) for network in ("eps-U", "eps-R", "score", "edm")]
-    found += [Row("psld-damped", sampler) for sampler in (*CONJUGATE, "euler", "euler-maruyama", "rvv", "roba")]
-    found += [Row(sde, sampler) for sde in ("vp", "vp-cosine", "ve") for sampler in (*STEPPERS, *CONJUGATE)]
-    found += [Row(sde, "conjugate", network) for sde in ("vp", "ve") for network in ("eps-L", "v", "edm")]
-    found += [Row(sde, "sscs") for sde in ("vp", "vp-cosine")]
-    found += [
-        Row(sde, sampler) for sde in ("sub-vp", "edm", "rectified-flow") for sampler in (*STEPPERS, *CONJUGATE[:2])
-    ]
-    found += [
-        Row(sde, sampler)
-        for sde in ("hold", "four-blocks", "swinging-damping")
-        for sampler in (*STEPPERS, *CONJUGATE[:2], "rvv", "roba", "sscs")
-    ]
-    found += [Row("hold-damped", sampler) for sampler in (*STEPPERS, "conjugate", "sscs")]
-    found += [Row("ir-sde", sampler) for sampler in (*STEPPERS, *CONJUGATE[:2], "sscs")]
-    found += [Row("ir-sde", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate")]
-    found += [Row("vp", sampler) for sampler in (*ODE_LINES, *SDE_LINES)]
-    found += [Row("edm", sampler) for sampler in (*ODE_LINES[1:7], "heun", "sde-dpmpp-2m", "sde-dpmpp-3m")]
-    found += [Row(sde, "dpmpp-2m") for sde in ("vp-cosine", "ve", "sub-vp", "rectified-flow")]
-    found += [Row("vp", sampler, network) for sampler in ("dpmpp-2m", "unipc-3") for network in ("eps-L", "v")]
-    found += [Row("edm", "dpmpp-2m", "edm")]
-    found += [Row(sde, sampler) for sde in ("psld", "cld", "psld-damped") for sampler in BLOCK_LINES]
-    found += [Row("blurring", sampler, "eps-L") for sampler in (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m")]
-    found += [Row("blurring", "conjugate", "x0")]
-    return tuple(named(found).values())
+    every = (
+        Row(sde, sampler, network, frame)
+        for sdes, samplers, networks, frame in ROWS
+        for sde, sampler, network in product(sdes.split(), samplers, networks.split())
+    )
+    return tuple(named(every).values())
 
 
-def named(found: Iterable[Row]) -> dict[str, Row]:
+def named(given: Iterable[Row]) -> dict[str, Row]:
     """Rows by the names of their modules; InputError where two rows have one name, as - and _ are the same there."""
     table: dict[str, Row] = {}
-    for row in found:
+    for row in given:
         if row.name in table:
             raise _clash(row.name, f"{table[row.name].specs} and of {row.specs}")
         table[row.name] = row
@@ -112,15 +112,12 @@ def _clash(name: str, specs: str) -> InputError:
 
 def kept() -> tuple[Row, ...]:
     """The rows whose texts are kept on disk, in the order of the catalogue."""
-    found: dict[tuple[str, str], Row] = {}  # the first network of each diffusion and sampler
+    first: dict[tuple[str, str], Row] = {}  # the first network of each diffusion and sampler
     for row in rows():
-        found.setdefault((row.sde, row.sampler), row)
-    return tuple(
-        row
-        for row in rows()
-        if row.name in VARIANTS
-        or (row == found[row.sde, row.sampler] and (row.sampler == "conjugate" or row.sampler in HOME.get(row.sde, ())))
-    )
+        first.setdefault((row.sde, row.sampler), row)
+    home = (row for row in first.values() if row.sampler == "conjugate" or row.sampler in HOME.get(row.sde, ()))
+    names = {*VARIANTS, *(row.name for row in home)}
+    return tuple(row for row in rows() if row.name in names)
 
 
 def find(name: str) -> Row:
@@ -128,9 +125,7 @@ def find(name: str) -> Row:
     table = named(rows())
     key = name.replace("-", "_").lower()
     if key not in table:
-        close = difflib.get_close_matches(key, table, 1, 0.6)
-        fix = (
-            f"did you mean {close[0]}? `stepsmith list` names them all" if close else "`stepsmith list` names them all"
-        )
+        closest = difflib.get_close_matches(key, table, 1, 0.6)
+        fix = (f"did you mean {closest[0]}? " if closest else "") + "`stepsmith list` names them all"
         raise InputError("-", "name", f"no module {name!r} in the catalogue", fix)
     return table[key]

@@ -197,8 +197,8 @@ def _factor(expr: sp.Expr) -> str:
 def claims(method: Any) -> str:
     """The proven orders in a sentence; a dash where none is derived."""
     if not method.random:
-        whole = "" if method.order == method.step_order else f" (the common step alone {method.step_order})"
-        return f"Proven order {_dash(method.order)}{whole}."
+        common = "" if method.order == method.step_order else f" (the common step alone {method.step_order})"
+        return f"Proven order {_dash(method.order)}{common}."
     return f"Proven weak order {_dash(method.weak_order)}, strong order {_dash(method.strong_order)}."
 
 

@@ -10,21 +10,17 @@ import re
 from collections.abc import Collection, Iterable
 
 import sympy as sp
-from sympy.core.function import AppliedUndef
 
 from stepsmith.errors import InputError
 
+from .maths.values import FUNCTIONS
 from .sampler.network import KINDS, ScoreParameterization
 from .sampler.sampler import Sampler
+from .sde.equations import RELATIONS
 from .sde.linear import LinearSDE
-from .sde.load import check_span
+from .sde.load import check_names, check_span
 from .spec import sources as spec
 from .spec.composition import parse_composition
-from .spec.words import refuse_taken
-
-FUNCTIONS = frozenset(
-    ("exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "expm1", "log1p", "Abs")
-)
 
 
 def check_sde(sde: LinearSDE) -> None:
@@ -32,13 +28,8 @@ def check_sde(sde: LinearSDE) -> None:
     own = (*sde.params, *filter(None, [sde.field]))
     spec.name_of("-", "sde.name", sde.name)
     spec.check_note("-", "sde.doc", sde.doc)
-    spec.check_names("-", "sde.state", sde.state)
-    spec.check_names("-", "sde.params", (*own, *sde.let, *sde.state, *sde.constant))
     spec.table_of_numbers("-", "sde.params", sde.params)
-    refuse_taken("-", "sde.params", own)
-    refuse_taken("-", "sde.let", sde.let)
-    refuse_taken("-", "sde.state", sde.state)
-    refuse_taken("-", "sde.constant", sde.constant)
+    check_names("-", sde.state, own, sde.let, sde.constant)
     check_span("-", sde.time)
     if not sde.data or any(i not in range(sde.n) for i in sde.data):
         raise InputError("-", "sde.data", "does not name blocks", f"give indices below {sde.n}")
@@ -47,7 +38,7 @@ def check_sde(sde: LinearSDE) -> None:
         check_expressions(f"sde.{key}", entries, names)
     check_expressions("sde.offset", sde.offset_let, (*names, *sde.constant))
     check_expressions("sde.constraints", [side for c in sde.constraints for side in (c.left, c.right)], names)
-    if any(c.relation not in ("!=", "==", "<=", ">=", "<", ">") for c in sde.constraints):
+    if any(c.relation not in RELATIONS for c in sde.constraints):
         raise InputError("-", "sde.constraints", "an item is no relation", "use one of != == <= >= < >")
     check_expressions("sde.alpha", sde.schedule or (), names)
 
@@ -56,7 +47,8 @@ def check_sampler(sampler: Sampler) -> None:
     """The same of a sampler."""
     name = rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{spec.MAX_NAME - 1}}}|[a-z0-9-]+"  # of a composition: of any length
     if not isinstance(sampler.name, str) or not re.fullmatch(name, sampler.name):
-        raise InputError("-", "sampler.name", f"{spec.shown(sampler.name)} is no name of a spec", "use letters, digits, _ and -")
+        what = f"{spec.shown(sampler.name)} is no name of a spec"
+        raise InputError("-", "sampler.name", what, "use letters, digits, _ and -")
     spec.check_note("-", "sampler.doc", sampler.doc)
     spec.check_note("-", "sampler.reference", sampler.reference)
     spec.table_of_numbers("-", "sampler.params", sampler.params)
@@ -74,21 +66,19 @@ def check_parameterization(network: ScoreParameterization, sde: LinearSDE) -> No
         fix = f"use up to {spec.MAX_NAME} letters, digits, _ and -, a letter or digit first"
         raise InputError("-", "network.name", f"{spec.shown(name)} is no name", fix)
     if name.lower().replace("_", "-") in [own.lower() for own in KINDS]:  # as in the name of the module
-        raise InputError(
-            "-", "network.name", f"{name!r} is a parameterization of stepsmith's own", "choose another name"
-        )
+        what = f"{name!r} is a parameterization of stepsmith's own"
+        raise InputError("-", "network.name", what, "choose another name")
     n = sde.n
-    matrices = {"skip": network.skip, "out": network.out, "inp": network.inp}
-    for key, M in matrices.items():
-        if not isinstance(M, sp.MatrixBase):
-            raise InputError("-", f"network.{key}", f"is {spec.shown(M)}, not a matrix", "give a sympy.ImmutableMatrix")
+    for key, M in (("skip", network.skip), ("out", network.out), ("inp", network.inp)):
+        if not isinstance(M, sp.ImmutableDenseMatrix):
+            what = (
+                "is a matrix that can change" if isinstance(M, sp.MatrixBase) else f"is {spec.shown(M)}, not a matrix"
+            )
+            raise InputError("-", f"network.{key}", what, "give a sympy.ImmutableMatrix")
+        check_expressions(f"network.{key}", M, _names(sde))
     if network.skip.shape != (n, n) or network.out.shape[0] != n or network.inp.shape[1] != n:
         what = f"its matrices do not fit the {n} blocks of {sde.name}"
         raise InputError("-", f"network {name}", what, f"skip {n} x {n}, out {n} x k, inp j x {n}")
-    for key, M in matrices.items():
-        if not isinstance(M, sp.ImmutableDenseMatrix):
-            raise InputError("-", f"network.{key}", "is a matrix that can change", "give a sympy.ImmutableMatrix")
-        check_expressions(f"network.{key}", M, _names(sde))
     check_expressions("network.noise", [network.noise], _names(sde))
 
 
@@ -101,9 +91,8 @@ def check_expressions(key: str, entries: Iterable[object], names: Collection[str
         for node in sp.preorder_traversal(entry):
             if not (_is_plain(node) or node in known):
                 what = f"holds {spec.shown(str(node))}, which is no name, number or function of an expression"
-                raise InputError(
-                    "-", key, what, "use t and sde.symbols, Symbol(..., real=True), and functions of the grammar"
-                )
+                fix = "use t and sde.symbols, Symbol(..., real=True), and functions of the grammar"
+                raise InputError("-", key, what, fix)
 
 
 def _names(sde: LinearSDE) -> tuple[str, ...]:
@@ -115,7 +104,7 @@ def _is_plain(node: sp.Basic) -> bool:
     if node in (sp.pi, sp.E):
         return True
     if isinstance(node, sp.Function):
-        return node.func.__name__ in FUNCTIONS and not isinstance(node, AppliedUndef)
+        return node.func in FUNCTIONS
     if isinstance(node, sp.Rational | sp.Float):
         return bool(node.is_finite)
     return type(node) in (sp.Add, sp.Mul, sp.Pow)

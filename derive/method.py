@@ -51,11 +51,6 @@ class Method:
     ending: tuple[StepProgram, ...] = ()
 
     @property
-    def final(self) -> StepProgram | None:
-        """The program of the last row, where it is not the common one."""
-        return self.ending[-1] if self.ending else None
-
-    @property
     def rows(self) -> Rows:
         """All programs, and which of them each row of a grid belongs to."""
         return Rows(self.program, self.warmup, self.ending)

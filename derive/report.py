@@ -10,7 +10,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from .describe import equations, frequency
-from .maths.bounded import tame
+from .maths.bounded import small, tame
 from .maths.budget import within
 from .maths.calculus import exact, t
 from .sde import closed as kernel
@@ -29,18 +29,6 @@ class Section:
 MAX_SHOWN = 5000  # nodes of the entries of a section
 
 
-def _nodes(expr: sp.Expr) -> int:
-    """The nodes of an expression as it is printed, a shared part counted each time; each is visited once."""
-    seen: dict[sp.Basic, int] = {}
-
-    def count(e: sp.Basic) -> int:
-        if e not in seen:
-            seen[e] = 1 + sum(map(count, e.args))
-        return seen[e]
-
-    return count(expr)
-
-
 @within("the report")
 def report(sde: LinearSDE) -> list[Section]:
     """F, G, transition, offset, covariance, stationary law, reverse SDE and probability flow."""
@@ -48,6 +36,7 @@ def report(sde: LinearSDE) -> list[Section]:
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     heads += [frequency(sde)] if sde.field else []
+    flow = "dz = (F z + b - A s)"
     where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
     return [
         Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
@@ -55,16 +44,8 @@ def report(sde: LinearSDE) -> list[Section]:
         *_offset(sde, start),
         _section("covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
         _section("stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
-        _section(
-            "probability_flow",
-            "probability flow dz = (F z + b - A s) dt, A =",
-            lambda: kernel.Words(sde.GG_let / 2, {}),
-        ),
-        _section(
-            "reverse_sde",
-            "reverse SDE dz = (F z + b - A s) dt + G dw, dt < 0, A =",
-            lambda: kernel.Words(sde.GG_let, {}),
-        ),
+        _section("probability_flow", f"probability flow {flow} dt, A =", lambda: kernel.Words(sde.GG_let / 2, {})),
+        _section("reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, A =", lambda: kernel.Words(sde.GG_let, {})),
     ]
 
 
@@ -79,7 +60,7 @@ def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
         words = make()
     except Unsupported as error:
         return Section(key, title, f"not in closed form: {error}", rf"\text{{not in closed form: {error}}}")
-    if sum(_nodes(e) for e in words.entries) > MAX_SHOWN:
+    if not small(sp.Tuple(*words.entries), MAX_SHOWN):
         return Section(key, title, "too long to be shown; use sde.at(...)", r"\text{too long to be shown}")
     entries = words.entries.applyfunc(lambda e: sp.factor_terms(e) if tame(e) else e)
     rows, columns = entries.shape

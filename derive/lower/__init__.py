@@ -33,13 +33,6 @@ from .mean import data_mean
 from .writer import Network, Writer
 
 
-def lower(
-    sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
-) -> StepProgram:
-    """The verified program of one step; ``params`` are the defaults that the emitted module shall have."""
-    return verify(passes.optimised(raw(sde, sampler, network, frame, params)))
-
-
 def raw(
     sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
 ) -> StepProgram:
@@ -63,11 +56,9 @@ def lower_rows(
     are run by the step itself, with weights of their own.
     """
     if sampler.formula is None:
-        return Rows(lower(sde, sampler, network, frame, params))
-    programs = []
-    for lines in sampler.formula.programs:
-        w = _writer(sde, sampler, network, frame, params)
-        programs.append(verify(passes.optimised(_lined(w, lines))))
+        return Rows(verify(passes.optimised(raw(sde, sampler, network, frame, params))))
+    writers = ((_writer(sde, sampler, network, frame, params), lines) for lines in sampler.formula.programs)
+    programs = [verify(passes.optimised(_lined(w, lines))) for w, lines in writers]
     count = len(sampler.formula.warmup)
     rows = Rows(programs[0], tuple(programs[1 : 1 + count]), tuple(programs[1 + count :]))
     inner = [(f"warmup[{k}]", p) for k, p in enumerate(rows.warmup) if k]
@@ -150,11 +141,11 @@ def _lined(w: Writer, lines: tuple[Line, ...]) -> StepProgram:
     if w.sampler.parts:
         split = bind(w.sampler, sde)
     else:
-        whole, none = sde.GG_let if w.sampler.target == "sde" else sde.GG_let / 2, sp.ImmutableMatrix.zeros(sde.n)
-        rows, linear, score, offset = tuple(range(sde.n)), -sde.F_let, sp.ImmutableMatrix(whole), -sde.offset_terms_let
+        power, none = sde.GG_let if w.sampler.target == "sde" else sde.GG_let / 2, sp.ImmutableMatrix.zeros(sde.n)
+        rows, linear, score, offset = tuple(range(sde.n)), -sde.F_let, sp.ImmutableMatrix(power), -sde.offset_terms_let
         drift = Part("drift", rows, linear, score, (), (), "euler", none, True, offset)
         split = Split(sde, w.sampler.target, {"drift": drift})
     return _program(w, *Lines(w, w.sampler.formula, split).run(lines))
 
 
-__all__ = ["conjugation", "lower", "lower_rows", "raw"]
+__all__ = ["conjugation", "lower_rows", "raw"]

@@ -7,7 +7,7 @@ P is A(t1)^-1 A(t0) of the paper with A' = A K, K = B - F + G G^T C_skip / 2, in
 ever formed, and exp of the integral of K only where K commutes with itself.  Where the SDE has an offset, z - o(t, START)
 stands in the place of z (offset.py); B acts on it too.
 
-In the frame of the data prediction d, C_skip = -Sigma^-1 and C_out = Sigma^-1 p: what moves is the deviation z - p d from the
+In the frame of the data prediction d, C_skip = -Sigma^-1 and C_out = Sigma^-1 p: the state is the deviation z - p d from the
 mean, driven by B alone, so that nothing singular is integrated near the data:
 
     (z - p d)' = (F + G G^T Sigma^-1 / 2) (z - p d) - B (z - p d) - B p d,     z' = U z + (p_1 - U p_0) d   where B = 0.
@@ -28,6 +28,7 @@ from ..sampler.sampler import Sampler
 from ..sampler.split import Part, names_of
 from ..sde.linear import LinearSDE
 from ..spec import sources as spec
+from ..spec.expression import parse
 from .writer import Network, State, Writer, symbol
 
 
@@ -38,8 +39,8 @@ def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
         return spec.matrix(sampler.where, "sampler.B", sampler.B, (sde.n, sde.n), names)
     if isinstance(sampler.B, Mapping):
         spec.check_keys(sampler.where, "sampler.B", sampler.B, allowed=("ones",), required=("ones",))
-        return sp.ones(sde.n, sde.n) * spec.entry(sampler.where, "sampler.B.ones", sampler.B["ones"], names)
-    return sp.eye(sde.n) * spec.entry(sampler.where, "sampler.B", sampler.B, names)
+        return sp.ones(sde.n, sde.n) * parse(sampler.B["ones"], names, where=sampler.where, key="sampler.B.ones")
+    return sp.eye(sde.n) * parse(sampler.B, names, where=sampler.where, key="sampler.B")
 
 
 def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
@@ -57,26 +58,21 @@ def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
     elif n == 1 and isinstance(frame, str):
         P, Phi = _one_block(w, B[0, 0], str(frame))
     else:
-        P, Phi = _whole_matrix(w, B, frame)
+        P, Phi = _along_step(w, B, frame)
     values = w.asked.output if data or frame == w.network else _reframed(w, frame, state)
     p0 = w.law("mean", "0", ("p", n, 1))[0] if data and n > 1 else sp.zeros(n, 0)
-    return _moved(w, B, P, p0, Phi, values)
+    return _applied(w, B, P, p0, Phi, values)
 
 
-def _moved(w: Writer, B: sp.Matrix, P: sp.Matrix, p0: sp.Matrix, Phi: sp.Matrix, values: tuple[str, ...]) -> State:
+def _applied(w: Writer, B: sp.Matrix, P: sp.Matrix, p0: sp.Matrix, Phi: sp.Matrix, values: tuple[str, ...]) -> State:
     """P ((I - h B) (z - o_0) - p_0 d) + o_1 + Phi n, block by block."""
     n, sde = w.sde.n, w.sde
     kept = sp.eye(n) - w.h * B.applyfunc(lambda e: w.at(e, "0")) if not B.is_zero_matrix else sp.eye(n)
     o0, o1 = w.offset("0"), w.offset("1")
-    away = []
-    for i in range(n):
-        terms = w.combination(kept.row(i), sde.state) + w.combination(-kept.row(i) * o0, w.constants)
-        away.append(w.update(f"z_{w.block(i)}", terms + w.combination(-p0.row(i), values[: p0.shape[1]])))
-    new: State = {}
-    for i in range(n):
-        terms = w.combination(P.row(i), away) + w.combination(o1.row(i), w.constants)
-        new[i] = w.update(f"{w.block(i)}_new", terms + w.combination(Phi.row(i), values))
-    return new
+    frozen = (-p0, values[: p0.shape[1]])
+    away = w.rows([f"z_{b}" for b in sde.state], (kept, sde.state), (-kept * o0, w.constants), frozen)
+    new = w.rows([f"{b}_new" for b in sde.state], (P, away), (o1, w.constants), (Phi, values))
+    return dict(enumerate(new))
 
 
 def _reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
@@ -86,12 +82,9 @@ def _reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
         what = f"a {name_of(w.network)} network gives no {name_of(frame)} output of {w.sde.n} blocks"
         raise Unsupported(what, "use the frame eps-R, which is the same step")
     offset, back = w.offset("0"), -target.inverse * target.skip
-    values = []
-    for k in range(target.inverse.shape[0]):
-        terms = w.combination(target.inverse.row(k), w.asked.score) + w.combination(back.row(k), state.values())
-        terms += w.combination(-back.row(k) * offset, w.constants)
-        values.append(w.update(f"n_{w.block(k)}", terms))
-    return tuple(values)
+    names = [f"n_{w.block(k)}" for k in range(target.inverse.shape[0])]
+    shift = (-back * offset, w.constants)
+    return w.rows(names, (target.inverse, w.asked.score), (back, state.values()), shift)
 
 
 def _deviation(w: Writer, B: sp.Matrix) -> tuple[sp.Matrix, sp.Matrix]:
@@ -112,9 +105,9 @@ def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]
     if b == 0 and KINDS[frame].predicts == "noise":
         ratio = a1 / a0
         return sp.Matrix([[ratio]]), sp.Matrix([[s1 - ratio * s0]])
-    grown = _from_start(w.sde, b)
+    grown = increment(w.sde.written_out(b), t, s) if b != 0 else sp.S.Zero
     if grown is None or spread(frame, a0, s0, ONE) is None:
-        return _whole_matrix(w, sp.Matrix([[b]]), frame)
+        return _along_step(w, sp.Matrix([[b]]), frame)
     start = exact(w.sde.time[0])
     at = lambda time: w.sde.written_out(grown).subs({t: time, s: start}, simultaneous=True)  # noqa: E731
     d, alpha = symbol("sigma_data"), ONE if w.sde.F.is_zero_matrix else applied("alpha", t)
@@ -126,12 +119,7 @@ def _one_block(w: Writer, b: sp.Expr, frame: str) -> tuple[sp.Matrix, sp.Matrix]
     return sp.Matrix([[S1 / S0 * sp.exp(at(t0) - at(t1))]]), sp.Matrix([[S1 * sp.exp(-at(t1)) * symbol("driven")]])
 
 
-def _from_start(sde: LinearSDE, b: sp.Expr) -> sp.Expr | None:
-    """The integral of b over (s, t) in closed form; None where there is none."""
-    return increment(sde.written_out(b), t, s) if b != 0 else sp.S.Zero
-
-
-def _whole_matrix(w: Writer, B: sp.Matrix, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
+def _along_step(w: Writer, B: sp.Matrix, frame: Network) -> tuple[sp.Matrix, sp.Matrix]:
     """(P, Phi) along the step, any frame."""
     n = w.sde.n
     skip, out, kind = _frame(w, frame)
@@ -174,13 +162,10 @@ def _transported(w: Writer, state: State) -> State:
     else:
         (sigma,) = w.law("covariance", "0", ("covariance", n, n))
         L, values = -sigma, w.asked.score
-    spread = [w.update(f"r_{w.block(i)}", w.combination(L.row(i), values)) for i in range(n)]
-    shift = w.offset("1") - Psi * offset
-    new: State = {}
-    for i in range(n):
-        terms = w.combination(Psi.row(i), state.values()) + w.combination(shift.row(i), w.constants)
-        new[i] = w.update(f"{w.block(i)}_new", terms + w.combination((U - Psi).row(i), spread))
-    return new
+    spread = w.rows([f"r_{b}" for b in w.sde.state], (L, values))
+    shift = (w.offset("1") - Psi * offset, w.constants)
+    new = w.rows([f"{b}_new" for b in w.sde.state], (Psi, state.values()), shift, (U - Psi, spread))
+    return dict(enumerate(new))
 
 
 def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower: str) -> State:
@@ -202,21 +187,17 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
         drift = part.offset.extract(rows, range(o[1])) - B * origin.extract(rows, range(o[1])) - score * skip * origin
         rate, names, widths = rate.row_join(drift), [*names, "D"], [*widths, o[1]]
     tables = [f"{stem}_{name}" for stem in names]
-    w.add(Propagate(tuple(tables), tuple(widths), sp.ImmutableMatrix(rate), kind, w.moment(lower), w.moment(upper)))
+    w.add(Propagate(tuple(tables), tuple(widths), sp.ImmutableMatrix(rate), kind, w.moments[lower], w.moments[upper]))
     P = entries(tables[0], len(rows), len(rows))
-    frozen = (w.moment(upper) - w.moment(lower)) * B.applyfunc(lambda e: w.at(e, upper))
+    frozen = (w.moments[upper] - w.moments[lower]) * B.applyfunc(lambda e: w.at(e, upper))
     kept, shift = sp.eye(len(rows)) - frozen, sp.zeros(len(rows), len(w.constants))
     away = shift
     if affine:  # B acts on z - o: B o, taken from the rest, is given back frozen like B z itself
         away = frozen * w.offset(upper).extract(rows, range(shift.shape[1]))
         shift = entries(tables[3], *shift.shape)
     C, Phi = entries(tables[1], len(rows), len(others)), entries(tables[2], len(rows), out.shape[1])
-    new, own = dict(state), []
-    for a, i in enumerate(rows):
-        terms = w.combination(kept.row(a), (state[j] for j in rows)) + w.combination(away.row(a), w.constants)
-        own.append(w.update(f"{w.block(i)}_{name}_kept", terms))
-    for a, i in enumerate(rows):
-        terms = w.combination(P.row(a), own) + w.combination(C.row(a), (state[j] for j in others))
-        terms += w.combination(shift.row(a), w.constants) + w.combination(Phi.row(a), w.asked.output)
-        new[i] = w.update(f"{w.block(i)}_{name}", terms, part.letter)
-    return new
+    names = [f"{w.block(i)}_{name}" for i in rows]
+    own = w.rows([f"{each}_kept" for each in names], (kept, (state[j] for j in rows)), (away, w.constants))
+    rest = (C, (state[j] for j in others))
+    new = w.rows(names, (P, own), rest, (shift, w.constants), (Phi, w.asked.output), note=part.letter)
+    return {**state, **dict(zip(rows, new, strict=True))}

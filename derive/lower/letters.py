@@ -16,7 +16,7 @@ from ..maths.bounded import cancelled
 from ..maths.calculus import is_zero, t
 from ..program import ONE, Propagate, Spread, entries
 from ..sampler.split import Part, Split
-from ..sde import sound as structure
+from ..sde.equations import coupled
 from ..sde.offset import reached as offset_reached
 from ..spec.composition import Token
 from .conjugate import part_step
@@ -57,10 +57,10 @@ def _euler(w: Writer, part: Part, name: str, state: State, seen: State, token: T
     new = dict(state)
     for i in part.rows:
         at = lambda e: step * w.at(e, key)  # noqa: E731
-        terms = [(ONE, state[i]), *w.combination(map(at, part.linear.row(i)), (seen[j] for j in range(n)))]
+        terms = [(ONE, state[i]), *zip(map(at, part.linear.row(i)), (seen[j] for j in range(n)), strict=True)]
         if not part.score.is_zero_matrix:
-            terms += w.combination(map(at, part.score.row(i)), w.asked.score)
-        terms += w.combination(map(at, part.offset.row(i)), w.constants)
+            terms += zip(map(at, part.score.row(i)), w.asked.score, strict=True)
+        terms += zip(map(at, part.offset.row(i)), w.constants, strict=True)
         new[i] = w.update(f"{w.block(i)}_{name}", terms + noise.get(i, []), str(token))
     return new
 
@@ -86,13 +86,9 @@ def _exact(w: Writer, part: Part, name: str, state: State, upper: str, lower: st
     n = w.sde.n
     decay, factor, shift = _rows_apart(w, part, name, upper, lower) or _coupled(w, part, name, upper, lower)
     draws = {j: w.normal(f"xi_{name}_{w.block(j)}") for j in range(n) if any(factor.col(j))}
-    new: State = {}
-    for i in range(n):
-        terms = w.combination(decay.row(i), (state[j] for j in range(n)))
-        terms += w.combination(shift.row(i), w.constants)
-        terms += [(factor[i, j], draw) for j, draw in draws.items()]
-        new[i] = w.update(f"{w.block(i)}_{name}", terms, part.letter)
-    return new
+    noise = (factor.extract(range(n), list(draws)), draws.values())
+    names, states = [f"{b}_{name}" for b in w.sde.state], (state[j] for j in range(n))
+    return dict(enumerate(w.rows(names, (decay, states), (shift, w.constants), noise, note=part.letter)))
 
 
 def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...] | None:
@@ -134,17 +130,17 @@ def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[
     if any(clock != 1 for clock in part.noise_clock):
         raise _clocked(w, part, "only a part of independent rows has a clock a row", "leave it out")
     sde, n = w.sde, w.sde.n
-    low, high = w.moment(lower), w.moment(upper)
+    low, high = w.moments[lower], w.moments[upper]
     shifted = offset_reached(part.linear, part.offset)
     drift = [] if shifted.is_zero_matrix else [f"shift_{name}"]
     rate = part.linear.row_join(part.offset) if drift else part.linear
     widths = (n, *(part.offset.shape[1] for _ in drift))
     w.add(Propagate((f"decay_{name}", *drift), widths, sp.ImmutableMatrix(rate), "", low, high))
     decay = sp.Matrix(entries(f"decay_{name}", n, n))
-    reach = [structure.reached(part.linear, {j}) for j in range(n)]
+    reach = [coupled(part.linear, {j}) for j in range(n)]
     decay = sp.Matrix(n, n, lambda i, j: decay[i, j] if i in reach[j] else 0)
     noise = sp.Matrix(n, sde.G_let.shape[1], lambda i, j: sde.G_let[i, j] if i in part.noise_rows else 0)
-    touched = structure.reached(part.linear, {i for i in range(n) if any(noise.row(i))})
+    touched = coupled(part.linear, {i for i in range(n) if any(noise.row(i))})
     factor = sp.zeros(n)
     if touched:
         w.add(Spread(f"factor_{name}", part.linear, sp.ImmutableMatrix(noise), tuple(sorted(touched)), low, high))

@@ -38,14 +38,14 @@ class Lines:
 
     def _history(self) -> tuple[tuple[str, int, Values], ...]:
         """(name, steps ago, values) of what is carried in, newest first."""
-        found = []
+        carried = []
         for steps in range(1, 1 + max((depth for _, depth in self.formula.history), default=0)):
             for name, depth in self.formula.history:
                 if steps <= depth:
                     values = self._fresh(f"{name}_m{steps}")
                     self.names[f"{name}[-{steps}]"] = values
-                    found.append((name, steps, values))
-        return tuple(found)
+                    carried.append((name, steps, values))
+        return tuple(carried)
 
     def _fresh(self, name: str) -> Values:
         """Unused names, one a block."""
@@ -144,12 +144,12 @@ class Lines:
         parts = [part for name, part in self.split.parts.items() if use.word in ("drift", name)]
         y, q = (self.names[name] for name in use.values)
         key = self.moment(use.scalars[0])
-        found: list[list[Term]] = [[] for _ in w.sde.state]
+        rows: list[list[Term]] = [[] for _ in w.sde.state]
         for part in parts:
             for matrix, values in ((part.linear, y), (part.score, q)):
-                for i, terms in enumerate(found):
+                for i, terms in enumerate(rows):
                     terms += [(w.at(matrix[i, j], key), values[j]) for j in range(w.sde.n) if matrix[i, j] != 0]
-        return found
+        return rows
 
     # -- scalars -----------------------------------------------------------------------------------------------------
 
@@ -188,9 +188,8 @@ class Lines:
         """The host symbol of a word of one block; ``name`` that of a let which is nothing but the word."""
         w, word = self.w, use.word
         if word not in SCALAR:
-            raise InputError(
-                w.sampler.where, "sampler.step", f"{word} stands where a number belongs", "name it in a line"
-            )
+            what = f"{word} stands where a number belongs"
+            raise InputError(w.sampler.where, "sampler.step", what, "name it in a line")
         if word.startswith("phi"):
             argument = self.scalar(use.scalars[0])
             return w.define(self._numbered(f"{word}_at", argument), applied(word, argument))
@@ -207,14 +206,12 @@ class Lines:
 
     def _numbered(self, stem: str, argument: sp.Expr) -> str:
         """One name for each argument of a word."""
-        found = self.numbers.setdefault((stem, argument), len(self.numbers))
-        return f"{stem}_{found}"
+        return f"{stem}_{self.numbers.setdefault((stem, argument), len(self.numbers))}"
 
     def _refused(self, word: str, kind: str) -> InputError:
         sde, where = self.w.sde, self.w.sampler.where
-        key = next(
-            (f"sampler.step[{k}]" for k, line in enumerate(self.formula.step) if word in line.text), "sampler.step"
-        )
+        lines = enumerate(self.formula.step)
+        key = next((f"sampler.step[{k}]" for k, line in lines if word in line.text), "sampler.step")
         fix = "use score(y, s) and parts, or a diffusion of one block"
         return InputError(where, key, f"{word} is a {kind} of one block, and {sde.name} has {sde.n}", fix)
 

@@ -26,15 +26,15 @@ def _preconditioned(w: Writer) -> tuple[str, ...]:
     sigma = w.define("sigma_end", sp.exp(4 * score.noise))
     width = w.define("width_end", sp.sqrt(sigma**2 + d**2))
     pull = d**2 / width * score.inp
-    terms = w.combination(pull, w.sde.state) + w.combination(-pull * w.offset("1"), w.constants)
-    return (w.update("mean", [*terms, (sigma * d / width, w.asked.output[0])]),)
+    out = sp.Matrix([[sigma * d / width]])
+    return w.rows(["mean"], (pull, w.sde.state), (-pull * w.offset("1"), w.constants), (out, w.asked.output))
 
 
 def _one_block(w: Writer) -> tuple[str, ...]:
     """(z - o + sigma^2 s)/alpha."""
     alpha, sigma = w.alpha_sigma("1")
-    terms = [(1 / alpha, w.sde.state[0]), (sigma**2 / alpha, w.asked.score[0])]
-    return (w.update("mean", terms + w.combination(-w.offset("1") / alpha, w.constants)),)
+    pull, lift = sp.Matrix([[1 / alpha]]), sp.Matrix([[sigma**2 / alpha]])
+    return w.rows(["mean"], (pull, w.sde.state), (lift, w.asked.score), (-w.offset("1") / alpha, w.constants))
 
 
 def _tweedie(w: Writer) -> tuple[str, ...]:
@@ -44,9 +44,5 @@ def _tweedie(w: Writer) -> tuple[str, ...]:
     shape = len(sde.data), sde.n
     pull, lift = w.law(f"tweedie{side}", "1", ("pull", *shape), ("lift", *shape))
     values = w.asked.output if side else w.asked.score
-    results = []
-    for k, block in enumerate(sde.data):
-        name = "mean" if len(sde.data) == 1 else f"mean_of_{sde.state[block]}"
-        terms = w.combination(pull.row(k), sde.state) + w.combination(lift.row(k), values)
-        results.append(w.update(name, terms + w.combination(-pull.row(k) * w.offset("1"), w.constants)))
-    return tuple(results)
+    names = ["mean"] if len(sde.data) == 1 else [f"mean_of_{sde.state[block]}" for block in sde.data]
+    return w.rows(names, (pull, sde.state), (lift, values), (-pull * w.offset("1"), w.constants))

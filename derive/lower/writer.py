@@ -93,16 +93,13 @@ class Writer:
         self.moments[key] = self.define(f"t_{key}", t0 - fraction * self.h)
         return key
 
-    def moment(self, key: str) -> sp.Expr:
-        return self.moments[key]
-
     @property
     def h(self) -> sp.Expr:
         return self.define("h", t0 - t1)
 
     def at(self, expr: sp.Expr, key: str) -> sp.Expr:
         """An expression in the words of let at the time of ``key``; the lets with t in them become host scalars."""
-        time = self.moment(key)
+        time = self.moments[key]
         timed = [name for name, let in self.sde.let.items() if symbol(name) in expr.free_symbols and let.has(t)]
         values = {symbol(name): self.define(f"{name}_{key}", applied(name, time)) for name in timed}
         return expr.subs(values, simultaneous=True).subs(t, time)
@@ -115,34 +112,24 @@ class Writer:
             return self._integrated(f"integral{len(self.host)}_{between}", self.sde.written_out(expr), upper, lower)
         total = sp.S.Zero
         for name, c in parts.items():
-            piece = (
-                self._integrated(f"{name}_{between}", self.sde.let[name], upper, lower, name)
-                if name
-                else self._width(upper, lower)
-            )
-            total += c * piece
+            own = self._integrated(f"{name}_{between}", self.sde.let[name], upper, lower, name) if name else None
+            total += c * (own if own is not None else self._width(upper, lower))
         return self.at(total, upper)
 
     def _width(self, upper: str, lower: str) -> sp.Expr:
-        return self.h if (upper, lower) == ("0", "1") else self.moment(upper) - self.moment(lower)
+        return self.h if (upper, lower) == ("0", "1") else self.moments[upper] - self.moments[lower]
 
     def _integrated(self, name: str, expr: sp.Expr, upper: str, lower: str, let: str = "") -> sp.Expr:
-        high, low = self.moment(upper), self.moment(lower)
+        high, low = self.moments[upper], self.moments[lower]
         closed = calculus.increment(expr, t, s)
         if closed is not None:
             return self.define(name, closed.subs({t: high, s: low}, simultaneous=True))
         self.add(Integral(name, symbol(let) if let else expr, low, high))
         return symbol(name)
 
-    def growth(self, expr: sp.Expr, upper: str, lower: str) -> sp.Expr:
-        """exp of the integral of an expression over (lower, upper); a power of alpha where alpha is given."""
-        if self.sde.schedule is not None and (c := sp.cancel(expr / self.sde.F_let[0, 0])).is_Rational:
-            return (self.alpha_sigma(upper)[0] / self.alpha_sigma(lower)[0]) ** c
-        return sp.exp(self.integral(expr, upper, lower))
-
     def law(self, kind: str, key: str, *names: tuple[str, int, int]) -> tuple[sp.Matrix, ...]:
         """Tables of the law at a time of the step, each (stem of its name, rows, columns), in host symbols."""
-        self.add(Law(tuple(f"{stem}_{key}" for stem, _, _ in names), kind, self.moment(key)))
+        self.add(Law(tuple(f"{stem}_{key}" for stem, _, _ in names), kind, self.moments[key]))
         return tuple(entries(f"{stem}_{key}", rows, columns) for stem, rows, columns in names)
 
     # -- components --------------------------------------------------------------------------------------------------
@@ -162,9 +149,13 @@ class Writer:
     def block(self, i: int) -> str:
         return self.sde.state[i]
 
-    def combination(self, row: Iterable[sp.Expr], values: Iterable[str]) -> list[Term]:
-        """The terms of a row of a matrix on some values."""
-        return list(zip(row, values, strict=True))
+    def rows(self, names: Iterable[str], *products: tuple[sp.Matrix, Iterable[str]], note: str = "") -> tuple[str, ...]:
+        """Values named ``names``, one a row of the sum of matrix times values."""
+        parts = [(matrix, tuple(values)) for matrix, values in products]
+        return tuple(
+            self.update(name, [term for M, values in parts for term in zip(M.row(i), values, strict=True)], note)
+            for i, name in enumerate(names)
+        )
 
     def offset(self, key: str) -> sp.Matrix:
         """o(t, START) at a time of the step, n x (m + 1), in host symbols; z - o is the state of the SDE without offset."""
@@ -176,7 +167,7 @@ class Writer:
 
     def alpha_sigma(self, key: str) -> tuple[sp.Expr, sp.Expr]:
         """alpha and sigma of one block at a time of the step."""
-        time = self.moment(key)
+        time = self.moments[key]
         alpha = ONE if self.sde.F.is_zero_matrix else self.define(f"alpha_{key}", applied("alpha", time))
         return alpha, self.define(f"sigma_{key}", applied("sigma", time))
 
@@ -187,7 +178,7 @@ class Writer:
         return self.scores[network, key]
 
     def _score(self, network: Network, key: str) -> Score:
-        n, time = self.sde.n, self.moment(key)
+        n, time = self.sde.n, self.moments[key]
         if isinstance(network, ScoreParameterization):
             skip, out, inp = (getattr(network, k).applyfunc(lambda e: self.at(e, key)) for k in ("skip", "out", "inp"))
             noise = self.define(f"noise_{key}", self.at(network.noise, key))
@@ -213,12 +204,12 @@ class Writer:
         assert kind.law is not None
         own = "" if kind.name == self.network or not kind.bridge else "frame_"
         noise = f"{own}sigma_{key}"
-        self.add(Law((f"{own}skip_{key}", f"{own}out_{key}", f"{own}inp_{key}", noise), kind.law, self.moment(key)))
+        self.add(Law((f"{own}skip_{key}", f"{own}out_{key}", f"{own}inp_{key}", noise), kind.law, self.moments[key]))
         skip, out, inp = (
             entries(f"{own}{k}_{key}", *shape) for k, shape in (("skip", (n, n)), ("out", (n, 1)), ("inp", (1, n)))
         )
         if not kind.bridge:
-            return Score(skip, out, sp.eye(n), self.moment(key), None)
+            return Score(skip, out, sp.eye(n), self.moments[key], None)
         return Score(skip, out, inp, symbol(noise), None)
 
     def evaluate(self, state: State, fraction: sp.Expr) -> None:
@@ -232,24 +223,18 @@ class Writer:
         number = self.suffix or ("" if self.calls == 1 else str(self.evaluations))
         values = [state[j] for j in range(sde.n)]
         if takes_state(self.network):
-            inputs = [*values, *sde.constant]
+            inputs: tuple[str, ...] = (*values, *sde.constant)
         else:
-            labels = [f"y{number}{'' if score.inp.shape[0] == 1 else f'_{k}'}" for k in range(score.inp.shape[0])]
-            inputs = [
-                self.update(label, self.combination(row, values) + self.combination(-row * offset, self.constants))
-                for label, row in zip(labels, map(score.inp.row, range(score.inp.shape[0])), strict=True)
-            ]
-        columns = score.out.shape[1]
-        output = tuple(
-            f"{self.kind.letter}{number}{'' if columns == 1 else f'_{self.block(i)}'}" for i in range(columns)
-        )
-        self.ops.append(Evaluate(output, tuple(inputs), score.noise))
-        made = []
-        for i in range(sde.n):
-            terms = self.combination(score.skip.row(i), values) + self.combination(score.out.row(i), output)
-            terms += self.combination(-score.skip.row(i) * offset, self.constants)
-            made.append(self.update(f"s{number}_{self.block(i)}", terms))
-        self.asked = Asked(output, tuple(made), key)
+            count = score.inp.shape[0]
+            labels = [f"y{number}"] if count == 1 else [f"y{number}_{k}" for k in range(count)]
+            inputs = self.rows(labels, (score.inp, values), (-score.inp * offset, self.constants))
+        letter, columns = f"{self.kind.letter}{number}", score.out.shape[1]
+        output = (letter,) if columns == 1 else tuple(f"{letter}_{self.block(i)}" for i in range(columns))
+        self.ops.append(Evaluate(output, inputs, score.noise))
+        shift = -score.skip * offset
+        names = [f"s{number}_{b}" for b in sde.state]
+        made = self.rows(names, (score.skip, values), (score.out, output), (shift, self.constants))
+        self.asked = Asked(output, made, key)
 
 
 __all__ = ["Network", "State", "Term", "Writer", "entry", "symbol"]

@@ -9,6 +9,7 @@ rounding; truncation is bounded by a second setting (terms, accuracy).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,10 +84,6 @@ def inverse(A: Matrix) -> Matrix:
     return [list(row) for row in flint.arb_mat(A).inv().tolist()]
 
 
-def zeros(rows: int, columns: int) -> Matrix:
-    return [[flint.arb_series([0])] * columns for _ in range(rows)]
-
-
 def eye(n: int) -> Matrix:
     return [[flint.arb(int(i == j)) for j in range(n)] for i in range(n)]
 
@@ -95,17 +92,15 @@ def term(series: Matrix, k: int) -> Matrix:
     return [[e[k] for e in row] for row in series]
 
 
-def joined(found: list[Matrix]) -> Matrix:
+def joined(coefficients: list[Matrix]) -> Matrix:
     """A list of matrix coefficients as a matrix of series."""
-    n, m = len(found[0]), len(found[0][0])
-    return [[flint.arb_series([c[i][j] for c in found]) for j in range(m)] for i in range(n)]
+    n, m = len(coefficients[0]), len(coefficients[0][0])
+    return [[flint.arb_series([c[i][j] for c in coefficients]) for j in range(m)] for i in range(n)]
 
 
 def size(A: Matrix) -> Any:
     """What no entry passes in magnitude, as a ball; None where all vanish.  (A float would overflow near t = 0.)"""
-    largest = None
-    for value in (abs(e).upper() for row in A for e in row if not e.is_zero()):
-        largest = value if largest is None or value > largest else largest
+    largest = max((abs(e).upper() for row in A for e in row if not e.is_zero()), default=None)
     return largest if largest is not None and largest > 0 else None
 
 
@@ -120,27 +115,29 @@ def linear(
     The sums over j are one product of balls a term: [L_0 ... L_k] [X_k; ...; X_0] and [X_k ... X_0] [M_0; ...; M_k].
     """
     left, right = (_terms_of(series, terms) for series in (L, M))
-    found = [value]
+    X = [value]
     for k in range(terms - 1):
         slope = flint.arb_mat(term(N, k)) if N is not None else flint.arb_mat(len(value), len(value[0]))
         if left:
-            near = left[: k + 1]
-            wide = [[e for A in near for e in A[i]] for i in range(len(value))]
-            slope += flint.arb_mat(wide) * flint.arb_mat([row for X in found[: -len(near) - 1 : -1] for row in X])
+            slope += _row_by_column(left[: k + 1], X[: -len(left) - 1 : -1])
         if right:
-            near = right[: k + 1]
-            wide = [[e for X in found[: -len(near) - 1 : -1] for e in X[i]] for i in range(len(value))]
-            slope += flint.arb_mat(wide) * flint.arb_mat([row for A in near for row in A])
-        found.append([[e / (k + 1) for e in row] for row in slope.tolist()])
-    return found
+            slope += _row_by_column(X[: -len(right) - 1 : -1], right[: k + 1])
+        X.append([[e / (k + 1) for e in row] for row in slope.tolist()])
+    return X
+
+
+def _row_by_column(A: list[Matrix], B: list[Matrix]) -> Any:
+    """[A_0 ... A_k] [B_0; ...; B_k], one product of balls."""
+    wide = [[e for part in rows for e in part] for rows in zip(*A, strict=True)]
+    return flint.arb_mat(wide) * flint.arb_mat([row for part in B for row in part])
 
 
 def _terms_of(series: Matrix | None, terms: int) -> list[Matrix]:
     """The coefficients of a matrix of series, the trailing zeros left out: F is often a polynomial."""
-    found = [term(series, k) for k in range(terms)] if series is not None else []
-    while found and all(e == 0 for row in found[-1] for e in row):
-        found.pop()
-    return found
+    coefficients = [term(series, k) for k in range(terms)] if series is not None else []
+    while coefficients and all(e == 0 for row in coefficients[-1] for e in row):
+        coefficients.pop()
+    return coefficients
 
 
 @dataclass(frozen=True)
@@ -171,19 +168,14 @@ class Flow:
 
     def value(self, time: Any) -> Matrix:
         """X(time).  Raises Unsupported where the panels become too short for the way that is left."""
-        sign = 1 if not self.panels else (1 if self.panels[0].width > 0 else -1)
-        if not self.panels:
-            sign = 1 if time >= self.start else -1
+        sign = 1 if (self.panels[0].width > 0 if self.panels else time >= self.start) else -1
         while not self.panels or sign * (self.panels[-1].centre + self.panels[-1].width - time) < 0:
             self._grow(sign)
             last = self.panels[-1]
             if len(self.panels) > PATIENCE and abs(time - last.centre) > PANELS * abs(last.width):
                 raise Unsupported(f"the rates of the SDE are {STIFF}", SHORTEN)
-        low, high = 0, len(self.panels) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if sign * (time - self.panels[middle].centre) >= 0 else (low, middle - 1)
-        return self.panels[low].value(time)
+        place = bisect_right(self.panels, sign * time, lo=1, key=lambda panel: sign * panel.centre)
+        return self.panels[place - 1].value(time)
 
     def _grow(self, sign: int) -> None:
         last = self.panels[-1] if self.panels else None
@@ -191,14 +183,14 @@ class Flow:
         value = last.value(centre) if last else self.initial
         check()
         coefficients = self.series(centre, value)
-        width = None
-        scale = size(coefficients[0]) or flint.arb(1)
-        for k in (len(coefficients) - 1, len(coefficients) - 2, len(coefficients) - 3):
-            if last_size := size(coefficients[k]):
-                bound = float((((scale / last_size).log() - self.accuracy * flint.arb(2).log()) / k).exp().mid())
-                width = bound if width is None else min(width, bound)
-        if width is not None and not width > 0:
-            raise Unsupported(
-                f"the coefficients are not analytic near t = {float(centre.mid()):.6g}", "shorten the time span"
-            )
-        self.panels.append(Panel(centre, flint.arb(sign * min(width or 1e6, 1e6)), coefficients))
+        scale, bits, terms = (
+            size(coefficients[0]) or flint.arb(1),
+            self.accuracy * flint.arb(2).log(),
+            len(coefficients),
+        )
+        sizes = ((k, size(coefficients[k])) for k in (terms - 1, terms - 2, terms - 3))
+        widths = [float((((scale / e).log() - bits) / k).exp().mid()) for k, e in sizes if e]
+        if any(not width > 0 for width in widths):
+            what = f"the coefficients are not analytic near t = {float(centre.mid()):.6g}"
+            raise Unsupported(what, "shorten the time span")
+        self.panels.append(Panel(centre, flint.arb(sign * min([*widths, 1e6])), coefficients))

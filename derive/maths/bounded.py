@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import sympy as sp
@@ -40,11 +42,6 @@ class Extent:
         return min(self.monomials, math.prod(1 + d for d in self.degrees.values()))
 
 
-def _binomial(terms: int, power: int) -> int:
-    """Monomials of the power of a sum."""
-    return math.comb(terms + power - 1, power)
-
-
 class Counting:
     """Counts what expressions would be, multiplied out; each part once."""
 
@@ -62,36 +59,17 @@ class Counting:
         if expr.is_Add:
             return self._sum([self(part) for part in expr.args])
         if expr.is_Mul:
-            return self._product([self(part) for part in expr.args])
+            return _product((self(part), 1) for part in expr.args)
         if expr.is_Pow and expr.exp.is_Integer:
-            power = abs(int(expr.exp))
-            base = self(expr.base)
-            above = Extent(
-                Counter({g: d * power for g, d in base.degrees.items()}),
-                _binomial(base.monomials, power),
-                Counter({f: k * power for f, k in base.below.items()}),
-            )
+            above = _product([(self(expr.base), abs(int(expr.exp)))])
             if expr.exp > 0:
                 return above
-            over = self._factors(above.below)
-            return Extent(over.degrees, over.monomials, Counter({expr.base: power}))
+            return replace(self._factors(above.below), below=Counter({expr.base: abs(int(expr.exp))}))
         return Extent(Counter({expr: 1}), 1, Counter())
 
     def _factors(self, factors: Counter[Any]) -> Extent:
         """The product of the numerators of these powers."""
-        parts = [self(f) for f in factors]
-        degrees: Counter[Any] = Counter()
-        for part, power in zip(parts, factors.values(), strict=True):
-            degrees.update({g: d * power for g, d in part.degrees.items()})
-        terms = [_binomial(part.monomials, power) for part, power in zip(parts, factors.values(), strict=True)]
-        return Extent(degrees, math.prod(terms), Counter())
-
-    def _product(self, parts: list[Extent]) -> Extent:
-        degrees, below = Counter[Any](), Counter[Any]()
-        for part in parts:
-            degrees.update(part.degrees)
-            below.update(part.below)
-        return Extent(degrees, math.prod(part.monomials for part in parts), below)
+        return replace(_product((self(f), power) for f, power in factors.items()), below=Counter())
 
     def _sum(self, parts: list[Extent]) -> Extent:
         below: Counter[Any] = Counter()
@@ -110,6 +88,16 @@ class Counting:
         return max(extent.terms, self._factors(extent.below).terms)
 
 
+def _product(powers: Iterable[tuple[Extent, int]]) -> Extent:
+    """The product of some powers; that of a sum of m terms to the power k has as many as there are products of k of m."""
+    degrees, below, monomials = Counter[Any](), Counter[Any](), 1
+    for part, power in powers:
+        degrees.update({g: d * power for g, d in part.degrees.items()})
+        below.update({f: k * power for f, k in part.below.items()})
+        monomials *= math.comb(part.monomials + power - 1, power)
+    return Extent(degrees, monomials, below)
+
+
 def monomials(expr: sp.Expr) -> int:
     """A bound on the monomials of numerator and denominator, were the expression multiplied out over one denominator."""
     return Counting().terms(sp.sympify(expr))
@@ -125,10 +113,14 @@ def cancelled(expr: sp.Expr) -> sp.Expr:
     return sp.cancel(expr) if tame(expr) else expr
 
 
+def small(expr: sp.Basic, most: int) -> bool:
+    """Whether an expression has at most so many nodes, a shared part counted each time."""
+    return sum(1 for _ in islice(sp.preorder_traversal(expr), most + 1)) <= most
+
+
 def tidied(expr: sp.Expr) -> sp.Expr:
     """The expression after simplify, if it has at most MAX_TIDY nodes and is tame; else as it is written."""
-    small = sum(1 for _ in zip(sp.preorder_traversal(expr), range(MAX_TIDY + 1), strict=False)) <= MAX_TIDY
-    return sp.simplify(expr) if small and tame(expr) else expr
+    return sp.simplify(expr) if small(expr, MAX_TIDY) and tame(expr) else expr
 
 
 def inverse(M: sp.Matrix) -> sp.Matrix:
@@ -137,9 +129,8 @@ def inverse(M: sp.Matrix) -> sp.Matrix:
     One or two rows, and a diagonal, are inverted as they stand.
     """
     if not solvable(M):
-        raise Unsupported(
-            f"the inverse of a matrix of {M.shape[0]} rows has too many terms", "state the matrix instead"
-        )
+        what = f"the inverse of a matrix of {M.shape[0]} rows has too many terms"
+        raise Unsupported(what, "state the matrix instead")
     return M.inv()
 
 

@@ -10,14 +10,13 @@ looked at between the steps of a derivation only (``check``).
 
 from __future__ import annotations
 
-import functools
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from sympy.core.cache import clear_cache
 
@@ -25,9 +24,6 @@ from stepsmith.errors import Unsupported
 
 SECONDS = 60.0
 _AGAIN = 0.5  # seconds until the timer rings again, should the first ring be lost in a destructor
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _Spent(BaseException):
@@ -38,11 +34,12 @@ _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 @contextmanager
-def limited(seconds: float = SECONDS, what: str = "this") -> Iterator[None]:
-    """Unsupported if the body takes longer than ``seconds``; inside another ``limited`` the outer time holds."""
+def limited(seconds: float | None = None, what: str = "this") -> Iterator[None]:
+    """Unsupported if the body takes longer than ``seconds`` (SECONDS); inside another ``limited`` the outer time holds."""
     if _deadline.get() is not None:
         yield
         return
+    seconds = SECONDS if seconds is None else seconds
     token = _deadline.set(time.thread_time() + seconds)
     disarm = _armed(seconds)
     try:
@@ -66,18 +63,9 @@ def check() -> None:
         raise _Spent
 
 
-def within(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def within(what: str) -> ContextDecorator:
     """A decorator: the function runs within SECONDS."""
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with limited(SECONDS, what):
-                return function(*args, **kwargs)
-
-        return timed
-
-    return decorate
+    return limited(what=what)
 
 
 def _armed(seconds: float) -> Callable[[], None]:

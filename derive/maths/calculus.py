@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import sympy as sp
 from sympy.codegen.cfunctions import expm1, log1p
+from sympy.simplify.fu import TR8
 
 from .bounded import MAX_CLOSED, MAX_DEGREE, monomials
 from .point import random_point, vanishes
@@ -49,24 +50,7 @@ def increment(f: sp.Expr, upper: sp.Expr = t, lower: sp.Expr = s) -> sp.Expr | N
 
 def sums(f: sp.Expr) -> sp.Expr:
     """f with each product of two sines or cosines as a sum, for which the table has rows; digits may cancel in it."""
-
-    if monomials(f) > MAX_CLOSED:
-        return f
-
-    def row(term: sp.Expr) -> sp.Expr:
-        waves = [e for e in sp.Mul.make_args(term) if isinstance(e, sp.sin | sp.cos) and e.has(t)]
-        if len(waves) != 2:
-            return term
-        a, b = waves
-        rest = sp.Mul(*(e for e in sp.Mul.make_args(term) if e not in (a, b)))
-        same = isinstance(a, sp.sin) == isinstance(b, sp.sin)
-        if isinstance(b, sp.sin) and not same:
-            a, b = b, a
-        high, low, wave = a.args[0] + b.args[0], a.args[0] - b.args[0], sp.cos if same else sp.sin
-        sign = -1 if isinstance(b, sp.sin) else 1
-        return rest * (wave(low) + sign * wave(high)) / 2
-
-    return sp.expand(sp.Add(*map(row, sp.Add.make_args(sp.expand(f)))))
+    return f if monomials(f) > MAX_CLOSED else sp.expand(TR8(sp.expand(f)))
 
 
 def _polynomial(f: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr:

@@ -13,21 +13,16 @@ from typing import Any
 
 import flint
 import sympy as sp
-from sympy.codegen.cfunctions import expm1, log1p
 
 from .entire import C
+from .values import FUNCTIONS, combined
 
 Ball = Any  # flint.acb
 BITS = 260  # 78 digits: the precision of a first look
 WIDE = 16  # what the precision may grow by, in factors of 2, before a question is left open: BITS * WIDE
 
 _FUNCTIONS: dict[Any, Callable[..., Ball]] = {
-    **{getattr(sp, name): (lambda x, name=name: getattr(x, name)()) for name in (
-        "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "cot", "coth",
-    )},
-    sp.Abs: lambda x: flint.acb(abs(x)),
-    expm1: lambda x: x.expm1(),
-    log1p: lambda x: x.log1p(),
+    **FUNCTIONS, sp.cot: lambda x: x.cot(), sp.coth: lambda x: x.coth(), sp.Abs: lambda x: flint.acb(abs(x)),
     C: lambda k, x: (x / 4).hypgeom_0f1(k + flint.acb(0.5)),
 }  # fmt: skip
 
@@ -47,7 +42,7 @@ class Point:
             self.seen.update({sp.pi: flint.acb.pi(), sp.E: flint.acb(1).exp(), sp.I: flint.acb(0, 1)})
 
     def __call__(self, expr: sp.Basic) -> Ball:
-        """The value of an expression over the symbols of the point.  KeyError names a symbol or a function without one."""
+        """The value of an expression over the symbols of the point.  KeyError names a symbol without one."""
         if expr in self.seen:
             return self.seen[expr]
         todo = [expr]
@@ -67,25 +62,7 @@ class Point:
             return ball(sp.Rational(node))
         if node in (sp.nan, sp.zoo, sp.oo, -sp.oo):
             return flint.acb("nan")
-        parts = [self.seen[part] for part in node.args]
-        if node.is_Add:
-            return sum(parts[1:], parts[0])
-        if node.is_Mul:
-            product = parts[0]
-            for part in parts[1:]:
-                product = product * part
-            return product
-        if node.is_Pow:
-            return self._power(parts[0], node.exp, parts[1])
-        return _FUNCTIONS[node.func](*parts)
-
-    @staticmethod
-    def _power(base: Ball, exponent: sp.Expr, power: Ball) -> Ball:
-        if exponent.is_Integer and abs(exponent) <= 2**20:
-            return base ** int(exponent)
-        if exponent in (sp.S.Half, -sp.S.Half):
-            return base.sqrt() if exponent > 0 else 1 / base.sqrt()
-        return base**power
+        return combined(node, [self.seen[part] for part in node.args], _FUNCTIONS)
 
 
 def random_point(symbols: Any, rng: random.Random) -> dict[sp.Symbol, sp.Rational]:

@@ -36,25 +36,30 @@ def evaluate(expr: sp.Expr, values: Mapping[str, Any], number: Callable[[sp.Expr
     if expr.is_Symbol:
         return values[expr.name]
     args = [evaluate(arg, values, number) for arg in expr.args]
-    if expr.is_Add:
+    if isinstance(expr, AppliedUndef):
+        return values[expr.func.__name__](args[0])
+    return combined(expr, args, FUNCTIONS)
+
+
+def combined(node: sp.Expr, args: list[Any], functions: Mapping[Any, Callable[..., Any]]) -> Any:
+    """What a sum, a product, a power or a function of the table is worth at these values of its arguments."""
+    if node.is_Add:
         return sum(args[1:], args[0])
-    if expr.is_Mul:
+    if node.is_Mul:
         product = args[0]
         for arg in args[1:]:
             product = product * arg
         return product
-    if expr.is_Pow:
-        return _power(args[0], expr.exp, args[1])
-    if isinstance(expr, AppliedUndef):
-        return values[expr.func.__name__](args[0])
-    if expr.func in FUNCTIONS:
-        return FUNCTIONS[expr.func](args[0])
+    if node.is_Pow:
+        return _power(args[0], node.exp, args[1])
+    if node.func in functions:
+        return functions[node.func](*args)
     fix = "write the entry with exp, log, sqrt and the trigonometric functions"
-    raise Unsupported(f"no Taylor series for {expr.func.__name__}", fix)
+    raise Unsupported(f"no Taylor series for {node.func.__name__}", fix)
 
 
 def _power(base: Any, exponent: sp.Expr, power: Any) -> Any:
-    if exponent.is_Integer:
+    if exponent.is_Integer and abs(exponent) <= 2**20:
         return base ** int(exponent) if exponent >= 0 else 1 / base ** int(-exponent)
     if exponent.is_Rational and exponent.q == 2:
         return _power(base.sqrt(), sp.Integer(exponent.p), None)

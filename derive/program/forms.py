@@ -63,9 +63,10 @@ class Layout:
     after which they are defined (its index), so that later forms may read them.
     """
 
-    bases: tuple[str, ...]
     draws: tuple[str, ...]
-    noisy: tuple[str, ...]  # the values whose draws are merged, independent ones first; () where they are drawn as written
+    noisy: tuple[
+        str, ...
+    ]  # the values whose draws are merged, independent ones first; () where they are drawn as written
     asks: tuple[Ask, ...]
     result: tuple[Form, ...]
     carry: tuple[Form, ...]
@@ -95,78 +96,45 @@ def time_column(time: sp.Expr) -> str:
 
 def layout(program: StepProgram) -> Layout:
     """The layout of a step."""
-    bases, draws = _bases(program)
-    marks = marked(program.ops, (*program.components, UNIT, *program.history))
-    asked = [value for op in program.ops if isinstance(op, Evaluate) for value in op.inputs]
-    noisy = [v for v in dict.fromkeys((*asked, *program.carry, *program.result)) if set(marks[v]) & set(draws)]
-    independent = _independent(program.ops, noisy, draws)
-    merge = len(draws) > len(independent)
-    if merge:
-        noisy = [*independent, *(value for value in noisy if value not in independent)]
-        drawn = tuple(f"w{k + 1}" for k in range(len(independent)))
-        for k, value in enumerate(noisy):
-            marks[value] = {b: m for b, m in marks[value].items() if b not in draws} | dict.fromkeys(
-                drawn[: k + 1], False
-            )
-        bases = tuple(b for b in bases if b not in draws[len(drawn) :])
-        short = dict(zip(drawn, drawn, strict=True))
-    else:
-        drawn = tuple(f"w{k + 1}" for k in range(len(draws)))
-        short = dict(zip(draws, drawn, strict=True))
-    order = {
-        base: k for k, base in enumerate((*program.components, UNIT, *program.history, *draws, *_outputs(program)))
-    }
-    order.update({name: order[draws[k]] for k, name in enumerate(drawn)})
+    first = (*program.components, UNIT, *program.history)
     labels = dict(zip(program.result, program.components, strict=True))
-
-    def form(value: str, label: str) -> Form:
-        own = sorted(marks[value].items(), key=lambda pair: order[pair[0]])
-        named = ((short.get(b, b), one) for b, one in own)
-        return Form(value, label, tuple((b, "" if one else f"{label}_{'one' if b == UNIT else b}") for b, one in named))
-
-    asks = tuple(
-        Ask(op.outputs, tuple(form(v, labels.get(v, v)) for v in op.inputs), time_column(op.time))
-        for op in program.ops
-        if isinstance(op, Evaluate)
-    )
-    times = {time_column(op.time): op.time for op in program.ops if isinstance(op, Evaluate)}
-    result = tuple(form(v, labels.get(v, v)) for v in program.result)
-    carry = tuple(form(v, labels.get(v, v)) for v in program.carry)
-    return Layout(bases, drawn, tuple(noisy) if merge else (), asks, result, carry, times)
+    return _layout(program.ops, first, program.result, program.carry, labels)
 
 
 def last_layout(program: StepProgram) -> Layout:
     """The layout of the mean of the data at t1."""
-    marks = marked(program.last, (*program.components, UNIT))
-    order = {b: k for k, b in enumerate((*program.components, UNIT, *_outputs(program, program.last)))}
+    return _layout(program.last, (*program.components, UNIT), program.last_results, (), {})
+
+
+def _layout(
+    ops: tuple[Op, ...], first: tuple[str, ...], result: tuple[str, ...], carry: tuple[str, ...], labels: dict[str, str]
+) -> Layout:
+    """The layout of some operations on the values ``first``; ``labels`` are the names of values in the step."""
+    calls = [op for op in ops if isinstance(op, Evaluate)]
+    draws = [op.output for op in ops if isinstance(op, Normal)]
+    marks = marked(ops, first)
+    ends = dict.fromkeys((*(value for op in calls for value in op.inputs), *carry, *result))
+    noisy = [value for value in ends if set(marks[value]) & set(draws)]
+    independent = _independent(ops, noisy, draws)
+    merged = len(independent) < len(draws)
+    if merged:
+        noisy = [*independent, *(value for value in noisy if value not in independent)]
+        for k, value in enumerate(noisy):
+            kept = {base: one for base, one in marks[value].items() if base not in draws}
+            marks[value] = kept | dict.fromkeys(draws[: min(k + 1, len(independent))], False)
+    short = {draw: f"w{k + 1}" for k, draw in enumerate(draws[: len(independent)])}
+    order = {base: k for k, base in enumerate((*first, *draws, *(name for op in calls for name in op.outputs)))}
 
     def form(value: str) -> Form:
+        label = labels.get(value, value)
         own = sorted(marks[value].items(), key=lambda pair: order[pair[0]])
-        return Form(value, value, tuple((b, "" if one else f"{value}_{'one' if b == UNIT else b}") for b, one in own))
+        named = ((short.get(b, b), one) for b, one in own)
+        return Form(value, label, tuple((b, "" if one else f"{label}_{'one' if b == UNIT else b}") for b, one in named))
 
-    asks = tuple(
-        Ask(op.outputs, tuple(map(form, op.inputs)), time_column(op.time))
-        for op in program.last
-        if isinstance(op, Evaluate)
-    )
-    times = {time_column(op.time): op.time for op in program.last if isinstance(op, Evaluate)}
-    return Layout(tuple(order), (), (), asks, tuple(map(form, program.last_results)), (), times)
-
-
-def _outputs(program: StepProgram, ops: tuple[Op, ...] | None = None) -> list[str]:
-    ops = program.ops if ops is None else ops
-    return [name for op in ops if isinstance(op, Evaluate) for name in op.outputs]
-
-
-def _bases(program: StepProgram) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(all bases in the order of the unit rows, the draws among them)."""
-    draws = tuple(op.output for op in program.ops if isinstance(op, Normal))
-    unit = (
-        (UNIT,)
-        if any(UNIT in (v for _, v in op.terms) for op in (*program.ops, *program.last) if isinstance(op, Update))
-        else ()
-    )
-    return (*program.components, *unit, *program.history, *draws, *_outputs(program)), draws
+    asks = tuple(Ask(op.outputs, tuple(map(form, op.inputs)), time_column(op.time)) for op in calls)
+    times = {time_column(op.time): op.time for op in calls}
+    drawn = tuple(short.values())
+    return Layout(drawn, tuple(noisy) if merged else (), asks, tuple(map(form, result)), tuple(map(form, carry)), times)
 
 
 def marked(ops: Iterable[Op], bases: Iterable[str]) -> dict[str, Marks]:

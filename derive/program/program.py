@@ -7,7 +7,6 @@ SSA, no branch, no loop.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import sympy as sp
 
 from ..maths.calculus import EARLIER
-from .hosts import Host, table_of
+from .hosts import Host, Scalar, table_of
 
 ONE = sp.S.One
 UNIT = "1"  # the value that is one everywhere: an additive scalar is its coefficient
@@ -89,10 +88,6 @@ class StepProgram:
         """Draws as the scheme writes them; the emitted step may merge them (forms.py)."""
         return sum(isinstance(op, Normal) for op in self.ops)
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(dump(self).encode()).hexdigest()
-
 
 class ProgramError(Exception):
     """A program that breaks a rule of the representation: an error of stepsmith, never of the user."""
@@ -128,14 +123,8 @@ def verify(program: StepProgram) -> StepProgram:
     Every name is defined once and before its use; host symbols are times, parameters, earlier scalars or tables; network
     inputs are components' values; each normal is used; the result has one value a component.
     """
-    known = {
-        "t0",
-        "t1",
-        *(time.name for time in EARLIER),
-        *program.words,
-        *program.params,
-        *filter(None, [program.field]),
-    }
+    times = ("t0", "t1", *(time.name for time in EARLIER))
+    known = {*times, *program.words, *program.params, *filter(None, [program.field])}
     for statement in program.host:
         _require_known(known | {"t"}, statement.reads, statement.targets[0])
         if known & set(statement.targets):
@@ -193,19 +182,16 @@ def dump(program: StepProgram) -> str:
     lines += [f"field {program.field}"] if program.field else []
     for statement in program.host:
         data = {k: v for k, v in vars(statement).items() if k not in ("name", "targets", "expr")}
-        body = str(statement.expr) if hasattr(statement, "expr") else ""
-        body = body or f"{type(statement).__name__}({', '.join(f'{k}: {_plain(v)}' for k, v in data.items())})"
+        body = f"{type(statement).__name__}({', '.join(f'{k}: {_plain(v)}' for k, v in data.items())})"
+        body = str(statement.expr) if isinstance(statement, Scalar) else body
         lines.append(f"host {', '.join(statement.targets)} = {body}")
     lines += [f"load {', '.join(program.history)}"] if program.history else []
     lines += _dump_ops(program.ops)
     lines += [f"carry {', '.join(program.carry)}"] if program.carry else []
     lines.append(f"result {', '.join(program.result)}")
     if program.last:
-        lines += [
-            "last",
-            *("  " + line for line in _dump_ops(program.last)),
-            f"  result {' '.join(program.last_results)}",
-        ]
+        last = [*_dump_ops(program.last), f"result {' '.join(program.last_results)}"]
+        lines += ["last", *(f"  {line}" for line in last)]
     return "\n".join(lines) + "\n"
 
 

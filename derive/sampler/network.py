@@ -184,12 +184,8 @@ def checked(network: Network, sde: Equations) -> Network:
         raise InputError("-", "network", f"no parameterisation {network!r}", f"choose from {', '.join(KINDS)}")
     kind = KINDS[network]
     if kind.single and len(sde.data) != 1:
-        raise InputError(
-            sde.name,
-            "data",
-            f"the bridge needs one data block, and {sde.name} has {len(sde.data)}",
-            "give the other blocks an initial variance",
-        )
+        what = f"the bridge needs one data block, and {sde.name} has {len(sde.data)}"
+        raise InputError(sde.name, "data", what, "give the other blocks an initial variance")
     if kind.law is None and sde.n > 1:
         raise Unsupported(f"{network} is defined for one block, {sde.name} has {sde.n}", "use denoiser, x0 or eps-R")
     return network

@@ -20,11 +20,8 @@ from ..spec.words import refuse_taken
 
 LINES = ("step", "warmup", "final", "let")
 KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B", *LINES)
-WRITTEN = {  # the keys with which the samplers of a family are written; parts may stand beside lines
-    "conjugate": ("B",),
-    **dict.fromkeys(("splitting", "conjugate-splitting"), ("composition", "parts")),
-    **dict.fromkeys(formula.FAMILIES, LINES),
-}
+SPLITTINGS = ("splitting", "conjugate-splitting")
+FAMILIES = ("conjugate", *SPLITTINGS, *formula.FAMILIES)
 PART_KEYS = ("rows", "linear", "offset", "score", "noise", "noise_clock", "solve", "B")
 SOLVERS = ("exact", "euler", "conjugate")
 
@@ -111,7 +108,7 @@ def load_sampler(source: Any) -> Sampler:
     where, table = spec.read(source, kind="sampler")
     spec.check_keys(where, "sampler", table, allowed=KEYS, required=("name", "family"))
     family, target = table["family"], table.get("target", "ode")
-    _choice(where, "sampler.family", family, tuple(WRITTEN))
+    _choice(where, "sampler.family", family, FAMILIES)
     _choice(where, "sampler.target", target, ("ode", "sde"))
     _check_fitting(where, table, family, target)
     composition: tuple[Token, ...] = ()
@@ -129,17 +126,20 @@ def load_sampler(source: Any) -> Sampler:
 
 def _check_fitting(where: str, table: Mapping[str, Any], family: str, target: str) -> None:
     """InputError for a key that belongs to other families, and for a splitting without its composition or parts."""
-    own = WRITTEN[family]
-    for key in ("composition", "parts", "B", *LINES):
-        if key in table and key not in own and not (key == "parts" and own == LINES):
-            fix = f"a {family} sampler is written with {', '.join(own)}"
+    lined = family in formula.FAMILIES
+    for key in ("composition", "B") if lined else LINES:
+        if key in table:
+            fix = f"a {family} sampler is written with {'step, warmup, final and let' if lined else 'composition, parts or B'}"
             raise InputError(where, f"sampler.{key}", f"does not belong to the family {family}", fix)
-    if family == "conjugate" and target != "ode":
+    if family == "conjugate" and (target != "ode" or "composition" in table or "parts" in table):
         what = "a conjugate sampler is one step of the probability flow"
-        raise InputError(where, "sampler.target", what, "leave out target, or change the family")
-    if "parts" in own and not ("composition" in table and "parts" in table):
-        what = f"a {family} sampler needs a composition and parts"
-        raise InputError(where, "sampler.composition", what, "add both")
+        raise InputError(where, "sampler.family", what, "leave out target, composition and parts, or change the family")
+    if family in SPLITTINGS and not ("composition" in table and "parts" in table):
+        raise InputError(where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both")
+    if family in SPLITTINGS and "B" in table:
+        raise InputError(
+            where, "sampler.B", f"a {family} sampler has no B of its own", "write it into a conjugate part"
+        )
 
 
 def _choice(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -34,7 +34,7 @@ from ..sde.linear import LinearSDE
 from ..sde.offset import equilibrium
 from ..sde.offset import read as read_offset
 from ..spec import sources as spec
-from ..spec.expression import Names
+from ..spec.expression import Names, parse
 from .sampler import PartSpec, Sampler
 
 
@@ -122,6 +122,9 @@ class _Binder:
     def key(self, key: str) -> str:
         return f"sampler.parts.{self.part.letter}.{key}"
 
+    def entry(self, key: str, value: Any) -> sp.Expr:
+        return parse(value, self.names, where=self.where, key=self.key(key))
+
     def refused(self, key: str, what: str, fix: str) -> InputError:
         return InputError(self.where, self.key(key), what, fix)
 
@@ -190,14 +193,14 @@ class _Binder:
         """B of a conjugate part: an expression times I on its rows, or a matrix of expressions."""
         if isinstance(self.part.B, list):
             return self.matrix("B", self.part.B)
-        return _masked(sp.eye(self.sde.n) * spec.entry(self.where, self.key("B"), self.part.B, self.names), self.rows)
+        return _masked(sp.eye(self.sde.n) * self.entry("B", self.part.B), self.rows)
 
     def noise_clock(self) -> tuple[sp.Expr, ...]:
         """What multiplies the time of each block's noise, 1 unless the spec says otherwise of the block or its kind."""
         sde, given = self.sde, self.part.noise_clock
         if not (set(given) <= set(sde.state) or set(given) <= {"data", "auxiliary"}):
             raise self.refused("noise_clock", "names no block", f"use {', '.join(sde.state)}, data or auxiliary")
-        read = {k: spec.entry(self.where, self.key(f"noise_clock.{k}"), e, self.names) for k, e in given.items()}
+        read = {k: self.entry(f"noise_clock.{k}", e) for k, e in given.items()}
         defaults = {sp.Symbol(k, real=True): exact(v) for k, v in self.params.items()}
         if any(clock.subs(defaults) != 1 for clock in read.values()):
             what = "the clock of the noise is not 1 at the defaults"
@@ -252,7 +255,10 @@ def _prove_sum(split: Split, sampler: Sampler, power: sp.Matrix) -> None:
         "linear": (sum((p.linear for p in parts), sp.zeros(n)), -sde.F_let),
         "offset": (sum((p.offset for p in parts), sp.zeros(*b.shape)), -b),
         "score": (sum((p.score for p in parts), sp.zeros(n)), power),
-        "noise": (sum((p.noise(sde) for p in parts), sp.zeros(n)), sde.GG_let if split.target == "sde" else sp.zeros(n)),
+        "noise": (
+            sum((p.noise(sde) for p in parts), sp.zeros(n)),
+            sde.GG_let if split.target == "sde" else sp.zeros(n),
+        ),
     }
     for kind, (total, wanted) in sums.items():
         for i, j in product(range(n), range(wanted.shape[1])):

@@ -1,4 +1,4 @@
-"""What follows from F and G alone: transition, covariance, stationary law, reverse dynamics.
+"""What follows from F and G alone, spelled in the lets and their integrals: transition, covariance, stationary law.
 
     d Psi(t, s)/dt = F(t) Psi(t, s),  Psi(s, s) = I            transition
     d Sigma/dt = F Sigma + Sigma F^T + G G^T                   covariance given the data point
@@ -11,20 +11,18 @@ the ordered numeric route of numeric.py and of the emitted modules.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import flint
 import numpy as np
 import sympy as sp
 
 from stepsmith.errors import Unsupported
 
 from ..maths.bounded import cancelled, tame
-from ..maths.calculus import exact, increment, plain, s, sums, t
+from ..maths.calculus import exact, increment, is_zero_matrix, plain, s, sums, t
 from ..maths.entire import exponential
-from ..maths.point import BITS, Point, random_point
+from ..maths.point import Point
 from . import stationary as law
 from .equations import Equations
 from .smooth import defaults
@@ -32,35 +30,12 @@ from .smooth import defaults
 NUMERIC = "use sde.at(...), which takes the numeric route under the same interface"
 
 
-@dataclass(frozen=True)
-class Reverse:
-    """Reverse-time dynamics, time running down from T: dz = (F z + b - score s) dt + noise^(1/2) dw, dt < 0.
-
-    ``score`` = (G G^T + V)/2 multiplies the score s = grad log p_t(z); ``noise`` = V = eta^2 G G^T (arXiv 2206.05564).
-    """
-
-    linear: sp.Matrix
-    offset: sp.Matrix
-    score: sp.Matrix
-    noise: sp.Matrix
-
-
-def _commutator_vanishes(F: sp.Matrix, values: Mapping[sp.Symbol, sp.Rational]) -> bool:
-    """Whether F(t) F(s) - F(s) F(t) is 0 at a point, to 40 digits of its terms."""
-    bits = 2 * BITS
-    early, late = Point({**values, t: values[s]}, bits), Point(values, bits)
-    with flint.ctx.workprec(bits):
-        A, B = (flint.acb_mat([[at(e) for e in row] for row in F.tolist()]) for at in (early, late))
-        gap, size = A * B - B * A, sum((abs(e) for e in (*A.entries(), *B.entries())), flint.arb(1)) ** 2
-        return all(abs(e).upper() < size * flint.arb("1e-40") for e in gap.entries())
-
-
 def commutes(F: sp.Matrix) -> bool:
-    """Whether F(t) F(s) = F(s) F(t) identically, as far as three random points show (see ``calculus.is_zero``)."""
+    """Whether F(t) F(s) = F(s) F(t) identically (see ``calculus.is_zero``)."""
     if F.shape == (1, 1) or t not in F.free_symbols:
         return True
-    rng = random.Random(0)
-    return all(_commutator_vanishes(F, random_point({*F.free_symbols, s}, rng)) for _ in range(3))
+    early = F.xreplace({t: s})
+    return is_zero_matrix(F * early - early * F)
 
 
 @dataclass(frozen=True)
@@ -93,27 +68,30 @@ def timeless(sde: Equations, M: sp.Matrix) -> sp.Matrix:
     return sde.written_out(M).applyfunc(cancelled) if M.free_symbols & timed else M
 
 
-def generator(sde: Equations, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> Words:
-    """The integral of F (in the words of let) over (lower, upper), the integral of ``beta`` spelled ``int_beta``.
-
-    Raises Unsupported where an entry has no row in the table of integrals.
+def integral(
+    sde: Equations, entry: sp.Expr, upper: sp.Expr, lower: sp.Expr, closed: Callable[..., sp.Expr | None] = increment
+) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]] | None:
+    """The integral of an entry (in the words of let) over (lower, upper), that of ``beta`` spelled ``int_beta``, and what
+    these are; None where the entry has no row in the table of integrals.
     """
-    integrals: dict[sp.Symbol, sp.Expr] = {}
+    parts = in_lets(sde, entry)
+    pieces = {name: closed(sde.let[name], upper, lower) for name in parts or () if name}
+    if parts is None or any(value is None for value in pieces.values()):
+        written = closed(sde.written_out(entry), upper, lower)
+        return None if written is None else (written, {})
+    words = {name: sp.Symbol(f"int_{name}", real=True) for name in pieces}
+    total = sum((c * words.get(name, upper - lower) for name, c in parts.items()), sp.S.Zero)
+    return total, {words[name]: value for name, value in pieces.items()}
 
-    def integral(entry: sp.Expr) -> sp.Expr:
-        parts = in_lets(sde, entry)
-        closed = {name: _increment(sde.let[name], upper, lower) for name in parts or () if name}
-        if parts is None or any(value is None for value in closed.values()):
-            whole = _increment(sde.written_out(entry), upper, lower)
-            if whole is None:
-                raise Unsupported(f"an entry of {sde.name} has no closed integral here", NUMERIC)
-            return whole
-        integrals.update({sp.Symbol(f"int_{name}", real=True): value for name, value in closed.items()})
-        return sum(
-            (c * sp.Symbol(f"int_{k}", real=True) if k else c * (upper - lower) for k, c in parts.items()), sp.S.Zero
-        )
 
-    return Words(sp.Matrix(F.applyfunc(integral)), integrals)
+def generator(sde: Equations, F: sp.Matrix, upper: sp.Expr, lower: sp.Expr) -> Words:
+    """The integral of F (in the words of let) over (lower, upper); Unsupported where an entry has none in closed form."""
+    each = [integral(sde, entry, upper, lower, _increment) for entry in F]
+    known = [pair for pair in each if pair is not None]
+    if len(known) < len(each):
+        raise Unsupported(f"an entry of {sde.name} has no closed integral here", NUMERIC)
+    words = {symbol: value for _, integrals in known for symbol, value in integrals.items()}
+    return Words(sp.Matrix(*F.shape, [entry for entry, _ in known]), words)
 
 
 def _increment(expr: sp.Expr, upper: sp.Expr, lower: sp.Expr) -> sp.Expr | None:
@@ -127,42 +105,17 @@ def transition_words(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> Words:
         alpha = sde.written_out(sde.schedule[0])
         return Words(sp.Matrix([[alpha.subs(t, upper) / alpha.subs(t, lower)]]), {})
     if not commutes(sde.F):
-        raise Unsupported(
-            f"F of {sde.name} does not commute with itself at two times, so exp of its integral is wrong", NUMERIC
-        )
+        what = f"F of {sde.name} does not commute with itself at two times, so exp of its integral is wrong"
+        raise Unsupported(what, NUMERIC)
     if sde.n > 2:
         raise Unsupported(f"no closed exponential for {sde.n} blocks", NUMERIC)
-    integral = generator(sde, sde.F_let, upper, lower)
-    return Words(
-        exponential(integral.entries, lambda e: Words(sp.Matrix([[e]]), integral.integrals).written_out(sde)[0]),
-        integral.integrals,
-    )
-
-
-def _check_at_rest(sde: Equations) -> None:
-    """Refuse in numbers, before any algebra, a law that would change between two times."""
-    if not sde.F.has(t) and not sde.GG.has(t):
-        return
-    values = {symbol: sde.params.get(name, 0.0) for name, symbol in sde.symbols.items()}
-    low, high = sde.time
-    laws = []
-    for share in (0.31, 0.67):
-        point = {**values, t: low + share * (high - low)}
-        F, V = (np.array(M.subs(point).evalf().tolist(), dtype=np.float64) for M in (sde.F, sde.GG))
-        one = np.eye(sde.n)
-        equations = np.kron(F, one) + np.kron(one, F)
-        if np.linalg.cond(equations) > 1e10:
-            return  # the algebra says what holds
-        laws.append(np.linalg.solve(equations, -V.flatten()))
-    if np.abs(laws[0] - laws[1]).max() > 1e-8 * np.abs(laws[0]).max():
-        raise Unsupported(
-            f"the law that F and G of {sde.name} would keep changes with t", "F and G G^T must share one clock"
-        )
+    words = generator(sde, sde.F_let, upper, lower)
+    meaning = lambda e: Words(sp.Matrix([[e]]), words.integrals).written_out(sde)[0]  # noqa: E731
+    return Words(exponential(words.entries, meaning), words.integrals)
 
 
 def stationary_words(sde: Equations) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, in the words of let."""
-    _check_at_rest(sde)
     S = law.solve(sde.name, sde.F, sde.GG, sde.F_let, sde.GG_let)
     written = sde.written_out(S)
     if not written.has(t):
@@ -184,27 +137,11 @@ def covariance_words(sde: Equations, time: sp.Expr) -> Words:
     return Words(S + psi.entries * (sde.initial_let - S) * psi.entries.T, psi.integrals)
 
 
-def transition(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
-    """Psi(upper, lower), written out in t and the parameters."""
-    return transition_words(sde, upper, lower).written_out(sde)
-
-
 def stationary(sde: Equations) -> sp.Matrix:
     """The constant S with F S + S F^T + G G^T = 0, written out; Unsupported where it is no covariance at the defaults."""
-    found = sde.written_out(stationary_words(sde)).applyfunc(cancelled)
+    S = sde.written_out(stationary_words(sde)).applyfunc(cancelled)
     at = Point(defaults(sde))
-    spread = np.linalg.eigvalsh([[float(at(e).real.mid()) for e in row] for row in found.tolist()])
+    spread = np.linalg.eigvalsh([[float(at(e).real.mid()) for e in row] for row in S.tolist()])
     if not spread[0] > -1e-9 * abs(spread).max():
-        raise Unsupported(f"{sde.name} has no stationary law", "F must be stable and G G^T in proportion to it")
-    return found
-
-
-def covariance(sde: Equations, time: sp.Expr) -> sp.Matrix:
-    """Sigma at ``time``, written out in t and the parameters."""
-    return covariance_words(sde, time).written_out(sde)
-
-
-def reverse(sde: Equations, eta: sp.Expr) -> Reverse:
-    """The reverse dynamics of ``Reverse`` with V = eta^2 G G^T."""
-    noise = eta**2 * sde.GG
-    return Reverse(sp.Matrix(sde.F), sp.Matrix(sde.offset), (sde.GG + noise) / 2, sp.Matrix(noise))
+        raise Unsupported(f"{sde.name} has no stationary law", law.NONE)
+    return S

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 import sympy as sp
 
 from ..maths.point import sign
+
+RELATIONS = {"!=": ne, "==": eq, "<=": le, ">=": ge, "<": lt, ">": gt}
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,8 @@ class Constraint:
 
     def holds(self, values: Mapping[sp.Symbol, sp.Expr]) -> bool:
         """Whether the relation holds at a point; False where a side has no real value there."""
-        found = sign(self.gap, values)
-        if found is None:
-            return False
-        tests = {"!=": found != 0, "==": found == 0, "<": found < 0, "<=": found <= 0, ">": found > 0, ">=": found >= 0}
-        return tests[self.relation]
+        side = sign(self.gap, values)
+        return side is not None and RELATIONS[self.relation](side, 0)
 
 
 @dataclass(frozen=True)
@@ -122,3 +122,10 @@ def linear_terms(offset: sp.Matrix, constant: tuple[str, ...]) -> sp.ImmutableMa
     own = constant_symbols(constant)
     rows = [[*(e.diff(c) for c in own), e.subs(dict.fromkeys(own, 0))] for e in offset]
     return sp.ImmutableMatrix(len(rows), len(own) + 1, [e for row in rows for e in row])
+
+
+def coupled(couplings: sp.Matrix, rows: set[int]) -> set[int]:
+    """The blocks that what stands on ``rows`` reaches through the couplings of a linear flow."""
+    while grown := {i for i in range(couplings.shape[0]) if any(couplings[i, j] != 0 for j in rows)} - rows:
+        rows = rows | grown
+    return rows

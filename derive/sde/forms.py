@@ -13,7 +13,7 @@ from sympy.codegen.cfunctions import expm1
 
 from ..maths.bounded import tame, tidied
 from ..maths.calculus import careful, exact, increment, is_zero, plain, s, t
-from .closed import in_lets
+from .closed import integral
 from .equations import Equations
 from .offset import equilibrium
 
@@ -43,14 +43,8 @@ def _from_start(sde: Equations, expr: sp.Expr) -> sp.Expr:
 
 def exponent(sde: Equations) -> sp.Expr | None:
     """log alpha, the integral of F from START to t."""
-    F = sde.F_let[0, 0]
-    parts = in_lets(sde, F)
-    if parts is not None:
-        pieces = [(c, increment(sde.let[name], t, s) if name else t - s) for name, c in parts.items()]
-        if all(p is not None for _, p in pieces):
-            return _from_start(sde, sp.Add(*(c * p for c, p in pieces)))
-    closed = increment(sde.written_out(F), t, s)
-    return None if closed is None else _from_start(sde, closed)
+    closed = integral(sde, sde.F_let[0, 0], t, s)
+    return None if closed is None else _from_start(sde, closed[0].subs(closed[1]))
 
 
 def alpha(sde: Equations) -> sp.Expr | None:

@@ -22,6 +22,19 @@ from .numeric import NumericSDE
 
 
 @dataclass(frozen=True)
+class Reverse:
+    """Reverse-time dynamics, time running down from T: dz = (F z + b - score s) dt + noise^(1/2) dw, dt < 0.
+
+    ``score`` = (G G^T + V)/2 multiplies the score s = grad log p_t(z); ``noise`` = V = eta^2 G G^T (arXiv 2206.05564).
+    """
+
+    linear: sp.Matrix
+    offset: sp.Matrix
+    score: sp.Matrix
+    noise: sp.Matrix
+
+
+@dataclass(frozen=True)
 class LinearSDE(Equations):
     """A linear SDE: the fields of ``Equations``, its transition, covariance, stationary law and reverse dynamics."""
 
@@ -32,26 +45,27 @@ class LinearSDE(Equations):
     @within("the transition")
     def transition(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
         """Psi(t, s), n x n: z_t = Psi(t, s) z_s + o(t, s) + noise; t < s is allowed.  Unsupported without a closed form."""
-        return closed.transition(self, sp.sympify(t), sp.sympify(s))
+        return closed.transition_words(self, sp.sympify(t), sp.sympify(s)).written_out(self)
 
     @within("the offset of the mean")
     def mean_offset(self, t: sp.Expr, s: sp.Expr) -> sp.Matrix:
         """o(t, s), n x 1, linear in the constant components: o' = F o + offset, o(s, s) = 0.  Unsupported as above."""
-        return offset.mean(self, sp.sympify(t), sp.sympify(s))
+        return offset.mean_words(self, sp.sympify(t), sp.sympify(s)).written_out(self)
 
     @within("the covariance")
     def covariance(self, t: sp.Expr) -> sp.Matrix:
         """Sigma_t, n x n: the law of z_t given the data point.  Solves S' = F S + S F^T + G G^T."""
-        return closed.covariance(self, sp.sympify(t))
+        return closed.covariance_words(self, sp.sympify(t)).written_out(self)
 
     @within("the stationary law")
     def stationary(self) -> sp.Matrix:
         """S_inf with F S + S F^T + G G^T = 0 for all t.  Unsupported where no constant S solves it."""
         return closed.stationary(self)
 
-    def reverse(self, eta: Any = 1) -> closed.Reverse:
+    def reverse(self, eta: Any = 1) -> Reverse:
         """The reverse dynamics with noise eta^2 G G^T; eta = 0 is the probability flow, eta = 1 the reverse SDE."""
-        return closed.reverse(self, sp.sympify(eta))
+        noise = sp.sympify(eta) ** 2 * self.GG
+        return Reverse(sp.Matrix(self.F), sp.Matrix(self.offset), (self.GG + noise) / 2, sp.Matrix(noise))
 
     def at(self, **params: float) -> NumericSDE:
         """The numeric view at these parameter values (defaults for the rest): numpy float64 from 80-digit arithmetic.

@@ -37,38 +37,28 @@ def load_sde(source: Any) -> LinearSDE:
         return source
     where, table = spec.read(source, kind="sde")
     paired = "alpha" in table or "sigma" in table
-    spec.check_keys(
-        where, "sde", table, allowed=KEYS, required=("name", "state", *(("alpha", "sigma") if paired else ("F", "G")))
-    )
+    required = ("name", "state", *(("alpha", "sigma") if paired else ("F", "G")))
+    spec.check_keys(where, "sde", table, allowed=KEYS, required=required)
     state = tuple(spec.listed(where, "sde.state", table["state"], spec.MAX_BLOCKS))
     if not state:
         raise InputError(where, "sde.state", "names no block", 'write one such as ["x"]')
-    spec.check_names(where, "sde.state", state)
     params = spec.table_of_numbers(where, "sde.params", table.get("params", {}))
-    lets = table.get("let", {})
+    lets, field = table.get("let", {}), table.get("field", "")
     constant = offset.constant_names(where, table.get("constant", []))
-    field = table.get("field", "")
     used = (*params, *((field,) if "field" in table else ()))
-    spec.check_names(where, "sde.params", (*used, *lets, *state, *constant))
-    refuse_taken(where, "sde.params", used)
-    refuse_taken(where, "sde.let", lets)
-    refuse_taken(where, "sde.state", state)
-    refuse_taken(where, "sde.constant", constant)
+    check_names(where, state, used, lets, constant)
     names, written = _names(where, used, lets)
-    n = len(state)
     span = check_span(where, table.get("time", [0.0, 1.0]))
+    n = len(state)
     schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
     if schedule is not None:
         F, G = of_schedule(schedule, written, bool(field))
     else:
-        F = spec.matrix(where, "sde.F", table["F"], (n, n), names)
-        G = spec.matrix(where, "sde.G", table["G"], (n, None), names)
+        F, G = (spec.matrix(where, f"sde.{k}", table[k], (n, m), names) for k, m in (("F", n), ("G", None)))
     drift = offset.read(where, table.get("offset"), n, names, constant)
     timeless = _free_of(names, written, "t")
     initial, data = _initial(where, table, state, timeless)
-    free = _free_of(timeless, written, field)
-    listed = spec.listed(where, "sde.constraints", table.get("constraints", ()))
-    constraints = tuple(_constraint(where, text, free, written) for text in listed)
+    constraints = _constraints(where, table.get("constraints", ()), _free_of(timeless, written, field), written)
     sde = LinearSDE(
         spec.name_of(where, "sde.name", table["name"]), state, span,
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
@@ -80,6 +70,16 @@ def load_sde(source: Any) -> LinearSDE:
         raise InputError(where, error.key, error.what, "change the defaults in sde.params") from None
     check_values(where, sde)
     return sde
+
+
+def check_names(
+    where: str, state: Iterable[Any], params: Iterable[Any], lets: Iterable[Any], constant: Iterable[Any]
+) -> None:
+    """Refuse names that are none, that stand twice, or that the formulas and the emitted modules use themselves."""
+    spec.check_names(where, "sde.state", state)
+    spec.check_names(where, "sde.params", (*params, *lets, *state, *constant))
+    for key, names in (("params", params), ("let", lets), ("state", state), ("constant", constant)):
+        refuse_taken(where, f"sde.{key}", names)
 
 
 def _names(where: str, used: Iterable[str], lets: Mapping[str, Any]) -> tuple[Names, dict[str, sp.Expr]]:
@@ -119,11 +119,13 @@ def _initial(where: str, table: Mapping[str, Any], state: tuple[str, ...], names
     return sp.ImmutableMatrix(sp.diag(*variances)), tuple(state.index(b) for b in data)
 
 
-def _constraint(where: str, text: Any, names: Names, lets: Mapping[str, sp.Expr]) -> Constraint:
-    match = re.fullmatch(r"([^<>=!]+)(!=|==|<=|>=|<|>)([^<>=!]+)", text) if isinstance(text, str) else None
-    if match is None:
-        raise InputError(where, "sde.constraints", "an item is no relation", "write one such as 'Gamma != nu'")
-    left, relation, right = match.groups()
-    sides = [parse(side.strip(), names, where=where, key="sde.constraints") for side in (left, right)]
-    spelled = " ".join(text.split())
-    return Constraint(spelled, sides[0], relation, sides[1], written_out(sides[0] - sides[1], lets))
+def _constraints(where: str, given: Any, names: Names, lets: Mapping[str, sp.Expr]) -> tuple[Constraint, ...]:
+    constraints = []
+    for text in spec.listed(where, "sde.constraints", given):
+        match = re.fullmatch(r"([^<>=!]+)(!=|==|<=|>=|<|>)([^<>=!]+)", text) if isinstance(text, str) else None
+        if match is None:
+            raise InputError(where, "sde.constraints", "an item is no relation", "write one such as 'Gamma != nu'")
+        left, right = (parse(side.strip(), names, where=where, key="sde.constraints") for side in match.group(1, 3))
+        gap = written_out(left - right, lets)
+        constraints.append(Constraint(" ".join(text.split()), left, match[2], right, gap))
+    return tuple(constraints)

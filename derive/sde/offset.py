@@ -22,7 +22,7 @@ from ..maths.calculus import is_zero, t
 from ..spec import sources as spec
 from ..spec.expression import Names
 from . import closed
-from .equations import Equations, constant_symbols, linear_terms
+from .equations import Equations, constant_symbols, coupled, linear_terms
 
 
 def constant_names(where: str, given: Any) -> tuple[str, ...]:
@@ -43,20 +43,16 @@ def read(
     every: bool = True,
 ) -> sp.ImmutableMatrix:
     """The offset, n x 1; InputError where it is not linear in the constant components, or (``every``) leaves one out."""
-    known = Names(
-        {**names, **dict(zip(constant, constant_symbols(constant), strict=True))}, getattr(names, "measures", None)
-    )
+    own = constant_symbols(constant)
+    known = Names({**names, **dict(zip(constant, own, strict=True))}, getattr(names, "measures", None))
     rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
     offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
     for i, entry in enumerate(offset):
-        if any(entry.diff(c).free_symbols & set(constant_symbols(constant)) for c in constant_symbols(constant)):
+        if any(entry.diff(c).free_symbols & {*own} for c in own):
             what = f"entry [{i}] is not linear in {', '.join(constant)}"
             raise InputError(where, key, what, "write a sum of coefficients times constant components")
-    unused = [
-        name
-        for name, column in zip(constant, linear_terms(offset, constant).T.tolist(), strict=False)
-        if not any(column)
-    ]
+    columns = linear_terms(offset, constant).T.tolist()
+    unused = [name for name, column in zip(constant, columns, strict=False) if not any(column)]
     if unused and every:
         raise InputError(where, key, f"no entry uses the constant component {unused[0]}", "use it, or remove it")
     return offset
@@ -64,10 +60,9 @@ def read(
 
 def reached(F: sp.Matrix, terms: sp.Matrix) -> sp.Matrix:
     """n x (m + 1) of 0 and 1: which entries of o(t, s) can differ from zero, by way of the couplings in F."""
-    mask = terms.applyfunc(lambda e: sp.Integer(e != 0))
-    for _ in range(F.shape[0]):
-        mask = (mask + F.applyfunc(lambda e: sp.Integer(e != 0)) * mask).applyfunc(lambda e: sp.Integer(e != 0))
-    return sp.Matrix(mask)
+    rows, columns = map(range, terms.shape)
+    blocks = [coupled(F, {i for i in rows if terms[i, k] != 0}) for k in columns]
+    return sp.Matrix(*terms.shape, lambda i, k: int(i in blocks[k]))
 
 
 def equilibrium(sde: Equations) -> sp.Matrix | None:
@@ -95,8 +90,3 @@ def mean_words(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> closed.Words:
         return closed.Words(sp.zeros(sde.n, 1), {})
     psi = closed.transition_words(sde, upper, lower)
     return closed.Words((sp.eye(sde.n) - psi.entries) * m * carried, psi.integrals)
-
-
-def mean(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> sp.Matrix:
-    """o(upper, lower), written out in t, the parameters and the constant components."""
-    return mean_words(sde, upper, lower).written_out(sde)

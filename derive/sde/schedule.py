@@ -14,7 +14,7 @@ from stepsmith.errors import InputError
 
 from ..maths.bounded import tame, tidied
 from ..maths.calculus import exact, is_zero, t
-from ..spec import sources as spec
+from ..spec.expression import parse
 
 
 def read_schedule(
@@ -22,19 +22,14 @@ def read_schedule(
 ) -> tuple[sp.Expr, sp.Expr]:
     """(alpha, sigma) of z_t = alpha x_0 + sigma eps, one block; they take the place of F and G."""
     if n != 1 or "F" in table or "G" in table or "initial" in table:
-        raise InputError(
-            where, "sde.alpha", "alpha and sigma describe one block and stand for F, G and initial", "leave those out"
-        )
-    pair = tuple(spec.entry(where, f"sde.{key}", table[key], names) for key in ("alpha", "sigma"))
+        what = "alpha and sigma describe one block and stand for F, G and initial"
+        raise InputError(where, "sde.alpha", what, "leave those out")
+    pair = tuple(parse(table[key], names, where=where, key=f"sde.{key}") for key in ("alpha", "sigma"))
     start = exact(begin)
     for key, expr, wanted in zip(("alpha", "sigma"), pair, (1, 0), strict=True):
         if not is_zero(written_out(expr, lets).subs(t, start) - wanted):
-            raise InputError(
-                where,
-                f"sde.{key}",
-                f"{key} at the start of the span is not {wanted}",
-                f"write one with {key} = {wanted} there",
-            )
+            what = f"{key} at the start of the span is not {wanted}"
+            raise InputError(where, f"sde.{key}", what, f"write one with {key} = {wanted} there")
     return pair[0], pair[1]
 
 

@@ -16,22 +16,12 @@ from stepsmith.errors import InputError, Unsupported
 
 from ..maths.calculus import exact, t
 from ..maths.point import Point
-from .equations import Equations
+from .equations import Equations, coupled
 from .numeric import NumericSDE
 from .smooth import FINE, defaults, rough, tables
 
 _PLACES = (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4))  # of the span, where entries are looked at
-LARGE, SMALL = (
-    1e60,
-    1e-15,
-)  # of an entry, and of the largest one of the noise: their squares must differ from 0 and inf
-
-
-def reached(couplings: sp.Matrix, rows: set[int]) -> set[int]:
-    """The blocks that what stands on ``rows`` reaches through the couplings of a linear flow."""
-    while grown := {i for i in range(couplings.shape[0]) if any(couplings[i, j] != 0 for j in rows)} - rows:
-        rows = rows | grown
-    return rows
+LARGE, SMALL = 1e60, 1e-15  # of an entry, and of the largest one of the noise: their squares must differ from 0 and inf
 
 
 def check_values(where: str, sde: Equations) -> None:
@@ -85,7 +75,7 @@ def check_density(sde: Equations) -> None:
         return
     random = {i for i in range(sde.n) if sde.initial[i, i] != 0}
     random |= {i for i in range(sde.n) if any(e != 0 for e in sde.GG.row(i))}
-    still = set(range(sde.n)) - reached(sde.F, random)
+    still = set(range(sde.n)) - coupled(sde.F, random)
     if still:
         names = " and ".join(sde.state[i] for i in sorted(still))
         what = f"no noise reaches {names}, so the law of z_t has no density and no score"

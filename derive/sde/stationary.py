@@ -21,6 +21,7 @@ from ..maths.point import BITS, Point, random_point
 
 MAX_BLOCKS = 12  # of a law that is solved for
 MAX_LAW = 5_000  # monomials of an intermediate result
+NONE = "F must be stable and G G^T in proportion to it"
 
 
 def equations(F: sp.Matrix, GG: sp.Matrix) -> tuple[list[sp.Expr], list[sp.Symbol], sp.Matrix]:
@@ -49,29 +50,23 @@ def _look(name: str, F: sp.Matrix, GG: sp.Matrix) -> None:
     values = random_point({*F.free_symbols, *GG.free_symbols, t}, random.Random(0))
     laws = [_law_at(F, GG, {**values, t: time}) for time in (values[t], values[t] / 3 + sp.Rational(1, 7))]
     if any(law is None for law in laws):
-        raise Unsupported(f"{name} has no stationary law", "F must be stable and G G^T in proportion to it")
+        raise Unsupported(f"{name} has no stationary law", NONE)
     if any(not (a - b).contains(0) for a, b in zip(laws[0].entries(), laws[1].entries(), strict=True)):
-        raise Unsupported(
-            f"the law that F and G of {name} would keep changes with t", "F and G G^T must share one clock"
-        )
+        what = f"the law that F and G of {name} would keep changes with t"
+        raise Unsupported(what, "F and G G^T must share one clock")
 
 
 def _law_at(F: sp.Matrix, GG: sp.Matrix, values: dict[sp.Symbol, sp.Rational]) -> Any:
     """The entries of S at a point, as a column of balls; None where the equations are singular to 1000 bits."""
-    n = F.shape[0]
-    index = {pair: k for k, pair in enumerate((i, j) for i in range(n) for j in range(i, n))}
+    n = range(F.shape[0])
     for bits in (BITS, 4 * BITS):
         point = Point(values, bits)
-        f, g = F.tolist(), GG.tolist()
         with flint.ctx.workprec(bits):
-            left, right = flint.acb_mat(len(index), len(index)), flint.acb_mat(len(index), 1)
-            for (i, j), row in index.items():
-                for k in range(n):
-                    left[row, index[min(k, j), max(k, j)]] += point(f[i][k])
-                    left[row, index[min(k, i), max(k, i)]] += point(f[j][k])
-                right[row, 0] = -point(g[i][j])
+            f, g = ([[point(e) for e in row] for row in M.tolist()] for M in (F, GG))
+            # (F S + S F^T)[i, j] = sum over k, m of (F[i, k] [j = m] + F[j, m] [i = k]) S[k, m]
+            left = [[f[i][k] * (j == m) + f[j][m] * (i == k) for k in n for m in n] for i in n for j in n]
             try:
-                return left.solve(right)
+                return flint.acb_mat(left).solve(flint.acb_mat([[-e] for row in g for e in row]))
             except ZeroDivisionError:
                 continue
     return None
@@ -86,9 +81,8 @@ def _eliminated(name: str, rows: list[sp.Expr], unknowns: list[sp.Symbol]) -> li
     count = Counting()
     if any(count.terms(row) > MAX_MONOMIALS for row in rows):
         raise _too_large(name)
-    names = sorted(
-        {g for row in rows for e in sp.fraction(sp.together(row)) for g in count(e).degrees} - {*unknowns}, key=str
-    )
+    generators = {g for row in rows for e in sp.fraction(sp.together(row)) for g in count(e).degrees}
+    names = sorted(generators - {*unknowns}, key=str)
     context = flint.fmpz_mpoly_ctx.get(tuple(f"x{k}" for k in range(max(1, len(names)))), flint.Ordering.degrevlex)
     table = [_row(row, unknowns, names, context) for row in rows]
     last = context.from_dict({(0,) * context.nvars(): 1})
@@ -96,7 +90,7 @@ def _eliminated(name: str, rows: list[sp.Expr], unknowns: list[sp.Symbol]) -> li
         check()
         pivot = min((r for r in range(k, len(table)) if table[r][k] != 0), key=lambda r: len(table[r][k]), default=None)
         if pivot is None:
-            raise Unsupported(f"{name} has no stationary law", "F must be stable and G G^T in proportion to it")
+            raise Unsupported(f"{name} has no stationary law", NONE)
         table[k], table[pivot] = table[pivot], table[k]
         top = table[k]
         for i, row in enumerate(table):
@@ -133,15 +127,11 @@ def _quotient(name: str, above: Any, below: Any, names: list[Any]) -> sp.Expr:
     parts = [(p // common).to_dict() for p in (above, below)]
     if max(map(len, parts)) > MAX_MONOMIALS:
         raise _too_large(name)
-    top, bottom = (
-        sp.Add(
-            *(
-                sp.Integer(int(c)) * sp.Mul(*(g**d for g, d in zip(names, powers, strict=False)))
-                for powers, c in part.items()
-            )
-        )
+    products = (
+        [int(c) * sp.Mul(*(g**d for g, d in zip(names, powers, strict=False))) for powers, c in part.items()]
         for part in parts
     )
+    top, bottom = (sp.Add(*terms) for terms in products)
     return sp.cancel(top / bottom) if max(map(len, parts)) <= MAX_TIDY else top / bottom
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
@@ -67,10 +67,8 @@ def parse_composition(text: str, where: str = "-", key: str = "composition") -> 
         match = _TOKEN.match(text, position)
         if match is None:
             column = position + len(text[position:]) - len(text[position:].lstrip()) + 1
-            raise refuse(
-                f"{text[column - 1]!a} at column {column} starts no token",
-                "a token is a letter, then !, ^, @fraction, (share)",
-            )
+            what = f"{text[column - 1]!a} at column {column} starts no token"
+            raise refuse(what, "a token is a letter, then !, ^, @fraction, (share)")
         raw.append(match.groups())
         position = match.end()
         if len(raw) > LIMIT:
@@ -104,9 +102,5 @@ def _shared(tokens: tuple[Token, ...], refuse: Refuse) -> tuple[Token, ...]:
             raise refuse(f"some tokens of {letter} carry a share and some do not", "give all of them one, or none")
         if any(shares) and sum(shares) != 1:
             raise refuse(f"the shares of {letter} sum to {sum(shares)}", f"the {number} shares must sum to 1")
-    return tuple(
-        token
-        if token.share
-        else Token(token.letter, token.fresh, token.predict, token.at, sp.Rational(1, count[token.letter]))
-        for token in tokens
-    )
+    even = {letter: sp.Rational(1, number) for letter, number in count.items()}
+    return tuple(token if token.share else replace(token, share=even[token.letter]) for token in tokens)

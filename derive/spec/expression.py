@@ -186,8 +186,8 @@ class _Parser:
             return self.guarded(column, _literal, text)
         if kind == "name":
             return self.name(token)
-        found = repr(text) if text else "the end"
-        self.refuse(column, f"{found} stands where a value should", "write a number, a name or a bracket")
+        shown = repr(text) if text else "the end"
+        self.refuse(column, f"{shown} stands where a value should", "write a number, a name or a bracket")
 
     def name(self, token: _Token) -> sympy.Expr:
         word, column, called = token.text, token.column, self.tokens[self.at].text == "("
@@ -229,9 +229,8 @@ class _Parser:
                 break
             self.take()
         if self.take().text != ")":
-            self.refuse(
-                token.column, f"the brackets of {token.text} do not close", "close them behind its last argument"
-            )
+            what = f"the brackets of {token.text} do not close"
+            self.refuse(token.column, what, "close them behind its last argument")
         self.weigh(token.column)
         return self.guarded(token.column, words.call, token.text, args)
 
@@ -239,30 +238,29 @@ class _Parser:
         """``name[-k]``: the value of a name k steps ago."""
         texts = [self.take().text for _ in range(4)] if self.at + 4 < len(self.tokens) else [""]
         if len(texts) < 4 or texts[1] != "-" or texts[2] not in ("1", "2", "3") or texts[3] != "]":
-            self.refuse(
-                token.column, f"{token.text}[ is no value of an earlier step", f"write {token.text}[-1], [-2] or [-3]"
-            )
+            what = f"{token.text}[ is no value of an earlier step"
+            self.refuse(token.column, what, f"write {token.text}[-1], [-2] or [-3]")
         self.weigh(token.column)
         return self.guarded(token.column, words.earlier, token.text, int(texts[2]))
 
 
 def _literal(text: str) -> sympy.Rational:
     mantissa, _, exponent = text.lower().partition("e")
-    whole, _, fraction = mantissa.partition(".")
-    if len(whole + fraction) > MAX_DIGITS:
+    integer, _, fraction = mantissa.partition(".")
+    if len(integer + fraction) > MAX_DIGITS:
         raise Refusal(f"holds a number of more than {MAX_DIGITS} digits", "round it")
     if abs(int(exponent or 0)) > MAX_DECIMAL:
         raise Refusal(f"holds a number with an exponent above {MAX_DECIMAL}", "rescale it")
     shift = int(exponent or 0) - len(fraction)
-    return sympy.Rational(int(whole + fraction) * 10 ** max(shift, 0), 10 ** max(-shift, 0))
+    return sympy.Rational(int(integer + fraction) * 10 ** max(shift, 0), 10 ** max(-shift, 0))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """How to fix an unknown word: the closest known one, and all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(word[:MAX_NAME], known, 1, 0.5)
+    closest = difflib.get_close_matches(word[:MAX_NAME], known, 1, 0.5)
     listed = f"known: {', '.join(known) or 'none'}"
-    return f"did you mean {close[0]!r}? {listed}" if close else listed
+    return f"did you mean {closest[0]!r}? {listed}" if closest else listed
 
 
 def parse(

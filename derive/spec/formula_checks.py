@@ -46,15 +46,14 @@ def _check_reach(
 def _reaches(formula: Formula, line: Line) -> list[tuple[int, str]]:
     """(how many steps back, the word) of what a line reads of earlier steps."""
     applied = formula.applied
-    found = [(int(v[-2]), v) for _, v in line.terms if v.endswith("]")]
+    reaches = [(int(v[-2]), v) for _, v in line.terms if v.endswith("]")]
     todo = [c for c, _ in line.terms]
     todo += [s for _, v in line.terms if v in applied for s in applied[v].scalars]
     seen: set[str] = set()
     while todo:
-        for name in sorted(s.name for s in todo.pop().free_symbols):
-            if name not in seen:
-                seen.add(name)
-                found += [(int(name[3:]), name)] if name in TIMES[2:] else []
-                todo += [formula.let[name]] if name in formula.let else []
-                todo += applied[name].scalars if name in applied else ()
-    return found
+        for name in sorted({s.name for s in todo.pop().free_symbols} - seen):
+            seen.add(name)
+            reaches += [(int(name[3:]), name)] if name in TIMES[2:] else []
+            todo += [formula.let[name]] if name in formula.let else []
+            todo += applied[name].scalars if name in applied else ()
+    return reaches

@@ -127,9 +127,8 @@ class _Reader:
         """The symbol that stands for ``name[-steps]``."""
         if name not in self.steady:
             which = "the state, which every step changes" if name == "z" else "not given a value by the step"
-            raise Refusal(
-                f"asks for {name} of an earlier step, but {name} is {which}", "give that value a line and a name"
-            )
+            what = f"asks for {name} of an earlier step, but {name} is {which}"
+            raise Refusal(what, "give that value a line and a name")
         self.depth[name] = max(steps, self.depth.get(name, 0))
         return symbol(f"{name}[-{steps}]")
 
@@ -151,13 +150,13 @@ class _Reader:
 
     def _program(self, key: str, lines: tuple[str, ...]) -> tuple[Line, ...]:
         self.values, later = {"z"}, {self._split(key, line)[0].strip() for line in lines}
-        found = []
+        read = []
         for k, text in enumerate(lines):
-            found.append(self._line(f"{key}[{k}]", text, later))
-            self.values.add(found[-1].target)
+            read.append(self._line(f"{key}[{k}]", text, later))
+            self.values.add(read[-1].target)
         if "z" not in later:
             raise InputError(self.where, key, "no line gives the new state", 'end with "z = ..."')
-        return tuple(found)
+        return tuple(read)
 
     def _line(self, key: str, text: str, later: set[str]) -> Line:
         left, right = self._split(key, text)
@@ -197,8 +196,6 @@ class _Reader:
         none = dict.fromkeys(values, sp.S.Zero)
         flat = all(not self._holds_values(coefficient) for coefficient, _ in terms)
         if not flat or not values or expr.xreplace(none) != 0:
-            raise InputError(
-                self.where, key, "the line is not linear in the values",
-                "write a sum of numbers times values, without products of values and without a constant",
-            )  # fmt: skip
+            fix = "write a sum of numbers times values, without products of values and without a constant"
+            raise InputError(self.where, key, "the line is not linear in the values", fix)
         return tuple((coefficient, name) for coefficient, name in terms if coefficient != 0)

@@ -40,7 +40,7 @@ MAX_ANGLE = 1e15  # magnitude of a constant in sin, cos and tan
 MAX_DEGREE = 100  # of an expression, were it multiplied out
 MAX_STACK = 8  # nested powers and functions
 MAX_DOUBT = 3  # those of what SymPy does not know to be real
-MAX_WHOLE = 4  # magnitude of an integer exponent of such a thing, if it is no name
+MAX_DOUBTED = 4  # magnitude of an integer exponent of such a thing, if it is no name
 MAX_SIZE = 10_000  # nodes of an expression, those of its names included
 MAX_BITS = 1280  # of the numerator and denominator of any number: 40 digits times 1e-308, and some air
 
@@ -165,14 +165,13 @@ class Gauge:
             max(part.doubt for part in parts) + _levels(expr.func) * (not flat and any(map(_unknown, expr.args))),
             any(part.tower for part in parts) or (isinstance(expr, sympy.Pow | sympy.exp) and parts[-1].value is None),
         )
-        if power > MAX_WHOLE and _unknown(expr.args[0]) and not expr.args[0].is_Symbol:
-            raise Refusal(f"raises what may not be real to a power above {MAX_WHOLE}", "use smaller powers")
+        if power > MAX_DOUBTED and _unknown(expr.args[0]) and not expr.args[0].is_Symbol:
+            raise Refusal(f"raises what may not be real to a power above {MAX_DOUBTED}", "use smaller powers")
         if measure.weight > MAX_WEIGHT or measure.degree > MAX_DEGREE:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if measure.height > MAX_HEIGHT or measure.nodes > MAX_SIZE:
-            raise Refusal(
-                f"is more than {MAX_HEIGHT} deep or {MAX_SIZE} nodes large", "name parts of it, or write less"
-            )
+            what = f"is more than {MAX_HEIGHT} deep or {MAX_SIZE} nodes large"
+            raise Refusal(what, "name parts of it, or write less")
         return measure
 
     def _stacked(self, *arguments: sympy.Expr, levels: int = 1) -> None:
@@ -180,9 +179,8 @@ class Gauge:
         for part in arguments:
             measure = self(part)
             if measure.stack >= MAX_STACK or (measure.doubt + levels > MAX_DOUBT and _unknown(part)):
-                raise Refusal(
-                    "nests too many powers, divisions and functions", "name a part of it, or write it flatter"
-                )
+                what = "nests too many powers, divisions and functions"
+                raise Refusal(what, "name a part of it, or write it flatter")
 
     def power(self, base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         """``base**exponent``, once it is known to be small, real and finite."""
@@ -198,9 +196,9 @@ class Gauge:
             raise Refusal("has an exponent that is too large or too fine", limit)
         elif low.value is not None:
             _value(_MP.power, [low.value, high.value])
-        whole = 1 if high.value is None else abs(high.value)
+        times = 1 if high.value is None else abs(high.value)
         growth = abs(int(exponent)) if exponent.is_Integer else 4  # roots make SymPy look for factors
-        if low.weight * whole > MAX_WEIGHT or low.degree * whole > MAX_DEGREE:
+        if low.weight * times > MAX_WEIGHT or low.degree * times > MAX_DEGREE:
             raise Refusal("raises too much to high powers", "use smaller powers, or fewer digits")
         if low.bits * growth > MAX_BITS:
             raise Refusal("raises a number with too many digits to a power", "use fewer digits or a smaller power")

@@ -55,7 +55,7 @@ def read(source: Any, *, kind: Kind) -> tuple[str, dict[str, Any]]:
     Checked here: params, let, initial and parts are tables where they are present, doc and reference are one line that
     is safe inside a docstring. Which keys there are otherwise, and what they hold, is for the caller to check.
     """
-    where, table = _found(source, kind)
+    where, table = _located(source, kind)
     table = _Copy(where).of(table, kind, 0)
     if not isinstance(source, Mapping) or any(name in table for name in KINDS):
         check_keys(where, "top level", table, allowed=KINDS, required=())
@@ -78,7 +78,7 @@ def catalogue(kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
 
 
-def _found(source: Any, kind: Kind) -> tuple[str, Any]:
+def _located(source: Any, kind: Kind) -> tuple[str, Any]:
     """Where a source is and what it holds, as yet unchecked."""
     if isinstance(source, Mapping):
         return "-", source
@@ -131,8 +131,8 @@ def toml(where: str, data: bytes) -> dict[str, Any]:
         if not isinstance(error, tomllib.TOMLDecodeError):
             raise InputError(where, "TOML", "holds an integer of thousands of digits", "write fewer") from None
         what, _, place = " ".join(str(error).split()).partition(" (at ")
-        found = re.match(r"line \d+", place)
-        key = found[0] if found else "last line" if place else "TOML"
+        line_number = re.match(r"line \d+", place)
+        key = line_number[0] if line_number else "last line" if place else "TOML"
         raise InputError(where, key, f"is not TOML: {what[:100].lower()}", "fix the line") from None
 
 
@@ -243,11 +243,6 @@ def listed(where: str, key: str, value: Any, most: int = MAX_ENTRIES) -> list[An
     return list(value)
 
 
-def entry(where: str, key: str, value: Any, names: Mapping[str, sympy.Expr]) -> sympy.Expr:
-    """One expression; see ``expression.parse``."""
-    return parse(value, names, where=where, key=key)
-
-
 def matrix(
     where: str, key: str, rows: Any, shape: tuple[int, int | None], names: Mapping[str, sympy.Expr]
 ) -> sympy.Matrix:
@@ -262,23 +257,19 @@ def matrix(
             raise InputError(where, key, f"row [{i}] is {shown(row)}, not a list", "put its entries in [ ]")
         width = max(1, len(row)) if width is None else width
         if len(row) != width:
-            fault = "is missing" if len(row) < width else "is one too many"
-            fault = f"entry [{i}][{min(width, len(row))}] {fault}"
+            fault = f"entry [{i}][{min(width, len(row))}] is {'missing' if len(row) < width else 'one too many'}"
             raise InputError(where, key, fault, f"a row has {width} entries, here it has {len(row)}")
     if len(rows) != height:
-        fault = "is missing" if len(rows) < height else "is one too many"
-        raise InputError(
-            where, key, f"row [{min(height, len(rows))}] {fault}", f"it has {height} rows, here {len(rows)}"
-        )
+        fault = f"row [{min(height, len(rows))}] is {'missing' if len(rows) < height else 'one too many'}"
+        raise InputError(where, key, fault, f"it has {height} rows, here {len(rows)}")
     entries, size, measures = [], 0, getattr(names, "measures", {})
     for i, row in enumerate(rows):
         for j, text in enumerate(row):
-            entries.append(entry(where, f"{key}[{i}][{j}]", text, names))
+            place = f"{key}[{i}][{j}]"
+            entries.append(parse(text, names, where=where, key=place))
             size += Gauge(measures)(entries[-1]).nodes
             if size > MAX_MATRIX:
-                raise InputError(
-                    where, f"{key}[{i}][{j}]", f"the matrix has more than {MAX_MATRIX} nodes", "write less"
-                )
+                raise InputError(where, place, f"the matrix has more than {MAX_MATRIX} nodes", "write less")
     return sympy.Matrix(height, width or 0, entries)
 
 
