@@ -151,6 +151,8 @@ def _part(where: str, letter: str, part: Any) -> PartSpec:
     key = f"sampler.parts.{letter}"
     if not re.fullmatch("[A-Z]", letter):
         raise InputError(where, key, "a part is named by one capital letter", "rename it")
+    if not isinstance(part, Mapping):
+        raise InputError(where, key, "a part is a table", "write rows, linear, score, noise, solve")
     spec.check_keys(where, key, part, allowed=PART_KEYS, required=())
     _choice(where, f"{key}.solve", part.get("solve", "euler"), SOLVERS)
     clock = part.get("noise_clock", {})
