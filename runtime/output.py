@@ -1,8 +1,7 @@
 """Write samples and the record of how they were made: .png, .npz or .safetensors, by the suffix of the path.
 
-The file appears whole or not at all: it is written beside its place under a temporary name, flushed to the disk and
-renamed. The record is a dict that JSON can hold. It goes into the key ``record`` of the file: a text chunk of the PNG,
-a 0-d string array of the .npz, the metadata of the .safetensors.
+The file appears whole or not at all (stepsmith.files). The record is a dict that JSON can hold. It goes into the key
+``record`` of the file: a text chunk of the PNG, a 0-d string array of the .npz, the metadata of the .safetensors.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from stepsmith.errors import InputError
+from stepsmith.files import write_whole
 
 _SMALL_SIDE = 96  # a smaller image is enlarged by a whole factor, up to about this many pixels a side
 _BORDER = 2
@@ -64,25 +64,8 @@ def write(path: str | os.PathLike[str], samples: torch.Tensor, record: Mapping[s
     target = check_output(path)
     data = _ENCODERS[target.suffix.lower()](samples.detach().to("cpu"), json.dumps(dict(record)), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, data)
+    write_whole(target, data)
     return target
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Put ``data`` at ``target`` in one move; whatever fails, the old file stays and no temporary one is left."""
-    handle, name = tempfile.mkstemp(prefix=".stepsmith-", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp makes it private
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def image_grid(samples: torch.Tensor, where: str = "-") -> np.ndarray:

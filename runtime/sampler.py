@@ -10,7 +10,7 @@ before there are any they are zeros (the coefficients of the first rows weigh th
 once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
 do not promote the state's dtype. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
 frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back
-from the device.
+from the device; then whether every output was finite is read, at once (watch.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, full_params, make_plan, resolve
+from stepsmith.runtime.watch import Watch
 
 State = tuple[torch.Tensor, ...]
 _AHEAD = 2**18  # normals made at once, where a step needs fewer
@@ -61,20 +62,23 @@ def sample(
     a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
     Raises :class:`InputError` before the first network call for a module, network, grid, seed, parameter, shape or
-    device that does not fit; for outputs of the wrong number or shape at the first call, before the state is touched; and
-    after the first step where the outputs changed the state's dtype.
+    device that does not fit; at any call whose outputs have another number, shape or a wider dtype, or that wrote into its
+    inputs, before the state is touched; and at the end, with the step and its times, where an output was not finite.
     """
     plan = make_plan(
         module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
         constants=constants,
     )  # fmt: skip
+    watch = Watch(plan.module, network, grid.times)
     with torch.no_grad():
-        return run_plan(plan, network, callback, progress)
+        data = run_plan(plan, watch, callback, progress)
+        watch.read(data)
+    return data
 
 
 def run_plan(
     plan: Plan,
-    network: Callable[[State, torch.Tensor], State],
+    watch: Watch,
     callback: Callable[[int, State], Any] | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
@@ -84,23 +88,22 @@ def run_plan(
     to_device = functools.partial(upload, device=plan.device)
     if plan.columns is None or plan.transform is None:
         rows, transform = [row.unbind(0) for row in to_device(plan.table).unbind(0)], None
+        network = watch.at
     else:
         rows, transform = plan.columns.rows(to_device), plan.transform.put(to_device)
-        network = transform.around(network)
+        network = lambda step: transform.around(watch.at(step))  # noqa: E731
     state = _start(plan, noise)
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
     normals = _normals(plan, noise, [draws for _, draws in chosen])
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        called = _watched(module, network) if k == 0 else network
-        state, history = chosen[k][0](state, row, called, next(normals), history)
+        state, history = chosen[k][0](state, row, network(k), next(normals), history)
         history = tuple(history)[: module.HISTORY]
-        if k == 0:
-            _check_state(plan, state)
+        _check_state(plan, state)
         if callback is not None:
             callback(k, state)
     if plan.last == "denoise":
-        state = module.denoise(state, rows[-1], network)
+        state = module.denoise(state, rows[-1], network(len(rows)))
     return state[module.DATA] if transform is None else transform.back(state[module.DATA])
 
 
@@ -207,30 +210,8 @@ def _normals(plan: Plan, noise: NoiseSource, draws: Sequence[int]) -> Iterator[S
             yield step.unbind(0)[:count]
 
 
-def _watched(module: Any, network: Callable[[State, torch.Tensor], State]) -> Callable[[State, torch.Tensor], State]:
-    """The network with its outputs checked: a tuple of OUTPUTS tensors with the shape of its inputs, else an InputError.
-
-    Raised inside the call, so before a step has made anything of them: one output too few would be unpacked along the
-    batch, one channel instead of three would be broadcast, both without a word.
-    """
-
-    def call(inputs: State, time: torch.Tensor) -> State:
-        outputs, wanted = network(inputs, time), tuple(inputs[0].shape)
-        if not isinstance(outputs, tuple | list) or not all(isinstance(value, torch.Tensor) for value in outputs):
-            what = f"it gives {type(outputs).__name__}, not a tuple of tensors"
-        elif len(outputs) != (needs := getattr(module, "OUTPUTS", len(outputs))):  # OUTPUTS is beyond the contract
-            what = f"it gives {len(outputs)} outputs, {module.SDE} {module.SAMPLER} for {module.NETWORK} needs {needs}"
-        elif any(tuple(value.shape) != wanted for value in outputs):
-            what = f"it gives outputs of shape {tuple(outputs[0].shape)} for inputs of shape {wanted}"
-        else:
-            return tuple(outputs)
-        raise InputError("-", "network", what, "use a network of that kind, or an adapter of stepsmith.networks")
-
-    return call
-
-
 def _check_state(plan: Plan, state: State) -> None:
     for name, value in zip(plan.module.COMPONENTS, state, strict=True):
         if value.dtype != plan.dtype or value.shape[1:] != plan.shape:
-            what = f"after one step {name} is {value.dtype} {tuple(value.shape[1:])}, it was {plan.dtype} {plan.shape}"
+            what = f"after a step {name} is {value.dtype} {tuple(value.shape[1:])}, it was {plan.dtype} {plan.shape}"
             raise InputError("-", "network", what, "its outputs must have the dtype and shape of its inputs")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepsmith.errors import InputError
+from stepsmith.files import LEFT, write_whole
 
 OURS = "stepsmith.generated"  # stands in our __init__.py
 EMITTED = re.compile(r'^DIGEST = "[0-9a-f]{64}"$', re.MULTILINE)  # a line of every emitted module
@@ -61,6 +61,7 @@ def compare(place: Path, texts: Mapping[str, str], orphans: bool) -> list[Differ
 def _orphans(place: Path, texts: Mapping[str, str]) -> list[Difference]:
     ours = OURS in _text(place / "__init__.py")
     others = [path for path in sorted(place.iterdir()) if path.is_file() and path.name not in {*texts, "__init__.py"}]
+    others = [path for path in others if not path.match(LEFT)]  # another run may be writing it
     return [
         Difference(path.name, f"{path}: an orphan, nothing of the catalogue is kept there", orphan=True)
         for path in others
@@ -73,17 +74,9 @@ def _text(path: Path) -> str:
 
 
 def write(place: Path, texts: Mapping[str, str], remove: Iterable[str] = ()) -> None:
-    """Each file by way of a temporary one beside it, so that none is ever half written."""
+    """Each file whole or not at all (stepsmith.files)."""
     place.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
-        handle, temporary = tempfile.mkstemp(dir=place, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-                stream.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, place / file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(place / file, text.encode("utf-8"))
     for file in remove:
         (place / file).unlink()

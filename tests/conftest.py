@@ -52,7 +52,7 @@ def fake_cuda(monkeypatch):
             module, network, grid, range(3), shape=shape, device="cuda", dtype=dtype, last=last, constants=constants
         )
         with guard():
-            return sampler.run_plan(ready, network), uploads
+            return sampler.run_plan(ready, sampler.Watch(module, network, grid.times)), uploads
 
     return SimpleNamespace(guard=guard, run=run)
 

@@ -28,10 +28,10 @@ FOLDERS = {
 # The only imports of a room beside the standard library and itself.  The command line and the root may import all.
 ALLOWED = {
     "stepsmith.generated": "torch",
-    "stepsmith.runtime": "stepsmith stepsmith.errors stepsmith.generated torch numpy tqdm safetensors PIL",
+    "stepsmith.runtime": "stepsmith stepsmith.errors stepsmith.files stepsmith.generated torch numpy tqdm safetensors PIL",
     "stepsmith.measure": "stepsmith.errors stepsmith.loading stepsmith.runtime stepsmith.derive stepsmith.templates torch numpy",
     "stepsmith.derive": "stepsmith stepsmith.errors sympy mpmath flint numpy",
-    "stepsmith.templates": "stepsmith.errors stepsmith.derive sympy mpmath jinja2",
+    "stepsmith.templates": "stepsmith.errors stepsmith.files stepsmith.derive sympy mpmath jinja2",
     "stepsmith.templates.torch": "torch",  # text of the emitted modules, never imported
 }
 # Of the standard library a room may import all, but for these.
@@ -43,7 +43,7 @@ PROOFS_IN_MEASURE = {"stepsmith.measure.orders", "stepsmith.measure.coefficients
 # Folders of a room, the lower first: a module imports its own folder and those below.  What stands in none is free.  Names
 # that share a string share a floor: they import one another only where that makes no circle.
 ORDER = {
-    "stepsmith": ("errors", "derive", "templates", "measure", "cli"),
+    "stepsmith": ("errors", "files", "derive", "templates", "measure", "cli"),
     "stepsmith.derive": (
         "maths",
         "spec",
@@ -68,7 +68,7 @@ ORDER = {
         "linear",
         "load",
     ),
-    "stepsmith.runtime": ("networks", "grid", "constants", "modules", "noise", "plan", "sampler"),
+    "stepsmith.runtime": ("networks", "grid", "constants", "modules", "noise", "plan", "watch", "sampler"),
 }
 NO_CIRCLE = ("stepsmith.derive", "stepsmith.templates", "stepsmith.runtime", "stepsmith.measure", "stepsmith.cli")
 
@@ -76,7 +76,8 @@ NO_CIRCLE = ("stepsmith.derive", "stepsmith.templates", "stepsmith.runtime", "st
 @cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its name."""
-    found = {"stepsmith.errors": ROOT / "src" / "stepsmith" / "errors.py"}
+    own = ("errors", "files")
+    found = {f"stepsmith.{name}": ROOT / "src" / "stepsmith" / f"{name}.py" for name in own}
     for room, folder in FOLDERS.items():
         for path in folder.rglob("*.py"):
             parts = path.relative_to(folder).with_suffix("").parts

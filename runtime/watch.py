@@ -1,0 +1,87 @@
+"""A network watched at every call of a run, without waiting for its device.
+
+Number, shape and dtype of the outputs are known on the host, and so is a write into the inputs, by the version counter of a
+tensor: such a call is refused before a step makes anything of it.  Whether values are finite only the device knows: the least and
+the largest value of each output stay there, and are read once, when the run is over.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from stepsmith.errors import InputError
+
+State = tuple[torch.Tensor, ...]
+KINDS = "use a network of that kind, or an adapter of stepsmith.networks"
+
+
+class Watch:
+    """The network of one run of ``module`` over ``times``; ``at(k)`` is that of step k, ``at(steps)`` that of ``denoise``.
+
+    A call raises InputError (key ``network``) for outputs of another number or shape than its inputs, of a dtype that would
+    change that of the state, and for a write into its inputs.  ``read`` raises it for a value that was not finite.
+    """
+
+    def __init__(self, module: Any, network: Callable[[State, torch.Tensor], State], times: torch.Tensor) -> None:
+        self.module, self.network, self.times = module, network, times
+        self.ends: list[tuple[int, torch.Tensor]] = []  # (step, least or largest value of an output), on the device
+
+    def at(self, step: int) -> Callable[[State, torch.Tensor], State]:
+        """The network of a step."""
+        return functools.partial(self._call, step)
+
+    def _call(self, step: int, inputs: State, time: torch.Tensor) -> State:
+        before = [_version(value) for value in inputs]
+        outputs = self.network(inputs, time)
+        if [_version(value) for value in inputs] != before:
+            what = f"it writes into its inputs, {self._place(step)}"
+            raise InputError("-", "network", what, "let it make new tensors: x = x + 1, not x += 1")
+        if what := self._wrong(inputs[0], outputs):
+            raise InputError("-", "network", f"{what}, {self._place(step)}", KINDS)
+        for value in outputs:
+            self.ends += [(step, end) for end in torch.aminmax(value)]
+        return tuple(value.to(inputs[0].dtype) for value in outputs)  # a narrower one is welcome
+
+    def _wrong(self, like: torch.Tensor, outputs: Any) -> str:
+        """What is wrong with the outputs, as far as the host knows; like the first of the inputs they should be."""
+        if not isinstance(outputs, tuple | list) or not all(isinstance(value, torch.Tensor) for value in outputs):
+            return f"it gives {type(outputs).__name__}, not a tuple of tensors"
+        needs = getattr(self.module, "OUTPUTS", len(outputs))  # OUTPUTS is beyond the contract
+        if len(outputs) != needs:
+            purpose = f"{self.module.SDE} {self.module.SAMPLER} for {self.module.NETWORK}"
+            return f"it gives {len(outputs)} outputs, {purpose} needs {needs}"
+        for value in outputs:
+            if value.shape != like.shape:
+                return f"it gives outputs of shape {tuple(value.shape)} for inputs of shape {tuple(like.shape)}"
+            if not value.is_floating_point() or torch.promote_types(value.dtype, like.dtype) != like.dtype:
+                return f"it gives {value.dtype} for {like.dtype}, which would change the state's"
+        return ""
+
+    def _place(self, step: int) -> str:
+        last = len(self.times) - 1
+        if step == last:
+            return f"in the last call, at the time {float(self.times[-1]):g}"
+        t0, t1 = self.times[step : step + 2].tolist()
+        return f"in step {step + 1} of {last}, {t0:g} -> {t1:g}"
+
+    def read(self, data: torch.Tensor) -> None:
+        """Refuse a run in which an output, or what it made of the data, was not finite.  This waits for the device, once."""
+        every = [*self.ends, *((-1, end) for end in torch.aminmax(data))]
+        finite = torch.stack([end.double() for _, end in every]).isfinite().tolist()
+        for (step, _), good in zip(every, finite, strict=True):
+            if good:
+                continue
+            if step < 0:
+                fix = "take a wider dtype, or a network that stays in bounds"
+                raise InputError("-", "network", "the samples are not finite, though its outputs are", fix)
+            what = f"it gives NaN or infinity, first {self._place(step)}"
+            raise InputError("-", "network", what, "look at what it does there, or take a wider dtype")
+
+
+def _version(value: torch.Tensor) -> int:
+    """How often a tensor was written into; those of torch.inference_mode do not count."""
+    return 0 if value.is_inference() else value._version
