@@ -35,8 +35,8 @@ def environment() -> Environment:
 
 
 @within("the emission")
-def emit(method: Any, dialect: str = "torch") -> str:
-    """The emitted module of a Method as text; the same bytes for the same method, whatever the process.
+def emit(method: Any, dialect: str = "torch", note: str = "") -> str:
+    """The emitted module of a Method as text, a comment of one line below its docstring; the same bytes in every process.
 
     Raises Unsupported for a dialect that is not built.
     """
@@ -52,7 +52,7 @@ def emit(method: Any, dialect: str = "torch") -> str:
         for name, each in step_names(rows)
     ]
     text = environment().get_template("module.jinja").render(
-        title=prose(method.title), about=[prose(line) for line in method.about], constants=_constants(method, columns),
+        title=prose(method.title), about=[prose(line) for line in method.about], note=note, constants=_constants(method, columns),
         sde=sde, diffusion=diffusion, core=CORE, offset=diffusion.offset,
         field=sde.field, field_attribute=attribute(sde.field) if sde.field else "", axis=1 if sde.field else -1,
         made=f"Diffusion({f'{sde.field}={sde.field}, ' if sde.field else ''}**{{**PARAMS, **params}})",

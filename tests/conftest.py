@@ -58,7 +58,7 @@ def fake_cuda(monkeypatch):
 
 
 class Emitted(Mapping):
-    """The catalogue, derived and emitted in this process, each row when it is first asked for.
+    """The catalogue, derived and written in this process without certificates, each row when it is first asked for.
 
     name -> SimpleNamespace(row, method, text, module)
     """
@@ -75,12 +75,12 @@ class Emitted(Mapping):
         return len(self.rows)
 
     def __getitem__(self, name):
+        from stepsmith.certificate import written
         from stepsmith.runtime import load
-        from stepsmith.templates import emit
 
         if name not in self.found:
             method = self.rows[name].derive()
-            text = emit(method)
+            text = written(method)
             module = load(text)
             if field := getattr(module, "FIELD", ""):  # one frequency, unless a test gives others
                 module.coefficients = functools.partial(module.coefficients, **{field: 2.0})

@@ -43,7 +43,7 @@ PROOFS_IN_MEASURE = {"stepsmith.measure.orders", "stepsmith.measure.coefficients
 # Folders of a room, the lower first: a module imports its own folder and those below.  What stands in none is free.  Names
 # that share a string share a floor: they import one another only where that makes no circle.
 ORDER = {
-    "stepsmith": ("errors", "files", "derive", "templates", "measure", "cli"),
+    "stepsmith": ("errors", "files", "derive", "templates", "measure", "executed", "certificate", "cli"),
     "stepsmith.derive": (
         "maths",
         "spec",
@@ -76,7 +76,7 @@ NO_CIRCLE = ("stepsmith.derive", "stepsmith.templates", "stepsmith.runtime", "st
 @cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its name."""
-    own = ("errors", "files")
+    own = ("errors", "files", "executed", "certificate")
     found = {f"stepsmith.{name}": ROOT / "src" / "stepsmith" / f"{name}.py" for name in own}
     for room, folder in FOLDERS.items():
         for path in folder.rglob("*.py"):

@@ -25,7 +25,7 @@ from stepsmith.errors import Unsupported
 from ..maths.balls import arb, eye, joined, linear, number, terms_of
 from ..maths.matrix import Matrix, factor, forward, mul, scaled, transpose
 from ..maths.values import evaluate, evaluate_matrix
-from ..program import EARLIER, UNIT, Normal, Op, StepProgram, Update
+from ..program import EARLIER, UNIT, Evaluate, Normal, Op, StepProgram, Update
 from ..program.forms import Layout, last_layout, layout
 from ..program.meaning import host_values, put, table_names, tables
 from ..program.program import outputs
@@ -163,31 +163,76 @@ class Reference:
     view: NumericSDE
     params: Mapping[str, Any]  # arb, the sampler's and the network's own included
 
-    def row(self, times: Sequence[Any], i: int) -> Row:
-        """The columns of step i of the grid ``times`` (arb), made by the program of that row."""
+    def at(self, times: Sequence[Any], i: int) -> ExactStep:
+        """Step i of the grid ``times`` (arb), its host values made by the program of that row."""
         program = self.method.rows.at(i, len(times) - 1)
-        columns: Row = {}
         with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
-            scalar = self._scalars(times, i)
-            for ops, plan in ((program.ops, layout(program)), (program.last, last_layout(program))):
-                forms = drawn(unit_rows(ops, program, scalar), plan, ops)
-                for form in plan.forms:
-                    own = forms[form.value]
-                    columns |= {column: own.get(base, flint.arb(0)) for base, column in form.terms if column}
-                columns |= {name: scalar(time) for name, time in plan.times.items()}
-        return columns
+            reading = BallReading(self.view, self.params, times[-1])
+            values: dict[str, Any] = {**self.params, **reading.functions(), "t0": times[i], "t1": times[i + 1]}
+            values |= {time.name: times[i - k] for k, time in enumerate(EARLIER, start=1) if k <= i}
+            host_values(reading, program, values)
+        return ExactStep(self.view, program, lambda expr: reading.scalar(sp.sympify(expr), values))
+
+    def row(self, times: Sequence[Any], i: int) -> Row:
+        """The columns of step i."""
+        return self.at(times, i).row()
 
     def scalars(self, times: Sequence[Any], i: int, exprs: Sequence[sp.Expr]) -> list[Any]:
         """Host expressions of the program of step i."""
+        step = self.at(times, i)
         with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
-            return list(map(self._scalars(times, i), exprs))
+            return list(map(step.scalar, exprs))
 
-    def _scalars(self, times: Sequence[Any], i: int) -> Callable[[sp.Expr], Any]:
-        reading = BallReading(self.view, self.params, times[-1])
-        values: dict[str, Any] = {**self.params, **reading.functions(), "t0": times[i], "t1": times[i + 1]}
-        values |= {time.name: times[i - k] for k, time in enumerate(EARLIER, start=1) if k <= i}
-        host_values(reading, self.method.rows.at(i, len(times) - 1), values)
-        return lambda expr: reading.scalar(sp.sympify(expr), values)
+
+@dataclass(frozen=True)
+class ExactStep:
+    """A step of a grid, its host values known; ``scalar`` gives a host expression as a ball."""
+
+    view: NumericSDE
+    program: StepProgram
+    scalar: Callable[[sp.Expr], Any]
+
+    def row(self) -> Row:
+        """The columns of the table."""
+        program, columns = self.program, {}
+        with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
+            for ops, plan in ((program.ops, layout(program)), (program.last, last_layout(program))):
+                forms = drawn(unit_rows(ops, program, self.scalar), plan, ops)
+                for form in plan.forms:
+                    own = forms[form.value]
+                    columns |= {column: own.get(base, flint.arb(0)) for base, column in form.terms if column}
+                columns |= {name: self.scalar(time) for name, time in plan.times.items()}
+        return columns
+
+    def lines(self) -> tuple[Lines, Lines]:
+        """The step and its last call as the program writes them, no draws merged: exact, rounded at the end."""
+        with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
+            step, last = (Lines.of(ops, self.program, self.scalar) for ops in (self.program.ops, self.program.last))
+        return step, last
+
+    def worst(self, row: Mapping[str, float]) -> tuple[str, float]:
+        """(column, error) of the worst update of a row in float64; Unsupported where the balls have lost their digits."""
+        exact = self.row()
+        with flint.ctx.workprec(self.view.precision):
+            errors = _errors(self.program, row, exact)
+        if not all(math.isfinite(error) for _, error in errors):
+            raise Unsupported(f"the reference of {self.view.sde.name} lost its digits", "take milder rates or times")
+        return max(errors, key=lambda pair: pair[1], default=("-", 0.0))
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some operations with every value as its coefficients in the bases, and the time of every network call, in float64."""
+
+    ops: tuple[Op, ...]
+    forms: Mapping[str, Mapping[str, float]]
+    times: tuple[float, ...]
+
+    @classmethod
+    def of(cls, ops: tuple[Op, ...], program: StepProgram, scalar: Callable[[sp.Expr], Any]) -> Lines:
+        exact = unit_rows(ops, program, scalar)
+        forms = {value: {base: float(arb(c).mid()) for base, c in row.items()} for value, row in exact.items()}
+        return cls(ops, forms, tuple(float(arb(scalar(op.time)).mid()) for op in ops if isinstance(op, Evaluate)))
 
 
 def unit_rows(ops: Sequence[Op], program: StepProgram, scalar: Callable[[sp.Expr], Any]) -> dict[str, Row]:
@@ -284,11 +329,7 @@ def worst(
     exact = list(map(arb, times))
     base, largest = reference(method, params, views), Worst("-", 0.0, 0.0, 0.0)
     for i in rows:
-        with flint.ctx.workprec(base.view.precision):
-            for column, error in _errors(method.rows.at(i, len(times) - 1), table[i], base.row(exact, i)):
-                if not math.isfinite(error):
-                    what = f"the reference of {method.name} lost its digits in row {i}"
-                    raise Unsupported(what, "take milder rates or times")
-                if error > largest.error:
-                    largest = Worst(column, times[i], times[i + 1], error)
+        column, error = base.at(exact, i).worst(table[i])
+        if error > largest.error:
+            largest = Worst(column, times[i], times[i + 1], error)
     return largest

@@ -13,6 +13,7 @@ __version__ = "0.2.0"
 _HOME = {
     "InputError": ".errors",
     "Unsupported": ".errors",
+    "CertificateError": ".errors",
     "LinearSDE": ".derive",
     "Method": ".derive",
     "Sampler": ".derive",
@@ -21,7 +22,9 @@ _HOME = {
     "load_sampler": ".derive",
     "list_sdes": ".derive",
     "list_samplers": ".derive",
-    "emit": ".templates",
+    "emit": ".certificate",
+    "certify": ".certificate",
+    "Certificate": ".certificate",
     "load": ".loading",
     "sample": ".runtime",
     "TimeGrid": ".runtime",

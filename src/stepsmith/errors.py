@@ -1,4 +1,4 @@
-"""The two ways in which stepsmith says no: an input that needs a fix, and a thing that it cannot derive."""
+"""How stepsmith says no: an input that needs a fix, a thing that it cannot derive, and a mistake of its own."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ class Unsupported(Exception):
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return type(self), (self.reason, self.hint)
+
+
+class CertificateError(Exception):
+    """An emitted module is not what was derived: a mistake of stepsmith, never of the user.  Nothing is emitted or written."""
+
+    def __init__(self, module: str, what: str) -> None:
+        self.module, self.what = one_line(module), one_line(what)
+        super().__init__(f"{self.module}: certificate: {self.what}; this is a fault of stepsmith, please report it")
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.module, self.what)

@@ -60,10 +60,10 @@ def derived(name: str) -> ModuleType:
 
 
 def emitted(name: str) -> str:
-    """The text of a row of the catalogue; InputError where what derives it is not installed."""
+    """The text of a row of the catalogue, certified; InputError where what derives it is not installed."""
     try:
+        from stepsmith.certificate import emit
         from stepsmith.derive import catalogue
-        from stepsmith.templates import emit
     except ImportError as error:
         what = f"{name} is not kept in stepsmith.generated and cannot be derived here ({error})"
         fix = f"run `stepsmith build {name} --out .` where all of stepsmith is installed, and load that file"

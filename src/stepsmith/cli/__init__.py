@@ -16,7 +16,7 @@ from stepsmith import __version__
 from stepsmith.cli import build, derive, error, sample, search, show, verify
 from stepsmith.cli import list as list_
 from stepsmith.cli.shared import fail
-from stepsmith.errors import InputError, Unsupported, one_line
+from stepsmith.errors import CertificateError, InputError, Unsupported, one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
@@ -47,6 +47,8 @@ def main() -> NoReturn:
         fail(str(wrong), 2)
     except Unsupported as wrong:
         fail(f"-: unsupported: {wrong}", 2)
+    except CertificateError as wrong:
+        fail(str(wrong), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing is flushed into it at the end
     except OSError as wrong:  # what no check sees beforehand: a full disk, a folder that is not one

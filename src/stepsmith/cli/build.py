@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from stepsmith.cli.shared import json_option, out_option, print_json, progress
 from stepsmith.errors import InputError
 
 FEW = 8  # modules that are not worth a process
+Text = Callable[[Any], str]  # of a method
 
 
 class Emitted(NamedTuple):
@@ -38,14 +40,23 @@ class Emitted(NamedTuple):
 @click.option("--sampler", help="A name, a .toml file or a composition string, with --sde.")
 @click.option("--network", default="denoiser", show_default=True, help="What the network gives, with --sde.")
 @click.option("--frame", help="The frozen quantity of a conjugate sampler, with --sde.")
+@click.option(
+    "--no-certificate", "certified", is_flag=True, flag_value=False, default=True, help="Hand out texts that nothing has held."
+)
 @json_option
-def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, **own: Any) -> None:
-    """Emit NAMES of the catalogue; without NAMES derive all of it, and write the modules that are kept and digests.txt."""
+def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, **own: Any) -> None:
+    """Emit NAMES of the catalogue; without NAMES derive all of it, and write the modules that are kept and digests.txt.
+
+    Each text is held to its proofs first (src/stepsmith/certificate.py); one that fails ends the run with exit status 1, and
+    nothing is written.  --check compares texts alone.
+    """
+    from stepsmith import certificate
     from stepsmith.templates.files import compare, folder, write
 
     place, every = folder(out), not names and own["sde"] is None
     begun = time.perf_counter()
-    modules = emit_all(chosen(names, every, out), as_json, **own)
+    text = functools.partial(certificate.written if check else certificate.emit, certified=certified)
+    modules = emit_all(chosen(names, every, out), text, as_json, **own)
     texts = kept_files(modules) if every else {f"{module.name}.py": module.text for module in modules}
     differences = compare(place, texts, orphans=every)
     if check:
@@ -78,9 +89,9 @@ def chosen(names: Sequence[str], every: bool, out: Path | None) -> list[Any]:
 
 
 def emit_all(
-    rows: Sequence[Any], as_json: bool, sde: str | None, sampler: str | None, network: str, frame: str | None
+    rows: Sequence[Any], text: Text, as_json: bool, sde: str | None, sampler: str | None, network: str, frame: str | None
 ) -> list[Emitted]:
-    """The modules: that of a diffusion of the user's own, and those of the rows."""
+    """The modules, written by ``text``: that of a diffusion of the user's own, and those of the rows."""
     if (sde is None) != (sampler is None):
         raise InputError("-", "sampler" if sampler is None else "sde", "--sde and --sampler go together", "give both")
     modules = []
@@ -90,9 +101,9 @@ def emit_all(
 
         method = derive(sde, sampler, network, frame)
         catalogue.refuse_clash(method)
-        modules.append(_emitted(method))
+        modules.append(_emitted(method, text))
     with progress(None, len(rows), "building", as_json) as bar:
-        for module in _from_rows(rows):
+        for module in _from_rows(rows, text):
             modules.append(module)
             bar.update(1)
     return modules
@@ -107,21 +118,20 @@ def kept_files(modules: Sequence[Emitted]) -> dict[str, str]:
     return {**texts, digests.FILE: digests.written(digests.Line.of(*module) for module in modules)}
 
 
-def _from_rows(rows: Sequence[Any]) -> Iterator[Emitted]:
+def _from_rows(rows: Sequence[Any], text: Text) -> Iterator[Emitted]:
     """The modules of rows, in their order; many are made by a process a core."""
+    one = functools.partial(_from_row, text=text)
     if len(rows) <= FEW:
-        yield from map(_from_row, rows)
+        yield from map(one, rows)
         return
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_from_row, rows, chunksize=4)
+        yield from pool.map(one, rows, chunksize=4)
 
 
-def _from_row(row: Any) -> Emitted:
+def _from_row(row: Any, text: Text) -> Emitted:
     """A row's module: derived, proven, written."""
-    return _emitted(row.derive())
+    return _emitted(row.derive(), text)
 
 
-def _emitted(method: Any) -> Emitted:
-    from stepsmith.templates import emit
-
-    return Emitted(method.name, method.digest, emit(method))
+def _emitted(method: Any, text: Text) -> Emitted:
+    return Emitted(method.name, method.digest, text(method))
