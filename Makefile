@@ -1,6 +1,7 @@
 # make run    set-up, then derive, emit and sample: the table of the README
 # make test   set-up, then all the tests
 # make docs   measure every module and write docs/orders.md, docs/which.md and docs/audit.md (docs/make)
+# make fuzz   random diffusions and samplers, certified and their orders measured; goes on where out/fuzz.jsonl stopped
 # The build of torch is a variable: `make run TORCH=torch` takes the one with CUDA where pip finds it.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -14,7 +15,7 @@ define watched
 @echo "$(1)"; (while sleep 4 && kill -0 $$$$ 2> /dev/null; do echo "  still at it: $(1)"; done) & $(2)
 endef
 
-.PHONY: run test lint build docs clean
+.PHONY: run test lint build docs fuzz clean
 
 run: $(VENV)/.installed
 	$(BIN)/python examples/first_run.py
@@ -43,6 +44,10 @@ $(VENV)/.tested: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make
+
+CASES ?= 2000
+fuzz: $(VENV)/.installed
+	$(BIN)/python benchmarks/fuzz.py out/fuzz.jsonl --count $(CASES) --slopes
 
 clean:
 	rm -rf $(VENV) out build

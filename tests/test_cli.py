@@ -184,7 +184,7 @@ def quick(monkeypatch, emitted):
     few = tuple(row for row in catalogue.rows() if row.name in ("psld_rvv", "cld_nvv", "vp_euler", "vp_conjugate"))
     monkeypatch.setattr(catalogue, "rows", lambda: few)
     monkeypatch.setattr(
-        build, "_from_row", lambda row: build.Emitted(row.name, emitted[row.name].method.digest, emitted[row.name].text)
+        build, "_from_row", lambda row, text: build.Emitted(row.name, emitted[row.name].method.digest, emitted[row.name].text)
     )
 
 
@@ -280,10 +280,11 @@ def test_build_of_a_name_in_a_checkout_wants_one_that_is_kept(run, refused, quic
 
 
 def test_many_modules_are_made_by_several_processes_in_their_order(tmp_path, emitted):
+    from stepsmith import certificate
     from stepsmith.cli import build
 
     rows = [catalogue.find(name) for name in ("vp_euler", "ve_euler", "vp_conjugate", "vp_ddim", "vp_heun")] * 2
-    made = list(build._from_rows(rows))
+    made = list(build._from_rows(rows, certificate.emit))
     assert [module.name for module in made] == [row.name for row in rows]
     assert all(
         module == (row.name, emitted[row.name].method.digest, emitted[row.name].text)
