@@ -72,7 +72,7 @@ def test_a_module_leaves_with_a_certificate_that_says_how_close_it_is(name: str)
 
 def test_the_text_says_what_was_held_and_no_measured_figure() -> None:
     text = ss.emit(method("hot noise"))
-    assert re.search(rf'^"""\n\n# {re.escape(certificate.CERTIFIED)}\nimport math\n\nimport torch$', text, re.M)
+    assert re.search(rf'^"""\n\n# {re.escape(certificate.CERTIFIED)}\n\nimport math\n\nimport torch$', text, re.M)
     assert text == certificate.written(method("hot noise"))  # the same bytes, whatever was measured
     assert ss.load(text).coefficients([1.0, 0.5, 0.2]).isfinite().all()
 
@@ -181,8 +181,10 @@ FAULTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
     "the orders": (text(r"ORDER = 2", "ORDER = 3"), ("waved heun",)),
     "a constraint": (text(r"if not \((\w+) > 0", r"if not (\g<1> > 1e3"), ("coupled exact", "hot noise")),
     "a parameter that is ignored": (text(r"self\.a, (.*) = a, ", r"self.a, \g<1> = 1.3, "), ("coupled exact",)),
-    "the factor of the start": (text(r"return lower\(Law", "return upper(Law"), ("coupled exact", "coupled two draws")),
-    "the order of the blocks": (text(r"PLACE = \[1, 0\]", "PLACE = [0, 1]"), ("coupled exact", "coupled two draws")),
+    "the factor of the start": (
+        text(r"return factor\((Law\(sde, t\[None\]\)\.K\[0\])\)", r"return factor(\g<1>).mT"), ("coupled exact", "coupled two draws"),
+    ),
+    "the block of the data": (text(r"\[\.\.\., \[DATA\]\]", "[..., [0]]"), ("coupled exact",)),
     "the mean of the start": (text(r"\.drift\[0\]", ".drift[0].flip(-1)"), ("coupled exact", "coupled two draws")),
     "the initial variance": (text(r"(self\.L0 = .*)self\.r", r"\g<1>self.a"), ("coupled exact", "coupled conjugate")),
     "the first row": (text(r"slice\(0, 1\)", "slice(0, 2)"), ("hot three steps",)),
