@@ -194,7 +194,8 @@ class ExactStep:
 
     def row(self) -> Row:
         """The columns of the table."""
-        program, columns = self.program, {}
+        program = self.program
+        columns: Row = {}
         with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
             for ops, plan in ((program.ops, layout(program)), (program.last, last_layout(program))):
                 forms = drawn(unit_rows(ops, program, self.scalar), plan, ops)
