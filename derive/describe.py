@@ -9,6 +9,7 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from .lower import conjugation
+from .orders.moments import strong_order_of_increments
 from .sampler.network import KINDS
 from .sampler.split import bind
 
@@ -44,7 +45,7 @@ def about(method: Any) -> list[str]:
         lines += textwrap.wrap(f"with {name} = {_text(expr)}", WIDTH, subsequent_indent="    ")
     lines += [frequency(sde)] if sde.field else []
     lines += ["", "The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
-    lines += textwrap.wrap(f"{cost(method)}  {claims(method)}", WIDTH)
+    lines += textwrap.wrap(f"{cost(method)}  {claims(method)}  {ASSUMED}", WIDTH)
     lines += [*leading(method), "", *network(method)]
     if sampler.reference:
         lines.append(f"Reference: {sampler.reference}.")
@@ -195,13 +196,25 @@ def _factor(expr: sp.Expr) -> str:
 
 
 def claims(method: Any) -> str:
-    """The proven orders in a sentence; a dash where none is derived."""
-    if not method.random:
-        common = "" if method.order == method.step_order else f" (the common step alone {method.step_order})"
-        return f"Proven order {_dash(method.order)}{common}."
-    return f"Proven weak order {_dash(method.weak_order)}, strong order {_dash(method.strong_order)}."
+    """The proven orders in a sentence; a dash where none is derived, none with the reason where there is none."""
+    if method.random:
+        strong = _dash(method.strong_order)
+        if method.strong_order is not None and method.strong_order > 1:
+            driven = strong_order_of_increments(method)
+            strong += (
+                f" with the draws coupled to the Brownian path at their best, {driven:g} where they are its increments"
+            )
+        return f"Proven weak order {spelled(method.weak_order, method.why)}, strong order {strong}."
+    alone = "" if method.order == method.step_order else f" (the common step alone {method.step_order})"
+    return f"Proven order {spelled(method.order, method.why)}{alone}."
 
 
+def spelled(order: float | None, why: str) -> str:
+    """An order for people: a dash where none is derived, else with the reason that it is none or less than it seems."""
+    return _dash(order) if not why else f"{'none' if order is None else f'{order:g}'} ({why})"
+
+
+ASSUMED = "Assumed: a smooth network, an exact start, bounded ratios of steps."
 MARKS = "   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h"
 SOLVES = {"euler": "an Euler step", "exact": "solved exactly", "conjugate": "a conjugate Euler step"}
 WIDTH = 116  # of a line of the docstring

@@ -39,7 +39,7 @@ class Method:
 
     ``nfe`` network calls and ``draws`` normal draws a step.  ``order`` (of a whole run, None where noise is drawn),
     ``step_order`` (of the common step alone), ``weak_order``, ``strong_order`` and ``local_error`` are derived when they are
-    asked for (derive/orders); what cannot be derived is None and printed as a dash.
+    asked for (derive/orders); what cannot be derived is None and printed as a dash, or as none with the reason ``why``.
     """
 
     sde: LinearSDE
@@ -80,18 +80,27 @@ class Method:
 
     @cached_property
     def order(self) -> int | None:
-        """The order of a run of a deterministic method, in z and t (orders/local.py)."""
-        return None if self.random else local.order(self)
+        """The order of a run of a deterministic method, in z and t (orders/local.py); None where it is not zero-stable."""
+        return self._verdict.order
+
+    @cached_property
+    def why(self) -> str:
+        """Why a run has no order, or where its order is higher; empty where there is nothing to say."""
+        return self._verdict.why
+
+    @cached_property
+    def _verdict(self) -> local.Verdict:
+        return local.verdict(self)
 
     @cached_property
     def step_order(self) -> int | None:
         """The order of the common step of a deterministic method, its first and last rows left out of account."""
-        return None if self.random else local.step_order(self)
+        return self._verdict.step
 
     @cached_property
     def weak_order(self) -> int | None:
         """The weak order, at most 2, of a run that draws noise (orders/moments.py)."""
-        return moments.weak_order(self) if self.random and self._few_draws else None
+        return moments.weak_order(self) if self.random and self._few_draws and not self.why else None
 
     @cached_property
     def strong_order(self) -> float | None:

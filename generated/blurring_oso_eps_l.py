@@ -20,7 +20,8 @@ The step t0 -> t1 = t0 - h:
         min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink +
         pi*sin(pi*t/2)/cos(pi*t/2))) dtau, an Euler step
 
-One network call and two normal draws per step.  Proven weak order 1, strong order 1.
+One network call and two normal draws per step.  Proven weak order 1, strong order 1.  Assumed: a smooth network, an
+exact start, bounded ratios of steps.
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
 

@@ -14,7 +14,8 @@ The step t0 -> t1 = t0 - h:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D
 
-One network call and no noise per step.  Proven order 2.
+One network call and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (D1/12 + D2*(3*r1 + 2)/12)
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1

@@ -12,12 +12,13 @@ The step t0 -> t1 = t0 - h:
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
     B = [[lambda_, 0], [0, lambda_]]
 
-One network call and no noise per step.  Proven order 1.
+One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (K_x*dn/2 + K_x*lambda_*n/2 + lambda_^2*x/2)
     e_m = h^2 * (K_m*dn/2 + K_m*lambda_*n/2 + lambda_^2*m/2)
     n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
-    K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
+    K = -G G^T C_out/2 of that frame; score = C_skip z + C_out n
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,

@@ -14,7 +14,8 @@ The step t0 -> t1 = t0 - h:
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
     B = [[lambda_, lambda_], [lambda_, lambda_]]
 
-One network call and no noise per step.  Proven order 1.
+One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (K_x*dn/2 + lambda_*m*(L_mm - L_xx + 2*lambda_)/2 + lambda_*n*(K_m + K_x)/2 + lambda_*x*(L_mx - L_xm
         + 2*lambda_)/2)

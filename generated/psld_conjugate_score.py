@@ -14,7 +14,8 @@ The step t0 -> t1 = t0 - h:
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
     B = 0
 
-One network call and no noise per step.  Proven order 1.
+One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (K_xm*dn_m/2 + K_xx*dn_x/2)
     e_m = h^2 * (K_mm*dn_m/2 + K_mx*dn_x/2)

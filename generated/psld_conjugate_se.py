@@ -13,7 +13,14 @@ The step t0 -> t1 = t0 - h:
     A: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - Minv*beta*m/2) dtau, a conjugate Euler step
     B: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, a conjugate Euler step
 
-One network call and no noise per step.  Proven order 1.
+One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
+The local error of a step of length h, exact minus numerical:
+    e_x = h^2 * (K_x*dn/2 + K_x*lambda_a*n/2 + L_xm*dm/2 + L_xm*lambda_a*m/2 + lambda_a^2*x/2)
+    e_m = h^2 * (K_m*dn/2 + K_m*lambda_b*n/2 - L_mx*dx/2 + L_mx*lambda_b*x/2 + lambda_b^2*m/2)
+    n = the output in the frame denoiser at t0, frozen over the step; dn = its rate dn/dt along the flow
+    K = -G G^T C_out/2, L = F - G G^T C_skip/2 of that frame; score = C_skip z + C_out n
+    dx, dm = dz/dtau, tau = -t
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,

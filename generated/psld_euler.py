@@ -11,7 +11,8 @@ The step t0 -> t1 = t0 - h:
     E: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - Minv*beta*m/2) dtau, an Euler step
     E: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, an Euler step
 
-One network call and no noise per step.  Proven order 1.
+One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (beta*(Gamma*dx*(sx_x + 1) - Gamma*sx_t + dm*(Gamma*sx_m - Minv))/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*(dm*nu*(Minv + sm_m) + dx*(Minv + nu*sm_x) - nu*sm_t)/(4*Minv))

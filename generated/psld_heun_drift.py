@@ -15,7 +15,8 @@ The step t0 -> t1 = t0 - h:
     z = z + h/2*(drift(z, s1, t0) + drift(y, s2, t1))
     with h = t0 - t1
 
-Two network calls and no noise per step.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (a long expression: `stepsmith error` prints it)
     e_m = h^3 * (a long expression: `stepsmith error` prints it)

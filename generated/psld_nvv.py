@@ -13,7 +13,8 @@ The step t0 -> t1 = t0 - h:
     A: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - Minv*beta*m/2) dtau, an Euler step
     B: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, an Euler step
 
-Three network calls and no noise per step.  Proven order 1.
+Three network calls and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded
+ratios of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (Gamma*beta*(dx*(sx_x + 1) - sx_t)/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*nu*(dm*(Minv + sm_m) - 2*sm_t)/(8*Minv))

@@ -15,7 +15,8 @@ The step t0 -> t1 = t0 - h:
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - Minv*beta*m/2) dtau, an Euler step
     B: dm = (beta*m*nu + beta*x/2 + beta*nu*s_m/Minv) dtau, an Euler step
 
-Three network calls and two normal draws per step.  Proven weak order 1, strong order 1.
+Three network calls and two normal draws per step.  Proven weak order 1, strong order 1.  Assumed: a smooth network,
+an exact start, bounded ratios of steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,

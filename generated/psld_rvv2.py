@@ -18,7 +18,8 @@ The step t0 -> t1 = t0 - h:
     A(y, q, s) = linear y + q on the part A of the drift, the score q, at the time s
     B(y, q, s) = linear y + q on the part B of the drift, the score q, at the time s
 
-Two network calls and no noise per step.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (a long expression: `stepsmith error` prints it)
     e_m = h^3 * (a long expression: `stepsmith error` prints it)

@@ -11,7 +11,8 @@ The step t0 -> t1 = t0 - h:
     D = (z - sigma(t0)*E)/alpha(t0)
     z = alpha(t1)*D + sigma(t1)*E
 
-One network call and no noise per step.  Proven order 1.
+One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * D1/2
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)

@@ -19,7 +19,8 @@ The step t0 -> t1 = t0 - h:
         E = eps(z, t0)
         z = alpha(t1)/alpha(t0)*z - sigma(t1)*(expm1(h)*E + h**2*phi2(h)/h0*(E - E[-1]))
 
-One network call and no noise per step.  Proven order 2 (the common step alone 3).
+One network call and no noise per step.  Proven order 2 (the common step alone 3).  Assumed: a smooth network, an
+exact start, bounded ratios of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^4 * (D1*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/72 + D2*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/36 +
         D3*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/72)

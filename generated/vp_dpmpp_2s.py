@@ -14,7 +14,8 @@ The step t0 -> t1 = t0 - h:
     with h = lambda(t1) - lambda(t0)
          s = t((lambda(t0) + lambda(t1))/2)
 
-Two network calls and no noise per step.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (D1*(3*D_x + 2)/24 + D2/24)
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)

@@ -25,6 +25,7 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r0))*D - 1/(2*r0)*D[-1])
 
 One network call and no noise per step.  The first step makes two network calls and no noise.  Proven order 3.
+Assumed: a smooth network, an exact start, bounded ratios of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^4 * D3*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/72
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1

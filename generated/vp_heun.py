@@ -13,7 +13,8 @@ The step t0 -> t1 = t0 - h:
     z = alpha(t1)/alpha(t0)*z + alpha(t1)*d/2*(E + G)
     with d = rho(t1) - rho(t0)
 
-Two network calls and no noise per step.  Proven order 2.
+Two network calls and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
+of steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (D1*(3*D_x - 5)/12 - D2/12)
     e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)

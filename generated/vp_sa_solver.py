@@ -22,7 +22,8 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
 
 One network call and one normal draw per step.  The first step makes two network calls and one normal draw.  The
-last step makes no network calls and one normal draw.  Proven weak order 2, strong order -.
+last step makes no network calls and one normal draw.  Proven weak order 2, strong order -.  Assumed: a smooth
+network, an exact start, bounded ratios of steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2309.05019; diffusers SASolverScheduler.

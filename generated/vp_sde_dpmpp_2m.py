@@ -16,7 +16,8 @@ The step t0 -> t1 = t0 - h:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
 
-One network call and one normal draw per step.  Proven weak order 2, strong order -.
+One network call and one normal draw per step.  Proven weak order 2, strong order -.  Assumed: a smooth network, an
+exact start, bounded ratios of steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2211.01095; k-diffusion sample_dpmpp_2m_sde.

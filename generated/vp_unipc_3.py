@@ -40,7 +40,8 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1]
 
 One network call and no noise per step.  The first step makes two network calls and no noise.  The last step makes
-no network calls and no noise.  Proven order 2 (the common step alone 4).
+no network calls and no noise.  Proven order 2 (the common step alone 4).  Assumed: a smooth network, an exact
+start, bounded ratios of steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2302.04867; diffusers UniPCMultistepScheduler.

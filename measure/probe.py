@@ -104,19 +104,15 @@ def moments(
     ``start_cov`` (b, b) to L L^T of ``module.start``: what :func:`sample` draws. ``constants``: the values of the constant
     components, numbers; they are the last of the n components.
     """
-    n, held = len(module.COMPONENTS), module.HISTORY
-    params = dict(params or {})
+    n, params = len(module.COMPONENTS), dict(params or {})
     table = module.coefficients(grid.times, **params)
-    factor = torch.as_tensor(module.start(grid.times[0].item(), **params), dtype=torch.float64)
-    m, P = torch.zeros(n + held, dtype=torch.float64), torch.zeros(n + held, n + held, dtype=torch.float64)
-    blocks = blocks_of(module)
-    P[:blocks, :blocks] = factor @ factor.T if start_cov is None else torch.as_tensor(start_cov, dtype=torch.float64)
     given = check_constants(module, constants, 1, (), torch.float64)
-    m[blocks:n] = torch.tensor([float(value) for value in given], dtype=torch.float64)
+    m, P = _start(module, grid.times[0].item(), params, [float(value) for value in given])
+    blocks = blocks_of(module)
     if start_mean is not None:
         m[:blocks] = torch.as_tensor(start_mean, dtype=torch.float64)
-    elif hasattr(module, "start_mean"):
-        m[:blocks] = module.start_mean(grid.times[0].item(), **params) @ torch.cat([m[blocks:n], torch.ones(1)])
+    if start_cov is not None:
+        P[:blocks, :blocks] = torch.as_tensor(start_cov, dtype=torch.float64)
     means, covs = [m[:n]], [P[:n, :n]]
     for row, (step, draws) in zip(table.unbind(0), steps_of(module, grid.steps), strict=True):
         A, b, N = affine_map(module, row, network, step=step, draws=draws)
@@ -128,6 +124,21 @@ def moments(
         pick = _denoise_map(module, table[-1], network)
     data_mean, data_var = pick[0] @ m[:n] + pick[1], pick[0] @ P[:n, :n] @ pick[0]
     return Moments(torch.stack(means), torch.stack(covs), m, P, data_mean.item(), data_var.item())
+
+
+def _start(
+    module: Any, time: float, params: Mapping[str, float], given: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of the start with nothing carried yet, for these values of the constant components."""
+    n, blocks = len(module.COMPONENTS), blocks_of(module)
+    m = torch.zeros(n + module.HISTORY, dtype=torch.float64)
+    P = torch.zeros(len(m), len(m), dtype=torch.float64)
+    m[blocks:n] = torch.tensor(given, dtype=torch.float64)
+    if hasattr(module, "start_mean"):
+        m[:blocks] = module.start_mean(time, **params) @ torch.cat([m[blocks:n], torch.ones(1)])
+    factor = torch.as_tensor(module.start(time, **params), dtype=torch.float64)
+    P[:blocks, :blocks] = factor @ factor.T
+    return m, P
 
 
 def _denoise_map(module: Any, row: torch.Tensor, network: Network) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,10 +3,11 @@
 series.py     truncated power series over any ring, and expressions evaluated on them
 rings.py      exact rationals, and balls where a rational will not do
 point.py      one random rational point: parameters, a time, the law of z there, a smooth network
-rules.py      the host functions of a program as power series around the point
+reading.py    the host side of a program as power series around the point
 taylor.py     the generic network as a Taylor polynomial; the exact solution; a program run on series
-local.py      the deterministic local error and the order that follows from it
+history.py    what a step carries on: zero-stability, and the history that a long run comes to
+local.py      the deterministic local error, and the order of a run that follows from it
 moments.py    weak and strong order by the moments of a step
-symbolic.py   the leading error in the symbols of the diffusion
+symbolic.py   the leading error in the symbols of the diffusion; leading.py: which variables suit which family
 lyndon.py     the order of a composition of exact flows; shares.py: the conditions on free shares, and their solutions
 """

@@ -2,9 +2,12 @@
 
     e(h) = z(t1) - z_1 = e_(p+1) h^(p+1) + ...      through the same state at t0, with a generic smooth network.
 
-A program has order p where e begins with h^(p+1); a multistep program starts from the history that it would have made
-itself from exact states.  A coefficient that is not zero at one random rational point is a proof; zero at several points
-is zero but for chance.  (DESIGN section 9; methods.md 3.1; numerics.md 5a.)
+A zero-stable run has order p where every common step has e = O(h^(p+1)) and every row that is taken a fixed number of times
+O(h^p): the first rows and the last ones, and the first common rows, which read what the start carried.  All rows start from exact
+states; a common step has the history that a long run comes to (history.py).  Parameters, state, network and the ratios of the
+steps are random rationals.  A coefficient that is not zero at one random point is a proof; zero at several points is zero but
+for chance.  Assumed: a smooth network, an exact start, ratios of neighbouring steps that stay bounded.
+(DESIGN section 9; methods.md 3.1; numerics.md 5a; Hairer, Norsett and Wanner, Solving ODEs I, III.4, III.5 and III.8.)
 """
 
 from __future__ import annotations
@@ -16,23 +19,19 @@ from typing import Any
 
 import flint
 
-from ..program import EARLIER, Evaluate, StepProgram, Update
-from .point import Point
-from .rings import PRECISION, Balls, IrrationalError, Rationals, Ring
-from .series import Series, constant
-from .taylor import AwayError, Run, Setting, Value, exact_flow, run, setting
+from stepsmith.errors import Unsupported
+
+from ..program import StepProgram
+from .history import UnsettledError, growth, lengths, reach, settled, times_h, times_of
+from .point import Point, draw
+from .rings import Ring, exactly
+from .series import constant
+from .taylor import AwayError, Run, Setting, Value, exact_flow, row, run, setting
 
 WIDTH = 2  # coordinates a block
 MOST = 5  # orders are sought up to this one
-MARGIN = 3  # terms that divisions by series without a constant term may lose
-TIMES = ("t1", "t0", *(time.name for time in EARLIER))
-RATIOS = (
-    flint.fmpq(5, 7),
-    flint.fmpq(9, 8),
-    flint.fmpq(5, 4),
-    flint.fmpq(11, 10),
-    flint.fmpq(6, 7),
-)  # of each step to the next
+PLACES = {"first": "start", "last": "end"}
+MARGINS = (0, 3, 12)  # terms that divisions by series without a constant term may lose
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,126 +50,146 @@ class LocalError:
         return len(self.coefficients)
 
 
-def order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) -> int:
-    """The order of a run: the common step's, or less where a first or a last row loses it (at most ``most``).
+@dataclass(frozen=True)
+class Chain:
+    """Programs of consecutive rows, the last one asked about.  ``long``: after many common rows, else from the start of a run."""
 
-    A step taken a fixed number of times adds its local error once, so a local error h^e allows a run of order e.
-    """
-    rows = [min(_order(method, chain, seed, most) + 1 for seed in seeds) for chain in _special(method)]
-    return min(step_order(method, seeds, most), *rows, most)
+    rows: tuple[StepProgram, ...]
+    long: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The order of a run and that of its common step, None where there is none, and ``why`` it is none or less than it seems."""
+
+    order: int | None
+    step: int | None
+    why: str = ""
+
+
+def verdict(method: Any, seeds: Sequence[int] = (1, 2, 3)) -> Verdict:
+    """The orders (at most MOST) and what is to be said of them; of a run that draws noise only why it is not zero-stable."""
+    try:
+        if (why := growth(method, seeds)) or method.random:
+            return Verdict(None, None, why)
+        step = step_order(method, seeds)
+    except ZeroDivisionError:
+        raise poles(method) from None
+    except UnsettledError:
+        return Verdict(None, None, "its history keeps what it starts with: a root 1 of its own")
+    rows = row_powers(method, seeds[:2], step)
+    order = min([step, *(power for *_, power in rows)])
+    lost = [(place, k) for place, k, power in rows if power == 0]
+    if lost and step:
+        place, k = lost[0]
+        return Verdict(order, step, f"the local error of row {k} from the {PLACES[place]} begins with h^0")
+    return Verdict(order, step, _remark(method, seeds[0], step))
+
+
+def order(method: Any, seeds: Sequence[int] = (1, 2, 3)) -> int | None:
+    """The order of a run; None where it is not zero-stable."""
+    return verdict(method, seeds).order
+
+
+def _remark(method: Any, seed: int, step: int) -> str:
+    """Where alone a common step of this order does better; that it is not consistent, where it is nowhere."""
+    places: dict[str, dict[str, Any]] = {"at its default parameters": {"drawn": partial(draw, defaults=True)}}
+    if method.program.history:
+        places["on equal steps"] = {"steps": lambda seed, count: [1] * count}
+    for place, how in places.items():
+        if step == MOST or (step == 0 and _power(method, step_chain(method), seed, 2, **how) < 2):
+            continue
+        if local_error(method, seed, step + 1, **how).power > step + 1:
+            return f"{_power(method, step_chain(method), seed, MOST + 1, **how) - 1} {place} alone"
+    begins = _power(method, step_chain(method), seed, 1)
+    return f"not consistent: the local error of a step begins with h^{begins}" if step == 0 else ""
 
 
 def step_order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) -> int:
     """The order of the common step alone, the least over the random points."""
-    return min(_order(method, step_chain, seed, most) for seed in seeds)
+    return max(0, min(_power(method, step_chain(method), seed, most + 1) for seed in seeds) - 1)
 
 
 def row_powers(method: Any, seeds: Sequence[int] = (1, 2), most: int = MOST) -> list[tuple[str, int, int]]:
-    """(first or last, number of the row from that end, power of h that its local error begins with) of the special rows."""
-    names = [("first", k + 1) for k in range(len(method.warmup))]
-    names += [("last", len(method.ending) - k) for k in range(len(method.ending))]
-    powers = [min(_order(method, chain, seed, most) + 1 for seed in seeds) for chain in _special(method)]
-    return [(place, k, power) for (place, k), power in zip(names, powers, strict=True)]
-
-
-Chain = tuple[StepProgram, ...]  # programs of consecutive rows, the last one asked about
-Chained = Callable[[Any, int], Chain]  # of a method and the power of h that is asked about
-
-
-def step_chain(method: Any, top: int) -> Chain:
-    """The common step after as many of itself as could still be felt at h^top.
-
-    The first of them starts from an empty history.  Where the network sees what was carried, each passage through the
-    history lowers what is left of that by a factor h and takes up to len(history) steps; else it is forgotten at once.
+    """(first or last, number of the row from that end, power of h that its local error begins with, at most ``most``) of the
+    rows that are taken a fixed number of times.
     """
+    warmup, ending, program = method.warmup, method.ending, method.program
+    readers = reach(program) if warmup else 0  # common rows that may read what the start carried
+    first = (*warmup, *(program,) * (len(program.history) if readers is None else readers))
+    rows = [("first", k + 1, Chain(first[: k + 1], long=False)) for k in range(len(first))]
+    rows += [("last", len(ending) - k, Chain((*step_chain(method).rows, *ending[: k + 1]))) for k in range(len(ending))]
+    return [(place, k, min(_power(method, chain, seed, most) for seed in seeds)) for place, k, chain in rows]
+
+
+def step_chain(method: Any) -> Chain:
+    """The common step after as many of itself, on random steps, as its carried values wait to be read."""
     program = method.program
-    if not program.history:
-        return (program,)
-    return (program,) * (len(program.history) * (top + 1 if fed_back(program) else 1) + 1)
+    waiting = reach(program)
+    return Chain((program,) * (1 + (len(program.history) // method.sde.n if waiting is None else waiting)))
 
 
-def fed_back(program: StepProgram) -> bool:
-    """Whether a network call sees a value that was carried in."""
-    tainted = set(program.history)
-    for op in program.ops:
-        if isinstance(op, Evaluate) and tainted & set(op.inputs):
-            return True
-        if isinstance(op, Update) and tainted & {value for _, value in op.terms}:
-            tainted.add(op.output)
-    return False
-
-
-def _special(method: Any) -> list[Chained]:
-    """The first rows and the last ones, each after the rows that it follows."""
-    warmup, ending = method.warmup, method.ending
-    first: list[Chained] = [partial(_opened, warmup[: k + 1]) for k in range(len(warmup))]
-    return first + [partial(_closed, ending[: k + 1]) for k in range(len(ending))]
-
-
-def _opened(rows: Chain, method: Any, top: int) -> Chain:
-    return rows
-
-
-def _closed(rows: Chain, method: Any, top: int) -> Chain:
-    return (*step_chain(method, top), *rows)
-
-
-def _order(method: Any, chained: Chained, seed: int, most: int) -> int:
-    """Grown a power at a time: most verdicts fall early."""
-    for p in range(1, most + 1):
+def _power(method: Any, chain: Chain, seed: int, most: int, **how: Any) -> int:
+    """The power of h that the local error begins with, at most ``most``.  Grown a power at a time: most verdicts fall early."""
+    for top in range(max(1, min(2, most - 1)), max(2, most)):
         try:
-            power = local_error(method, seed, p + 1, chained(method, p + 1)).power
+            power = local_error(method, seed, top, chain, **how).power
         except AwayError:  # not even consistent
             return 0
-        if power < p + 2:
-            return power - 1
+        if power <= top:
+            return min(power, most)
     return most
 
 
-def local_error(method: Any, seed: int, top: int, chain: Chain | None = None) -> LocalError:
+# -- expanding ---------------------------------------------------------------------------------------------------------------
+
+
+def local_error(
+    method: Any, seed: int, top: int, chain: Chain | None = None, drawn: Callable[..., Point] = draw,
+    steps: Callable[[int, int], Sequence[Any]] = lengths,
+) -> LocalError:  # fmt: skip
     """e up to h^top at one random point; exact rationals where they hold the values, else balls."""
-    chain = chain or step_chain(method, top)
-    with flint.ctx.workprec(PRECISION):
+    chain = chain or step_chain(method)
+
+    def expanded(margin: int, ring: Ring) -> LocalError:
+        at = setting(method, ring, seed, top + 1 + margin, WIDTH, max(top - 1, 1), drawn)  # an output meets a factor h
+        return local_error_at(at, chain, top, steps(seed, len(chain.rows)))
+
+    for margin in MARGINS if method.sampler.formula is None else MARGINS[1:]:
         try:
-            return _expanded(method, seed, top, chain, Rationals())
-        except IrrationalError:
-            return _expanded(method, seed, top, chain, Balls())
+            return exactly(partial(expanded, margin))
+        except ZeroDivisionError:  # too few terms are left
+            continue
+    raise poles(method)
 
 
-def _expanded(method: Any, seed: int, top: int, chain: Chain, ring: Ring) -> LocalError:
-    margin = MARGIN if method.sampler.formula is not None else 0
-    at = setting(method, ring, seed, top + 1 + margin, WIDTH, top - 1)  # an output meets at least one factor h
-    return local_error_at(at, chain, top)
+def poles(method: Any) -> Unsupported:
+    what = f"the step of {method.name} divides by what vanishes with the step: no expansion within {MARGINS[-1]} terms"
+    return Unsupported(what, "write the step without poles in h")
 
 
-def local_error_at(at: Setting, chain: Chain, top: int, ratios: Sequence[Any] = ()) -> LocalError:
-    """e up to h^top of the last program of a chain, in a setting; ``ratios`` of each step before to the one after it."""
+def local_error_at(at: Setting, chain: Chain, top: int, steps: Sequence[Any]) -> LocalError:
+    """e up to h^top of the last program of a chain, in a setting, after steps of these lengths, in h, the latest first."""
     flow = exact_flow(at, at.point.ring.number(1, 2))
-    found = last_step(at, chain, flow, ratios)
-    there = [[e.at(_moved(at.point, -1)) for e in block] for block in flow]
-    gaps = [[(a - b).regular for a, b in zip(p, q, strict=True)] for p, q in zip(there, found.state, strict=True)]
+    made = last_step(at, chain, flow, steps, top)
+    there = [[e.at(times_h(at, -1)) for e in block] for block in flow]
+    gaps = [[(a - b).regular for a, b in zip(p, q, strict=True)] for p, q in zip(there, made.state, strict=True)]
     if min(len(c) for block in gaps for c in block) <= top:
-        raise ValueError(f"divisions in {at.method.name} lost too many terms")
+        raise ZeroDivisionError("divisions by powers of the step have lost too many terms")
     return LocalError(at.point, [[[c[k] for c in block] for block in gaps] for k in range(top + 1)])
 
 
-def _moved(point: Point, factor: Any) -> Series:
-    """factor * h."""
-    return Series([0, point.ring.number(1) * factor, *([0] * (point.terms - 2))], point.ring)
-
-
-def last_step(at: Setting, chain: Chain, flow: list[Value], ratios: Sequence[Any] = ()) -> Run:
+def last_step(at: Setting, chain: Chain, flow: list[Value], steps: Sequence[Any], top: int) -> Run:
     """The last program of the chain from the exact state at t0, its history made by the others from exact states before."""
-    ring = at.point.ring
-    offsets = [ring.number(-1), ring.number(0)]
-    ratios = ratios or [ring.number(int(q.p), int(q.q)) for q in RATIOS]
-    length = ring.number(1)
-    for k in range(len(chain) + 3):
-        length = length * ratios[k % len(ratios)]
-        offsets.append(offsets[-1] + length)
-    found = Run([], [[constant(ring, 0, at.point.terms)] * len(at.state[0]) for _ in chain[0].history])
-    for back, program in zip(range(len(chain) - 1, -1, -1), chain, strict=True):
-        state = [[e.at(_moved(at.point, offsets[back + 1])) for e in block] for block in flow]
-        times = {name: _moved(at.point, offsets[back + i]) for i, name in enumerate(TIMES)}
-        found = run(at, program, state, times, found.carried)
-    return found
+    ring, first = at.point.ring, chain.rows[0]
+    before = [ring.number(int(q.p), int(q.q)) if isinstance(q, flint.fmpq) else q for q in steps[: len(chain.rows)]]
+    starts = [sum(before[:back], ring.number(0)) for back in range(len(chain.rows))]
+    carried = [[constant(ring, 0, at.point.terms)] * len(at.state[0]) for _ in first.history]
+    if chain.long and first.history and reach(first) is None:
+        carried = settled(at, first, flow, starts[-1], before[len(starts) - 1], top)
+    for back, program in zip(range(len(chain.rows) - 1, -1, -1), chain.rows, strict=True):
+        times = times_of(at, starts[back], before[back - 1] if back else 1, before[back:])
+        state = [[e.at(times["t0"]) for e in block] for block in flow]
+        made = run(at, row(at, program, times), state, carried)
+        carried = made.carried
+    return made

@@ -6,7 +6,8 @@ reverse SDE dz = b dtau + G dw, b = -F z - offset + G G^T s,
     L = b . grad + G G^T : grad^2 / 2 + d/dtau,      E f(dz(h)) = sum_k h^k (L^k f)(0) / k!,
 
 a step is of weak order p where E of every product of up to 2p components of dz agrees through h^p (longer products are
-O(h^(p+1)) on both sides).  Strong order is that of the best coupling of the draws with the Brownian path: with additive
+O(h^(p+1)) on both sides).  Strong order has two meanings: that of the best coupling of the draws with the Brownian path
+(``strong_order``), and that of draws which are the increments of the path (``strong_order_of_increments``).  With additive
 noise dz = r X_1 + r^2 m + r^3 X_3 + ..., X_1 and X_3 Gaussian.  Order 1 needs the law of X_1 and the mean m; order 3/2 the mean
 of the r^4 term as well, and that the draws can be turned, by an orthogonal map I + r^2 A + ... of theirs, so that X_3 agrees:
 Cov(X_1, X_3) + Cov(X_3, X_1), and on the rows N with N X_1 = 0 also N Cov(X_3, X_1) and N Cov(X_3) N^T.
@@ -21,13 +22,14 @@ from typing import Any
 
 import flint
 
+from ..maths.matrix import Matrix, add, mul, scaled, transpose
 from ..program import Normal, StepProgram
-from .local import TIMES
-from .point import Point, composed
+from .history import lengths, times_of
+from .point import composed
 from .polynomial import Polynomial, mean
 from .rings import PRECISION, Balls
 from .series import Series, constant
-from .taylor import AwayError, Setting, Value, run, setting
+from .taylor import AwayError, Setting, Value, multi_indices, row, run, setting
 
 WIDTH = 2
 MOST_DRAWS = 8  # of a step: the moments are polynomials in all of them
@@ -57,14 +59,16 @@ def weak_order(method: Any, seeds: Sequence[int] = (1, 2), most: int = 2) -> int
 
 def _weak(method: Any, seed: int, most: int) -> int:
     """One coordinate a block shows most failures, and a failure there is one; two confirm what passes."""
+    rows = opening(method)
+    steps = lengths(seed, len(rows) + 1 + len(method.ending))
     for width in (1, WIDTH):
         at = around(method, seed, 2, width)
-        chains = [opening(method), *([(*opening(method), *method.ending)] if method.ending else [])]
-        if any(not at.point.ring.is_zero(gap) for rows in chains for _, gap in moment_gaps(at, 1, rows)):
-            return 0
+        for run_of in (rows, (*rows, *method.ending)) if method.ending else (rows,):
+            if any(not at.point.ring.is_zero(gap) for _, gap in moment_gaps(at, 1, run_of, steps)):
+                return 0
     for width in (1, WIDTH) if most > 1 else ():
         at = around(method, seed, 4, width)
-        if any(not at.point.ring.is_zero(gap) for gap in _added(at, method)):
+        if any(not at.point.ring.is_zero(gap) for gap in _added(at, rows, steps)):
             return 1
     return most
 
@@ -74,83 +78,60 @@ def opening(method: Any) -> tuple[StepProgram, ...]:
     return (*method.warmup, *((method.program,) * (1 + len(method.program.history) * bool(method.warmup))))
 
 
-def _added(at: Setting, method: Any) -> Iterator[Any]:
+def _added(at: Setting, rows: Sequence[StepProgram], steps: Sequence[Any]) -> Iterator[Any]:
     """What one more common step adds to the gaps at h^2: nothing, where its own local error begins with h^3.
 
     To this power the errors of the steps add up: each is carried on by the identity.
     """
-    rows = opening(method)
     if len(rows) == 1:
-        yield from (gap for _, gap in moment_gaps(at, 2, rows))
+        yield from (gap for _, gap in moment_gaps(at, 2, rows, steps))
         return
-    for (_, less), (_, more) in zip(moment_gaps(at, 2, rows), moment_gaps(at, 2, (*rows, rows[-1])), strict=True):
-        yield more - less
+    both = (moment_gaps(at, 2, run_of, steps) for run_of in (rows, (*rows, rows[-1])))
+    yield from (more - less for (_, less), (_, more) in zip(*both, strict=True))
 
 
-def moment_gaps(at: Setting, p: int, rows: Sequence[StepProgram]) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Exact minus numerical coefficient of h^p in E dz^index over some rows, for the indices of degree 1 to 2p, low degrees
-    first.
+def moment_gaps(
+    at: Setting, p: int, rows: Sequence[StepProgram], steps: Sequence[Any]
+) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Exact minus numerical coefficient of h^p in E dz^index over rows of these lengths, in h, for the indices of degree 1 to 2p,
+    low degrees first.
     """
-    steps = displacement(at, 2 * p, rows)
-    span = sum(_lengths(at, len(rows)), at.point.ring.number(0)) ** p
+    moved = displacement(at, 2 * p, rows, steps)
+    span = sum(steps[: len(rows)], flint.fmpq(0)) ** p
     drift, noise = generator(at, max(1, 2 * p - 2))
-    count = len(steps)
+    count = len(moved)
     numerical: dict[tuple[int, ...], Series] = {}
     one = constant(at.point.ring, at.point.ring.number(1), 2 * p + 1)
     numerical[(0,) * count] = one
     for index in _indices(count, 2 * p):
         axis = next(i for i, k in enumerate(index) if k)
         below = tuple(k - (i == axis) for i, k in enumerate(index))
-        numerical[index] = numerical[below] * Series(steps[axis].c[: 2 * p + 1], at.point.ring)
+        numerical[index] = numerical[below] * Series(moved[axis].c[: 2 * p + 1], at.point.ring)
         yield index, _expected(index, drift, noise, p) * span - mean(numerical[index].c[2 * p])
 
 
 def _indices(count: int, degree: int) -> list[tuple[int, ...]]:
     """Multi-indices of degree 1 to ``degree``, lower degrees first."""
-    found: list[tuple[int, ...]] = [(0,) * count]
-    level = found
-    for _ in range(degree):
-        level = sorted({tuple(k + (i == j) for j, k in enumerate(index)) for index in level for i in range(count)})
-        found = found + level
-    return found[1:]
+    return [index for total in range(1, degree + 1) for index in multi_indices(count, total)]
 
 
-RATIOS = ((1, 1), (8, 7), (7, 9), (6, 5), (9, 10))  # lengths of successive rows in units of h
-
-
-def _lengths(at: Setting, count: int) -> list[Any]:
-    return [at.point.ring.number(*RATIOS[k % len(RATIOS)]) for k in range(count)]
-
-
-def displacement(at: Setting, top: int, rows: Sequence[StepProgram]) -> list[Series]:
+def displacement(at: Setting, top: int, rows: Sequence[StepProgram], steps: Sequence[Any]) -> list[Series]:
     """dz over the rows up to r^top, series whose coefficients are polynomials in the draws, block by block."""
     point, width = at.point, len(at.state[0])
-    ends = [point.ring.number(0)]
-    for length in _lengths(at, len(rows)):
-        ends.append(ends[-1] - length)
     count = width * sum(program.draws for program in rows)
     state = start = [[constant(point.ring, v, top + 1) for v in block] for block in at.state]
     history: list[Value] = [[constant(point.ring, 0, top + 1)] * width for _ in rows[0].history]
-    drawn = 0
+    one, drawn = point.ring.number(1), itertools.count()
     for k, program in enumerate(rows):
         names = [op.output for op in program.ops if isinstance(op, Normal)]
-        draws = {name: _normals(point, count, drawn + i * width, width, top) for i, name in enumerate(names)}
-        drawn += width * len(names)
-        moments = [ends[k + 1], *(ends[j] for j in range(k, -1, -1))]
-        times = {name: _late(point, end) for name, end in zip(TIMES, moments, strict=False)}
-        found = run(at, program, state, times, history, draws)
-        state, history = found.state, found.carried
+        draws = {
+            name: [constant(point.ring, Polynomial.variable(next(drawn), count, one), top + 1) for _ in range(width)]
+            for name in names
+        }
+        times = times_of(at, -sum(steps[:k], flint.fmpq(0)), steps[k], steps[:k][::-1], unit=2)
+        made = run(at, row(at, program, times), state, history, draws)
+        state, history = made.state, made.carried
     return [new - old for p, q in zip(state, start, strict=True) for new, old in zip(p, q, strict=True)]
-
-
-def _normals(point: Point, count: int, first: int, width: int, top: int) -> Value:
-    one = point.ring.number(1)
-    return [constant(point.ring, Polynomial.variable(first + c, count, one), top + 1) for c in range(width)]
-
-
-def _late(point: Point, factor: Any) -> Series:
-    """factor * r^2."""
-    return Series([0, 0, factor, *([0] * (2 * point.terms - 3))], point.ring)
 
 
 def generator(at: Setting, degree: int) -> tuple[list[Polynomial], list[list[Polynomial]]]:
@@ -209,7 +190,7 @@ def _applied(f: Polynomial, drift: list[Polynomial], power: list[list[Polynomial
 
 
 def strong_order(method: Any, seeds: Sequence[int] = (1, 2)) -> float:
-    """0, 1 or 3/2: the strong order of a one-step program with additive noise, draws coupled with the path at their best."""
+    """0, 1 or 3/2: the strong order of a one-step program with additive noise, its draws coupled with the path at their best."""
     with flint.ctx.workprec(PRECISION):
         try:
             return min(_strong(around(method, seed, 4)) for seed in seeds)
@@ -217,95 +198,91 @@ def strong_order(method: Any, seeds: Sequence[int] = (1, 2)) -> float:
             return 0.0
 
 
+def strong_order_of_increments(method: Any, seeds: Sequence[int] = (1, 2)) -> float:
+    """The strong order where the draws are the increments W(h) of the path, which say nothing more of Z: 3/2 only where the
+    exact X_3 has no Z in it, that is J G = G'.
+    """
+    best = method.strong_order
+    with flint.ctx.workprec(PRECISION):
+        points = [around(method, seed, 4) for seed in seeds]
+        apart = (add(JG, scaled(G1, -1)) for _, G1, JG in (noise_at(at, generator(at, 2)[0]) for at in points))
+        seen = any(not at.point.ring.is_zero(e) for at, M in zip(points, apart, strict=True) for row in M for e in row)
+    return min(best, 1.0) if seen else best
+
+
 def _strong(at: Setting) -> float:
     ring = at.point.ring
-    rows = (at.method.program,)
-    steps = displacement(at, 3, rows)
+    rows, steps = (at.method.program,), (flint.fmpq(1),)
+    moved = displacement(at, 3, rows, steps)
     drift, _ = generator(at, 2)
-    first, third = ([_linear(s.c[k]) for s in steps] for k in (1, 3))
-    X1, X3 = (_padded(rows) for rows in (first, third))
+    count = len(at.state[0]) * at.method.program.draws
+    X1, X3 = ([_linear(s.c[k], count) for s in moved] for k in (1, 3))
     want11, want13, want33 = brownian_levels(at, drift)
-    means = [b.at_zero() for b in drift]
-    level = all(ring.is_zero(mean(s.c[2]) - m) for s, m in zip(steps, means, strict=True))
-    if not (level and _same(ring, _gram(X1, X1), want11)):
+    nil = lambda *matrices: all(ring.is_zero(e) for M in matrices for row in M for e in row)  # noqa: E731
+    means = [[mean(s.c[2]) - b.at_zero()] for s, b in zip(moved, drift, strict=True)]
+    if not nil(means, _gap(X1, X1, want11)):
         return 0.0
-    N = quiet_rows(at)
-    gap13 = _minus(_gram(X1, X3), want13)
-    gap33 = _minus(_gram(X3, X3), want33)
-    turned = _minus(gap13, [[-e for e in column] for column in zip(*gap13, strict=True)])
-    unseen = _gram(N, gap13)  # N Cov(X_3, X_1)
-    if not all(ring.is_zero(e) for M in (turned, unseen, _gram(_gram(N, gap33), N)) for row in M for e in row):
+    N, gap13, gap33 = quiet_rows(at), _gap(X1, X3, want13), _gap(X3, X3, want33)
+    unseen = (
+        (mul(N, transpose(gap13)), mul(mul(N, gap33), transpose(N))) if N else ()
+    )  # N Cov(X_3, X_1), N Cov(X_3) N^T
+    if not nil(add(gap13, transpose(gap13)), *unseen):
         return 1.0
-    fourth = itertools.takewhile(lambda found: sum(found[0]) == 1, moment_gaps(at, 2, rows))
+    fourth = itertools.takewhile(lambda pair: sum(pair[0]) == 1, moment_gaps(at, 2, rows, steps))
     return 1.5 if all(ring.is_zero(gap) for _, gap in fourth) else 1.0
 
 
-def _linear(value: Any) -> dict[int, Any]:
+def _linear(value: Any, count: int) -> list[Any]:
     """The coefficients of a linear form in the draws."""
-    if not isinstance(value, Polynomial):
-        return {}
-    return {index.index(1): c for index, c in value.terms.items() if sum(index) == 1}
+    terms = value.terms if isinstance(value, Polynomial) else {}
+    return [terms.get(tuple(int(i == k) for i in range(count)), 0) for k in range(count)]
 
 
-def _padded(rows: list[dict[int, Any]]) -> list[list[Any]]:
-    width = 1 + max((k for row in rows for k in row), default=0)
-    return [[row.get(k, 0) for k in range(width)] for row in rows]
+def _gap(X: Matrix, Y: Matrix, wanted: Matrix) -> Matrix:
+    """Cov(X, Y) less what it should be."""
+    return add(mul(X, transpose(Y)), scaled(wanted, -1))
 
 
-def _gram(A: list[list[Any]], B: list[list[Any]]) -> list[list[Any]]:
-    return [[sum((a * b for a, b in zip(p, q, strict=False)), 0) for q in B] for p in A]
-
-
-def _minus(A: list[list[Any]], B: list[list[Any]]) -> list[list[Any]]:
-    return [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
-
-
-def quiet_rows(at: Setting) -> list[list[Any]]:
+def quiet_rows(at: Setting) -> Matrix:
     """Rows N that span what G does not reach at t0, N G = 0, by elimination; a row a combination of components."""
     ring, width = at.point.ring, len(at.state[0])
     G = [[e.c[0] for e in row] for row in at.point.of(at.method.sde.G_let)]
-    n = len(G)
+    n, columns = len(G), len(G[0])
     rows = [[*row, *(ring.number(int(i == j)) for j in range(n))] for i, row in enumerate(G)]
-    columns = len(G[0])
     for column in range(columns):
         pivot = next((row for row in rows if not ring.is_zero(row[column])), None)
-        if pivot is None:
-            continue
-        rows = [
-            [a - b * (row[column] / pivot[column]) for a, b in zip(row, pivot, strict=True)]
-            for row in rows
-            if row is not pivot
-        ]
+        if pivot is not None:
+            others = (row for row in rows if row is not pivot)
+            rows = [[a - b * (row[column] / pivot[column]) for a, b in zip(row, pivot, strict=True)] for row in others]
     return [[e if c == k else 0 for e in row[columns:] for k in range(width)] for row in rows for c in range(width)]
 
 
-def _same(ring: Any, A: list[list[Any]], B: list[list[Any]]) -> bool:
-    return all(ring.is_zero(a - b) for p, q in zip(A, B, strict=True) for a, b in zip(p, q, strict=True))
+def noise_at(at: Setting, drift: list[Polynomial]) -> tuple[Matrix, Matrix, Matrix]:
+    """G, G' (in tau, which runs against t) and J G at t0, J the derivative of the drift, each coordinate a row."""
+    width = len(at.state[0])
+    G0, G1 = (
+        [
+            [sign * e.c[k] if a == b else 0 for e in row for b in range(width)]
+            for row in at.point.of(at.method.sde.G_let)
+            for a in range(width)
+        ]
+        for k, sign in ((0, 1), (1, -1))
+    )
+    J = [[b.derivative(j).at_zero() for j in range(len(drift))] for b in drift]
+    return G0, G1, mul(J, G0)
 
 
-def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[list[list[Any]], list[list[Any]], list[list[Any]]]:
+def brownian_levels(at: Setting, drift: list[Polynomial]) -> tuple[Matrix, Matrix, Matrix]:
     """Cov(X_1), Cov(X_1, X_3), Cov(X_3) of the exact solution: with w = W(1) of a Brownian motion on (0, 1) and Z its integral,
 
     X_1 = G w,   X_3 = J G Z + G' (w - Z),   Var w = 1, Var Z = 1/3, Cov(w, Z) = 1/2.
     """
-    point = at.point
-    G, width = point.of(at.method.sde.G_let), len(at.state[0])
-    spread = lambda k, sign: [  # noqa: E731
-        [sign * row[j].c[k] if a == b else 0 for j in range(len(row)) for b in range(width)]
-        for row in G
-        for a in range(width)
-    ]
-    G0, G1 = spread(0, 1), spread(1, -1)  # tau runs against t
-    J = [[b.derivative(j).at_zero() for j in range(len(drift))] for b in drift]
-    JG = [[sum((a * G0[k][c] for k, a in enumerate(row)), 0) for c in range(len(G0[0]))] for row in J]
-    half, third = point.ring.number(1, 2), point.ring.number(1, 3)
-    mixed = lambda *terms: [  # noqa: E731
-        [sum((w * M[i][j] for w, M in terms), 0) for j in range(len(J))] for i in range(len(J))
-    ]
-    cross = _gram(JG, G1)
-    turned = [list(column) for column in zip(*cross, strict=True)]
+    G0, G1, JG = noise_at(at, drift)
+    half, third = at.point.ring.number(1, 2), at.point.ring.number(1, 3)
+    cross = mul(JG, transpose(G1))
+    own = scaled(add(mul(JG, transpose(JG)), mul(G1, transpose(G1))), third)
     return (
-        _gram(G0, G0),
-        mixed((half, _gram(G0, JG)), (half, _gram(G0, G1))),
-        mixed((third, _gram(JG, JG)), (half - third, cross), (half - third, turned), (third, _gram(G1, G1))),
+        mul(G0, transpose(G0)),
+        scaled(mul(G0, transpose(add(JG, G1))), half),
+        add(own, scaled(add(cross, transpose(cross)), half - third)),
     )

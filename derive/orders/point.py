@@ -158,8 +158,8 @@ class Point:
         return factor(self.Sigma, KINDS[network].factor == "U")
 
 
-def draw(method: Any, ring: Ring, seed: int, terms: int) -> Point:
-    """A random point of a method: parameters near their defaults that keep the constraints, a time inside the span.
+def draw(method: Any, ring: Ring, seed: int, terms: int, defaults: bool = False) -> Point:
+    """A random point of a method: parameters near their defaults (or there) that keep the constraints, a time inside the span.
 
     Parameters that decide what is sampled (a noise clock, eta) stay at their defaults.
     """
@@ -167,7 +167,7 @@ def draw(method: Any, ring: Ring, seed: int, terms: int) -> Point:
     fixed = {s.name for part in method.sampler.parts.values() for e in part.noise_clock.values() for s in _symbols(e)}
     if method.sampler.formula is not None:
         fixed |= set(method.sampler.params)  # such as eta: another value samples another diffusion
-    values = _parameters(method, rng, fixed)
+    values = _parameters(method, rng, set(method.program.params) if defaults else fixed)
     low, high = (flint.fmpq(*float(end).as_integer_ratio()) for end in sde.time)
     t0 = low + (high - low) * (flint.fmpq(1, 2) + small_rational(rng, -0.1, 0.1))
     number = lambda q: ring.number(int(q.p), int(q.q))  # noqa: E731

@@ -36,7 +36,9 @@ class SeriesReading:
                 return constant(ring, ring.number(int(e.p), int(e.q)), length)
             return constant(ring, ring.constant("pi" if e == sp.pi else "e"), length)
 
-        return evaluate(self.point.sde.written_out(expr), values, number)
+        sde = self.point.sde
+        plain = sde.written_out(expr) if any(symbol.name in sde.let for symbol in expr.free_symbols) else expr
+        return evaluate(plain, values, number)
 
     def functions(self) -> dict[str, Callable[[Series], Series]]:
         """alpha and sigma of one block, the lets, phi_k and the time of a log signal-to-noise ratio."""

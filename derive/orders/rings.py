@@ -8,13 +8,15 @@ of a polynomial that is not; callers ask several points.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import flint
 
 from .polynomial import Polynomial
 
+T = TypeVar("T")
 PRECISION = 512  # bits of a ball
 TINY = flint.arb(2) ** -200  # a ball around zero that is smaller counts as zero
 
@@ -96,6 +98,15 @@ class Ring(Protocol):
     def function(self, name: str, value: Any) -> Any: ...
 
     def sqrt(self, value: Any) -> Any: ...
+
+
+def exactly(made: Callable[[Ring], T]) -> T:
+    """A result in exact rationals where they hold its values, else in balls."""
+    with flint.ctx.workprec(PRECISION):
+        try:
+            return made(Rationals())
+        except IrrationalError:
+            return made(Balls())
 
 
 def small_rational(rng: random.Random, low: float = -1.0, high: float = 1.0) -> flint.fmpq:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..sampler.sampler import load_sampler
 from ..sampler.split import bind
 from ..spec.composition import parse_composition
 from .point import Matrix, composed
-from .rings import PRECISION, Balls, IrrationalError, Rationals
+from .rings import PRECISION, Ring, exactly
 from .series import Series, constant
 from .taylor import Setting, Value, combined, exact_flow, setting
 
@@ -206,17 +206,16 @@ def bench(sde: Any, derived: Any, seed: int, top: int, width: int = 1) -> Bench:
     parts: dict[str, tuple[Any, Any]] = {}
     for text in ("E!", "A! B") if sde.n > 1 else ("E!",):
         parts |= {k: (p.linear, p.score) for k, p in bind(load_sampler(text), sde).parts.items()}
-    for ring in (Rationals(), Balls()):
-        try:
-            at = setting(method, ring, seed, top + 1, width, top - 1)
-            found = Bench(at, parts, top)
-            flow = exact_flow(at, ring.number(1, 2))
-            found.exact = [[e.at(found.offset(Number(1))) for e in block] for block in flow]
-            found.start = [[constant(ring, v, top + 1) for v in block] for block in at.state]
-            return found
-        except IrrationalError:
-            continue
-    raise AssertionError("the balls hold everything")
+
+    def made(ring: Ring) -> Bench:
+        at = setting(method, ring, seed, top + 1, width, top - 1)
+        bench = Bench(at, parts, top)
+        flow = exact_flow(at, ring.number(1, 2))
+        bench.exact = [[e.at(bench.offset(Number(1))) for e in block] for block in flow]
+        bench.start = [[constant(ring, v, top + 1) for v in block] for block in at.state]
+        return bench
+
+    return exactly(made)
 
 
 def order(scheme: Scheme, on: Bench) -> int:
@@ -291,17 +290,7 @@ def search(sde: Any, derived: Any, length: int = 4, calls: int = 2, keep: int = 
     plain = [o for scheme, o in zip(schemes, orders, strict=True) if scheme.text and "^" not in scheme.text]
     problem = trial(sde, derived)
     best = max(orders)
-    ranked = sorted(
-        (
-            Found(s, o, error_of(s, problem, budget), budget)
-            for s, o in zip(schemes, orders, strict=True)
-            if o >= min(best, 2)
-        ),
-        key=lambda f: (-f.order, f.error),
-    )
-    proven: list[Found] = []
-    for each in ranked:
-        if len(proven) == keep:
-            break
-        proven.append(Found(each.scheme, derived(each.scheme.source, "denoiser").order, each.error, budget))
+    pairs = [(s, o) for s, o in zip(schemes, orders, strict=True) if o >= min(best, 2)]
+    ranked = sorted((Found(s, o, error_of(s, problem, budget), budget) for s, o in pairs), key=lambda f: (-f.order, f.error))
+    proven = [replace(each, order=derived(each.scheme.source, "denoiser").order) for each in ranked[:keep]]
     return Search(len(schemes), len(plain), sum(o > 1 for o in plain), tuple(proven))

@@ -7,7 +7,6 @@ whose coefficients are its partial derivatives (sx_m = d s_x / d m, s_t in the n
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,12 @@ from sympy.polys.fields import field
 from stepsmith.errors import InputError
 
 from ..maths.calculus import t
+from ..maths.values import evaluate
 from ..sde.linear import LinearSDE
-from .local import local_error_at
+from .local import Chain, local_error_at
 from .point import Point
-from .rings import IrrationalError
-from .taylor import Network, Setting
+from .rings import IrrationalError, Ring
+from .taylor import Network, Setting, multi_indices
 
 H = sp.Symbol("h", positive=True)
 AT = sp.Symbol("t_", real=True)  # the time of the expansion
@@ -60,6 +60,10 @@ class ErrorTerm:
         if missing:
             raise InputError("-", f"local_error.{self.block}", f"{missing[0]} has no value", "give each symbol one")
         return float(self.coefficient.subs({s: numbers[s.name] for s in self.coefficient.free_symbols}))
+
+    def number(self, values: Mapping[str, Any], ring: Ring) -> Any:
+        """The coefficient in a ring."""
+        return evaluate(self.coefficient, values, lambda q: ring.number(int(q.p), int(q.q)))
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     moving = [name for name, expr in sde.let.items() if t in expr.free_symbols]
     sde = symbolic(sde, power)
     other = derived(sde)
-    indices = [i for total in range(power) for i in _indices(len(names) + 1, total)]
+    indices = [i for total in range(power) for i in multi_indices(len(names) + 1, total)]
     jets = [jet_name(b, i, names) for b in names for i in indices]
     gens = [*sde.symbols, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
     K, *_ = field(list(dict.fromkeys(gens)), sp.QQ)
@@ -162,7 +166,7 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
         for i in indices
     ]
     at = Setting(point, other, state, given, Network(centre, tuple(inner), rows, 1))
-    found = local_error_at(at, (other.program,), power)
+    found = local_error_at(at, Chain((other.program,)), power, ())
     shown = {sp.Symbol(f"{name}_0"): sp.Symbol(name) for name in moving} | {sp.Symbol(AT.name): sp.Symbol("t")}
     drifts = [sp.Symbol(f"d{b}") for b in names]
     slow = [sp.Symbol(f"{name}_{'t' * k}") for name in moving for k in range(1, power + 1)]
@@ -175,13 +179,6 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
         ErrorTerm(b, power, tidy(c[0].as_expr().subs(shown), drifts, slow), where)
         for b, c in zip(names, found.coefficients[power], strict=True)
     )
-
-
-def _indices(count: int, total: int) -> list[tuple[int, ...]]:
-    return [
-        tuple(chosen.count(i) for i in range(count))
-        for chosen in itertools.combinations_with_replacement(range(count), total)
-    ]
 
 
 def _eliminated(

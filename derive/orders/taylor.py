@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..maths.matrix import Matrix
-from ..program import UNIT, Evaluate, Normal, StepProgram, Update
+from ..program import UNIT, Evaluate, Normal, StepProgram
 from ..program.meaning import needed_by
 from ..program.program import scalars
 from ..sampler.network import takes_state
@@ -60,6 +60,14 @@ class Network:
         outputs = [total for total in totals if total is not None]
         return tuple(outputs[k : k + self.width] for k in range(0, len(outputs), self.width))
 
+    def still(self, inputs: Sequence[Value], time: Series) -> tuple[Value, ...]:
+        """The outputs at the centre, wherever it is asked."""
+        flat = [
+            constant(time.ring, c, len(time.c))
+            for c in self.coefficients[self.monomials.index((0,) * len(self.centre))]
+        ]
+        return tuple(flat[k : k + self.width] for k in range(0, len(flat), self.width))
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
@@ -69,7 +77,7 @@ class Setting:
     method: Any
     state: list[list[Any]]
     constants: list[list[Any]]
-    net: Network
+    net: Any  # a Network, or one that holds still
 
     def carried(self, length: int) -> list[Value]:
         """The constant components and the value 1."""
@@ -101,9 +109,11 @@ def _combine(A: Sequence[Value], B: Sequence[Value], weight: Any) -> list[Value]
     return [[a + b * weight for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
 
 
-def setting(method: Any, ring: Any, seed: int, terms: int, width: int, degree: int) -> Setting:
+def setting(
+    method: Any, ring: Any, seed: int, terms: int, width: int, degree: int, drawn: Callable[..., Point] = draw
+) -> Setting:
     """A random point, a random state of ``width`` coordinates a block, and a random network of a degree around both."""
-    point = draw(method, ring, seed, terms)
+    point = drawn(method, ring, seed, terms)
     rng = random.Random(f"state {seed}")
     n, kind = method.sde.n, method.network
     state, given = (
@@ -115,12 +125,12 @@ def setting(method: Any, ring: Any, seed: int, terms: int, width: int, degree: i
     free = _combine(values, combined(point.offset, bare.carried(1)), -1)
     inputs = [*combined(inp, values), *bare.carried(1)[:-1]] if takes_state(kind) else combined(inp, free)
     centre = [*(e.c[0] for value in inputs for e in value), noise.c[0]]
-    monomials = tuple(index for total in range(degree + 1) for index in _indices(len(centre), total))
+    monomials = tuple(index for total in range(degree + 1) for index in multi_indices(len(centre), total))
     coefficients = [[_drawn(rng, ring) for _ in range(len(out[0]) * width)] for _ in monomials]
     return Setting(point, method, state, given, Network(centre, monomials, coefficients, width))
 
 
-def _indices(variables: int, total: int) -> list[tuple[int, ...]]:
+def multi_indices(variables: int, total: int) -> list[tuple[int, ...]]:
     """The multi-indices of one total degree."""
     return [
         tuple(chosen.count(i) for i in range(variables))
@@ -170,31 +180,45 @@ class Run:
     carried: list[Value]
 
 
-def run(
-    at: Setting, program: StepProgram, state: Sequence[Value], times: Mapping[str, Series],
-    history: Sequence[Value] = (), normals: Mapping[str, Value] | None = None,
-) -> Run:  # fmt: skip
-    """One step of the program on series: what ``step`` of the emitted module does, with exact coefficients."""
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A program at its times: ``numbers`` are the scalars that each operation reads, ``length`` the terms of a series."""
+
+    program: StepProgram
+    numbers: list[list[Series]]
+    length: int
+
+
+def row(at: Setting, program: StepProgram, times: Mapping[str, Series]) -> Row:
+    """The host's side of a step, at offsets from the point's time by name."""
+    reads = [scalars(op) for op in program.ops]
+    values = series_values(at.point, program, times, needed_by(program, itertools.chain(*reads)))
     like = next(iter(times.values()))
-    needed = needed_by(program, (c for op in program.ops for c in scalars(op)))
-    values = series_values(at.point, program, times, needed)
     reading = SeriesReading(at.point, like)
-    *given, unit = at.carried(len(like.c))
+    return Row(program, [[reading.scalar(e, values) for e in each] for each in reads], len(like.c))
+
+
+def run(
+    at: Setting,
+    row: Row,
+    state: Sequence[Value],
+    history: Sequence[Value] = (),
+    normals: Mapping[str, Value] | None = None,
+) -> Run:
+    """One step of the program on series: what ``step`` of the emitted module does, with exact coefficients."""
+    *given, unit = at.carried(row.length)
+    program = row.program
     tensors: dict[str, Value] = dict(zip(program.components, [*state, *given], strict=True))
     tensors[UNIT] = unit
     tensors.update(zip(program.history, history, strict=True))
-    for op in program.ops:
+    for op, numbers in zip(program.ops, row.numbers, strict=True):
         if isinstance(op, Evaluate):
-            outputs = at.net([tensors[name] for name in op.inputs], reading.scalar(op.time, values))
+            outputs = at.net([tensors[name] for name in op.inputs], numbers[0])
             tensors.update(zip(op.outputs, outputs, strict=True))
         elif isinstance(op, Normal):
             tensors[op.output] = (normals or {})[op.output]
         else:
-            tensors[op.output] = _updated(op, tensors, values, reading)
+            terms = [(c, tensors[name]) for c, (_, name) in zip(numbers, op.terms, strict=True)]
+            nothing = [] if terms else [unit[0] * 0]
+            tensors[op.output] = [_sum([c * value[k] for c, value in terms] + nothing) for k in range(len(unit))]
     return Run([tensors[name] for name in program.result[: len(state)]], [tensors[name] for name in program.carry])
-
-
-def _updated(op: Update, tensors: Mapping[str, Value], values: Mapping[str, Any], reading: SeriesReading) -> Value:
-    terms = [(reading.scalar(c, values), tensors[name]) for c, name in op.terms]
-    width = len(terms[0][1])
-    return [_sum([c * value[k] for c, value in terms]) for k in range(width)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from stepsmith.derive.describe import spelled
 from stepsmith.measure.orders import GAP, OrderCheck
 
 LEADING = 100  # characters of a leading error that a table can bear
@@ -19,7 +20,14 @@ is 1). N is doubled from 8 until the slope converges; the lower slope is shown, 
 converged. A slope more than {GAP} under its proof fails `stepsmith verify`; one above it does not, because a linear
 problem may hide an error. The constant is the error of the uniform grid times N^order, in standard deviations:
 samplers of one order compare at equal calls by constant times calls^order. The leading error (exact minus numerical,
-of one step) is explained in the module.
+of one step) is explained in the module; it is left out for modules that draw noise, and for `unipc-3`: from order 4 on
+the terms of a step that calls the network at carried values fill pages.
+
+What a proof assumes, in this table and everywhere: a network as smooth as the order asks, an exact start, steps whose
+ratios to their neighbours stay bounded (proven for random rational ratios between 5/7 and 7/5), a run that is zero-stable.
+Where it is not, the order is none, with the reason: "none (not zero-stable: root 3.0)". Strong order has two meanings. A
+module's STRONG_ORDER is that of the best coupling of its draws with the Brownian path; where the draws are to be the
+increments of the path, it is 1 at most unless the exact solution does without the path's integral, and the module says so.
 
 | module | kind | proven | measured | calls | draws | constant | leading error |
 |---|---|---|---|---|---|---|---|
@@ -36,12 +44,11 @@ def line(check: OrderCheck) -> str:
     """A module as a row of the table."""
     terms = ", ".join(check.leading)
     leading = "" if not check.leading else f"`{terms}`" if len(terms) <= LEADING else "in the module"
-    proven = "-" if check.proven is None else str(check.proven)
     measured = f"{check.measured:.2f}{'' if check.converged else '~'}"
     cells = (
         check.name,
         check.kind,
-        proven,
+        spelled(check.proven, check.reason),
         measured,
         str(check.nfe),
         str(check.draws),

@@ -43,7 +43,7 @@ def values(method: Any, shown: dict[str, str]) -> dict[str, Any]:
 
     return {
         "name": method.name, "nfe": method.nfe, "draws": method.draws, "order": method.order, "step_order": method.step_order,
-        "weak_order": method.weak_order, "strong_order": method.strong_order, "local_error": shown or None,
+        "weak_order": method.weak_order, "strong_order": method.strong_order, "why": method.why, "local_error": shown or None,
         "where": where(method), "warnings": lint(method), "stability": method.stability().record(),
     }  # fmt: skip
 
