@@ -196,4 +196,5 @@ def _covers(one: Form, two: Form) -> bool:
     wide, narrow = dict(one.terms), dict(two.terms)
     if one.itself or two.itself:
         return one.terms == two.terms
-    return set(narrow) <= set(wide) and all(column or narrow.get(base) == "" for base, column in wide.items())
+    named = all(column in ("", wide.get(base)) for base, column in narrow.items())  # the table finds a weight by its name
+    return named and set(narrow) <= set(wide) and all(column or narrow.get(base) == "" for base, column in wide.items())
