@@ -128,8 +128,17 @@ class Point:
         rate = add(self.F, scaled(mul(self.V, solve(self.Sigma)), self.ring.number(1, 2)))
         return grow(self, unit(self), left=rate)
 
+    @cached_property
+    def _parameterizations(self) -> dict[str | ScoreParameterization, tuple[Matrix, Matrix, Matrix, Series]]:
+        return {}
+
     def parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
-        """(C_skip, C_out, C_in, C_noise) of a network."""
+        """(C_skip, C_out, C_in, C_noise) of a network; asked for at every pass of ``taylor.exact_flow``."""
+        if network not in self._parameterizations:
+            self._parameterizations[network] = self._parameterization(network)
+        return self._parameterizations[network]
+
+    def _parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
         if isinstance(network, ScoreParameterization):
             return self.of(network.skip), self.of(network.out), self.of(network.inp), self.one(network.noise)
         n = self.sde.n

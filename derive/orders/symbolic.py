@@ -232,6 +232,8 @@ def _collected(expanded: sp.Expr, denominator: sp.Expr, first: Sequence[sp.Symbo
         return sp.S.Zero
     content, primitive = expanded.as_content_primitive()
     terms = sp.Add.make_args(sp.expand(primitive))
-    common = sp.gcd_list([sp.Mul(*[a for a in sp.Mul.make_args(term) if a.free_symbols]) for term in terms])
+    powers = [term.as_powers_dict() for term in terms]
+    shared = [base for base in powers[0] if base.free_symbols and all(base in others for others in powers)]
+    common = sp.Mul(*(base ** min(others[base] for others in powers) for base in shared))
     inner = sp.collect(sp.Add(*(term / common for term in terms)), first, func=sp.factor)
     return sp.cancel(content * common / denominator) * inner

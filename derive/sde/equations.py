@@ -79,7 +79,7 @@ class Equations:
 
     def written_out(self, entries: Any) -> Any:
         """Entries with every let replaced by what it stands for."""
-        return entries.subs(self._written_out)
+        return entries.subs(self._written_out) if entries.free_symbols & self._written_out.keys() else entries
 
     @cached_property
     def F(self) -> sp.ImmutableMatrix:
