@@ -16,33 +16,50 @@ PUBLIC = frozenset(("start", "start_mean", "coefficients", "step", "step_first",
 
 def shaken(text: str) -> str:
     """The definitions of a text that PUBLIC reaches, two blank lines between them, one between methods."""
-    while unused := list(_unused(ast.parse(text))):
-        lines = text.split("\n")
-        for node in reversed(unused):
+    tree, lines, out = ast.parse(text), text.split("\n"), set[int]()
+    while unused := set(_unused(tree)):
+        for node in unused:
             first = node.lineno - 1
             while lines[first - 1].lstrip().startswith("#"):  # what is said of it
                 first -= 1
-            del lines[first : node.end_lineno]
-        text = "\n".join(lines)
+            out.update(range(first, node.end_lineno or first))
+        for body in _bodies(tree):
+            body[:] = [node for node in body if node not in unused]
+    text = "\n".join(line for number, line in enumerate(lines) if number not in out)
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\n{3,}", "\n\n", text)
     return re.sub(r"\n\n+(?=(def|class) )", "\n\n\n", text).strip("\n") + "\n"
 
 
+def _bodies(tree: ast.Module) -> list[list[ast.stmt]]:
+    """Where a definition or an assignment may go: the text, its classes and their constructors."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [
+        tree.body,
+        *(node.body for node in classes),
+        *(init.body for node in classes for init in _constructors(node)),
+    ]
+
+
+def _constructors(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    return [method for method in node.body if isinstance(method, ast.FunctionDef) and method.name == "__init__"]
+
+
 def _unused(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Definitions and assignments that nothing reads, in the order of their lines."""
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    names = {name for function in functions for name in _names(function) - _local(function)}
-    attributes = _attributes(tree)
+    """Definitions and assignments that nothing reads."""
+    nodes = list(ast.walk(tree))
+    names = {name for node in nodes if isinstance(node, ast.FunctionDef) for name in _free(node)}
+    attributes = _attributes(nodes)
     for node in tree.body:
         if _name(node) not in {*names, *PUBLIC, None}:
             yield node
         elif isinstance(node, ast.ClassDef):
             for method in node.body:
-                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-                    yield from (line for line in method.body if _idle(line, method, attributes))
-                elif isinstance(method, ast.FunctionDef) and method.name not in attributes:
+                if isinstance(method, ast.FunctionDef) and method.name != "__init__" and method.name not in attributes:
                     yield method
+            for method in _constructors(node):
+                read = {name for line in method.body for name in _read(line)}
+                yield from (line for line in method.body if _idle(line, read, attributes))
 
 
 def _name(node: ast.stmt) -> str | None:
@@ -52,14 +69,9 @@ def _name(node: ast.stmt) -> str | None:
     return node.name if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
 
 
-def _idle(line: ast.stmt, method: ast.FunctionDef, attributes: set[str]) -> bool:
+def _idle(line: ast.stmt, read: set[str], attributes: set[str]) -> bool:
     """Whether a line only gives values to variables and attributes that nothing reads, but for what gives them new ones."""
     targets = _targets(line)
-    read = {
-        name
-        for other in method.body
-        for name in _names(other) - {e.id for e in _targets(other) if isinstance(e, ast.Name)}
-    }
     return bool(targets) and all(
         e.id not in read if isinstance(e, ast.Name) else isinstance(e, ast.Attribute) and e.attr not in attributes
         for e in targets
@@ -72,24 +84,27 @@ def _targets(line: ast.AST) -> list[ast.expr]:
     return line.targets[0].elts if isinstance(line.targets[0], ast.Tuple) else line.targets
 
 
-def _names(node: ast.AST) -> set[str]:
-    """The names that are read."""
-    return {e.id for e in ast.walk(node) if isinstance(e, ast.Name) and isinstance(e.ctx, ast.Load)}
+def _read(line: ast.stmt) -> set[str]:
+    """The names that a line reads, but for those that it gives a new value."""
+    read = {e.id for e in ast.walk(line) if isinstance(e, ast.Name) and isinstance(e.ctx, ast.Load)}
+    return read - {e.id for e in _targets(line) if isinstance(e, ast.Name)}
 
 
-def _attributes(tree: ast.AST) -> set[str]:
+def _free(function: ast.FunctionDef) -> set[str]:
+    """The names that a function reads and neither takes nor gives a value."""
+    nodes = list(ast.walk(function))
+    names = [e for e in nodes if isinstance(e, ast.Name)]
+    own = {e.id for e in names if isinstance(e.ctx, ast.Store)} | {e.arg for e in nodes if isinstance(e, ast.arg)}
+    return {e.id for e in names if isinstance(e.ctx, ast.Load)} - own
+
+
+def _attributes(nodes: list[ast.AST]) -> set[str]:
     """The attributes that are read, but for ``self.a = other.a``."""
     own = {
         id(line.value)
-        for line in ast.walk(tree)
+        for line in nodes
         if isinstance(line, ast.Assign) and isinstance(line.value, ast.Attribute)
         and [e.attr for e in _targets(line) if isinstance(e, ast.Attribute)] == [line.value.attr]
     }  # fmt: skip
-    read = (e for e in ast.walk(tree) if isinstance(e, ast.Attribute) and isinstance(e.ctx, ast.Load))
+    read = (e for e in nodes if isinstance(e, ast.Attribute) and isinstance(e.ctx, ast.Load))
     return {e.attr for e in read if id(e) not in own}
-
-
-def _local(function: ast.FunctionDef) -> set[str]:
-    """The parameters and the variables of a function."""
-    stored = {e.id for e in ast.walk(function) if isinstance(e, ast.Name) and isinstance(e.ctx, ast.Store)}
-    return stored | {e.arg for e in ast.walk(function) if isinstance(e, ast.arg)}
