@@ -10,6 +10,10 @@ looks a time up by its value. With ``start = T`` and ``end = eps`` and k = 0 .. 
   called quadratic, uniform in sqrt(t) (DDIM, DEIS), has a last step of about 2 sqrt(eps T)/N; it is not this one.
 - logsnr:    log sigma(t_k) uniform
 - edm:       sigma(t_k)^(1/rho) uniform (Karras et al. 2022, eq. 5)
+- tan:       arctan(sigma(t_k)/scale) uniform: Euler's steps are equally long for Gaussian data of the standard deviation
+             ``scale``
+- asinh:     asinh(log(sigma(t_k)/centre)/k) uniform: the steps of logsnr around centre, longer ones far from it
+- sigmas, timesteps: the caller's own values of sigma
 
 where sigma(t) is the SDE's effective standard deviation, that of the best linear unbiased estimate of the data from the
 state (sigma/alpha for one block). It is inverted by a bracketing method to the last places of float64.
@@ -42,7 +46,7 @@ class TimeGrid:
     """The times of one sampling run: ``.times`` (steps + 1,) float64 on the CPU, strictly decreasing and finite.
 
     Made by the constructors below. All raise :class:`stepsmith.errors.InputError`, with ``key`` one of ``grid``,
-    ``steps``, ``start``, ``end``, ``rho``, when the grid would not be decreasing, finite and inside the span (t_min,
+    ``steps``, ``start``, ``end``, or that of another argument, when the grid would not be decreasing, finite and inside the span (t_min,
     t_max] of the SDE.
     """
 
@@ -103,9 +107,79 @@ class TimeGrid:
         params: Mapping[str, float] | None = None,
     ) -> TimeGrid:
         """sigma(t_k)^(1/rho) uniform between its values at start and end; ``params`` override the SDE's own."""
-        if not (np.isfinite(rho) and rho > 0):
-            raise _refuse("rho", f"{rho!r} is not a positive number", "give rho > 0 (7 is usual)")
+        _positive("rho", rho)
         return cls(_by_sigma(sde, steps, start, end, params, lambda s: s ** (1 / rho), lambda w: w**rho), "edm")
+
+
+    @classmethod
+    def tan(
+        cls,
+        sde: Any,
+        steps: int,
+        start: float | None = None,
+        end: float = 1e-3,
+        scale: float = 0.5,
+        *,
+        params: Mapping[str, float] | None = None,
+    ) -> TimeGrid:
+        """arctan(sigma(t_k)/scale) uniform between its values at start and end; ``params`` override the SDE's own."""
+        _positive("scale", scale)
+        warped = _by_sigma(sde, steps, start, end, params, lambda s: np.arctan(s / scale), lambda w: scale * np.tan(w))
+        return cls(warped, "tan")
+
+    @classmethod
+    def asinh(
+        cls,
+        sde: Any,
+        steps: int,
+        start: float | None = None,
+        end: float = 1e-3,
+        centre: float = 0.3,
+        k: float = 2.5,
+        *,
+        params: Mapping[str, float] | None = None,
+    ) -> TimeGrid:
+        """asinh(log(sigma(t_k)/centre)/k) uniform between its values at start and end."""
+        _positive("centre", centre)
+        _positive("k", k)
+        warp = lambda s: np.arcsinh(np.log(s / centre) / k)  # noqa: E731
+        return cls(_by_sigma(sde, steps, start, end, params, warp, lambda w: centre * np.exp(k * np.sinh(w))), "asinh")
+
+    @classmethod
+    def sigmas(cls, sde: Any, sigmas: Any, *, params: Mapping[str, float] | None = None) -> TimeGrid:
+        """The times at which the effective sigma is that of ``sigmas``, strictly decreasing numbers, as they are.
+
+        Raises InputError (key ``grid``) where the span of the SDE does not reach one of them.
+        """
+        levels = _checked(sigmas).numpy()
+        low, high = (float(end) for end in sde.time)
+        sigma = sde.at(**dict(params or {})).effective_sigma
+        first = low + (high - low) * 1e-12
+        least, most = (float(s) for s in np.asarray(sigma(np.array([first, high])), dtype=np.float64))
+        for level in levels:
+            if not least < level <= most * (1 + _SLACK):
+                what = f"the effective sigma of {sde.name} runs from {least:.3g} to {most:.6g}, and {level:g} is not in it"
+                raise _refuse("grid", what, "leave the step to 0 to last='denoise', or take another diffusion")
+        times = invert_increasing(sigma, np.minimum(levels, most), first, high)
+        return cls(torch.from_numpy(np.minimum(times, high)), "sigmas")
+
+    @classmethod
+    def timesteps(
+        cls, sde: Any, timesteps: Any, table: Any, *, params: Mapping[str, float] | None = None
+    ) -> TimeGrid:
+        """The times of some indices of a table of effective sigmas that rises (sqrt(1/alphas_cumprod - 1) of DDPM's).
+
+        Between two entries of the table log sigma is linear in the index, as in the schedulers of diffusers.
+        """
+        indices, levels = _checked(timesteps).numpy(), _checked(torch.as_tensor(table).flip(0)).flip(0).numpy()
+        if not 0 <= indices[-1] <= indices[0] <= len(levels) - 1:
+            raise _refuse("grid", f"the table has the indices 0 to {len(levels) - 1}", "give timesteps within it")
+        return cls.sigmas(sde, np.exp(np.interp(indices, np.arange(len(levels)), np.log(levels))), params=params)
+
+
+def _positive(key: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise _refuse(key, f"{value!r} is not a positive number", f"give {key} > 0")
 
 
 def budget_steps(nfe: int, nfe_per_step: int, last: str = "none") -> tuple[int, int]:

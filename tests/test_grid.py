@@ -41,7 +41,7 @@ class Flow:
             return t / (1 - t)
 
 
-MAKERS = [TimeGrid.uniform, TimeGrid.quadratic, TimeGrid.logsnr, TimeGrid.edm]
+MAKERS = [TimeGrid.uniform, TimeGrid.quadratic, TimeGrid.logsnr, TimeGrid.edm, TimeGrid.tan, TimeGrid.asinh]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda m: m.__name__)
@@ -174,3 +174,46 @@ def test_a_budget_buys_whole_steps_and_tells_what_is_left():
         assert caught.value.key == "nfe"
     with pytest.raises(InputError, match="not known"):
         budget_steps(5, 1, "twice")
+
+
+def test_tan_and_asinh_space_what_they_are_named_for_evenly():
+    sigma = lambda grid: View().effective_sigma(grid.times.numpy())  # noqa: E731
+    angles = np.arctan(sigma(TimeGrid.tan(VP(), 12, scale=0.7)) / 0.7)
+    np.testing.assert_allclose(np.diff(angles), np.diff(angles)[0], rtol=1e-9)
+    spread = np.arcsinh(np.log(sigma(TimeGrid.asinh(VP(), 12, centre=0.2, k=3.0)) / 0.2) / 3.0)
+    np.testing.assert_allclose(np.diff(spread), np.diff(spread)[0], rtol=1e-9)
+
+
+def test_asinh_lies_between_tan_and_logsnr_in_its_limits():
+    wide = TimeGrid.asinh(VP(), 9, k=1e6).times
+    np.testing.assert_allclose(wide, TimeGrid.logsnr(VP(), 9).times, rtol=1e-6)
+
+
+def test_sigmas_are_taken_as_they_are():
+    given = [100.0, 30.0, 3.0, 0.7, 0.02]
+    grid = TimeGrid.sigmas(VP(), given)
+    np.testing.assert_allclose(View().effective_sigma(grid.times.numpy()), given, rtol=1e-13)
+    assert grid.name == "sigmas" and grid.steps == 4
+
+
+@pytest.mark.parametrize("given", [[3.0, 4.0], [200.0, 1.0], [1.0, 0.0], [1.0]])
+def test_sigmas_that_are_none_are_refused(given):
+    with pytest.raises(InputError, match="grid"):
+        TimeGrid.sigmas(VP(), given)
+
+
+def test_timesteps_are_indices_of_a_table_of_sigmas():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    table = np.sqrt(1 / np.cumprod(1 - betas) - 1)
+    grid = TimeGrid.timesteps(VP(), [990, 500, 20.5, 3], table)
+    told = [table[990], table[500], np.sqrt(table[20] * table[21]), table[3]]
+    np.testing.assert_allclose(View().effective_sigma(grid.times.numpy()), told, rtol=1e-12)
+    with pytest.raises(InputError, match="0 to 999"):
+        TimeGrid.timesteps(VP(), [1000, 3], table)
+
+
+@pytest.mark.parametrize(("make", "key"), [(TimeGrid.tan, "scale"), (TimeGrid.asinh, "centre"), (TimeGrid.asinh, "k")])
+def test_what_must_be_positive_is_held_to_it(make, key):
+    with pytest.raises(InputError) as told:
+        make(VP(), 5, **{key: 0.0})
+    assert told.value.key == key

@@ -13,7 +13,7 @@ import click
 from stepsmith.cli.shared import file_pairs, json_option, number_pairs, out_option, print_json, quiet
 from stepsmith.errors import InputError, one_line
 
-GRIDS = ("quadratic", "uniform", "logsnr", "edm")
+GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 LASTS = ("none", "denoise")
 STEPS = 50  # where neither steps nor calls are given
