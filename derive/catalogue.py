@@ -20,12 +20,13 @@ ODE_LINES = (
 )  # fmt: skip
 SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
 BLOCK_LINES = ("heun-drift", "rvv2")
+ADAMS = ("adams-2", "adams-3", "adams-3-gaussian")
 
 # Kept on disk for people to read: each sampler on the diffusion that it is at home on, and five other networks and frames.
 # ``kept`` adds `conjugate` on every diffusion.
 HOME = {
-    "psld": (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS, *BLOCK_LINES),
-    "vp": (*ODE_LINES, *SDE_LINES),
+    "psld": (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS, *BLOCK_LINES, *ADAMS[1:]),
+    "vp": (*ODE_LINES, *SDE_LINES, *ADAMS),
     "blurring": ("oso",),
 }
 VARIANTS = (
@@ -74,6 +75,8 @@ ROWS = (  # diffusions, samplers, networks and frame; each diffusion with each s
     ("vp", ("dpmpp-2m", "unipc-3"), "eps-L v", None),
     ("edm", ("dpmpp-2m",), "edm", None),
     ("psld cld psld-damped", BLOCK_LINES, "denoiser", None),
+    ("vp edm ve rectified-flow psld cld hold", ADAMS[:2], "denoiser", None),
+    ("vp psld", ADAMS[2:], "denoiser", None),
     ("blurring", (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m"), "eps-L", None),
     ("blurring", ("conjugate",), "x0", None),
 )

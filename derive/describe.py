@@ -153,6 +153,8 @@ def update_rule(method: Any) -> list[str]:
             *(shifted if affine else ()),
             f"B = {shown}",
         ]
+    if sampler.adams is not None:
+        return adams_lines(sampler.adams)
     if sampler.formula is not None:
         return formula_lines(sampler)
     lines = [sampler.text + MARKS]
@@ -165,6 +167,34 @@ def update_rule(method: Any) -> list[str]:
             noise = " + noise of the diffusion" if i in part.noise_rows else ""
             text = f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {SOLVES[part.solve]}"
             lines += textwrap.wrap(text, WIDTH - 8, subsequent_indent="    ")
+    return lines
+
+
+FRAMES = {
+    "x0": "C_skip = -Sigma^-1, C_out = Sigma^-1 p, r the prediction of the data",
+    "gaussian": "C_skip = -(Sigma + sigma_data^2 p p^T)^-1, C_out = -C_skip p: the data taken for a Gaussian of that variance",
+    "v": "C_skip = -1/(alpha^2 + sigma^2), C_out = alpha C_skip/sigma, r the velocity",
+    "eps-R": "C_skip = 0, C_out = -R^-T with gDDIM's R (sigma of one block), r epsilon",
+}
+CLOCKS = {
+    "log": "-log(sigma_hat), sigma_hat the effective sigma: sigma/alpha of one block",
+    "theta": "-arctan(sigma_hat/sigma_data), sigma_hat the effective sigma: sigma/alpha of one block",
+}
+
+
+def adams_lines(adams: Any) -> list[str]:
+    """The rule of the family adams (lower/adams.py)."""
+    count = adams.order if adams.order > 1 else "one"
+    lines = [
+        "z' = P z + sum_k M_k r^(k),   P the propagator of dz/dt = (F - G G^T C_skip/2) z from t0 to t1,",
+        "M_k = int_t1^t0 P(t1, s) G G^T C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,",
+        f"r^(k) the derivatives in u at t0 of the polynomial through the last {count} values of r,",
+        f"u = {CLOCKS.get(adams.clock, adams.clock)},",
+        FRAMES[adams.frame],
+    ]
+    if adams.corrector:
+        lines.append("first z is corrected by what the step before it lacks, as the value of r at t0 shows: a polynomial through")
+        lines.append("this value and those of the step before takes the place of that without it")
     return lines
 
 

@@ -49,11 +49,12 @@ class Method:
     program: StepProgram
     warmup: tuple[StepProgram, ...] = ()
     ending: tuple[StepProgram, ...] = ()
+    table: StepProgram | None = None
 
     @property
     def rows(self) -> Rows:
         """All programs, and which of them each row of a grid belongs to."""
-        return Rows(self.program, self.warmup, self.ending)
+        return Rows(self.program, self.warmup, self.ending, self.table)
 
     @property
     def params(self) -> dict[str, float]:
@@ -197,4 +198,4 @@ def _derived(
     sampler = replace(sampler, params={**sampler.params, **{k: float(v) for k, v in own.items()}})
     values = sde.values({k: v for k, v in params.items() if k not in own})
     rows = lower_rows(sde, sampler, network, frame, values)
-    return Method(sde, sampler, network, frame, rows.step, warmup=rows.warmup, ending=rows.ending)
+    return Method(sde, sampler, network, frame, rows.step, warmup=rows.warmup, ending=rows.ending, table=rows.table)

@@ -84,13 +84,13 @@ class Diffusion:
         return torch.sin(math.pi*t/2)
 
 
-def start(time, *, k2, **params):
+def start(time, /, *, k2, **params):
     """The lower factor of the covariance at `time`, (n, n, *k2.shape): a run starts from it times standard normals."""
     sde, t = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t.expand(sde.k2.shape))[None, None]
 
 
-def coefficients(times, *, k2, **params):
+def coefficients(times, /, *, k2, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS), *k2.shape) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
     if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):

@@ -158,19 +158,19 @@ def smooth(rates):
     return panels
 
 
-def start(time, **params):
+def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t)[None, None]
 
 
-def start_mean(time, **params):
+def start_mean(time, /, **params):
     """The coefficients of mu and 1 in the mean of the start, (n, 2)."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.offset(t)
 
 
-def coefficients(times, **params):
+def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
     if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):

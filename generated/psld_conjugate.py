@@ -244,13 +244,13 @@ class Law:
         return self.push[self.place(t)][..., [DATA]].movedim(0, -1)
 
 
-def start(time, **params):
+def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return factor(Law(sde, t[None]).K[0])
 
 
-def coefficients(times, **params):
+def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
     if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):

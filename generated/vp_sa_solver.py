@@ -89,7 +89,7 @@ class Diffusion:
         return torch.sqrt(-torch.expm1(-t*(self.beta_min + t*(self.beta_max - self.beta_min)/2)))
 
 
-def start(time, **params):
+def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t)[None, None]
@@ -176,7 +176,7 @@ def last_row(sde, t0, t1, t_m1):
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
 
-def coefficients(times, **params):
+def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
     if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):

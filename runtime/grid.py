@@ -46,8 +46,8 @@ class TimeGrid:
     """The times of one sampling run: ``.times`` (steps + 1,) float64 on the CPU, strictly decreasing and finite.
 
     Made by the constructors below. All raise :class:`stepsmith.errors.InputError`, with ``key`` one of ``grid``,
-    ``steps``, ``start``, ``end``, or that of another argument, when the grid would not be decreasing, finite and inside the span (t_min,
-    t_max] of the SDE.
+    ``steps``, ``start``, ``end`` or the name of another argument, when the grid would not be decreasing, finite and
+    inside the span (t_min, t_max] of the SDE.
     """
 
     times: torch.Tensor

@@ -16,6 +16,7 @@ from stepsmith.derive.program import (
     Host,
     Integral,
     Law,
+    Moments,
     Propagate,
     Scalar,
     Spread,
@@ -37,6 +38,8 @@ LAW = {
     "tweedie-L": ("tweedie_eps", "factor"),
     "tweedie-U": ("tweedie_eps", "upper"),
 }
+
+MOMENTS = {"x0": "law.moments_x0", "gaussian": "prior.moments_gaussian", "eps-R": "law.moments_eps"}
 
 
 @dataclass
@@ -70,11 +73,18 @@ class HostText:
         lines: list[str] = []
         for statement in host:
             if law and statement is law[0]:
-                lines.append(f"law = Law(sde, {', '.join(self._law_times(law))})")
+                lines += self._laws(law)
             if self._beside(statement, lines):
                 continue
             lines.append(self._statement(statement))
         return lines
+
+    def _laws(self, statements: list[Host]) -> list[str]:
+        """The law given the data, and that of Gaussian data where it is asked for."""
+        at = ", ".join(self._law_times(statements))
+        spread = {s.variance for s in statements if isinstance(s, Moments)} - {0}
+        prior = [f"prior = Law(gaussian(sde, {self.printer.doprint(sp.sqrt(v))}), {at})" for v in spread]
+        return [f"law = Law(sde, {at})", *prior]
 
     @staticmethod
     def _beside(statement: Host, lines: list[str]) -> bool:
@@ -94,7 +104,7 @@ class HostText:
         law = isinstance(statement, Propagate) and (
             bool(self._reads_law(statement)) or is_transition(statement, self.sde)
         )
-        return isinstance(statement, Law | Flow) or law
+        return isinstance(statement, Law | Flow | Moments) or law
 
     @staticmethod
     def _reads_law(statement: Propagate) -> set[str]:
@@ -120,6 +130,8 @@ class HostText:
             return self._law(statement)
         if isinstance(statement, Flow):
             return self._flow(statement)
+        if isinstance(statement, Moments):
+            return self._moments(statement)
         if isinstance(statement, Spread):
             letter = statement.name.removeprefix("factor_").rstrip("0123456789p")
             lines, linear = self._rate(statement.linear, letter)
@@ -180,6 +192,20 @@ class HostText:
         if sp.eye(self.sde.n) * statement.B[0, 0] != statement.B:  # else V B V^-1 = B
             B = f"law.similar({B})"
         return self._call(", ".join(statement.targets), "law.driven", [B, ends])
+
+    def _moments(self, statement: Moments) -> str:
+        """The clock's rate at the nodes once, and the moments."""
+        targets = ", ".join(name if name in self._used() else "_" for name in statement.targets)
+        rate, lines = sp.ImmutableMatrix([statement.rate]), []
+        if rate not in self.rates:
+            self.rates[rate] = "rate"
+            names = {symbol.name for symbol in rate.free_symbols}
+            if names & {"sigma_hat", "rise"}:
+                lines.append("sigma_hat, rise = law.level()")
+            constant = "" if names - self.numbers else " + 0 * law.s"
+            lines.append(f"rate = {self._running(statement.rate, 'law.s')}{constant}")
+        arguments = ["rate", str(statement.degree), *self._ends(statement)]
+        return "\n".join([*lines, self._call(targets, MOMENTS[statement.frame], arguments)])
 
     def _propagate(self, statement: Propagate) -> str:
         if is_transition(statement, self.sde):

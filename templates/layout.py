@@ -11,6 +11,8 @@ ENDS = ("last_row", "last_row_but_one")
 
 def row_names(rows: Rows) -> list[str]:
     """The functions that make the rows of the table: common ones, first ones, last ones; equal programs share one."""
+    if rows.table is not None:
+        return ["all_rows"]
     first = [f"{ORDINALS[k]}_row" for k in range(len(rows.warmup))]
     names = ["other_rows", *first, *ENDS[: len(rows.ending)][::-1]]
     programs = list(rows)
@@ -19,6 +21,8 @@ def row_names(rows: Rows) -> list[str]:
 
 def places(rows: Rows) -> list[tuple[str, str]]:
     """(row function, arguments of its slice of the grid), in order; ``last`` is the first row of the last program, if any."""
+    if rows.table is not None:
+        return [("all_rows", "None")]
     names, w, e = row_names(rows), len(rows.warmup), len(rows.ending)
     first = names[1 : 1 + w]
     end = "steps" if not e else "last"

@@ -59,6 +59,8 @@ class HostPrinter(StrPrinter):
         if isinstance(expr, AppliedUndef):
             if match := re.fullmatch(r"phi(\d)", name):
                 return f"phi({match[1]}, {argument})"
+            if match := re.fullmatch(r"since(\d)", name):
+                return f"since({match[1]}, {argument})"
             return f"{self.spelled(name)}({argument})"
         if name not in _FUNCTIONS:
             raise ValueError(f"no host spelling for the function {name}")

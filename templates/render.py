@@ -74,7 +74,7 @@ def _tables(method: Any, diffusion: DiffusionText, columns: tuple[str, ...]) -> 
     rows: Rows = method.rows
     naming = Naming(frozenset({*rows.params, *method.sde.let, *filter(None, [method.sde.field])}), "sde")
     tables: list[dict[str, Any]] = []
-    for name, program in zip(row_names(rows), rows, strict=True):
+    for name, program in zip(row_names(rows), rows if rows.table is None else [rows.table], strict=True):
         if name in [table["name"] for table in tables]:
             continue
         host = HostText(program, method.sde, naming, diffusion.numbers, tuple(diffusion.timed))

@@ -4,6 +4,7 @@
     letters.py    the letters of a composition: Euler, exact and conjugate parts
     conjugate.py  a conjugate step
     lines.py      a sampler that is written as lines of text
+    adams.py      multistep steps that are exact for polynomials in a clock
     mean.py       the mean of the data at the end of the grid
 
 A scheme writes plain linear updates, in the order in which one would do them by hand; score conversion is among them.
@@ -26,6 +27,7 @@ from ..sampler.split import Part, Split, bind
 from ..sde.linear import LinearSDE
 from ..sde.sound import check_density
 from ..spec.formula import Line
+from .adams import AdamsStep
 from .conjugate import conjugate_step, conjugation
 from .letters import split_step
 from .lines import Lines
@@ -40,6 +42,8 @@ def raw(
     w = _writer(sde, sampler, network, frame, params)
     if sampler.formula is not None:
         return _lined(w, sampler.formula.step)
+    if sampler.adams is not None:
+        return _program(w, *AdamsStep(w, sampler.adams.history).run())
     if sampler.family == "conjugate":
         state = conjugate_step(w, conjugation(sampler, sde), w.frame)
     else:
@@ -50,11 +54,19 @@ def raw(
 def lower_rows(
     sde: LinearSDE, sampler: Sampler, network: Network, frame: Network | None, params: Mapping[str, float]
 ) -> Rows:
-    """The programs of a grid's first and last rows; none but for a formula that gives them.
+    """The programs of a grid: those of its first and last rows where a formula or a history gives them.
 
     Only the first and the last row may have another structure than the step (other network calls): the rows between
     are run by the step itself, with weights of their own.
     """
+    if sampler.adams is not None:
+        settings = [(sampler.adams.history, False), *((k, False) for k in range(sampler.adams.history))]
+        settings.append((sampler.adams.history, True))
+        programs = []
+        for earlier, table in settings:
+            step = AdamsStep(_writer(sde, sampler, network, frame, params), earlier, table)
+            programs.append(verify(passes.optimised(_program(step.w, *step.run()))))
+        return Rows(programs[0], tuple(programs[1:-1]), table=programs[-1])
     if sampler.formula is None:
         return Rows(verify(passes.optimised(raw(sde, sampler, network, frame, params))))
     writers = ((_writer(sde, sampler, network, frame, params), lines) for lines in sampler.formula.programs)
@@ -106,7 +118,11 @@ def _check_field(sde: LinearSDE, sampler: Sampler, network: Network, frame: Netw
 
 
 def _program(
-    w: Writer, result: tuple[str, ...], history: tuple[str, ...] = (), carry: tuple[str, ...] = ()
+    w: Writer,
+    result: tuple[str, ...],
+    history: tuple[str, ...] = (),
+    carry: tuple[str, ...] = (),
+    corrected: tuple[str, ...] = (),
 ) -> StepProgram:
     ops, sde = tuple(w.ops), w.sde
     last, last_results = data_mean(w)
@@ -115,7 +131,7 @@ def _program(
     )
     return verify(StepProgram(
         (*sde.state, *sde.constant), w.params, (*sde.params, *timeless), _about(sde), tuple(w.host), ops,
-        (*result, *sde.constant), last, last_results, _sigma_columns(w, (*ops, *last)), history, carry, sde.field,
+        (*result, *sde.constant), last, last_results, _sigma_columns(w, (*ops, *last)), history, carry, corrected, sde.field,
     ))  # fmt: skip
 
 

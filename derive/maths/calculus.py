@@ -23,7 +23,7 @@ t = sp.Symbol("t", real=True)
 s = sp.Symbol("s", real=True)
 t0 = sp.Symbol("t0", real=True)
 t1 = sp.Symbol("t1", real=True)
-EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3))  # the times of one, two, three steps ago
+EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3, 4))  # the times of one to four steps ago
 
 
 @functools.lru_cache(maxsize=512)

@@ -29,7 +29,7 @@ import numpy as np
 from ..maths.matrix import Matrix, add, inverse_of, mul, scaled
 from ..program import EARLIER, Evaluate, StepProgram, Update
 from ..program.program import sources
-from .rings import Ring, exactly, small_rational
+from .rings import Ring, exactly, in_balls, small_rational
 from .series import Series, constant
 from .taylor import Row, Setting, Value, row, run, setting
 
@@ -159,11 +159,13 @@ def growth(method: Any, seeds: Sequence[int]) -> str:
     """Why a run is not zero-stable, in words; empty where it is.  ZeroDivisionError where TERMS are too few for a step."""
     if not method.program.history:
         return ""
-    return next(filter(None, (exactly(partial(_growth, method, seed)) for seed in seeds)), "")
+    read = in_balls if method.sampler.adams else exactly
+    return next(filter(None, (read(partial(_growth, method, seed)) for seed in seeds)), "")
 
 
 def _growth(method: Any, seed: int, ring: Ring) -> str:
-    at = setting(method, ring, seed, TERMS, 1, 1)
+    terms = 4 + 2 * len(method.program.history) if method.sampler.adams else TERMS  # a division a step of its history
+    at = setting(method, ring, seed, terms, 1, 1)
     one, far = flint.fmpq(1), flint.fmpq(7, 5)
     unit = 2 if method.random else 1  # draws enter with sqrt(h)
     made = lambda steps: [row(at, method.program, times) for times in _periodic(at, steps, unit)]  # noqa: E731

@@ -2,6 +2,7 @@
 
     splitting, runge-kutta on the score    the drifts and the partial derivatives of the score (symbolic.by_drift)
     conjugate, conjugate-splitting         the frozen output n and its derivatives in z and t                       (by_frame)
+    adams                                  the derivatives of the interpolated quantity in its clock          (clock.by_clock)
     lines of text on x0 or eps, one block  the derivatives of the data prediction D in lambda = log(alpha/sigma)   (by_data)
 
 In the second, L = F - G G^T C_skip/2, K = -G G^T C_out/2, score = C_skip (z - o) + C_out n.  One conjugate step of all rows has
@@ -35,6 +36,7 @@ from ..sampler.split import bind
 from ..sde.load import load_sde
 from ..spec.formula import ONE_BLOCK
 from . import symbolic
+from .clock import by_clock
 from .history import reach
 from .local import MARGINS, local_error_at, step_chain
 from .point import Point, composed
@@ -52,6 +54,8 @@ def leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     if family.startswith("conjugate"):
         steps = kicks(method)
         return by_frame(method, steps) if steps and order == 1 else None
+    if family == "adams":
+        return by_clock(method, order)
     if formula is not None and formula.words & set(ONE_BLOCK):
         return by_data(method, order + 1) if reach(method.program) is not None or order < LONGEST else None
     if family in ("splitting", "runge-kutta") and order <= 2:

@@ -4,9 +4,11 @@
 
 A zero-stable run has order p where every common step has e = O(h^(p+1)) and every row that is taken a fixed number of times
 O(h^p): the first rows and the last ones, and the first common rows, which read what the start carried.  All rows start from exact
-states; a common step has the history that a long run comes to (history.py).  Parameters, state, network and the ratios of the
-steps are random rationals.  A coefficient that is not zero at one random point is a proof; zero at several points is zero but
-for chance.  Assumed: a smooth network, an exact start, ratios of neighbouring steps that stay bounded.
+states; a common step has the history that a long run comes to (history.py).  Where a program corrects its state at t0, e is
+that of the corrected state after a step from an exact one, and the state in between, at which the outputs of the history are
+made and with which a run ends, is asked for an error O(h^p): each output enters with a factor h.  Parameters, state, network
+and the ratios of the steps are random rationals.  A coefficient that is not zero at one random point is a proof; zero at
+several points is zero but for chance.  Assumed: a smooth network, an exact start, ratios of neighbouring steps that stay bounded.
 (DESIGN section 9; methods.md 3.1; numerics.md 5a; Hairer, Norsett and Wanner, Solving ODEs I, III.4, III.5 and III.8.)
 """
 
@@ -23,8 +25,9 @@ from stepsmith.errors import Unsupported
 
 from ..program import StepProgram
 from .history import UnsettledError, growth, lengths, reach, settled, times_h, times_of
+from .parts import carrying, ends_corrected, head
 from .point import Point, draw
-from .rings import Ring, exactly
+from .rings import Ring, exactly, in_balls
 from .series import constant
 from .taylor import AwayError, Run, Setting, Value, exact_flow, row, run, setting
 
@@ -117,8 +120,10 @@ def row_powers(method: Any, seeds: Sequence[int] = (1, 2), most: int = MOST) -> 
     warmup, ending, program = method.warmup, method.ending, method.program
     readers = reach(program) if warmup else 0  # common rows that may read what the start carried
     first = (*warmup, *(program,) * (len(program.history) if readers is None else readers))
-    rows = [("first", k + 1, Chain(first[: k + 1], long=False)) for k in range(len(first))]
+    heads = [(head(each),) if each.corrected else () for each in (*first[1:], program)]
+    rows = [("first", k + 1, Chain((*first[: k + 1], *heads[k]), long=False)) for k in range(len(first))]
     rows += [("last", len(ending) - k, Chain((*step_chain(method).rows, *ending[: k + 1]))) for k in range(len(ending))]
+    rows += [("last", 1, Chain(step_chain(method).rows[:-1]))] if program.corrected else []
     return [(place, k, min(_power(method, chain, seed, most) for seed in seeds)) for place, k, chain in rows]
 
 
@@ -126,12 +131,16 @@ def step_chain(method: Any) -> Chain:
     """The common step after as many of itself, on random steps, as its carried values wait to be read."""
     program = method.program
     waiting = reach(program)
-    return Chain((program,) * (1 + (len(program.history) // method.sde.n if waiting is None else waiting)))
+    end = (head(program),) if program.corrected else ()
+    return Chain((program,) * (1 + (len(program.history) // method.sde.n if waiting is None else waiting)) + end)
 
 
 def _power(method: Any, chain: Chain, seed: int, most: int, **how: Any) -> int:
-    """The power of h that the local error begins with, at most ``most``.  Grown a power at a time: most verdicts fall early."""
-    for top in range(max(1, min(2, most - 1)), max(2, most)):
+    """The power of h that the local error begins with, at most ``most``.  Grown a power at a time: most verdicts fall early;
+    that of the family adams where its moments say.
+    """
+    adams = method.sampler.adams
+    for top in range(max(1, min(adams.order + adams.corrector + 1 if adams else 2, most - 1)), max(2, most)):
         try:
             power = local_error(method, seed, top, chain, **how).power
         except AwayError:  # not even consistent
@@ -155,9 +164,10 @@ def local_error(
         at = setting(method, ring, seed, top + 1 + margin, WIDTH, max(top - 1, 1), drawn)  # an output meets a factor h
         return local_error_at(at, chain, top, steps(seed, len(chain.rows)))
 
-    for margin in MARGINS if method.sampler.formula is None else MARGINS[1:]:
+    adams, deep = method.sampler.adams, 2 * len(method.program.history)
+    for margin in (deep, MARGINS[-1]) if adams else MARGINS if method.sampler.formula is None else MARGINS[1:]:
         try:
-            return exactly(partial(expanded, margin))
+            return in_balls(partial(expanded, margin)) if adams else exactly(partial(expanded, margin))
         except ZeroDivisionError:  # too few terms are left
             continue
     raise poles(method)
@@ -180,16 +190,22 @@ def local_error_at(at: Setting, chain: Chain, top: int, steps: Sequence[Any]) ->
 
 
 def last_step(at: Setting, chain: Chain, flow: list[Value], steps: Sequence[Any], top: int) -> Run:
-    """The last program of the chain from the exact state at t0, its history made by the others from exact states before."""
-    ring, first = at.point.ring, chain.rows[0]
-    before = [ring.number(int(q.p), int(q.q)) if isinstance(q, flint.fmpq) else q for q in steps[: len(chain.rows)]]
-    starts = [sum(before[:back], ring.number(0)) for back in range(len(chain.rows))]
+    """The last program of the chain from the exact state at t0, its history made by the others from exact states before.
+
+    Where the chain ends with the head of a program, that is the row after the one that is asked about.
+    """
+    rows, end = (chain.rows[:-1], chain.rows[-1]) if ends_corrected(chain.rows) else (chain.rows, None)
+    ring, first = at.point.ring, rows[0]
+    before = [ring.number(int(q.p), int(q.q)) if isinstance(q, flint.fmpq) else q for q in steps[: len(rows)]]
+    starts = [sum(before[:back], ring.number(0)) for back in range(len(rows))]
     carried = [[constant(ring, 0, at.point.terms)] * len(at.state[0]) for _ in first.history]
     if chain.long and first.history and reach(first) is None:
         carried = settled(at, first, flow, starts[-1], before[len(starts) - 1], top)
-    for back, program in zip(range(len(chain.rows) - 1, -1, -1), chain.rows, strict=True):
+    for back, program in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
         times = times_of(at, starts[back], before[back - 1] if back else 1, before[back:])
         state = [[e.at(times["t0"]) for e in block] for block in flow]
-        made = run(at, row(at, program, times), state, carried)
+        made = run(at, row(at, carrying(program) if back else program, times), state, carried, corrected=state)
         carried = made.carried
+    if end is not None:
+        made = run(at, row(at, end, times_of(at, ring.number(-1), 1, [1, *before])), made.state, carried)
     return made

@@ -64,9 +64,9 @@ class Point:
         }
         return {**own, **functions, "t": self.time}
 
-    def of(self, entries: sp.Matrix, kind: str = "") -> Matrix:
+    def of(self, entries: sp.Matrix, kind: str = "", given: Mapping[str, Any] | None = None) -> Matrix:
         """A matrix of expressions in t, lets, parameters and values of the law, those of the parameterisation ``kind``."""
-        values = dict(self._values)
+        values = {**self._values, **(given or {})}
         names = {symbol.name.split("[")[0] for symbol in entries.free_symbols if "[" in symbol.name}
         if "offset" in names:
             put(values, "offset", self.offset)
@@ -131,6 +131,11 @@ class Point:
     @cached_property
     def _parameterizations(self) -> dict[str | ScoreParameterization, tuple[Matrix, Matrix, Matrix, Series]]:
         return {}
+
+    @cached_property
+    def R(self) -> Matrix:
+        """gDDIM's R, anchored at t0."""
+        return self.root("eps-R")
 
     def parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
         """(C_skip, C_out, C_in, C_noise) of a network; asked for at every pass of ``taylor.exact_flow``."""

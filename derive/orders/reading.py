@@ -43,7 +43,7 @@ class SeriesReading:
     def functions(self) -> dict[str, Callable[[Series], Series]]:
         """alpha and sigma of one block, the lets, phi_k and the time of a log signal-to-noise ratio."""
         point, sde = self.point, self.point.sde
-        own: dict[str, Callable[[Series], Series]] = {f"phi{k}": partial(self._phi, k) for k in range(1, 5)}
+        own: dict[str, Callable[[Series], Series]] = {f"phi{k}": partial(self._phi, k) for k in range(1, 6)}
         for name, expr in sde.let.items():
             if expr.has(sp.Symbol("t", real=True)):
                 own[name] = partial(self._at, point.one(expr))

@@ -109,6 +109,12 @@ def exactly(made: Callable[[Ring], T]) -> T:
             return made(Balls())
 
 
+def in_balls(made: Callable[[Ring], T]) -> T:
+    """A result in balls, where its values are never rational or rationals grow too long."""
+    with flint.ctx.workprec(PRECISION):
+        return made(Balls())
+
+
 def small_rational(rng: random.Random, low: float = -1.0, high: float = 1.0) -> flint.fmpq:
     """A rational of small height between two numbers, never zero."""
     q = rng.choice((7, 11, 13, 17, 19, 23))

@@ -204,8 +204,12 @@ def run(
     state: Sequence[Value],
     history: Sequence[Value] = (),
     normals: Mapping[str, Value] | None = None,
+    corrected: Sequence[Value] = (),
 ) -> Run:
-    """One step of the program on series: what ``step`` of the emitted module does, with exact coefficients."""
+    """One step of the program on series: what ``step`` of the emitted module does, with exact coefficients.
+
+    ``corrected`` takes the place of what the program makes of the state at t0, where it corrects it.
+    """
     *given, unit = at.carried(row.length)
     program = row.program
     tensors: dict[str, Value] = dict(zip(program.components, [*state, *given], strict=True))
@@ -221,4 +225,5 @@ def run(
             terms = [(c, tensors[name]) for c, (_, name) in zip(numbers, op.terms, strict=True)]
             nothing = [] if terms else [unit[0] * 0]
             tensors[op.output] = [_sum([c * value[k] for c, value in terms] + nothing) for k in range(len(unit))]
+        tensors.update(zip(program.corrected, corrected, strict=False))
     return Run([tensors[name] for name in program.result[: len(state)]], [tensors[name] for name in program.carry])

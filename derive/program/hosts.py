@@ -5,6 +5,7 @@
     Law         tables of the law of z at a time: the score's parameterisation, the offset of the mean, the mean of the data
     Propagate   Y' = Y M(t): the transition of a linear ODE over a part of the step, augmented by its sources
     Flow        the same of the deviation z - p d from the mean along the probability flow, where M is -F - G G^T Sigma^-1/2 + B
+    Moments     the same where d is a polynomial in a clock, with what each of its derivatives drives
     Spread      the triangular factor of the covariance of the noise that a linear ODE gathers over a part of the step
 
 Arguments are SymPy expressions and matrices over t, the parameters, the lets and values of the law at t.  Each kind is read
@@ -118,6 +119,34 @@ class Flow:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """P (n, n) and [M_0, M_1, ...] with z_1 = P z_0 + sum_k M_k r^(k) over (lower, upper) = (t_1, t_0), where r is a
+    polynomial of this ``degree`` in a clock u, r^(k) its k-th derivative in u at t_0, and dz/dt = L z + K r in a frame:
+
+        x0          L = F + G G^T Sigma^-1/2,  K = -G G^T Sigma^-1 p/2
+        gaussian    the same with Sigma + variance p p^T in the place of Sigma: the data have that variance
+        eps-R       L = F,  K = G G^T R^-T/2 with gDDIM's R
+
+    the first n rows of Y(upper), Y' = Y [[-L, -K, 0], [0, 0, -u'], [0, 0, 0]], Y(lower) = I.
+
+    ``rate`` is u' = du/dt, an expression in t, the lets, the parameters, the effective sigma ``sigma_hat`` and its
+    derivative ``rise``.
+    """
+
+    targets: tuple[str, ...]
+    frame: str
+    degree: int
+    rate: sp.Expr
+    variance: sp.Expr
+    lower: sp.Expr
+    upper: sp.Expr
+
+    @property
+    def reads(self) -> tuple[sp.Expr, ...]:
+        return (self.lower, self.upper)
+
+
+@dataclass(frozen=True)
 class Propagate:
     """The first rows of Y(upper), Y' = Y [[rate], [0]], Y(lower) = I, cut into ``targets`` of so many columns ``widths``.
 
@@ -160,4 +189,4 @@ class Spread:
         return (self.lower, self.upper)
 
 
-Host = Scalar | Integral | Law | Flow | Propagate | Spread
+Host = Scalar | Integral | Law | Flow | Moments | Propagate | Spread

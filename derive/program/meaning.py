@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import sympy as sp
 
 from ..maths.matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
-from .hosts import Flow, Integral, Law, Propagate, Scalar, Spread
+from .hosts import Flow, Integral, Law, Moments, Propagate, Scalar, Spread
 from .program import StepProgram, host_names
 
 Env = Any  # the law of z as series around a time, with ``of(matrix)``, ``tables(kind)``, F, V, Psi, Sigma, offset
@@ -58,6 +58,8 @@ def host_values(
             found = (_spread(reading, statement, *at),)
         elif isinstance(statement, Flow):
             found = _flow(reading, statement, *at)
+        elif isinstance(statement, Moments):
+            found = _moments(reading, statement, *at)
         elif isinstance(statement, Propagate):
             found = _propagate(reading, statement, *at)
         else:
@@ -171,6 +173,32 @@ def _flow(reading: Reading, statement: Flow, lower: Any, upper: Any) -> tuple[Ma
 
     X = reading.propagate(rate, n, lower, upper)
     return ([row[:n] for row in X], [row[n:] for row in X]) if driven else (X,)
+
+
+def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tuple[Matrix, ...]:
+    n, degree = reading.n, statement.degree
+    width = n if statement.frame == "eps-R" else 1
+
+    def rate(env: Env) -> Matrix:
+        p = [[row[reading.data[0]]] for row in env.Psi]
+        w = mul(solve(env.Sigma), p)
+        weight, gained = mul(transpose(p), w)[0][0], mul(transpose(w), mul(env.V, w))[0][0]
+        sigma = 1 / weight.sqrt()
+        known = {"sigma_hat": sigma, "rise": gained * sigma * sigma * sigma / 2}
+        (du,), (data,) = env.of(sp.Matrix([statement.rate, statement.variance]), "", known)
+        half, zero = env.number(sp.Rational(1, 2)), env.number(sp.S.Zero)
+        if statement.frame == "eps-R":
+            L, K = env.F, scaled(mul(env.V, transpose(inverse_of(env.R))), half)
+        else:
+            inverse = add(solve(env.Sigma), scaled(mul(w, transpose(w)), -data / (1 + data * weight)))
+            pull = scaled(mul(env.V, inverse), half)
+            L, K = add(env.F, pull), scaled(mul(pull, p), -1)
+        top = [[-e for e in (*a, *b)] + [zero] * (degree * width) for a, b in zip(L, K, strict=True)]
+        whole = range(n + width * (degree + 1))
+        return top + [[-du if j == i + width else zero for j in whole] for i in whole[n : n + width * degree]]
+
+    X = reading.propagate(rate, n + width * degree, lower, upper)[:n]
+    return [row[:n] for row in X], [row[n:] for row in X]
 
 
 def _spread(reading: Reading, statement: Spread, lower: Any, upper: Any) -> Matrix:

@@ -33,8 +33,9 @@ def reuse(program: StepProgram) -> StepProgram:
                 continue
             seen[key] = outputs(op)
         ops.append(op)
-    result, carry = (tuple(same.get(v, v) for v in values) for values in (program.result, program.carry))
-    return replace(program, ops=tuple(ops), result=result, carry=carry)
+    kept = (program.result, program.carry, program.corrected)
+    result, carry, corrected = (tuple(same.get(v, v) for v in values) for values in kept)
+    return replace(program, ops=tuple(ops), result=result, carry=carry, corrected=corrected)
 
 
 def _renamed(op: Op, name: Callable[[str], str]) -> Op:
@@ -47,8 +48,8 @@ def _renamed(op: Op, name: Callable[[str], str]) -> Op:
 
 def prune(program: StepProgram) -> StepProgram:
     """Without the updates, the host statements and the sampler's parameters that nothing reads."""
-    ops = _live(program.ops, {*program.result, *program.carry})
-    last = _live(program.last, set(program.last_results))
+    ops = live(program.ops, {*program.result, *program.carry, *program.corrected})
+    last = live(program.last, set(program.last_results))
     needed = needed_by(program, (c for op in (*ops, *last) for c in scalars(op)))
     host = tuple(statement for statement in program.host if needed & set(statement.targets))
     read = needed | {name for statement in host for name in _names(statement)} | set(program.words)
@@ -62,7 +63,7 @@ def _names(statement: Host) -> set[str]:
     return {str(symbol) for symbol in symbols} | ({"sigma_data"} if getattr(statement, "kind", "") == "edm" else set())
 
 
-def _live(ops: tuple[Op, ...], wanted: set[str]) -> tuple[Op, ...]:
+def live(ops: tuple[Op, ...], wanted: set[str]) -> tuple[Op, ...]:
     """The network calls and what they and the ends read."""
     kept: list[Op] = []
     for op in reversed(ops):

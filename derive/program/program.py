@@ -60,7 +60,9 @@ class StepProgram:
     ``last`` is a second, shorter program: the mean of the data at t1, a value a data block, one network call
     (last="denoise").
     ``history`` names the values carried in from earlier steps (Load), ``carry`` the values carried out (Carry), as many,
-    newest first.  Host expressions may read the times of one, two and three steps ago, ``t_m1``, ``t_m2``, ``t_m3``.
+    newest first.  Host expressions may read the times of one, two, three and four steps ago, ``t_m1``, ..., ``t_m4``.
+    ``corrected`` names the values that take the place of the state at t0 where the output at t0 corrects it: such a step is
+    exact to its order from corrected to corrected state, while the state itself is one that the next output will correct.
     ``words`` are the names that stand for numbers of the diffusion: its parameters and the lets without time; ``about``
     the lines of text that say which diffusion it is.
     """
@@ -77,6 +79,7 @@ class StepProgram:
     sigma_columns: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
     field: str = ""  # what differs from frequency to frequency; host expressions may read it
 
     @property
@@ -137,6 +140,8 @@ def verify(program: StepProgram) -> StepProgram:
         raise ProgramError(f"the result names {', '.join(sorted(missing))}, which is not defined")
     if len(program.carry) != len(program.history) or set(program.carry) - values:
         raise ProgramError("what is carried out is not as many defined values as what is carried in")
+    if set(program.corrected) - values or len(program.corrected) not in (0, len(program.components)):
+        raise ProgramError("what is corrected is not a defined value for each component")
     if program.last:
         defined = _verify_ops(program.last, program.components, known)
         if missing := set(program.last_results) - defined:
@@ -188,6 +193,7 @@ def dump(program: StepProgram) -> str:
     lines += [f"load {', '.join(program.history)}"] if program.history else []
     lines += _dump_ops(program.ops)
     lines += [f"carry {', '.join(program.carry)}"] if program.carry else []
+    lines += [f"corrected {', '.join(program.corrected)}"] if program.corrected else []
     lines.append(f"result {', '.join(program.result)}")
     if program.last:
         last = [*_dump_ops(program.last), f"result {' '.join(program.last_results)}"]

@@ -18,11 +18,15 @@ from .program import StepProgram, dump
 
 @dataclass(frozen=True)
 class Rows:
-    """``step`` with ``warmup`` (rows 0, 1, ...) and ``ending`` (the last rows, the last one last)."""
+    """``step`` with ``warmup`` (rows 0, 1, ...) and ``ending`` (the last rows, the last one last).
+
+    ``table``, where there is one, makes the table of all rows: since1(gap), since2(gap), ... of it are infinite before that row.
+    """
 
     step: StepProgram
     warmup: tuple[StepProgram, ...] = ()
     ending: tuple[StepProgram, ...] = ()
+    table: StepProgram | None = None
 
     def __iter__(self) -> Iterator[StepProgram]:
         return iter((self.step, *self.warmup, *self.ending))

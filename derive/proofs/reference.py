@@ -23,7 +23,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from ..maths.balls import arb, eye, joined, linear, number, terms_of
-from ..maths.matrix import Matrix, factor, forward, mul, scaled, transpose
+from ..maths.matrix import Matrix, add, factor, forward, mul, scaled, solve, transpose
 from ..maths.values import evaluate, evaluate_matrix
 from ..program import EARLIER, UNIT, Evaluate, Normal, Op, StepProgram, Update
 from ..program.forms import Layout, last_layout, layout
@@ -63,13 +63,20 @@ class Around:
     def V(self) -> Matrix:
         return self.of(self.reading.view.sde.GG_let)
 
+    @cached_property
+    def R(self) -> Matrix:
+        """gDDIM's R, R' = (F + G G^T Sigma^-1/2) R."""
+        rate = add(self.F, scaled(mul(self.V, solve(self.Sigma)), flint.arb(1) / 2))
+        start = [[e.mid() for e in row] for row in self.reading.rotation(self.centre)]
+        return joined(linear(start, self.reading.view.terms, L=rate))
+
     def number(self, expr: sp.Expr) -> Any:
         return flint.arb_series([number(expr)])
 
-    def of(self, entries: sp.Matrix, kind: str = "") -> Matrix:
+    def of(self, entries: sp.Matrix, kind: str = "", given: Mapping[str, Any] | None = None) -> Matrix:
         """A matrix of expressions in t, lets, parameters and values of the law, those of the parameterisation ``kind``."""
         values: dict[str, Any] = {name: flint.arb_series([value]) for name, value in self.reading.params.items()}
-        values["t"] = flint.arb_series([self.centre, 1])
+        values |= {"t": flint.arb_series([self.centre, 1]), **(given or {})}
         names = {symbol.name.split("[")[0] for symbol in entries.free_symbols if "[" in symbol.name}
         if "offset" in names:
             put(values, "offset", self.law[2])
@@ -96,7 +103,7 @@ class BallReading:
 
     def functions(self) -> dict[str, Callable[[Any], Any]]:
         """alpha and sigma of one block, the lets, phi_k(x) = 1F1(1; k + 1; x)/k! and the time of a log signal-to-noise ratio."""
-        own: dict[str, Callable[[Any], Any]] = {f"phi{k}": partial(_phi, k) for k in range(1, 5)}
+        own: dict[str, Callable[[Any], Any]] = {f"phi{k}": partial(_phi, k) for k in range(1, 6)}
         own |= {name: partial(self._let, expr) for name, expr in self.view.sde.let.items()}
         if self.n == 1:
             own["alpha"] = lambda time: self.law(time)[0][0][0]

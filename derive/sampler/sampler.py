@@ -17,11 +17,13 @@ from ..spec import sources as spec
 from ..spec.composition import Token, parse_composition
 from ..spec.formula import Formula
 from ..spec.words import refuse_taken
+from . import adams
+from .adams import Adams
 
 LINES = ("step", "warmup", "final", "let")
-KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B", *LINES)
+KEYS = ("name", "doc", "reference", "family", "target", "composition", "parts", "params", "B", *adams.KEYS, *LINES)
 SPLITTINGS = ("splitting", "conjugate-splitting")
-FAMILIES = ("conjugate", *SPLITTINGS, *formula.FAMILIES)
+FAMILIES = ("conjugate", *SPLITTINGS, "adams", *formula.FAMILIES)
 PART_KEYS = ("rows", "linear", "offset", "score", "noise", "noise_clock", "solve", "B")
 SOLVERS = ("exact", "euler", "conjugate")
 
@@ -43,8 +45,8 @@ class PartSpec:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler: ``family`` conjugate (with the matrix ``B``), splitting or conjugate-splitting (with parts), or one of the
-    families whose steps are lines of text (``formula``).
+    """A sampler: ``family`` conjugate (with the matrix ``B``), splitting or conjugate-splitting (with parts), adams (with its
+    settings), or one of the families whose steps are lines of text (``formula``).
 
     ``target`` is "ode" (probability flow) or "sde" (reverse SDE); ``params`` are parameters of its own, such as lambda.
     """
@@ -60,11 +62,12 @@ class Sampler:
     reference: str = ""
     where: str = "-"
     formula: Formula | None = None
+    adams: Adams | None = None
 
     @property
     def text(self) -> str:
-        """The composition as a string; the family of a sampler that is written in lines."""
-        if self.formula is not None:
+        """The composition as a string; the family of a sampler that has none but for the conjugate step."""
+        if self.formula is not None or self.adams is not None:
             return self.family
         count = Counter(token.letter for token in self.composition)
         even = (token.share * count[token.letter] == 1 for token in self.composition)
@@ -121,18 +124,20 @@ def load_sampler(source: Any) -> Sampler:
         spec.name_of(where, "sampler.name", table["name"]), family, target, composition, parts, params,
         table.get("B", "0"), str(table.get("doc", "")), str(table.get("reference", "")), where,
         formula_reader.read(where, table, parts, params, target) if family in formula.FAMILIES else None,
+        adams.read(where, table) if family == "adams" else None,
     ))  # fmt: skip
 
 
 def _check_fitting(where: str, table: Mapping[str, Any], family: str, target: str) -> None:
     """InputError for a key that belongs to other families, and for a splitting without its composition or parts."""
     lined = family in formula.FAMILIES
-    for key in ("composition", "B") if lined else LINES:
-        if key in table:
-            fix = f"a {family} sampler is written with {'step, warmup, final and let' if lined else 'composition, parts or B'}"
+    own = LINES if lined else adams.KEYS if family == "adams" else ("composition", "parts", "B")
+    for key in table:
+        if key in {*LINES, *adams.KEYS, "composition", "B"} - {*own}:
+            fix = f"a {family} sampler is written with {', '.join(own)}"
             raise InputError(where, f"sampler.{key}", f"does not belong to the family {family}", fix)
-    if family == "conjugate" and (target != "ode" or "composition" in table or "parts" in table):
-        what = "a conjugate sampler is one step of the probability flow"
+    if family in ("conjugate", "adams") and (target != "ode" or "composition" in table or "parts" in table):
+        what = f"the step of the family {family} is one of the probability flow"
         raise InputError(where, "sampler.family", what, "leave out target, composition and parts, or change the family")
     if family in SPLITTINGS and not ("composition" in table and "parts" in table):
         raise InputError(where, "sampler.composition", f"a {family} sampler needs a composition and parts", "add both")

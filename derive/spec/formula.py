@@ -38,7 +38,7 @@ MAX_LINES = 32
 MAX_WARMUP, MAX_FINAL = 3, 2
 NOISE = re.compile(r"xi\d{0,2}")
 EARLIER_VALUE = re.compile(r"([A-Za-z][A-Za-z0-9]{0,19})\[-([123])\]")
-TIMES = ("t0", "t1", *(time.name for time in EARLIER))
+TIMES = ("t0", "t1", *(time.name for time in EARLIER[:3]))
 
 
 @dataclass(frozen=True)

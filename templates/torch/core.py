@@ -77,6 +77,11 @@ def phi(k, x):
     return torch.where(x.abs() < 8, inside, outside)
 
 
+def since(row, gap):
+    """The gap from this row on, infinite in the rows before: a difference across it vanishes there."""
+    return torch.cat((torch.full_like(gap[:row], torch.inf), gap[row:]))
+
+
 def matrix(rows, like):
     """The matrices of some entries, (*like.shape, rows, columns)."""
     entries = [torch.as_tensor(e, dtype=torch.float64).expand(like.shape) for row in rows for e in row]
@@ -181,6 +186,20 @@ def pieces(sde, times):
     between = a[i] * (b / a)[i] ** (1 - (torch.arange(len(i)) - place[i]) / cut[i])
     first = (times[-1] - START) * (1 - torch.arange(rest + 1, dtype=torch.float64) / rest)
     return START + torch.cat((between, first)), place
+
+
+def gaussian(sde, spread):
+    """The diffusion as it is when the data are Gaussian with this standard deviation, sde itself from now on."""
+    sde.L0 = torch.cat((sde.L0, spread * torch.eye(len(sde.L0), dtype=torch.float64)[:, [DATA]]), dim=-1)
+    return sde
+
+
+def apart(Y, before, after):
+    """(P, M) of z from those of z - Q r side by side, Q before and after."""
+    n, w = before.shape[:2]
+    M = Y[:n, n:] + torch.einsum("ij...,jk...->ik...", after, Y[n : n + w, n:])
+    M[:, :w] -= torch.einsum("ij...,jk...->ik...", Y[:n, :n], before)
+    return Y[:n, :n], M
 
 
 class Law:
@@ -296,13 +315,62 @@ class Law:
         L = side(self.K[self.place(t)])
         return -torch.linalg.inv(L).permute(2, 1, 0), -L.permute(2, 1, 0)
 
-    def gddim(self, t):
-        """(C_out = -R^-T, its inverse) of R' = (F + G G^T Sigma^-1/2) R, the lower Cholesky factor at the last time."""
+    def rotation(self):
+        """gDDIM's R at the edges: R' = (F + G G^T Sigma^-1/2) R, the lower Cholesky factor at the last time."""
         m = len(self.h)
         turn = (self.whitened() @ self.K[:m]).flip(0).mT
         O = prefix_products(torch.cat(((self.Z[m] @ factor(self.K[m]))[None], turn))).flip(0)
-        R = (self.K[: m + 1] @ O)[self.place(t)]
+        return self.K[: m + 1] @ O
+
+    def gddim(self, t):
+        """(C_out = -R^-T, its inverse)."""
+        R = self.rotation()[self.place(t)]
         return -torch.linalg.inv(R).permute(2, 1, 0), -R.permute(2, 1, 0)
+
+    def level(self):
+        """The effective sigma at the nodes and its derivative in time."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        seen = torch.linalg.solve(self.S, lead)
+        sigma = 1 / (lead.mT @ seen)[..., 0, 0].sqrt()
+        return sigma, sigma**3 * (seen.mT @ self.rise @ seen)[..., 0, 0] / 2
+
+    def moments(self, A, now, then, rate, degree, t1, t0):
+        """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
+
+        r is a polynomial of this degree in a clock, r' its derivative, `rate` that of the clock at the nodes, (pieces, nodes).
+        """
+        m, (n, w) = len(self.h), now.shape[-2:]
+        size = n + w * (degree + 1)
+        M = A.new_zeros(*A.shape[:2], size, size)
+        top = torch.cat((A, now, rate[..., None, None] * then), dim=-1)[..., :size]
+        M[..., :n, : top.shape[-1]] = top
+        for k in range(n, size - w):
+            M[..., k, k + w] = -rate
+        Y = propagate(M, self.h, self.rule)[1]
+        K = self.K[1 : m + 1]
+        top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
+        return self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
+
+    def moments_x0(self, rate, degree, t1, t0):
+        """(P, M) with z = P z + M_0 r + M_1 r' + ... over a step of the flow that predicts the data r; z - push e r moves."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        A = -self.rise @ torch.linalg.inv(self.S) / 2
+        return apart(self.moments(A, 0 * lead, lead, rate, degree, t1, t0), self.mean(t0), self.mean(t1))
+
+    def moments_gaussian(self, rate, degree, t1, t0):
+        """The same where the data are Gaussian around r."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        A = -self.rise @ torch.linalg.inv(self.S) / 2
+        Y, n = self.moments(A, -A @ lead, 0 * lead, rate, degree, t1, t0), A.shape[-1]
+        return Y[:n, :n], Y[:n, n:]
+
+    def moments_eps(self, rate, degree, t1, t0):
+        """The same where r is epsilon with gDDIM's R; z - R r moves."""
+        m, R = len(self.h), self.rotation()
+        inside = propagate(-self.rise @ torch.linalg.inv(self.S) / 2, self.h, self.rule)[0]
+        seen = torch.linalg.solve(inside, (self.Z[1 : m + 1] @ R[1:])[:, None])
+        Y = self.moments(0 * seen, 0 * seen, seen, rate, degree, t1, t0)
+        return apart(Y, *(R[self.place(t)].movedim(0, -1) for t in (t0, t1)))
 
     def mean(self, t):
         """push e, the mean of z for unit data."""
