@@ -501,16 +501,16 @@ What holds where:
 
 | limit | where | value |
 |---|---|---|
-| a spec: bytes, levels, entries | `derive/spec.py` | 256 KiB, 16, 20,000 |
-| an expression: characters, nodes, levels, digits | `derive/expression.py` | 4096, 2000, 64, 40 |
-| what SymPy builds, names written out | `derive/gauge.py` | degree 100, 65,536 bits, 8 nested powers, roots of 1000 bits |
-| a matrix: blocks, columns of noise, nodes | `derive/spec.py` | 32, 64, 20,000 |
-| a composition: characters, tokens | `derive/composition.py` | 4096, 64 |
-| multiplied out; simplified; integrated | `derive/bounded.py` | 500 monomials; 40 nodes; 200 terms of degree 24 |
-| the stationary law | `derive/stationary.py` | 12 blocks, 5000 monomials on the way, 500 in the result |
-| draws merged over linear forms | `derive/passes.py` | 2000 products |
-| zero, sign and commutation | `derive/point.py` | balls at random points; nothing is expanded |
-| the clock | `derive/budget.py` | 60 s of processor time a call; a timer in the main thread, looked at between steps in others |
+| a spec: bytes, levels, entries | `derive/spec/sources.py` | 256 KiB, 16, 20,000 |
+| an expression: characters, nodes, levels, digits | `derive/spec/expression.py` | 4096, 2000, 64, 40 |
+| what SymPy builds, names written out | `derive/spec/gauge.py` | degree 100, 65,536 bits, 8 nested powers, roots of 1000 bits |
+| a matrix: blocks, columns of noise, nodes | `derive/spec/sources.py` | 32, 64, 20,000 |
+| a composition: characters, tokens | `derive/spec/composition.py` | 4096, 64 |
+| multiplied out; simplified; integrated | `derive/maths/bounded.py` | 500 monomials; 40 nodes; 200 terms of degree 24 |
+| the stationary law | `derive/sde/stationary.py` | 12 blocks, 5000 monomials on the way, 500 in the result |
+| draws merged over linear forms | `derive/program/passes.py` | 2000 products |
+| zero, sign and commutation | `derive/maths/point.py` | balls at random points; nothing is expanded |
+| the clock | `derive/maths/budget.py` | 60 s of processor time a call; a timer in the main thread, looked at between steps in others |
 """
 
 
