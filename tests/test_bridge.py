@@ -334,7 +334,7 @@ def gddim(t0: float, t1: float) -> Columns:
     """z' = U z + (Psi(t1) - U Psi(t0)) e D with U = R(t1) R(t0)^-1, R by the balls of the numeric view."""
     view = view_of("psld")
     with flint.ctx.workprec(PRECISION):
-        R0, R1 = (high(view._gddim(1e-5, time)) for time in (t0, t1))
+        R0, R1 = (high(view.rotation(flint.arb(1e-5), flint.arb(time))) for time in (t0, t1))
     parts, end = bridge("psld", t0), bridge("psld", t1)
     U = R1 * R0**-1
     d = law("psld", t1)[0][:, 0] - U * law("psld", t0)[0][:, 0]
