@@ -208,7 +208,7 @@ def test_a_planted_fault_is_refused_and_nothing_is_emitted(fault: str, name: str
 
 
 def test_a_kernel_that_does_not_solve_its_equations_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "CLOSE", 0.0)
+    monkeypatch.setattr(kernel, "SMALL", 0.0)
     with pytest.raises(ss.CertificateError, match="does not hold"):
         ss.emit(method("coupled exact"))
 

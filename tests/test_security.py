@@ -510,7 +510,7 @@ What holds where:
 | the stationary law | `derive/sde/stationary.py` | 12 blocks, 5000 monomials on the way, 500 in the result |
 | draws merged over linear forms | `derive/program/passes.py` | 2000 products |
 | zero, sign and commutation | `derive/maths/point.py` | balls at random points; nothing is expanded |
-| the clock | `derive/maths/budget.py` | 60 s of processor time a call; a timer in the main thread, looked at between steps in others |
+| the clock | `derive/maths/budget.py` | 60 s of processor time a call; a timer in the main thread, between steps in others |
 """
 
 

@@ -145,7 +145,7 @@ class Executed:
             return torch.as_tensor(function(times, **self.field, **self.point.params))
         except Exception as error:
             said = str(error)
-            rates, size = "too large" in said, "float64 does not hold" in said
+            rates, size = "too large" in said or "too fast" in said, "float64 does not hold" in said
             if isinstance(error, ValueError) and (rates or (size and not self._mild())):
                 raise Refused(said) from None
             raise self._failed(f"{function.__name__} raises {type(error).__name__} ({said})") from error
