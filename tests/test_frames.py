@@ -145,7 +145,7 @@ def test_a_frame_that_the_sde_does_not_have_is_refused() -> None:
     with pytest.raises((ss.InputError, ss.Unsupported)):
         ss.derive("psld", "conjugate", "denoiser", frame="eps-Q")
     with pytest.raises(ss.InputError, match="do not fit the 2 blocks"):
-        one = __import__("sympy").eye(1)
+        one = __import__("sympy").ImmutableMatrix([[1]])
         ss.derive("psld", "conjugate", ss.ScoreParameterization("mine", one, one, one))
 
 
