@@ -177,7 +177,7 @@ def pieces(sde, times):
 class Law:
     """The law of z given the data at some times; between them lie short pieces a < s < b, the latest first.
 
-    At the edges of the pieces: push = Psi(t, START), pull = push^-1, K K^T = Sigma, Z = K^-1, lead = Z push e.
+    At the edges of the pieces: push = Psi(t, START), K K^T = Sigma, Z = K^-1, lead = Z push e.
     """
 
     def __init__(self, sde, *times):
@@ -192,7 +192,7 @@ class Law:
         # From START up.  Near it columns are carried to START, where a nearly singular law keeps its digits.
         ends, step = edges[:-1].flip(0), torch.linalg.inv(over).flip(0)
         push = torch.cat((eye[None], prefix_products(step)))
-        pull = torch.cat((eye[None], prefix_products(over.flip(0).mT).mT))  # Psi(START, t): no inverse of what is nearly lost
+        pull = torch.linalg.inv_ex(push)[0]
         near = ((ends - START) * sde.speed(ends) < 1).cumprod(0).bool()[:, None, None]
         before = torch.cat((torch.ones_like(near[:1]), near[:-1]))
         A = torch.where(near, eye, torch.where(before, push[1:], step))
