@@ -205,7 +205,7 @@ def apart(Y, before, after):
 class Law:
     """The law of z given the data at some times; between them lie short pieces a < s < b, the latest first.
 
-    At the edges of the pieces: push = Psi(t, START), pull = push^-1, K K^T = Sigma, Z = K^-1, lead = Z push e.
+    At the edges of the pieces: push = Psi(t, START), K K^T = Sigma, Z = K^-1, lead = Z push e.
     """
 
     def __init__(self, sde, *times):
@@ -221,7 +221,7 @@ class Law:
         # From START up.  Near it columns are carried to START, where a nearly singular law keeps its digits.
         ends, step = edges[:-1].flip(0), torch.linalg.inv(over).flip(0)
         push = torch.cat((eye[None], prefix_products(step)))
-        pull = torch.cat((eye[None], prefix_products(over.flip(0).mT).mT))  # Psi(START, t): no inverse of what is nearly lost
+        pull = torch.linalg.inv_ex(push)[0]
         near = ((ends - START) * sde.speed(ends) < 1).cumprod(0).bool()[:, None, None]
         before = torch.cat((torch.ones_like(near[:1]), near[:-1]))
         A = torch.where(near, eye, torch.where(before, push[1:], step))
@@ -229,7 +229,6 @@ class Law:
         C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
         W = prefix_factors(A, C, sde.order)
         self.push = push[1:].flip(0)
-        self.pull = pull[1:].flip(0)
         self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
         whole = torch.cat((torch.where(near, pull[1:], eye), torch.where(near, eye, push[1:])[..., [DATA]]), dim=-1)
         white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False).flip(0)
@@ -392,12 +391,12 @@ class Law:
 
     def tweedie(self, t):
         """(pull, lift): the mean of the data is pull z + lift score."""
-        K, pull = self.K[self.place(t)], self.pull[self.place(t)][:, self.data]
+        K, pull = self.K[self.place(t)], torch.linalg.inv(self.push[self.place(t)])[:, self.data]
         return pull.movedim(0, -1), (pull @ K @ K.mT).movedim(0, -1)
 
     def tweedie_eps(self, t, side):
         """(pull, lift): the mean of the data is pull z + lift eps."""
-        K, pull = self.K[self.place(t)], self.pull[self.place(t)][:, self.data]
+        K, pull = self.K[self.place(t)], torch.linalg.inv(self.push[self.place(t)])[:, self.data]
         return pull.movedim(0, -1), -(pull @ side(K)).movedim(0, -1)
 
     def frame(self):
