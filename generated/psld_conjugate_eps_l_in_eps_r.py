@@ -196,7 +196,7 @@ class Law:
         C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
         C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
         W = prefix_factors(A, C, sde.order)
-        self.push = push[1:].flip(0)
+        self.pull = prefix_products(over.flip(0).mT).mT.flip(0)  # Psi(START, t), of what push has nearly lost
         self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
         whole = torch.cat((torch.where(near, pull[1:], eye), torch.where(near, eye, push[1:])[..., [DATA]]), dim=-1)
         white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False).flip(0)
@@ -246,7 +246,7 @@ class Law:
 
     def tweedie_eps(self, t, side):
         """(pull, lift): the mean of the data is pull z + lift eps."""
-        K, pull = self.K[self.place(t)], torch.linalg.inv(self.push[self.place(t)])[:, self.data]
+        K, pull = self.K[self.place(t)], self.pull[self.place(t)][:, self.data]
         return pull.movedim(0, -1), -(pull @ side(K)).movedim(0, -1)
 
 

@@ -229,7 +229,7 @@ class Law:
         C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
         C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
         W = prefix_factors(A, C, sde.order)
-        self.push = push[1:].flip(0)
+        self.pull = prefix_products(over.flip(0).mT).mT.flip(0)  # Psi(START, t), of what push has nearly lost
         self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
 
     def place(self, t):
@@ -238,7 +238,7 @@ class Law:
 
     def tweedie(self, t):
         """(pull, lift): the mean of the data is pull z + lift score."""
-        K, pull = self.K[self.place(t)], torch.linalg.inv(self.push[self.place(t)])[:, self.data]
+        K, pull = self.K[self.place(t)], self.pull[self.place(t)][:, self.data]
         return pull.movedim(0, -1), (pull @ K @ K.mT).movedim(0, -1)
 
 
