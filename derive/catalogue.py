@@ -22,7 +22,7 @@ SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
 BLOCK_LINES = ("heun-drift", "rvv2")
 ADAMS = ("adams-2", "adams-3", "adams-3-gaussian")
 
-# Kept on disk for people to read: each sampler on the diffusion that it is at home on, and five other networks and frames.
+# Kept on disk for people to read: each sampler on the diffusion that it is at home on, and other networks and frames.
 # ``kept`` adds `conjugate` on every diffusion.
 HOME = {
     "psld": (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS, *BLOCK_LINES, *ADAMS[1:]),
@@ -31,6 +31,7 @@ HOME = {
 }
 VARIANTS = (
     "psld_conjugate_eps_l", "psld_conjugate_eps_l_in_eps_r", "psld_conjugate_score", "vp_conjugate_v", "edm_dpmpp_2m_edm",
+    "rectified_flow_conjugate_flow", "rectified_flow_adams_2_flow",
 )  # fmt: skip
 
 
@@ -77,6 +78,7 @@ ROWS = (  # diffusions, samplers, networks and frame; each diffusion with each s
     ("psld cld psld-damped", BLOCK_LINES, "denoiser", None),
     ("vp edm ve rectified-flow psld cld hold", ADAMS[:2], "denoiser", None),
     ("vp psld", ADAMS[2:], "denoiser", None),
+    ("rectified-flow", ("conjugate", "dpmpp-2m", *ADAMS[:2]), "flow", None),
     ("blurring", (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m"), "eps-L", None),
     ("blurring", ("conjugate",), "x0", None),
 )

@@ -10,9 +10,10 @@ from sympy.printing.str import StrPrinter
 
 from .lower import conjugation
 from .orders.moments import strong_order_of_increments
-from .sampler.network import KINDS
+from .sampler.network import FLOW, KINDS
 from .sampler.split import bind
 
+VELOCITY = "the velocity of the probability flow, n = dz/dt = F z - G G^T s/2"
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
 MOST_TITLE = 110  # characters of the first line
 
@@ -70,7 +71,8 @@ def _calls(nfe: int, draws: int) -> str:
 def network(method: Any) -> list[str]:
     """What the network gives, and the score made of it."""
     kind, n = KINDS.get(method.network_name), method.sde.n
-    lines = textwrap.wrap(f"The network gives {kind.doc if kind else 'a parameterisation of its own'}.", WIDTH)
+    own = VELOCITY if method.network_name == FLOW else "a parameterisation of its own"
+    lines = textwrap.wrap(f"The network gives {kind.doc if kind else own}.", WIDTH)
     if n > 1 and kind is not None and kind.score:
         lines.append(
             "With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,"

@@ -14,7 +14,7 @@ import sympy as sp
 from stepsmith.errors import InputError
 
 from .maths.values import FUNCTIONS
-from .sampler.network import KINDS, ScoreParameterization
+from .sampler.network import FLOW, KINDS, ScoreParameterization
 from .sampler.sampler import Sampler
 from .sde.equations import RELATIONS
 from .sde.linear import LinearSDE
@@ -65,7 +65,7 @@ def check_parameterization(network: ScoreParameterization, sde: LinearSDE) -> No
     if not isinstance(name, str) or not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{spec.MAX_NAME - 1}}}", name):
         fix = f"use up to {spec.MAX_NAME} letters, digits, _ and -, a letter or digit first"
         raise InputError("-", "network.name", f"{spec.shown(name)} is no name", fix)
-    if name.lower().replace("_", "-") in [own.lower() for own in KINDS]:  # as in the name of the module
+    if name.lower().replace("_", "-") in [own.lower() for own in (*KINDS, FLOW)]:  # as in the name of the module
         what = f"{name!r} is a parameterization of stepsmith's own"
         raise InputError("-", "network.name", what, "choose another name")
     n = sde.n

@@ -18,7 +18,7 @@ from .orders.symbolic import ErrorTerm
 from .program import StepProgram
 from .program.forms import layout
 from .program.rows import Rows
-from .sampler.network import ScoreParameterization, kind_of, name_of
+from .sampler.network import FLOW, ScoreParameterization, kind_of, name_of, velocity
 from .sampler.sampler import Sampler, load_sampler
 from .sde.linear import LinearSDE
 from .sde.load import load_sde
@@ -197,5 +197,6 @@ def _derived(
     own = {k: v for k, v in params.items() if k in sampler.params}
     sampler = replace(sampler, params={**sampler.params, **{k: float(v) for k, v in own.items()}})
     values = sde.values({k: v for k, v in params.items() if k not in own})
+    network, frame = velocity(sde) if network == FLOW else network, velocity(sde) if frame == FLOW else frame
     rows = lower_rows(sde, sampler, network, frame, values)
     return Method(sde, sampler, network, frame, rows.step, warmup=rows.warmup, ending=rows.ending, table=rows.table)

@@ -58,7 +58,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("time_0", "u_u", "u_e", "time_1", "mean_u", "mean_e_end")
 SIGMA_COLUMNS = ()
 PARAMS = {"blur": 20.0, "min_scale": 0.001}
-DIGEST = "0e03747d9f54a1f0155b49ab52e5ea53a53b3adc57d6840a22b0760106a31bb5"
+DIGEST = "429e63858dafa1774c05de0caa8e95e3e2c4d5e20558960a7c9c6207bb30d655"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
@@ -105,8 +105,7 @@ def coefficients(times, /, *, k2, **params):
     # A value is its coefficients in (u, e, e_end), one row a coefficient, one column a step.
     u, e, e_end = torch.eye(3, dtype=torch.float64).reshape(3, 3, *[1] * t0.ndim)
     u_new = alpha_1/alpha_0*u + (sigma_1 - alpha_1*sigma_0/alpha_0)*e
-    s_end_u = -e_end/sigma_1
-    mean = (u + sigma_1**2*s_end_u)/alpha_1
+    mean = (u - sigma_1*e_end)/alpha_1
     columns = (t0, *u_new[:2], t1, mean[0], mean[2])
     table = torch.stack(torch.broadcast_tensors(*columns), dim=1)
     if not table.isfinite().all():

@@ -58,7 +58,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("u_O1_u", "u_O1_w1", "time_0", "u_u", "u_w1", "u_w2", "u_e", "time_1", "mean_u", "mean_e_end")
 SIGMA_COLUMNS = ()
 PARAMS = {"blur": 20.0, "min_scale": 0.001}
-DIGEST = "677bd4a17b52e69be33e015297a94c18c0b85d3de6193d189a1f4bb98f365b7f"
+DIGEST = "66afb724c5bcd2569b22404209991f0f31cc122fedbcb8ca19497f11f044de44"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
@@ -222,8 +222,7 @@ def coefficients(times, /, *, k2, **params):
         + h*((2*math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 + math.pi*torch.sin(math.pi*t0/2)/torch.cos(math.pi*t0/2))*u_O1 + 2*(math.pi*torch.cos(math.pi*t0/2)/2 - (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 - math.pi*torch.sin(math.pi*t0/2)/(2*torch.cos(math.pi*t0/2)))*torch.sin(math.pi*t0/2))*torch.sin(math.pi*t0/2)*s_u)
     )
     u_O3 = decay_O3[0, 0]*u_S2 + factor_O3[0, 0]*w2  # O
-    s_end_u = -e_end/sigma_1
-    mean = (u + sigma_1**2*s_end_u)/alpha_1
+    mean = (u - sigma_1*e_end)/alpha_1
     columns = (*u_O1[:2], t0, *u_O3[:4], t1, mean[0], mean[4])
     table = torch.stack(torch.broadcast_tensors(*columns), dim=1)
     if not table.isfinite().all():

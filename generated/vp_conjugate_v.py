@@ -51,7 +51,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("time_0", "x_x", "x_e", "time_1", "mean_x", "mean_e_end")
 SIGMA_COLUMNS = ()
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "073492234d252b116fc414e23bf40f48d2f3c02edb7fb673fd88c3abc87d2d09"
+DIGEST = "37dbc0bb199f16effdf5be4b5585f9c1f4317cbbfcd1006de4c246589be08f03"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -121,11 +121,7 @@ def coefficients(times, /, **params):
     # A value is its coefficients in (x, e, e_end), one row a coefficient, one column a step.
     x, e, e_end = torch.eye(3, dtype=torch.float64)[:, :, None]
     x_new = torch.sqrt(alpha_1**2 + sigma_1**2)*(x/(torch.sqrt(alpha_0**2 + sigma_0**2)) + driven*e)
-    s_end_x = (
-        -(-(-alpha_1**2 - sigma_1**2)/(alpha_1**2 + sigma_1**2)*x
-        - alpha_1*(-alpha_1**2 - sigma_1**2)/(sigma_1*(alpha_1**2 + sigma_1**2))*e_end)/(alpha_1**2 + sigma_1**2)
-    )
-    mean = (x + sigma_1**2*s_end_x)/alpha_1
+    mean = (alpha_1*x - sigma_1*e_end)/(alpha_1**2 + sigma_1**2)
     columns = (t0, *x_new[:2], t1, mean[0], mean[2])
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
     if not table.isfinite().all():

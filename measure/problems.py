@@ -32,7 +32,7 @@ from stepsmith.runtime.spectral import Transform
 
 Tensors = tuple[torch.Tensor, ...]
 _FACTORS = {"eps-L": "lower", "eps-U": "upper", "eps-R": "gddim"}
-KINDS = ("score", "x0", *_FACTORS, "eps", "v")
+KINDS = ("score", "x0", *_FACTORS, "eps", "v", "flow")
 
 
 def _float64(value: Any) -> torch.Tensor:
@@ -158,9 +158,10 @@ class GaussianMixture:
 
         (z blocks, t) -> outputs; with s the score, K K^T = Sigma the factor of the kind: ``score``: s; ``eps-L``,
         ``eps-U``, ``eps-R``: -K^T s, one output a block (lower, upper Cholesky, gDDIM); ``x0``: E[x0 | z], one output;
-        and for one block with z = alpha x0 + sigma eps, ``eps``: E[eps | z] = -sigma s and ``v``: alpha E[eps | z] -
-        sigma E[x0 | z]. Where the SDE has an offset, the constant components are inputs too, behind the blocks, and z
-        is taken without the offset of its mean, ``view.offset(t, s)``. ``view`` has ``transition(t, s)``,
+        ``flow``: dz/dt of the probability flow, F z + b - G G^T s/2; and for one block with z = alpha x0 + sigma eps,
+        ``eps``: E[eps | z] = -sigma s and ``v``: alpha E[eps | z] - sigma E[x0 | z]. Where the SDE has an
+        offset, the constant components are inputs too, behind the blocks, and z is taken without the offset of its mean,
+        ``view.offset(t, s)``. ``view`` has ``rates(t)``, ``transition(t, s)``,
         ``covariance(t)``, ``factor(t, kind="lower" | "upper" | "gddim")``, numpy float64; ``end`` is handed to ``factor``
         for eps-R where given. Reads the time on the host: for tests, not for speed.
 
@@ -182,6 +183,8 @@ class GaussianMixture:
                 factor = view.factor(t, kind=_FACTORS[kind], **extra)
                 weight = -torch.tensor(factor.tolist(), dtype=inputs[0].dtype)
                 return torch.einsum("ji,j...->i...", weight, torch.stack(score)).unbind(0)
+            if kind == "flow":
+                return _velocity(inputs, score, *view.rates(t))
             sigma = math.sqrt(float(Sigma[0, 0]))
             eps = -sigma * score[0]
             answers = {"score": score, "x0": (mean,), "eps": (eps,), "v": (float(Psi[0, 0]) * eps - sigma * mean,)}
@@ -189,6 +192,13 @@ class GaussianMixture:
 
         given = len(getattr(getattr(view, "sde", None), "constant", ()))
         return Network(call, kind, self.shape, None, count + given, 1 if kind == "x0" else count)
+
+
+def _velocity(inputs: Tensors, score: Tensors, F: Any, drift: Any, power: Any) -> Tensors:
+    """F z + b - G G^T s/2, block by block."""
+    rows = zip(F.tolist(), drift.tolist(), (power / 2).tolist(), strict=True)
+    terms = (zip((*f, *b, *(-v for v in p)), (*inputs, 1.0, *score), strict=True) for f, b, p in rows)
+    return tuple(sum((c * value for c, value in each), torch.zeros_like(inputs[0])) for each in terms)
 
 
 def _centred(inputs: Tensors, view: Any, time: float, first: float, count: int) -> Tensors:

@@ -19,7 +19,8 @@ where sigma(t) is the SDE's effective standard deviation, that of the best linea
 state (sigma/alpha for one block). It is inverted by a bracketing method to the last places of float64.
 
 An ``sde`` is anything with ``.name``, ``.time`` (a pair, the span) and ``.at(**params)``, a numeric view with
-``.effective_sigma(t)`` (float64 array in and out, strictly increasing in t).
+``.effective_sigma(t)`` (float64 array in and out, strictly increasing in t); with ``.open`` true times beyond the span are
+taken too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepsmith.errors import InputError
+from stepsmith.errors import InputError, Unsupported
 
 MOST_STEPS = 1_000_000
 _SLACK = 1e-12  # an end given in decimal may miss the end of the span by a rounding
@@ -156,6 +157,8 @@ class TimeGrid:
         sigma = sde.at(**dict(params or {})).effective_sigma
         first = low + (high - low) * 1e-12
         least, most = (float(s) for s in np.asarray(sigma(np.array([first, high])), dtype=np.float64))
+        if getattr(sde, "open", False):
+            high, most = _beyond(sigma, low, high, most, levels[0])
         for level in levels:
             if not least < level <= most * (1 + _SLACK):
                 what = f"the effective sigma of {sde.name} runs from {least:.3g} to {most:.6g}, and {level:g} is not in it"
@@ -248,12 +251,26 @@ def _check_span(sde: Any, start: float, end: float, key: str | None = None) -> N
     """Refuse what does not lie in (t_min, t_max] of the SDE; at t_min the score of a data set is not defined."""
     low, high = (float(bound) for bound in sde.time)
     span = f"({low:g}, {high:g}] of {sde.name}"
-    if start > high + _SLACK * max(1.0, abs(high)):
+    if start > high + _SLACK * max(1.0, abs(high)) and not getattr(sde, "open", False):
         raise _refuse(key or "start", f"{start!r} is outside the time span {span}", f"start at {high:g} or below")
     if end <= low:
         raise _refuse(
             key or "end", f"{end!r} is outside the time span {span}", f"end above {low:g}, say at {low + 1e-3:g}"
         )
+
+
+def _beyond(
+    sigma: Callable[[np.ndarray], np.ndarray], low: float, high: float, most: float, level: float
+) -> tuple[float, float]:
+    """A time beyond the span, and its sigma, at or above ``level``; as far as there is one before a pole."""
+    step = (high - low) / 4
+    while most < level and step > 1e-12 * high:
+        try:
+            found = float(sigma(np.array([high + step]))[0])
+        except Unsupported:
+            found = 0.0
+        high, most, step = (high + step, found, 2 * step) if found > most else (high, most, step / 4)
+    return high, most
 
 
 def _fractions(steps: int) -> np.ndarray:

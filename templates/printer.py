@@ -61,6 +61,8 @@ class HostPrinter(StrPrinter):
                 return f"phi({match[1]}, {argument})"
             if match := re.fullmatch(r"since(\d)", name):
                 return f"since({match[1]}, {argument})"
+            if name == "finite":
+                return f"finite({argument})"
             return f"{self.spelled(name)}({argument})"
         if name not in _FUNCTIONS:
             raise ValueError(f"no host spelling for the function {name}")

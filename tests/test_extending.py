@@ -34,18 +34,18 @@ def test_a_network_kind_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n.*?\n\n(.*?)```", PAGE, re.DOTALL)
     exec(block, {"KINDS": kinds, "NetworkKind": network.NetworkKind})
     alpha, sigma, data, noise = sp.symbols("alpha sigma data noise", positive=True)
-    skip, out, _, _ = kinds["flow"].one_block(alpha, sigma, sp.Symbol("t"), sp.Symbol("d"))
+    skip, out, _, _ = kinds["difference"].one_block(alpha, sigma, sp.Symbol("t"), sp.Symbol("d"))
     assert sp.simplify(skip * (alpha * data + sigma * noise) + out * (noise - data) + noise / sigma) == 0
 
 
 def test_the_new_kind_is_derived_and_its_order_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    monkeypatch.delitem(network.KINDS, "flow", raising=False)
+    monkeypatch.delitem(network.KINDS, "difference", raising=False)
     try:
         exec(block, {})
         for sampler, order in (("euler", 1), ("conjugate", 1), ("dpmpp-2m", 2)):
-            method = ss.derive("rectified-flow", sampler, "flow")
+            method = ss.derive("rectified-flow", sampler, "difference")
             assert method.order == order
-            assert "the velocity noise - data" in ss.emit(method)
+            assert "The network gives noise - data" in ss.emit(method)
     finally:
-        network.KINDS.pop("flow", None)
+        network.KINDS.pop("difference", None)

@@ -171,7 +171,7 @@ def test_eps_and_v_of_one_block_are_consistent_with_the_mean():
 
 
 def test_networks_that_do_not_exist_are_refused():
-    assert set(KINDS) == {"score", "x0", "eps-L", "eps-U", "eps-R", "eps", "v"}
+    assert set(KINDS) == {"score", "x0", "eps-L", "eps-U", "eps-R", "eps", "v", "flow"}
     for kind, view in (("eps-X", View(1)), ("v", View(2)), ("eps", View(2))):
         with pytest.raises(InputError) as caught:
             Gaussian(0.0).score_network(kind, view)

@@ -141,6 +141,7 @@ def _about(sde: LinearSDE) -> tuple[str, ...]:
     lines += [f"offset {sde.offset_let.tolist()}"] if not sde.offset_let.is_zero_matrix else []
     lines += [f"alpha, sigma {sde.schedule}"] if sde.schedule is not None else []
     lines += [f"let {name} = {expr}" for name, expr in sde.let.items()]
+    lines += ["open"] if sde.open else []
     return (*lines, f"data {sde.data}", f"span {sde.time}", f"constraints {[c.text for c in sde.constraints]}")
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from ..maths.bounded import cancelled
 from ..maths.calculus import t
 from ..program import EARLIER, ONE, Moments, Propagate, applied, entries
 from ..sampler.network import EDM_SIGMA_DATA
@@ -44,7 +45,7 @@ class AdamsStep:
     """One program: a step that has ``earlier`` steps before it; with ``table``, one that serves for every row.
 
     In the latter the gaps to steps that are not there yet are infinite, since1(gap), since2(gap), ..., so that the
-    differences across them vanish.
+    differences across them vanish, and a step out of alpha = 0, infinitely long in the clock log, has its limit: finite(gain).
     """
 
     def __init__(self, w: Writer, earlier: int, table: bool = False) -> None:
@@ -91,7 +92,9 @@ class AdamsStep:
     def gain(self, new: int, old: int) -> sp.Expr:
         """The clock's gain from ``old`` to ``new`` steps ago; -1 is t1."""
         ends = (self.keys[old], self.keys[new] if new >= 0 else "1")
-        return self.w.define(f"du_{ends[1]}_{ends[0]}", gained(self.w, self.clock, *ends))
+        found = gained(self.w, self.clock, *ends)
+        endless = self.table and self.w.sde.open and not self.w.sde.F.is_zero_matrix and found.has(sp.log)
+        return self.w.define(f"du_{ends[1]}_{ends[0]}", applied("finite", found) if endless else found)
 
     def gap(self, new: int, old: int) -> sp.Expr:
         """The same, where it is divided by."""
@@ -175,12 +178,13 @@ class AdamsStep:
     def _quadrature(self, end: int, degree: int) -> Span:
         """One block in any frame and clock: the moments along the step, r^(k)' = r^(k+1) u'."""
         sde = self.w.sde
-        alpha, sigma = ONE if sde.F.is_zero_matrix else applied("alpha", t), applied("sigma", t)
+        alpha, sigma = sde.schedule or (ONE if sde.F.is_zero_matrix else applied("alpha", t), applied("sigma", t))
         V = sde.GG_let[0, 0]
         skip, out = one_block(self.adams.frame, alpha, sigma)
         level = {SIGMA: sigma / alpha, RISE: V / (2 * alpha * sigma)}
-        rate = rate_of(self.clock).subs(level, simultaneous=True)
-        top = sp.Matrix([[-sde.F_let[0, 0] + V * skip / 2, V * out / 2]]).row_join(sp.zeros(1, degree))
+        tidy = cancelled if sde.schedule is not None else sp.sympify  # at alpha = 0 the whole may have a value
+        rate = tidy(rate_of(self.clock).subs(level, simultaneous=True))
+        top = sp.Matrix([[tidy(-sde.F_let[0, 0] + V * skip / 2), tidy(V * out / 2)]]).row_join(sp.zeros(1, degree))
         shift = sp.Matrix(degree, degree + 2, lambda i, j: -rate if j == i + 2 else 0)
         mark, lower, upper = self._ends(end)
         low, high = self.w.moments[lower], self.w.moments[upper]

@@ -21,6 +21,7 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from ..maths.bounded import cancelled
 from ..maths.calculus import exact, increment, s, t, t0, t1
 from ..program import ONE, Flow, Integral, Propagate, applied, entries
 from ..sampler.network import KINDS, ScoreParameterization, kind_of, name_of, scalar, spread
@@ -125,6 +126,10 @@ def _along_step(w: Writer, B: sp.Matrix, frame: Network) -> tuple[sp.Matrix, sp.
     skip, out, kind = _frame(w, frame)
     half = w.sde.GG_let / 2
     rate = (-w.sde.F_let + half * skip + B).row_join(half * out)
+    if n == 1 and isinstance(frame, ScoreParameterization):
+        rate = rate.applyfunc(cancelled)
+        if rate[0] == 0:  # such as a velocity: nothing but an integral
+            return sp.eye(1), sp.Matrix([[w.integral(e, "0", "1") for e in rate[1:]]])
     w.add(Propagate(("P", "Phi"), (n, out.shape[1]), sp.ImmutableMatrix(rate), kind, t1, t0))
     return entries("P", n, n), entries("Phi", n, out.shape[1])
 

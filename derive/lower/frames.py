@@ -11,13 +11,10 @@ A clock is an expression in t, the parameters and the effective sigma, ``sigma_h
 
 from __future__ import annotations
 
-from typing import Any
-
 import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from ..maths.bounded import cancelled
 from ..maths.calculus import t
 from ..program import Law, entries
 from ..sampler.network import kind_of, name_of, scalar
@@ -105,10 +102,8 @@ def quantity(w: Writer) -> tuple[str, ...]:
 
 def _of_one_block(w: Writer, frame: str) -> tuple[str, ...]:
     """r with C_skip z + C_out r = s."""
-    score, (skip, out) = w.score_at(w.network, "0"), one_block(frame, *w.alpha_sigma("0"))
-    tidy: Any = cancelled if isinstance(w.network, str) else lambda e: e
-    gain = sp.Matrix([[tidy((score.skip[0, 0] - skip) / out)]])
-    raw = score.out.applyfunc(lambda e: tidy(e / out))
+    own = lambda alpha, sigma: one_block(frame, alpha, sigma)  # noqa: E731
+    gain, raw = w.converted("0", lambda a, s, skip: (skip - own(a, s)[0]) / own(a, s)[1], lambda a, s, out: out / own(a, s)[1])
     shift = (-gain * w.offset("0"), w.constants)
     return w.rows([f"{LETTER[frame]}0"], (gain, w.sde.state), shift, (raw, w.asked.output))
 

@@ -17,9 +17,19 @@ from ..program import EARLIER, applied
 from ..sampler.split import Split
 from ..spec.formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
 from ..spec.words import STEP
-from .writer import Term, Writer, symbol
+from .writer import Conversion, Term, Writer, symbol
 
 Values = tuple[str, ...]  # the values of a name, one a block
+
+# Of the quantity that a word of a line means, in z and in the network's outputs: eps = -sigma s, x0 = (z + sigma^2 s)/alpha.
+CONVERSIONS: dict[str, tuple[Conversion, Conversion]] = {
+    "eps": (lambda a, s, skip: -s * skip, lambda a, s, out: -s * out),
+    "x0": (lambda a, s, skip: (1 + s**2 * skip) / a, lambda a, s, out: s**2 * out / a),
+    "v": (
+        lambda a, s, skip: -(s / a) * (1 + (a**2 + s**2) * skip),
+        lambda a, s, out: -(s / a) * (a**2 + s**2) * out,
+    ),
+}
 
 
 class Lines:
@@ -124,15 +134,9 @@ class Lines:
         w.evaluate_at(dict(enumerate(values)), key)
         if word == "score":
             return w.asked.score
-        score = w.score_at(w.network, key)
-        (alpha, sigma), skip, out = w.alpha_sigma(key), score.skip[0, 0], score.out
-        eps, x0 = -sigma * skip, (1 + sigma**2 * skip) / alpha
-        state = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[word]
-        gain = {"eps": -sigma, "x0": sigma**2 / alpha, "v": -sigma * (alpha**2 + sigma**2) / alpha}[word]
-        if isinstance(w.network, str):
-            state = cancelled(state)  # v's x0 = (alpha y - sigma v)/S: nothing is left to cancel in float64
+        state, gain = w.converted(key, *CONVERSIONS[word])
         (name,) = self._fresh(name or f"{word}{w.evaluations}")
-        terms = [(state, values[0]), *((gain * out[0, k], raw) for k, raw in enumerate(w.asked.output))]
+        terms = [(state[0, 0], values[0]), *zip(gain, w.asked.output, strict=True)]
         if isinstance(w.network, str):
             self.converted[name] = terms
         return (w.update(name, terms),)

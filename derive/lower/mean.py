@@ -32,9 +32,8 @@ def _preconditioned(w: Writer) -> tuple[str, ...]:
 
 def _one_block(w: Writer) -> tuple[str, ...]:
     """(z - o + sigma^2 s)/alpha."""
-    alpha, sigma = w.alpha_sigma("1")
-    pull, lift = sp.Matrix([[1 / alpha]]), sp.Matrix([[sigma**2 / alpha]])
-    return w.rows(["mean"], (pull, w.sde.state), (lift, w.asked.score), (-w.offset("1") / alpha, w.constants))
+    pull, lift = w.converted("1", lambda a, s, skip: (1 + s**2 * skip) / a, lambda a, s, out: s**2 * out / a)
+    return w.rows(["mean"], (pull, w.sde.state), (lift, w.asked.output), (-pull * w.offset("1"), w.constants))
 
 
 def _tweedie(w: Writer) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import sympy as sp
@@ -10,6 +10,7 @@ import sympy as sp
 from stepsmith.errors import InputError, Unsupported
 
 from ..maths import calculus
+from ..maths.bounded import cancelled
 from ..maths.calculus import s, t, t0, t1
 from ..program import ONE, UNIT, Evaluate, Host, Integral, Law, Normal, Op, Scalar, Update, applied, entries, entry
 from ..sampler.network import KINDS, Network, NetworkKind, Score, ScoreParameterization, kind_of, scalar, takes_state
@@ -21,6 +22,7 @@ from ..sde.offset import reached
 
 State = dict[int, str]  # block -> the value that holds it
 Term = tuple[sp.Expr, str]  # coefficient, value
+Conversion = Callable[[sp.Expr, sp.Expr, sp.Expr], sp.Expr]  # of alpha, sigma, and C_skip or C_out
 
 
 def symbol(name: str) -> sp.Symbol:
@@ -176,6 +178,22 @@ class Writer:
         if (network, key) not in self.scores:
             self.scores[network, key] = self._score(network, key)
         return self.scores[network, key]
+
+    def converted(self, key: str, state: Conversion, gain: Conversion) -> tuple[sp.Matrix, sp.Matrix]:
+        """What a quantity of one block is made of, that of z and that of the network's outputs; nothing is left to cancel in
+        float64.  Both are functions of (alpha, sigma, C_skip or C_out).
+
+        A parameterisation of the user's own, where alpha and sigma are given, is cancelled as a function of t: at alpha = 0 it
+        may have a value where its parts have none.
+        """
+        own = self.network if isinstance(self.network, ScoreParameterization) else None
+        written = own is not None and self.sde.schedule is not None
+        each = own if own is not None and written else self.score_at(self.network, key)
+        level = self.sde.schedule if written and self.sde.schedule is not None else self.alpha_sigma(key)
+        tidy = cancelled if written or own is None else sp.sympify
+        made = (sp.Matrix(M.applyfunc(lambda e: tidy(of(*level, e)))) for M, of in ((each.skip, state), (each.out, gain)))  # noqa: B023
+        pull, lift = (M.applyfunc(lambda e: self.at(e, key)) if written else M for M in made)
+        return pull, lift
 
     def _score(self, network: Network, key: str) -> Score:
         n, time = self.sde.n, self.moments[key]

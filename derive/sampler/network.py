@@ -12,6 +12,7 @@ covariance given the data, w = p^T Sigma^-1 p:
     eps-R      0                        -R^-T                 I                    t       gDDIM's R, O = I at the grid's end
     x0         -Sigma^-1                Sigma^-1 p            I                    t       n predicts the data
     v          -1/S                     -alpha/(sigma S)      I                    t       S = alpha^2 + sigma^2, one block
+    flow       2 (G G^T)^-1 F        -2 (G G^T)^-1         I                    t       n = dz/dt of the probability flow
     denoiser   -Sigma^-1                Sigma^-1 p            p^T Sigma^-1/w       w^(-1/2)        the bridge
     edm        as denoiser with D(y) = c_skip y + c_out n(c_in y, ln(sigma)/4)
 
@@ -31,6 +32,7 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
+from ..maths.bounded import cancelled
 from ..maths.calculus import t
 from ..sde.equations import Equations
 
@@ -149,6 +151,21 @@ class ScoreParameterization:
 
 
 Network = str | ScoreParameterization
+FLOW = "flow"
+
+
+def velocity(sde: Equations) -> ScoreParameterization:
+    """The parameterisation of a network that gives the velocity of the probability flow, n = F z - G G^T s/2.
+
+    For z = alpha x_0 + sigma eps it is alpha' x_0 + sigma' eps, of rectified flow eps - x_0.  Unsupported where G G^T has no
+    inverse (the velocity of a block without noise says nothing of the score) and where the mean has an offset.
+    """
+    if not sde.offset_let.is_zero_matrix or not sde.GG.is_diagonal() or any(e == 0 for e in sde.GG.diagonal()):
+        what = f"the velocity of {sde.name} does not give its score: a block has no noise of its own, or the mean an offset"
+        raise Unsupported(what, "use the network x0, eps-R or score")
+    power = sp.diag(*(1 / e for e in sde.GG_let.diagonal()))
+    skip, out = ((2 * power * M).applyfunc(cancelled) for M in (sde.F_let, -sp.eye(sde.n)))
+    return ScoreParameterization(FLOW, sp.ImmutableMatrix(skip), sp.ImmutableMatrix(out), sp.ImmutableMatrix.eye(sde.n))
 
 
 @dataclass(frozen=True)
@@ -181,7 +198,7 @@ def checked(network: Network, sde: Equations) -> Network:
     if isinstance(network, ScoreParameterization):
         return network  # given.py has checked it
     if network not in KINDS:
-        raise InputError("-", "network", f"no parameterisation {network!r}", f"choose from {', '.join(KINDS)}")
+        raise InputError("-", "network", f"no parameterisation {network!r}", f"choose from {', '.join((*KINDS, FLOW))}")
     kind = KINDS[network]
     if kind.single and len(sde.data) != 1:
         what = f"the bridge needs one data block, and {sde.name} has {len(sde.data)}"

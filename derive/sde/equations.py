@@ -63,6 +63,7 @@ class Equations:
     schedule: tuple[sp.Expr, sp.Expr] | None = None  # (alpha, sigma) as the user gave them, one block
     constant: tuple[str, ...] = ()
     field: str = ""
+    open: bool = False  # times beyond the span are taken too, as far as alpha and sigma have values
 
     @property
     def n(self) -> int:

@@ -22,8 +22,8 @@ from .schedule import of_schedule, read_schedule, written_out
 from .sound import check_values
 
 KEYS = (
-    "name", "doc", "state", "data", "time", "F", "G", "alpha", "sigma", "offset", "constant", "field", "params", "let", "initial",
-    "constraints",
+    "name", "doc", "state", "data", "time", "open", "F", "G", "alpha", "sigma", "offset", "constant", "field", "params", "let",
+    "initial", "constraints",
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def load_sde(source: Any) -> LinearSDE:
     sde = LinearSDE(
         spec.name_of(where, "sde.name", table["name"]), state, span,
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
-        params, written, constraints, str(table.get("doc", "")), schedule, constant, field,
+        params, written, constraints, str(table.get("doc", "")), schedule, constant, field, _open(where, table),
     )  # fmt: skip
     try:
         sde.values({})
@@ -104,6 +104,12 @@ def check_span(where: str, time: Any) -> tuple[float, float]:
     if not numbers or not 0 <= time[0] < time[1] <= 1e6:
         raise InputError(where, "sde.time", "is no span", "write two numbers, 0 <= start < end <= 1e6")
     return float(time[0]), float(time[1])
+
+
+def _open(where: str, table: Mapping[str, Any]) -> bool:
+    if not isinstance(table.get("open", False), bool):
+        raise InputError(where, "sde.open", "is neither true nor false", "write true to take times beyond the span")
+    return bool(table.get("open", False))
 
 
 def _initial(where: str, table: Mapping[str, Any], state: tuple[str, ...], names: Mapping[str, sp.Expr]) -> Any:

@@ -11,6 +11,7 @@ bounds truncation (tests/test_numeric.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,7 +39,7 @@ class NumericSDE:
     """An SDE at given parameter values; arguments and results are float64, the work between is not.
 
     ``transition(t, s)`` -> (n, n), ``covariance(t)`` -> (n, n), ``factor(t, kind)`` -> (n, n) with factor @ factor.T =
-    covariance, ``effective_sigma(t)`` -> array like t.  Times must lie in the span of the SDE.
+    covariance, ``effective_sigma(t)`` -> array like t.  Times must lie in the span of the SDE, or beyond it where it is open.
     """
 
     sde: Equations
@@ -84,7 +85,7 @@ class NumericSDE:
 
     def _checked(self, time: float) -> float:
         low, high = self.sde.time
-        if not low <= time <= high:
+        if not low <= time <= (math.inf if self.sde.open else high):
             what = f"{time!r} lies outside the span [{low}, {high}]"
             raise InputError(self.sde.name, "t", what, "choose a time in the span")
         return float(time)
@@ -222,4 +223,5 @@ class NumericSDE:
         with flint.ctx.workprec(self.precision):
             column = [[row[self.sde.data[0]]] for row in self.exact_transition(time, self.sde.time[0])]
             weight = mul(transpose(column), mul(inverse(self.exact_covariance(time)), column))[0][0]
-            return [[(1 / weight).sqrt()]]
+            size = (1 / weight).sqrt()
+            return [[-size if self.sde.n == 1 and column[0][0] < 0 else size]]

@@ -77,6 +77,11 @@ def phi(k, x):
     return torch.where(x.abs() < 8, inside, outside)
 
 
+def finite(gain):
+    """A gain of the clock log; out of alpha = 0, where it is infinite, 1e15, which is the limit to the last digit."""
+    return gain.nan_to_num(0.0, 1e15)
+
+
 def since(row, gap):
     """The gap from this row on, infinite in the rows before: a difference across it vanishes there."""
     return torch.cat((torch.full_like(gap[:row], torch.inf), gap[row:]))

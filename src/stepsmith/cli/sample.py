@@ -196,7 +196,8 @@ class WithParameters:
     """A diffusion whose numeric view has these parameters: what a grid needs of it."""
 
     def __init__(self, sde: Any, params: dict[str, float]) -> None:
-        self.name, self.time, self._sde, self._params = sde.name, sde.time, sde, params
+        self.name, self.time, self.open = sde.name, sde.time, sde.open
+        self._sde, self._params = sde, params
 
     def at(self, **params: float) -> Any:
         return self._sde.at(**{**self._params, **params})
