@@ -178,6 +178,12 @@ def start(time, /, *, k2, **params):
     return sde.sigma(t.expand(sde.k2.shape))[None, None]
 
 
+def start_data(time, /, *, k2, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks, *k2.shape)."""
+    sde, t = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return sde.alpha(t.expand(sde.k2.shape))[None, None]
+
+
 def coefficients(times, /, *, k2, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS), *k2.shape) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()

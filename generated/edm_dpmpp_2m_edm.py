@@ -77,6 +77,11 @@ def start(time, /, **params):
     return sde.sigma(t)[None, None]
 
 
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    return torch.eye(1, dtype=torch.float64)[:, [0]]
+
+
 def other_rows(sde, t0, t1, t_m1):
     """The columns of the rows in between."""
     sigma_0 = sde.sigma(t0)

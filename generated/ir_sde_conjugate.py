@@ -164,6 +164,12 @@ def start(time, /, **params):
     return sde.sigma(t)[None, None]
 
 
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return sde.alpha(t)[None, None]
+
+
 def start_mean(time, /, **params):
     """The coefficients of mu and 1 in the mean of the start, (n, 2)."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)

@@ -74,6 +74,7 @@ class Diffusion:
         self.Gamma, self.nu, self.kappa, self.beta_min, self.beta_max = Gamma, nu, kappa, beta_min, beta_max
         self.Minv = (self.Gamma - self.nu)**2/4
         self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
+        self.data = [0]
         self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
 
     def beta(self, t):
@@ -176,6 +177,7 @@ class Law:
     def __init__(self, sde, *times):
         rule, eye = gauss(8), torch.eye(len(sde.L0), dtype=torch.float64)
         self.times = torch.cat(times).unique().flip(0)
+        self.data = sde.data
         edges, self.edge = pieces(sde, self.times)
         h = -edges.diff()
         s = edges[1:, None] + h[:, None] * rule[0]
@@ -248,6 +250,12 @@ def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return factor(Law(sde, t[None]).K[0])
+
+
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return Law(sde, t[None]).push[0][:, sde.data]
 
 
 def coefficients(times, /, **params):

@@ -229,6 +229,7 @@ class Law:
         C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
         C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
         W = prefix_factors(A, C, sde.order)
+        self.push = push[1:].flip(0)
         self.pull = prefix_products(over.flip(0).mT).mT.flip(0)  # Psi(START, t), of what push has nearly lost
         self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
 
@@ -246,6 +247,12 @@ def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return factor(Law(sde, t[None]).K[0])
+
+
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return Law(sde, t[None]).push[0][:, sde.data]
 
 
 def coefficients(times, /, **params):

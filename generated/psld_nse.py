@@ -76,6 +76,7 @@ class Diffusion:
         self.Gamma, self.nu, self.kappa, self.beta_min, self.beta_max = Gamma, nu, kappa, beta_min, beta_max
         self.Minv = (self.Gamma - self.nu)**2/4
         self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
+        self.data = [0]
         self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
 
     def beta(self, t):
@@ -178,6 +179,7 @@ class Law:
     def __init__(self, sde, *times):
         rule, eye = gauss(8), torch.eye(len(sde.L0), dtype=torch.float64)
         self.times = torch.cat(times).unique().flip(0)
+        self.data = sde.data
         edges, self.edge = pieces(sde, self.times)
         h = -edges.diff()
         s = edges[1:, None] + h[:, None] * rule[0]
@@ -194,6 +196,7 @@ class Law:
         C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
         C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
         W = prefix_factors(A, C, sde.order)
+        self.push = push[1:].flip(0)
         self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
         whole = torch.cat((torch.where(near, pull[1:], eye), torch.where(near, eye, push[1:])[..., [DATA]]), dim=-1)
         white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False).flip(0)
@@ -216,6 +219,12 @@ def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return factor(Law(sde, t[None]).K[0])
+
+
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return Law(sde, t[None]).push[0][:, sde.data]
 
 
 def coefficients(times, /, **params):

@@ -57,6 +57,10 @@ START, END = 0.0, 0.999  # the span of the network's time
 class Diffusion:
     """z_t = alpha data + sigma noise."""
 
+    def alpha(self, t):
+        """The factor of the data in z_t."""
+        return 1 - t
+
     def sigma(self, t):
         """The standard deviation of z_t given the data."""
         return t
@@ -66,6 +70,12 @@ def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t)[None, None]
+
+
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return sde.alpha(t)[None, None]
 
 
 def coefficients(times, /, **params):

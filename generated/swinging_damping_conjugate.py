@@ -72,6 +72,7 @@ class Diffusion:
             )
         self.beta_min, self.beta_max, self.swing, self.tempo, self.kappa = beta_min, beta_max, swing, tempo, kappa
         self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa)/2]], dtype=torch.float64)
+        self.data = [0]
         self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
         self.change = smooth(lambda t: torch.cat((self.F(t), self.G(t) @ self.G(t).mT), dim=-1)) / (END - START)  # panels a unit of time
 
@@ -200,6 +201,7 @@ class Law:
     def __init__(self, sde, *times):
         rule, eye = gauss(8), torch.eye(len(sde.L0), dtype=torch.float64)
         self.times = torch.cat(times).unique().flip(0)
+        self.data = sde.data
         edges, self.edge = pieces(sde, self.times)
         h = -edges.diff()
         s = edges[1:, None] + h[:, None] * rule[0]
@@ -272,6 +274,12 @@ def start(time, /, **params):
     """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return factor(Law(sde, t[None]).K[0])
+
+
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return Law(sde, t[None]).push[0][:, sde.data]
 
 
 def coefficients(times, /, **params):

@@ -76,6 +76,11 @@ def start(time, /, **params):
     return sde.sigma(t)[None, None]
 
 
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    return torch.eye(1, dtype=torch.float64)[:, [0]]
+
+
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()

@@ -104,6 +104,12 @@ def start(time, /, **params):
     return sde.sigma(t)[None, None]
 
 
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return sde.alpha(t)[None, None]
+
+
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()

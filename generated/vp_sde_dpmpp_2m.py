@@ -80,6 +80,12 @@ def start(time, /, **params):
     return sde.sigma(t)[None, None]
 
 
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    return sde.alpha(t)[None, None]
+
+
 def other_rows(sde, t0, t1, t_m1):
     """The columns of the rows in between."""
     alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)

@@ -2,6 +2,7 @@
 
 from stepsmith.errors import InputError
 from stepsmith.runtime.grid import TimeGrid, budget_steps
+from stepsmith.runtime.inversion import invert
 from stepsmith.runtime.modules import check_module, load
 from stepsmith.runtime.noise import NoiseSource, parse_seeds
 from stepsmith.runtime.output import check_output, write
@@ -15,6 +16,7 @@ __all__ = [
     "check_module",
     "check_output",
     "count_nfe",
+    "invert",
     "load",
     "parse_seeds",
     "record",

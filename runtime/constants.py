@@ -46,25 +46,26 @@ def check_constants(
     for name in names:
         if name not in given:
             raise _refuse(f"{name} of {module.SDE} is missing", f'give constants={{"{name}": tensor}}')
-        found.append(_fitted(name, given[name], seeds, tuple(shape), dtype))
+        found.append(fitted("constants", name, given[name], (seeds, *shape), dtype))
     return tuple(found)
 
 
-def _fitted(name: str, value: Any, seeds: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def fitted(key: str, name: str, value: Any, like: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """What broadcasts to ``like``, (seeds, *shape), as (seeds or 1, *shape) in ``dtype`` on the host.
+
+    Raises InputError (``key``) for what does not, and for values that are not finite.
+    """
     try:
         tensor = real(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _refuse(f"{name} is no tensor ({error})", "give an array of numbers") from None
-    tensor = tensor.reshape((1,) * (len(shape) + 1 - tensor.dim()) + tuple(tensor.shape))
-    fits = tensor.dim() == len(shape) + 1 and all(
-        have in (1, want) for have, want in zip(tensor.shape, (seeds, *shape), strict=True)
-    )
-    if not fits:
-        what = f"{name} of shape {tuple(tensor.shape)} does not broadcast to {(seeds, *shape)}"
-        raise _refuse(what, "give one image, or one a seed")
+        raise InputError("-", key, f"{name} is no tensor ({error})", "give an array of numbers") from None
+    tensor = tensor.reshape((1,) * (len(like) - tensor.dim()) + tuple(tensor.shape))
+    if tensor.dim() != len(like) or any(have not in (1, want) for have, want in zip(tensor.shape, like, strict=True)):
+        what = f"{name} of shape {tuple(tensor.shape)} does not broadcast to {like}"
+        raise InputError("-", key, what, "give one image, or one a seed")
     if not torch.isfinite(tensor.to(dtype)).all():
-        raise _refuse(f"{name} is not finite everywhere in {dtype}", "give finite values")
-    return tensor.to(dtype).expand(tensor.shape[0], *shape)
+        raise InputError("-", key, f"{name} is not finite everywhere in {dtype}", "give finite values")
+    return tensor.to(dtype).expand(tensor.shape[0], *like[1:])
 
 
 def real(value: Any) -> torch.Tensor:

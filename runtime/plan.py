@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 import stepsmith
 from stepsmith.errors import InputError
-from stepsmith.runtime.constants import blocks_of, check_constants, names_of
+from stepsmith.runtime.constants import check_constants
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module
 from stepsmith.runtime.noise import NoiseSource
 from stepsmith.runtime.spectral import Columns, Transform, field_of
+from stepsmith.runtime.start import Known, Law, asked
 
 _SPREAD = 1e-6  # relative: by less an effective sigma may pass the end of a network's range, which is often rounded to float32
 
@@ -27,18 +28,22 @@ class Plan:
 
     module: Any
     table: torch.Tensor  # (steps, K) float64, on the host; a coefficient a frequency adds trailing dimensions
-    factor: tuple[tuple[Any, ...], ...]  # L, of the start; a number an entry, or a tensor over the frequencies
+    law: Law  # of the state at the first time
+    known: Known
     noise: NoiseSource
     shape: tuple[int, ...]  # one component of one sample
     device: torch.device
     dtype: torch.dtype
     last: str
-    mean: tuple[
-        tuple[float, ...], ...
-    ] = ()  # what multiplies the constants and 1 in the mean of the start, a row a block
     constants: tuple[torch.Tensor, ...] = ()  # (batch or 1, *shape), on the host
     columns: Columns | None = None  # the table taken apart, where a coefficient depends on the frequency
     transform: Transform | None = None  # of images to the state, there
+
+    def of_seeds(self, part: slice) -> Plan:
+        """The same run of some of the seeds."""
+        cut = tuple(value if value.shape[0] == 1 else value[part] for value in self.constants)
+        noise = NoiseSource(self.noise.seeds[part])
+        return replace(self, noise=noise, known=self.known.of_seeds(part), constants=cut)
 
 
 def make_plan(
@@ -53,6 +58,9 @@ def make_plan(
     dtype: torch.dtype | None = None,
     shape: Sequence[int] | None = None,
     constants: Mapping[str, Any] | None = None,
+    init: Any = None,
+    start: Any = None,
+    mask: Any = None,
 ) -> Plan:
     """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
     module = resolve(module)
@@ -69,16 +77,19 @@ def make_plan(
     _check_sigma(module, table)
     _warn_range(module, network, table)
     noise, kind = NoiseSource(seeds), find_dtype(dtype)
+    known = Known.of(module, init, start, mask, len(noise), size, kind)
+    if mask is not None:
+        known = replace(known, laws=tuple(Law.at(module, time, inputs, data=True) for time in grid.times[1:].tolist()))
     return Plan(
         module=module,
         table=table,
-        factor=_factor(module, grid, inputs),
+        law=Law.at(module, grid.times[0].item(), inputs, data=init is not None),
+        known=known,
         noise=noise,
         shape=size,
         device=find_device(device),
         dtype=kind,
         last=last,
-        mean=_mean(module, grid, inputs),
         constants=check_constants(module, constants, len(noise), size, kind),
         columns=Columns.of(table, kind) if own else None,
         transform=Transform.of(size, kind) if own else None,
@@ -112,7 +123,7 @@ def full_params(module: Any, params: Mapping[str, float] | None, full: bool = Fa
 
 def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tensor:
     """(steps, K) float64 on the host, finite."""
-    table = _asked(module, module.coefficients, grid.times, params)
+    table = asked(module, module.coefficients, grid.times, params)
     if table.shape[:2] != (grid.steps, len(module.COEFFICIENTS)) or table.dtype != torch.float64:
         raise _refuse("coefficients", f"the table is {tuple(table.shape)} {table.dtype}", "emit the module again")
     bad = ~torch.isfinite(table)
@@ -122,42 +133,6 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tens
         what = f"{module.COEFFICIENTS[column]} of the step {t0:g} -> {t1:g} is {table[k, column].flatten()[0].item()}"
         raise _refuse("grid", what, "start later or end earlier, or use a frame that is regular there (v or x0)")
     return table
-
-
-def _asked(module: Any, function: Any, times: Any, params: Mapping[str, Any]) -> Any:
-    """What a function of the module gives; its ValueError (a constraint, a grid) and numbers that float64 cannot hold
-    become an InputError."""
-    try:
-        return function(times, **params)
-    except InputError:
-        raise
-    except (ValueError, ArithmeticError) as error:
-        why = error if isinstance(error, ValueError) else "float64 cannot hold what they make"
-        what = f"{module.SDE} {module.SAMPLER} refuses them ({why})"
-        raise _refuse("params", what, "change the parameters or the grid") from error
-
-
-def _factor(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
-    factor = torch.as_tensor(_asked(module, module.start, grid.times[0].item(), params), dtype=torch.float64)
-    n = blocks_of(module)
-    if factor.shape[:2] != (n, n) or not torch.isfinite(factor).all():
-        raise _refuse(
-            "start",
-            f"the factor of the start is not a finite {n} x {n} matrix",
-            "check the parameters and the grid's start",
-        )
-    rows = factor.tolist() if factor.dim() == 2 else [row.unbind(0) for row in factor.unbind(0)]
-    return tuple(tuple(row) for row in rows)
-
-
-def _mean(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
-    """``start_mean`` of the module at the grid's start; no rows where it has none."""
-    if not hasattr(module, "start_mean"):
-        return ()
-    mean = torch.as_tensor(_asked(module, module.start_mean, grid.times[0].item(), params), dtype=torch.float64)
-    if mean.shape != (blocks_of(module), len(names_of(module)) + 1) or not torch.isfinite(mean).all():
-        raise _refuse("start", "the mean of the start is not finite", "check the parameters and the grid's start")
-    return tuple(tuple(row) for row in mean.tolist())
 
 
 def _check_network(module: Any, network: Any) -> None:

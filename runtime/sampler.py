@@ -1,9 +1,8 @@
 """Run an emitted step module over a time grid.
 
-    start      z_i = sum_j L_ij xi_j, L = module.start(times[0], **params) lower triangular, L L^T =
-    covariance(times[0]), plus sum_k M_ik c_k where the SDE has an offset, M = module.start_mean(times[0], **params), c the
-    constant components and 1 N steps    z, history = module.step(z, c_k, network, noise, history), c_k the K coefficients of
-    row k last       "none": nothing;  "denoise": z = module.denoise(z, c_{N-1}, network), one more network call
+    start      z from its law at times[0], of the data where they are given (start.py), or the caller's own
+    N steps    z, history = module.step(z, c_k, network, noise, history), c_k the K coefficients of row k
+    last       "none": nothing;  "denoise": z = module.denoise(z, c_{N-1}, network), one more network call
 
 and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
 before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
@@ -30,6 +29,8 @@ from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, full_params, make_plan, resolve
+from stepsmith.runtime.spectral import Transform
+from stepsmith.runtime.start import Known
 from stepsmith.runtime.watch import Watch
 
 State = tuple[torch.Tensor, ...]
@@ -50,6 +51,11 @@ def sample(
     shape: Sequence[int] | None = None,
     progress: bool = False,
     constants: Mapping[str, Any] | None = None,
+    init: Any = None,
+    start: Any = None,
+    mask: Any = None,
+    cond: Mapping[str, Any] | None = None,
+    batch: int | None = None,
 ) -> torch.Tensor:
     """Samples (len(seeds), *shape) in ``dtype`` (float32 unless given) on ``device`` (the CPU unless given).
 
@@ -61,19 +67,51 @@ def sample(
     ``callback(k, state)`` is called after step k = 0 .. N - 1 (with cosine coefficients, for a module with
     a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
+    ``init``: data, a tensor that broadcasts to the samples (a tuple of them for several data blocks): the run starts from the
+    law of the state given them at ``times[0]``, so a grid that starts lower changes them less. ``start``: the state itself
+    at ``times[0]``, a tensor a component, in place of a draw. With ``mask``, 1 where ``init`` is to stay as it is, these
+    places are drawn from that law after every step, with the normals of the start where the sampler draws none.
+    ``cond``: what the network is given by name besides, ``network(inputs, time, **cond)``: tensors and lists with an entry a
+    seed. ``batch``: how many seeds run at a time (all of them unless given).
+
     Raises :class:`InputError` before the first network call for a module, network, grid, seed, parameter, shape or
     device that does not fit; at any call whose outputs have another number, shape or a wider dtype, or that wrote into its
     inputs, before the state is touched; and at the end, with the step and its times, where an output was not finite.
     """
     plan = make_plan(
         module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
-        constants=constants,
+        constants=constants, init=init, start=start, mask=mask,
     )  # fmt: skip
-    watch = Watch(plan.module, network, grid.times)
-    with torch.no_grad():
-        data = run_plan(plan, watch, callback, progress)
-        watch.read(data)
-    return data
+    count, given = len(plan.noise), _conditions(cond, len(plan.noise))
+    done = []
+    for first in range(0, count, _batch(batch, count)):
+        part = slice(first, min(count, first + _batch(batch, count)))
+        own = {name: upload(v[part], plan.device) if isinstance(v, torch.Tensor) else v[part] for name, v in given.items()}
+        watch = Watch(plan.module, functools.partial(network, **own) if own else network, grid.times)
+        with torch.no_grad():
+            done.append(run_plan(plan.of_seeds(part), watch, callback, progress))
+            watch.read(done[-1])
+    return torch.cat(done)
+
+
+def _batch(batch: int | None, count: int) -> int:
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise InputError("-", "batch", f"{batch!r} seeds cannot run at a time", "give a whole number, 1 or more")
+    return batch or count
+
+
+def _conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
+    """Conditions with an entry a seed: tensors and lists; one of a single entry is that of every seed."""
+    given: dict[str, Any] = {}
+    for name, value in (cond or {}).items():
+        if not isinstance(value, torch.Tensor | list | tuple) or len(value) not in (1, count):
+            what = f"{name} has no entry a seed"
+            raise InputError("-", "cond", what, f"give a tensor or a list of {count} entries, or of one")
+        if isinstance(value, torch.Tensor):
+            given[name] = value.expand(count, *value.shape[1:])
+        else:
+            given[name] = value if len(value) == count else value * count
+    return given
 
 
 def run_plan(
@@ -92,19 +130,28 @@ def run_plan(
     else:
         rows, transform = plan.columns.rows(to_device), plan.transform.put(to_device)
         network = lambda step: transform.around(watch.at(step))  # noqa: E731
-    state = _start(plan, noise)
+    known = plan.known.to(plan.device)
+    given = tuple(upload(c, plan.device).expand(len(noise), *plan.shape) for c in plan.constants)
+    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=torch.float64) for j in range(len(plan.law.factor)))
+    state = _start(plan, known, normals, given, transform)
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
-    normals = _normals(plan, noise, [draws for _, draws in chosen])
+    drawn = _normals(plan, noise, [draws for _, draws in chosen])
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        state, history = chosen[k][0](state, row, network(k), next(normals), history)
+        state, history = chosen[k][0](state, row, network(k), next(drawn), history)
         history = tuple(history)[: module.HISTORY]
         _check_state(plan, state)
+        if known.laws:
+            own = normals if not module.DRAWS else _again(plan, noise, k)
+            state = known.kept(state, known.laws[k].drawn(own, given, known.data, plan.dtype))
         if callback is not None:
             callback(k, state)
     if plan.last == "denoise":
         state = module.denoise(state, rows[-1], network(len(rows)))
-    return state[module.DATA] if transform is None else transform.back(state[module.DATA])
+    data = state[module.DATA]
+    if known.mask is not None:
+        data = torch.lerp(data, known.data[0], known.mask)
+    return data if transform is None else transform.back(data)
 
 
 def count_nfe(module: Any, steps: int, last: str = "none") -> int:
@@ -180,20 +227,23 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
     return chosen
 
 
-def _start(plan: Plan, noise: NoiseSource) -> State:
-    """z_i = sum_j L_ij xi_j and the mean, summed in float64 and rounded once to the state's dtype; then the constants."""
-    normals = [noise.normal(plan.shape, "start", 0, j, dtype=torch.float64) for j in range(len(plan.factor))]
-    given = tuple(upload(c, plan.device).expand(len(noise), *plan.shape) for c in plan.constants)
-    around = [torch.zeros_like(normals[0]) for _ in plan.factor]
-    for i, row in enumerate(plan.mean):
-        terms = (weight * value.to(torch.float64) for weight, value in zip(row, given, strict=False))
-        around[i] = sum(terms, around[i] + row[-1])
-    factor = [[upload(w, plan.device) if isinstance(w, torch.Tensor) else w for w in row] for row in plan.factor]
-    moving = tuple(
-        sum((w * xi for w, xi in zip(row, normals, strict=True) if not isinstance(w, float) or w), mean).to(plan.dtype)
-        for row, mean in zip(factor, around, strict=True)
-    )
-    return (*moving, *given)
+def _start(plan: Plan, known: Known, normals: State, given: State, transform: Transform | None) -> State:
+    """The state at the first time: the caller's own, or drawn; then the constants."""
+    like = normals[0]
+    if known.state:
+        state = tuple(value.expand_as(like).to(plan.dtype) for value in known.state)
+    else:
+        data = known.data if known.mask is None else ()
+        data = data if transform is None else tuple(map(transform.forth, data))
+        state = plan.law.drawn(normals, given, data, plan.dtype)
+    if known.mask is not None:
+        state = known.kept(state, plan.law.drawn(normals, given, known.data, plan.dtype))
+    return (*state, *given)
+
+
+def _again(plan: Plan, noise: NoiseSource, step: int) -> State:
+    """Normals of their own, for what is known after a step that draws."""
+    return tuple(noise.normal(plan.shape, "known", step, j, dtype=torch.float64) for j in range(len(plan.law.factor)))
 
 
 def _normals(plan: Plan, noise: NoiseSource, draws: Sequence[int]) -> Iterator[State]:

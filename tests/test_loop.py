@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from stepsmith.errors import InputError
 from stepsmith.measure import problems
 from stepsmith.measure.probe import affine_map, moments
-from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, plan, record, sample, sampler
+from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, record, sample, sampler
+from stepsmith.runtime.start import Law
 
 torch.set_num_threads(1)
 DATA = Path(__file__).parent / "data"
@@ -164,10 +165,10 @@ def test_noise_of_a_run_is_the_named_stream_of_each_step(monkeypatch):
 
 
 def test_the_start_has_the_covariance_of_the_factor():
-    state = sampler._start(plan.make_plan(TOY, shrink, GRID, range(40000), shape=()), NoiseSource(range(40000)))
-    found = torch.cov(torch.stack(state).double())
     factor = TOY.start(1.0)
     xi = [NoiseSource(range(40000)).normal((), "start", 0, j, dtype=torch.float64) for j in (0, 1)]
+    state = Law.at(TOY, 1.0, {}).drawn(xi, (), (), torch.float32)
+    found = torch.cov(torch.stack(state).double())
     assert torch.equal(state[0], xi[0].float()) and torch.equal(state[1], (0.25 * xi[0] + 1.0 * xi[1]).float())
     assert (found - factor @ factor.T).abs().max() < 0.03
 

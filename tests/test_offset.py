@@ -397,10 +397,8 @@ def test_the_start_is_drawn_around_the_offset_and_the_constant_is_the_callers() 
     grid = ss.TimeGrid.explicit([1.0, 0.5])
     network = ss.problems.Gaussian(torch.zeros(2, 3), 1.0).network()
     ready = plan.make_plan(module, network, grid, range(4000), dtype=torch.float64, constants={"mu": mu})
-    from stepsmith.runtime.sampler import _start
-
-    x, held = _start(ready, ready.noise)
-    assert torch.equal(held, mu.expand(4000, 2, 3))
+    normals = (ready.noise.normal((2, 3), "start", 0, 0, dtype=torch.float64),)
+    (x,) = ready.law.drawn(normals, (mu,), (), torch.float64)
     view = sde_of("ir-sde").at()
     sigma = math.sqrt(view.covariance(1.0)[0, 0])
     assert ((x.mean(0) - 0.995 * mu).abs() < 5 * sigma / math.sqrt(4000)).all()

@@ -15,6 +15,7 @@ from stepsmith.runtime.networks.adapters import (
     from_flow,
     from_score,
     from_v,
+    guided,
 )
 from stepsmith.runtime.networks.base import Counting, Network, counting
 from stepsmith.runtime.networks.shipped import SHIPPED, load
@@ -33,5 +34,6 @@ __all__ = [
     "from_flow",
     "from_score",
     "from_v",
+    "guided",
     "load",
 ]

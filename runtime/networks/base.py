@@ -14,7 +14,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """``network(inputs, time) -> outputs``, tuples of (batch, *shape) tensors, with what a run must know of it.
+    """``network(inputs, time, **cond) -> outputs``, tuples of (batch, *shape) tensors, with what a run must know of it.
 
     ``kind`` is the name of what it predicts (``denoiser``, ``eps-L``, ...), ``shape`` that of one component of one sample,
     ``sigma_range`` the least and the largest effective sigma that it was trained for; ``inputs`` and ``outputs`` are counts.
@@ -24,7 +24,7 @@ class Network:
     A call raises ValueError for inputs of another number or shape.
     """
 
-    fn: Callable[[Tensors, Tensor], Tensors]
+    fn: Callable[..., Tensors]
     kind: str
     shape: tuple[int, ...]
     sigma_range: Range | None = None
@@ -35,13 +35,13 @@ class Network:
     digest: str | None = None
     picture: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
+    def __call__(self, inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         if len(inputs) != self.inputs:
             raise ValueError(f"the network takes {self.inputs} inputs, not {len(inputs)}")
         for item in inputs:
             if tuple(item.shape[1:]) != self.shape:
                 raise ValueError(f"the network takes samples of shape {self.shape}, not {tuple(item.shape[1:])}")
-        return self.fn(inputs, time)
+        return self.fn(inputs, time, **cond)
 
 
 class Counting:
@@ -51,9 +51,9 @@ class Counting:
         self.network = network
         self.calls = 0
 
-    def __call__(self, inputs: Tensors, time: Tensor) -> Tensors:
+    def __call__(self, inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         self.calls += 1
-        return self.network(inputs, time)
+        return self.network(inputs, time, **cond)
 
     def __getattr__(self, name: str) -> Any:
         if name == "network":  # not set yet: a copy or an unpickling is under way

@@ -27,6 +27,7 @@ _HOME = {
     "Certificate": ".certificate",
     "load": ".loading",
     "sample": ".runtime",
+    "invert": ".runtime",
     "TimeGrid": ".runtime",
     "NoiseSource": ".runtime",
 }

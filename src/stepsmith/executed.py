@@ -178,6 +178,11 @@ class Executed:
         if L.shape != law.shape or L.triu(1).any() or not (L.diagonal() > 0).all():
             raise self._failed("start is no lower factor")
         found = float(((L @ L.mT - law).abs() / scale / scale[:, None]).max())
+        psi = torch.from_numpy(floats(view.exact_transition(time, self.method.sde.time[0])))
+        data, told = psi[:, list(self.method.sde.data)], self._asked(self.module.start_data, time)
+        if told.shape[:2] != data.shape:
+            raise self._failed("start_data is no matrix of a column a data block")
+        found = max(found, float(((told.reshape(data.shape) - data).abs() / data.abs().max().clamp_min(1e-300)).max()))
         if hasattr(self.module, "start_mean"):
             mean = torch.from_numpy(floats(view.exact_offset(time, self.method.sde.time[0])))
             size = torch.maximum(mean.abs().max(), scale.max())

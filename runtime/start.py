@@ -1,0 +1,133 @@
+"""Where a run starts, and what is known of it while it runs: the law of the state given the data, at a time of the grid.
+
+    z_i = sum_j L_ij xi_j + sum_k D_ik x0_k + sum_k M_ik c_k,    L = start(t), D = start_data(t), M = start_mean(t)
+
+xi standard normals, x0 the data blocks, c the constant components and 1.  Without data a run starts at the mean that the
+constants make: D x0 is unknown there and small at the end of the span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stepsmith.errors import InputError
+from stepsmith.runtime.constants import blocks_of, fitted, names_of
+from stepsmith.runtime.noise import upload
+
+State = tuple[torch.Tensor, ...]
+Rows = tuple[tuple[Any, ...], ...]  # numbers, or tensors over the frequencies of a FIELD
+
+
+@dataclass(frozen=True)
+class Law:
+    """L, D and M of one time on the host, a row a block that moves; D is empty where it was not asked for."""
+
+    factor: Rows
+    data: Rows
+    mean: Rows
+
+    @classmethod
+    def at(cls, module: Any, time: float, params: Mapping[str, Any], data: bool = False) -> Law:
+        """The law at a time.  InputError (key ``start``) for entries that are not finite, and where the module cannot say D."""
+        if data and not hasattr(module, "start_data"):
+            what = f"{module.SDE} {module.SAMPLER} does not say how the state follows from the data"
+            raise InputError("-", "init", what, "emit the module again")
+        n, m = blocks_of(module), len(names_of(module)) + 1
+        asked = {"start": n, **({"start_data": None} if data else {})}
+        asked |= {"start_mean": m} if hasattr(module, "start_mean") else {}
+        tables = {name: _table(module, name, time, params, (n, width)) for name, width in asked.items()}
+        return cls(*(tables.get(name, ()) for name in ("start", "start_data", "start_mean")))
+
+    def drawn(self, normals: Sequence[torch.Tensor], given: State, data: State, dtype: torch.dtype) -> State:
+        """The blocks that move, summed in float64 and rounded once; ``given`` the constants, ``data`` x0 or nothing."""
+        like = torch.zeros_like(normals[0])
+        state = []
+        for i, row in enumerate(self.factor):
+            terms = [(w, xi) for w, xi in zip(row, normals, strict=True) if not isinstance(w, float) or w]
+            terms += zip(self.data[i], data, strict=True) if data else ()
+            terms += zip(self.mean[i], (*given, torch.ones_like(like)), strict=True) if self.mean else ()
+            state.append(sum((_on(w, like) * value.to(torch.float64) for w, value in terms), like).to(dtype))
+        return tuple(state)
+
+
+def _on(weight: Any, like: torch.Tensor) -> Any:
+    return upload(weight, like.device) if isinstance(weight, torch.Tensor) else weight
+
+
+def _table(module: Any, name: str, time: float, params: Mapping[str, Any], shape: tuple[int, int | None]) -> Rows:
+    """What a function of the module gives at a time, a row a block; refused where it is no such matrix of finite numbers."""
+    table = torch.as_tensor(asked(module, getattr(module, name), time, params), dtype=torch.float64)
+    fits = table.dim() >= 2 and table.shape[0] == shape[0] and shape[1] in (None, table.shape[1])
+    if not fits or not torch.isfinite(table).all():
+        what = f"{name} at the time {time:g} is no finite matrix of {shape[0]} rows"
+        raise InputError("-", "start", what, "check the parameters and the grid's start")
+    rows = table.tolist() if table.dim() == 2 else [row.unbind(0) for row in table.unbind(0)]
+    return tuple(tuple(row) for row in rows)
+
+
+def asked(module: Any, function: Any, times: Any, params: Mapping[str, Any]) -> Any:
+    """What a function of the module gives; its ValueError (a constraint, a grid) and numbers that float64 cannot hold
+    become an InputError."""
+    try:
+        return function(times, **params)
+    except InputError:
+        raise
+    except (ValueError, ArithmeticError) as error:
+        why = error if isinstance(error, ValueError) else "float64 cannot hold what they make"
+        what = f"{module.SDE} {module.SAMPLER} refuses them ({why})"
+        raise InputError("-", "params", what, "change the parameters or the grid") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What a run is given of its samples: ``data``, a tensor a data block, alone or with the ``state`` that it starts from;
+    and with ``mask`` (1 where the data stay as they are) the law at every time of the grid but the first."""
+
+    data: State = ()
+    state: State = ()
+    mask: torch.Tensor | None = None
+    laws: tuple[Law, ...] = ()
+
+    @classmethod
+    def of(
+        cls, module: Any, init: Any, start: Any, mask: Any, seeds: int, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> Known:
+        """InputError (keys ``init``, ``start``, ``mask``) for what does not broadcast to (seeds, *shape), or does not go
+        together."""
+        if init is not None and start is not None and mask is None:
+            raise InputError("-", "init", "start says where the run begins already", "give one of the two")
+        if mask is not None and (init is None or hasattr(module, "FIELD")):
+            what = "there are no data to keep" if init is None else "the state is made of frequencies, not of pixels"
+            raise InputError("-", "mask", what, "give init too" if init is None else "use a diffusion without a field")
+        fit = lambda key, value: fitted(key, "what is given", value, (seeds, *shape), dtype)  # noqa: E731
+        data, state = (tuple(fit(key, value) for value in _each(values)) for key, values in (("init", init), ("start", start)))
+        if state and len(state) != blocks_of(module):
+            what = f"it has {len(state)} components, and {module.SDE} has {blocks_of(module)}"
+            raise InputError("-", "start", what, f"give one a component: {', '.join(module.COMPONENTS)}")
+        return cls(data, state, None if mask is None else fit("mask", mask))
+
+    def of_seeds(self, part: slice) -> Known:
+        """The same of some of the seeds."""
+        cut = lambda value: value if value.shape[0] == 1 else value[part]  # noqa: E731
+        mask = None if self.mask is None else cut(self.mask)
+        return Known(tuple(map(cut, self.data)), tuple(map(cut, self.state)), mask, self.laws)
+
+    def to(self, device: torch.device) -> Known:
+        """The same on a device."""
+        data, state = (tuple(upload(value, device) for value in values) for values in (self.data, self.state))
+        return Known(data, state, None if self.mask is None else upload(self.mask, device), self.laws)
+
+    def kept(self, state: State, fresh: State) -> State:
+        """The state with what is known put in its place."""
+        assert self.mask is not None
+        mask, moving = self.mask, len(fresh)
+        mixed = (torch.lerp(z, own, mask.to(z.dtype)) for z, own in zip(state, fresh, strict=False))
+        return (*mixed, *state[moving:])
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return () if value is None else tuple(value) if isinstance(value, tuple | list) else (value,)

@@ -1,0 +1,179 @@
+"""Runs that begin at data, at a state of the caller's, or keep a part of the data; conditions, batches, and the way back."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import stepsmith as ss
+from stepsmith.errors import InputError
+from stepsmith.measure.probe import moments
+from stepsmith.measure.problems import Gaussian, GaussianMixture
+
+PAGE = Path(__file__).parents[1] / "docs" / "sampling.md"
+SEEDS = 10_000
+MEAN, SPREAD = 0.4, 0.6  # of Gaussian data
+MIXTURE = GaussianMixture([0.4, 0.6], [[0.7, -0.3], [-0.5, 0.8]], [0.3, 0.4])
+
+
+def grid_of(sde, steps, start=None, end=1e-3):
+    return ss.TimeGrid.logsnr(ss.load_sde(sde), steps, start, end)
+
+
+def denoiser(inputs, sigma):
+    return (MIXTURE.denoiser(inputs[0], sigma),)
+
+
+@pytest.mark.parametrize("sde", ["vp", "psld"])
+def test_a_run_from_data_has_the_law_of_data_that_are_noised_and_sampled_again(sde):
+    """Gaussian data N(m, v), one image x0 noised to s = sigma_eff: the posterior mean and variance, in three standard errors."""
+    name = f"{sde}_adams_3"
+    problem = Gaussian(torch.tensor([MEAN], dtype=torch.float64), SPREAD**2)
+    grid, x0 = grid_of(sde, 60, start=0.5, end=1e-5), 1.3
+    s2 = float(ss.load_sde(sde).at().effective_sigma(0.5)) ** 2
+    network = lambda inputs, sigma: (problem.denoiser(inputs[0], sigma),)  # noqa: E731
+    found = ss.sample(name, network, grid, range(SEEDS), shape=(1,), dtype=torch.float64, init=torch.tensor([x0]))
+    # y = x0 + s n; the flow takes y to the data of the same quantile: m + (y - m) sqrt(v/(v + s2)) where the flow is scalar,
+    # and for more blocks the same law, N(m, v) seen from y, up to the blocks' own noise.
+    shrink = (SPREAD**2 / (SPREAD**2 + s2)) ** 0.5
+    if sde == "vp":
+        mean, variance = MEAN + (x0 - MEAN) * shrink, s2 * shrink**2
+    else:
+        mean, variance = exact_flow(sde, 0.5, x0)
+    assert abs(found.mean().item() - mean) < 3 * (variance / SEEDS) ** 0.5
+    assert abs(found.var().item() / variance - 1) < 3 * (2 / SEEDS) ** 0.5
+
+
+def exact_flow(sde, start, x0):
+    """Mean and variance of x at START of the probability flow of Gaussian data, from z ~ q(z | x0) at a time, by its matrix."""
+    module, network = ss.load(f"{sde}_adams_3"), Gaussian(torch.tensor([MEAN], dtype=torch.float64), SPREAD**2)
+    L, D = module.start(start), module.start_data(start)
+    run = moments(
+        module, lambda inputs, sigma: (network.denoiser(inputs[0].unsqueeze(-1), sigma).squeeze(-1),),
+        grid_of(sde, 400, start=start, end=1e-5), start_mean=(D[:, 0] * x0).tolist(), start_cov=L @ L.T,
+    )  # fmt: skip
+    return run.data_mean, run.data_var
+
+
+def test_the_state_of_the_caller_is_taken_as_it_is():
+    grid = grid_of("vp", 5)
+    x = torch.randn(3, 2, dtype=torch.float64)
+    found = ss.sample("vp_ddim", denoiser, grid, range(3), shape=(2,), dtype=torch.float64, start=x)
+    again = ss.sample("vp_ddim", denoiser, grid, (7, 8, 9), shape=(2,), dtype=torch.float64, start=(x,))
+    assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("name", ["vp_ddim", "vp_ddim_eta", "psld_rvv2", "psld_roba"])
+def test_what_is_known_stays_and_the_rest_goes_on_from_it(name):
+    mask, image = torch.tensor([1.0, 0.0]), torch.tensor([0.7, 5.0])
+    seen = []
+    module = ss.load(name)
+    grid = grid_of(module.SDE.replace("_", "-"), 30)
+    keep = lambda k, state: seen.append(state[module.DATA][:, 0].clone())  # noqa: E731
+    found = ss.sample(
+        module, denoiser, grid, range(2000), shape=(2,), dtype=torch.float64, init=image, mask=mask, callback=keep
+    )
+    assert (found[:, 0] == image.double()[0]).all()
+    assert not (found[:, 1] - 5.0).abs().min() < 1e-6
+    for time, known in list(zip(grid.times[1:].tolist(), seen, strict=True))[::6]:
+        L, D = module.start(time), module.start_data(time)
+        mean, variance = D[module.DATA, 0] * 0.7, (L @ L.T)[module.DATA, module.DATA]
+        assert abs(known.mean() - mean) < 4 * (variance / 2000) ** 0.5
+        assert abs(known.var() / variance - 1) < 4 * (2 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("vp_ddim", 40), ("psld_rvv", 100), ("psld_conjugate", 40), ("rectified_flow_conjugate", 40)]
+)
+def test_data_go_back_to_the_state_that_samples_them(name, steps):
+    """Four iterations a step and the way forth: 200 calls where a step makes one."""
+    module = ss.load(name)
+    grid = grid_of(module.SDE, steps)
+    data = MIXTURE.sample(64, 4).double()
+    calls = []
+
+    def network(inputs, sigma):
+        calls.append(1)
+        return denoiser(inputs, sigma)
+
+    state = ss.invert(module, network, grid, data, dtype=torch.float64)
+    assert len(calls) == 4 * steps * module.NFE
+    again = ss.sample(module, denoiser, grid, range(64), shape=(2,), dtype=torch.float64, start=state)
+    assert (again - data).abs().max() < 1e-3 * data.abs().max()
+
+
+def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
+    def network(inputs, sigma, *, shift, words):
+        assert len(words) == len(inputs[0])
+        return (MIXTURE.denoiser(inputs[0], sigma) + shift[:, None],)
+
+    cond = {"shift": torch.linspace(0, 1, 7, dtype=torch.float64), "words": ["a"]}
+    runs = [
+        ss.sample("vp_dpmpp_2m", network, grid_of("vp", 6), range(7), shape=(2,), dtype=torch.float64, cond=cond, batch=batch)
+        for batch in (None, 3, 7, 100)
+    ]
+    assert all(torch.equal(run, runs[0]) for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"init": torch.zeros(5)}, "init: what is given of shape"),
+        ({"init": torch.zeros(2), "start": torch.zeros(2)}, "init: start says where"),
+        ({"mask": torch.ones(2)}, "mask: there are no data to keep"),
+        ({"start": (torch.zeros(2), torch.zeros(2))}, "start: it has 2 components"),
+        ({"cond": {"label": torch.zeros(9)}}, "cond: label has no entry a seed"),
+        ({"batch": 0}, "batch: 0 seeds"),
+        ({"init": torch.full((2,), float("nan"))}, "not finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_call(options, words):
+    def network(inputs, sigma, **cond):
+        raise AssertionError
+
+    with pytest.raises(InputError, match=words):
+        ss.sample("vp_ddim", network, grid_of("vp", 4), range(3), shape=(2,), **options)
+
+
+@pytest.mark.parametrize("name", ["vp_dpmpp_2m", "vp_ddim_eta"])
+def test_no_way_back_through_noise_or_memory(name):
+    with pytest.raises(InputError, match="draws noise, remembers"):
+        ss.invert(name, denoiser, grid_of("vp", 4), torch.zeros(1, 2))
+
+
+def test_a_step_that_is_too_long_to_be_solved_is_told():
+    with pytest.raises(InputError, match="of a step is left"):
+        ss.invert("vp_ddim", denoiser, grid_of("vp", 2), MIXTURE.sample(4, 4).double(), dtype=torch.float64, iterations=1)
+
+
+def test_guidance_is_two_networks_in_one_call_and_only_inside_its_interval():
+    seen = []
+
+    def fn(y, sigma, *, label):
+        seen.append(len(y))
+        return 0.5 * y + label[:, None]
+
+    network = ss.networks.denoiser(fn, (2,), dtype=torch.float64)
+    guided = ss.networks.guided(network, 3.0, {"label": torch.tensor([0.0])}, interval=(0.5, 2.0))
+    y, label = torch.randn(4, 2, dtype=torch.float64), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    for sigma, w in ((0.4, 1.0), (1.0, 3.0), (2.1, 1.0)):
+        (out,) = guided((y,), torch.tensor(sigma, dtype=torch.float64), label=label)
+        assert torch.allclose(out, 0.5 * y + w * label[:, None].double(), rtol=1e-14)
+    assert seen == [8, 8, 8]
+    (whole,) = ss.networks.guided(network, 3.0, {"label": torch.tensor([0.0])}, rescale=1.0)((y,), torch.tensor(1.0), label=label)
+    assert torch.allclose(whole.std(1), (0.5 * y + label[:, None]).std(1), rtol=1e-12)
+    with pytest.raises(InputError, match="cond: the conditions are none"):
+        guided((y,), torch.tensor(1.0))
+
+
+def test_the_page_about_sampling_runs_and_does_what_it_says():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    image, halves, variants = names["image"], names["halves"], names["variants"]
+    assert torch.equal(halves[..., :4], image.expand(4, 1, 8, 8)[..., :4])
+    assert 0 < (variants - image).square().mean() < (names["labelled"][:4] - image).square().mean()
+    assert (names["again"] - image).abs().max() < 2e-2 * image.abs().max()
+    assert names["labelled"].shape == (10, 1, 8, 8)
