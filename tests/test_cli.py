@@ -128,8 +128,9 @@ def test_the_help_lists_the_verbs_that_are_built(run):
     assert done(run("--version")) == f"stepsmith, version {stepsmith.__version__}\n"
 
 
-def test_list_names_every_diffusion_sampler_and_module(run):
-    text, told = done(run("list")), json.loads(done(run("list", "--json")))
+def test_list_names_every_diffusion_and_sampler_and_with_a_word_the_modules(run):
+    told = json.loads(done(run("list", "--json")))
+    text = done(run("list")) + done(run("list", "_"))
     assert tuple(told["sdes"]) == list_sdes() and tuple(told["samplers"]) == list_samplers()
     assert told["modules"] == [row.name for row in catalogue.rows()]
     for name in (*told["sdes"], *told["samplers"], *told["modules"]):
@@ -362,13 +363,16 @@ def test_samples_are_written_three_ways_with_their_record(run, tmp_path):
         assert json.loads(file.metadata()["record"]) == record
     assert array.shape == (4, 1, 8, 8) and array.dtype == np.float32 and np.isfinite(array).all()
     module, network = load("vp_conjugate"), networks.load("digits")
-    grid = TimeGrid.quadratic(stepsmith.load_sde("vp"), 3)
+    grid = TimeGrid.explicit(record["grid"]["times"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert np.array_equal(sample(module, network, grid, "0-3").numpy(), array)
     assert (record["sde"], record["sampler"], record["network"]) == ("vp", "conjugate", "denoiser")
     assert record["digest"] == module.DIGEST and record["seeds"] == "0-3" and record["nfe"] == 3
-    assert record["grid"] == {"name": "quadratic", "times": grid.times.tolist()}
+    assert record["grid"]["name"] == "logsnr" and len(grid.times) == 4
+    sigma = stepsmith.load_sde("vp").at().effective_sigma(grid.times.numpy())
+    low, high = network.sigma_range  # the grid lies in it
+    assert sigma[0] == pytest.approx(high, rel=1e-9) and sigma[-1] > low and record["grid"]["times"][-1] == 1e-3
     assert record["model"] == {"name": "digits", "digest": network.digest} and len(network.digest) == 64
     assert set(record["versions"]) == {"stepsmith", "torch", "python"}
 
@@ -393,9 +397,34 @@ def test_a_budget_of_calls_buys_steps_and_the_rest_is_told(run, tmp_path, words,
     assert (f"{left} calls left over" in text) == (left > 0)
 
 
+@pytest.mark.parametrize(("sde", "sampler"), [("vp", "adams-3"), ("psld", "adams-3"), ("blurring", None)])
+def test_a_diffusion_alone_has_a_sampler_of_its_own(run, refused, tmp_path, sde, sampler):
+    words = ("sample", "--sde", sde, "--steps", "2", "--seeds", "1", "--out", tmp_path / "a.npz")
+    if sampler is None:
+        refused(words, "-", "unsupported", "one noise level", "eps-L")
+    else:
+        told = json.loads(done(run(*words, "--json")))["record"]
+        assert told["sampler"] == told["specs"]["sampler"] == sampler
+
+
+def test_a_network_of_ones_own_is_named_by_its_module(run, refused, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from stepsmith import networks\n"
+        "net = networks.channels(lambda z, t: 0 * z, 2, (1, 4, 4), 'eps-L')\n"
+        "def make():\n    return networks.denoiser(lambda y, s: 0 * y, (1, 4, 4))\n"
+        "def wrong():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name, kind in (("mine:net", "eps-L"), ("mine:make", "denoiser")):
+        words = ("sample", "--network", name, "--sampler", "conjugate", "--steps", "2", "--out", "a.npz", "--json")
+        assert json.loads(done(run(*words)))["record"]["network"] == kind
+    for name, what in (("mine:wrong", "gives int"), ("mine:none", "AttributeError"), ("nowhere:net", "ModuleNotFoundError")):
+        refused(("sample", "--network", name, "--steps", "2"), "-", "network", what, "Network")
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_each_grid_ends_where_it_is_asked_to(run, tmp_path, grid):
-    words = (*QUICK, "--grid", grid, "--end", "0.01", "--out", tmp_path / "a.npz", "--json")
+    words = (*QUICK, "--grid", grid, "--start", "1", "--end", "0.01", "--out", tmp_path / "a.npz", "--json")
     record = json.loads(done(run(*words)))["record"]
     times = record["grid"]["times"]
     assert record["grid"]["name"] == grid and (times[0], times[-1]) == (1.0, 0.01) and len(times) == 4
@@ -575,7 +604,7 @@ def test_a_bad_grid_is_refused_in_one_line(times, what):
     [
         (("--sampler", "rvv", "--nfe", "1"), "nfe", "a budget of 1 buys no step", "nfe >= 2"),
         (("--sampler", "rvv", "--nfe", "2", "--last", "denoise"), "nfe", "a budget of 2 buys no step", "nfe >= 3"),
-        (("--nfe", "-5"), "nfe", "a budget of -5 buys no step", "nfe >= 2"),
+        (("--nfe", "-5"), "nfe", "a budget of -5 buys no step", "nfe >= 1"),
         (("--nfe", "4", "--steps", "2"), "nfe", "exclude each other", "give one"),
         (("--steps", "0"), "steps", "0 steps cannot be taken", "1 or more"),
         (("--steps", "many"), "steps", "'many' is not a valid integer", "--help"),
@@ -589,7 +618,7 @@ def test_a_bad_grid_is_refused_in_one_line(times, what):
         (("--sde", "vp", "--sampler", "rvv"), "sampler.parts.B.rows", "vp has no auxiliary block", "auxiliary blocks"),
         (("--param", "Gamma"), "param", "'Gamma' is no NAME=VALUE", "Gamma=0.02"),
         (("--param", "Gama=0.1"), "params", "'Gama'", "Gamma"),
-        (("--param", "Gamma=4.01"), "params", "Gamma != nu", "change the parameters"),
+        (("--param", "Gamma=4.01"), "constraints", "Gamma != nu", "change the parameters"),
         (("--seeds", "3-1"), "seeds", "3-1", ""),
         (("--seeds", "-1"), "seeds", "-1", ""),
         (("--device", "nowhere"), "device", "'nowhere' is not a device", "cpu"),
@@ -602,7 +631,7 @@ def test_a_bad_grid_is_refused_in_one_line(times, what):
     ids=lambda value: value if isinstance(value, str) and " " not in value else None,
 )  # fmt: skip
 def test_bad_arguments_of_sample_are_refused_and_write_nothing(refused, tmp_path, words, key, what, fix):
-    where = "sampler/rvv.toml" if key.startswith("sampler.parts") else "-"
+    where = "sampler/rvv.toml" if key.startswith("sampler.parts") else "psld" if key == "constraints" else "-"
     refused(("sample", "--out", tmp_path / "a.png", *words), where, key, what, fix)
     assert not (tmp_path / "a.png").exists()
 
@@ -634,7 +663,7 @@ def test_two_data_blocks_are_refused_for_the_bridge_and_taken_without(run, refus
     )
 
 
-def test_an_unknown_parameterisation_module_verb_or_lonely_option_is_refused(refused, tmp_path):
+def test_an_unknown_parameterisation_module_verb_or_lonely_option_is_refused(run, refused, tmp_path):
     out = ("--out", tmp_path / "g")
     refused(
         ("build", "--sde", "psld", "--sampler", "rvv", "--network", "eps", *out),
@@ -648,7 +677,7 @@ def test_an_unknown_parameterisation_module_verb_or_lonely_option_is_refused(ref
     refused(("build", "psld_rvw", *out), "-", "name", "no module 'psld_rvw'", "did you mean psld_rvv")
     refused(("show", "psld_rvw"), "-", "name", "no module 'psld_rvw'", "did you mean psld_rvv")
     refused(("frobnicate",), "-", "arguments", "No such command 'frobnicate'", "--help")
-    refused((), "-", "arguments", "Missing command", "--help")
+    assert "Usage: " in done(run())
     refused(("derive",), "-", "sde", "Missing argument 'SDE'", "--help")
     refused(("derive", "nowhere/at/all.toml"), "nowhere/at/all.toml", "sde", "there is no such file", "psld")
     refused(("list", "--bogus"), "-", "--bogus", "No such option", "--help")
@@ -749,5 +778,5 @@ def test_what_would_be_in_vain_is_refused_before_the_work(refused, tmp_path):
     refused(["error", "vp", "euler", "--plot", own / "a.png"], own / "a.png", "plot", "does not exist", "another place")
     refused(["sample", "--steps", "10000000000"], "-", "steps", "cannot be taken", "1000000")
     refused(["sample", "--nfe", "1000000000000"], "-", "steps", "cannot be taken", "1000000")
-    refused(["sample", "--param", "Gamma=inf"], "-", "params", "not finite", "float64")
+    refused(["sample", "--param", "Gamma=inf"], "psld", "params.Gamma", "is not a number that float64 holds", "finite")
     refused(["sample", "--threads", "100000"], "-", "threads", "range", "--help")

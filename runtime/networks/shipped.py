@@ -1,8 +1,11 @@
-"""Networks by name: the one in the package, the one that is fetched, and checkpoints of the user's own."""
+"""Networks by name: the one in the package, the one that is fetched, checkpoints and callables of the user's own."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import sys
 from typing import Any
 
 import torch
@@ -15,15 +18,36 @@ SHIPPED = {"digits": digits.load, "galaxies": galaxies.load}
 
 
 def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype | None = None) -> Network:
-    """``digits`` (in the package), ``galaxies`` (fetched on first use) or a ``.safetensors`` file in the format of the digits.
+    """``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors`` file in the format of the digits, or
+    ``module:name``, a Network of your own, or a function without arguments that makes one; its module is imported.
 
-    ``dtype`` is what the weights run in, float32 unless given; the state keeps its own.  InputError (key ``network``) for any
-    other name, and for weights that cannot be read.
+    ``dtype`` is what the weights of the first three run in, float32 unless given; the state keeps its own.  InputError (key
+    ``network``) for any other name, and for weights that cannot be read.
     """
     name, run = os.fspath(name_or_path), dtype or torch.float32
     if name in SHIPPED:
         return SHIPPED[name](device, run)
+    if re.fullmatch(r"[\w.]+:\w+", name):
+        return _imported(name)
     if not name.endswith(".safetensors"):
-        fix = f"name one of {', '.join(SHIPPED)}, or a .safetensors file"
+        fix = f"name one of {', '.join(SHIPPED)}, a .safetensors file, or module:name of a Network"
         raise InputError("-", "network", f"unknown network {name!r}", fix)
     return digits.load(device, run, path=name, name=name)
+
+
+def _imported(name: str) -> Network:
+    """The Network that ``module:name`` is or makes; modules of the folder at hand are found too."""
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        made = found if isinstance(found, Network) else found()
+    except Exception as error:  # a user's module raises what it likes
+        what = f"{name} does not give a network ({type(error).__name__}: {error})"
+        raise InputError("-", "network", what, "name a Network, or a function that makes one") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(made, Network):
+        what = f"{name} gives {type(made).__name__}"
+        raise InputError("-", "network", what, "make a Network, by stepsmith.networks.denoiser for example")
+    return made

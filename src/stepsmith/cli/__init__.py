@@ -32,7 +32,7 @@ for verb in (list_, derive, error, build, show, verify, sample, search):
 def main() -> NoReturn:
     """Run the command line; bad input is one line and exit status 2, a closed pipe is no error."""
     try:
-        with cli.make_context("stepsmith", sys.argv[1:]) as context:
+        with cli.make_context("stepsmith", sys.argv[1:] or ["--help"]) as context:
             cli.invoke(context)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from stepsmith.cli.shared import json_option, print_json
+from stepsmith.errors import InputError
 
 
 @click.command("list")
+@click.argument("word", default="")
 @json_option
-def command(as_json: bool) -> None:
-    """The catalogue: diffusions, samplers and emitted modules."""
+def command(word: str, as_json: bool) -> None:
+    """The catalogue: diffusions and samplers, and with WORD the modules too, of all of them what has WORD in its name."""
     from stepsmith.derive import catalogue, list_samplers, list_sdes, load_sampler, load_sde
 
-    sdes = {name: load_sde(name).doc for name in list_sdes()}
-    samplers = {name: load_sampler(name) for name in list_samplers()}
-    modules = [row.name for row in catalogue.rows()]
+    sdes = {name: load_sde(name).doc for name in list_sdes() if word in name}
+    samplers = {name: load_sampler(name) for name in list_samplers() if word in name}
+    modules = [row.name for row in catalogue.rows() if word.replace("-", "_") in row.name]
     if as_json:
         known = {
             name: {"doc": s.doc, "family": s.family, "composition": s.text, "nfe": s.nfe}
@@ -27,17 +30,26 @@ def command(as_json: bool) -> None:
         }
         print_json({"sdes": sdes, "samplers": known, "modules": modules})
         return
-    click.echo("diffusions")
+    width = shutil.get_terminal_size((130, 24)).columns
+    line = lambda text: click.echo(text if len(text) <= width else f"{text[: width - 3]}...")  # noqa: E731
+    if sdes:
+        click.echo("diffusions")
     for name, doc in sdes.items():
-        click.echo(f"  {name:20} {doc}")
+        line(f"  {name:20} {doc}")
+    if samplers:
+        click.echo("\nsamplers                                  calls   order")
     orders = proven_orders(catalogue.kept())
-    click.echo("\nsamplers                                  calls  order")
     for name, sampler in samplers.items():
-        how = sampler.text or ("lines of text" if sampler.formula is not None else "conjugate step")
-        click.echo(f"  {name:20} {how:18} {sampler.nfe:5}  {orders.get(name, '-'):>6}  {sampler.doc}")
-    click.echo(f"\nmodules ({len(modules)})")
-    for name in modules:
-        click.echo(f"  {name}")
+        how = sampler.text or ("lines of text" if sampler.formula is not None else sampler.family)
+        line(f"  {name:20} {how:18} {sampler.nfe:5}  {orders.get(name, '-'):>6}  {sampler.doc}")
+    if word and modules:
+        click.echo(f"\nmodules ({len(modules)})")
+        for name in modules:
+            click.echo(f"  {name}")
+    elif not word:
+        click.echo(f"\n{len(modules)} modules are in the catalogue; `stepsmith list psld` names those with psld in their names.")
+    if not (sdes or samplers or modules):
+        raise InputError("-", "word", f"nothing in the catalogue has {word!r} in its name", "leave it out to see all")
 
 
 def proven_orders(rows: Iterable[Any]) -> dict[str, str]:

@@ -11,12 +11,14 @@ from typing import Any
 import click
 
 from stepsmith.cli.shared import file_pairs, json_option, number_pairs, out_option, print_json, quiet
-from stepsmith.errors import InputError, one_line
+from stepsmith.errors import InputError, Unsupported, one_line
 
 GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 LASTS = ("none", "denoise")
 STEPS = 50  # where neither steps nor calls are given
+END = 1e-3
+FIRST, ELSE = "adams-3", "conjugate"  # the sampler where none is given (docs/which.md)
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,13 @@ class Request:
     """The options as they were given."""
 
     sde: str
-    sampler: str
+    sampler: str | None
     network: str
     steps: int | None
     nfe: int | None
     grid: str
-    end: float
+    start: float | None
+    end: float | None
     last: str
     seeds: str
     out: Path
@@ -42,12 +45,20 @@ class Request:
 
 @click.command("sample")
 @click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
-@click.option("--sampler", default="rvv", show_default=True, help="A name, a .toml file or a composition string.")
-@click.option("--network", default="digits", show_default=True, help="digits, galaxies or a checkpoint (.safetensors).")
+@click.option(
+    "--sampler", help=f"A name, a .toml file or a composition string; {FIRST} by default, {ELSE} where that is not derived."
+)
+@click.option(
+    "--network",
+    default="digits",
+    show_default=True,
+    help="digits, galaxies, a checkpoint (.safetensors) or MODULE:NAME, a Network of your own.",
+)
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
-@click.option("--grid", type=click.Choice(GRIDS), default="quadratic", show_default=True)
-@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
+@click.option("--grid", type=click.Choice(GRIDS), default="logsnr", show_default=True)
+@click.option("--start", type=float, help="Where the grid starts: the end of the span, or where the network's range ends.")
+@click.option("--end", type=float, help=f"Where the grid ends: {END:g}, or where the network's range begins.")
 @click.option(
     "--last",
     type=click.Choice(LASTS),
@@ -106,24 +117,25 @@ class Run:
     @classmethod
     def of(cls, request: Request) -> Run:
         """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand."""
+        import torch
+
         import stepsmith as ss
-        from stepsmith.derive.method import derive
         from stepsmith.runtime import check_output, parse_seeds
 
+        torch.set_num_threads(request.threads)
         check_output(request.out)
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
         sde = ss.load_sde(request.sde)
-        method = derive(sde, request.sampler)
+        check_device(request.device)
+        network = ss.networks.load(request.network, device=request.device)
+        method = derived(sde, request.sampler, network.kind)
         steps, left = steps_and_left(request, method)
         # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
         own = {name: value for name, value in params.items() if name in sde.params}
-        grid = getattr(ss.TimeGrid, request.grid)(WithParameters(sde, own) if own else sde, steps, end=request.end)
-        import torch
-
-        torch.set_num_threads(request.threads)
-        check_device(request.device)
-        network = ss.networks.load(request.network, device=request.device)
+        known = WithParameters(sde, own) if own else sde
+        start, end = ends(known, network, request)
+        grid = getattr(ss.TimeGrid, request.grid)(known, steps, start=start, end=end)
         arguments = {
             "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
             "constants": constants,
@@ -150,9 +162,40 @@ class Run:
 
         out, picture = self.request.out, self.network.picture
         found = record(self.module, self.grid, self.seeds, network=self.network, **self.arguments)
-        found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(self.request.sampler)}
+        sampler = self.request.sampler or self.method.sampler.name
+        found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(sampler)}
         write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
         return found
+
+
+def derived(sde: Any, sampler: str | None, kind: str) -> Any:
+    """The method; the first of the two samplers that is derived for this diffusion and network, where none is named."""
+    from stepsmith.derive.method import derive
+
+    if sampler is not None:
+        return derive(sde, sampler, kind)
+    try:
+        return derive(sde, FIRST, kind)
+    except Unsupported:
+        return derive(sde, ELSE, kind)
+
+
+def ends(sde: Any, network: Any, request: Request) -> tuple[float | None, float]:
+    """Where the grid starts and ends: as asked, or inside the range of effective sigmas that the network was trained for."""
+    from stepsmith.runtime import TimeGrid
+
+    start, end = request.start, END if request.end is None else request.end
+    bounds = network.sigma_range
+    if bounds is None or network.kind not in ("denoiser", "edm"):
+        return start, end
+    first = sde.time[1] if start is None else start
+    TimeGrid.uniform(sde, 1, first, end)  # refuses ends that are none
+    reached = sde.at().effective_sigma([end, first]).tolist()
+    if request.end is None and reached[0] < bounds[0] < reached[1]:
+        end = TimeGrid.sigmas(sde, [reached[1], bounds[0]]).times[-1].item()
+    if start is None and reached[1] > bounds[1] > reached[0]:
+        start = TimeGrid.sigmas(sde, [bounds[1], max(reached[0], bounds[0])]).times[0].item()
+    return start, end
 
 
 def calls_of(method: Any, steps: int, last: str) -> int:
