@@ -10,8 +10,10 @@ import sympy as sp
 import torch
 
 import stepsmith as ss
+from stepsmith.derive.maths.balls import arb
+from stepsmith.derive.proofs.reference import reference
 from stepsmith.errors import InputError, Unsupported
-from stepsmith.measure import orders, slopes
+from stepsmith.measure import bench, orders, slopes
 from stepsmith.measure.coefficients import worst_of
 from stepsmith.measure.problems import GaussianMixture
 from stepsmith.runtime.sampler import steps_of
@@ -278,3 +280,14 @@ def test_what_is_not_derived_is_said():
         ss.derive("psld", adams(2, "v"))
     with pytest.raises(Unsupported, match="for a eps-L network"):
         ss.derive("psld", adams(2), "eps-L")
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_epsilon_of_two_blocks_keeps_its_digits_through_the_bridge_over_long_steps(order):
+    """Psi grows on the way to the data: P z + M_0 r, term by term, would lose four digits here."""
+    method = ss.derive("psld", bench.gddim(order))
+    module, times = ss.load(ss.emit(method, certified=False)), [0.748, 0.273, 0.126, 0.071, 0.043]
+    exact, table = reference(method, dict(method.params), terms=32, precision=240, accuracy=80), module.coefficients(times)
+    for i, row in enumerate(table.tolist()):
+        _, error = exact.at([arb(t) for t in times], i).worst(dict(zip(module.COEFFICIENTS, row, strict=True)))
+        assert error < 1e-12

@@ -125,9 +125,22 @@ class AdamsStep:
     def _predicted(self, state: Values) -> Values:
         w, degree = self.w, min(self.earlier, self.adams.order - 1)
         span, slopes = self.span(-1, degree), self._slopes(degree)
+        driven, names = list(zip(span.M, slopes, strict=True)), [f"{b}_new" for b in w.sde.state]
+        if self.adams.frame == "eps-R" and w.sde.n > 1 and w.kind.predicts == "data":
+            return w.rows(names, *self._transported(span.P, state), (w.offset("1"), w.constants), *driven[1:])
         away = w.rows([f"z_{b}" for b in w.sde.state], (sp.eye(w.sde.n), state), (-w.offset("0"), w.constants))
-        driven = zip(span.M, slopes, strict=True)
-        return w.rows([f"{b}_new" for b in w.sde.state], (span.P, away), (w.offset("1"), w.constants), *driven)
+        return w.rows(names, (span.P, away), (w.offset("1"), w.constants), *driven)
+
+    def _transported(self, P: sp.Matrix, state: Values) -> list[tuple[sp.Matrix, Values]]:
+        """P (z - o) + M_0 r where z - o = p_0 D + R_0 r, so that P, which grows on the way to the data, cancels by hand.
+
+        What is left is p_1 D + R_1 r, and P times what the corrector added to z.
+        """
+        w, inverse = self.w, self.w.score_at("eps-R", "1").inverse
+        assert inverse is not None
+        p1 = w.law("mean", "1", ("p", w.sde.n, 1))[0]
+        terms = [(p1, w.asked.output), (-inverse.T, self.found[0, 0])]
+        return terms if state == w.sde.state else [(P, state), (-P, w.sde.state), *terms]
 
     def _corrected(self, count: int) -> Values:
         """z + sum_k M_k N^(k)(u_1) e over the step before, whose polynomial went through the values of ``count`` steps."""

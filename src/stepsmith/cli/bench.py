@@ -1,0 +1,136 @@
+"""``stepsmith bench``: samplers against each other at equal network calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stepsmith.cli.shared import json_option, print_json, progress
+from stepsmith.errors import InputError
+
+KEYS = {False: ("pooled", "median"), True: ("variance", "distance")}
+DRAWS = "the samplers that draw noise: variance over the exact one / sliced Wasserstein distance in standard deviations"
+ERRORS = "errors of the data to the probability flow: pooled / median of the paths"
+
+
+@click.command("bench")
+@click.option("--sde", "source", default="vp", show_default=True, help="A name or a .toml file.")
+@click.option("--network", "name", help="A network as of `stepsmith sample`; three exact problems unless given.")
+@click.option("--sampler", "samplers", multiple=True, help="SAMPLER@GRID besides those that are always run.")
+@click.option("--nfe", default="5,8,10,15,20,30,50", show_default=True, help="Budgets of network calls.")
+@click.option("--paths", type=click.IntRange(8), default=1024, show_default=True, help="Paths a problem.")
+@click.option("--seed", type=click.IntRange(0), default=5, show_default=True, help="Of the problems and the starts.")
+@click.option("--noise", is_flag=True, help="The samplers that draw noise, held to the law at the end.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw error against calls into this file.")
+@json_option
+def command(
+    source: str, name: str | None, samplers: Sequence[str], nfe: str, paths: int, seed: int, noise: bool, plot: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Run ours and the peers at equal network calls, from the same starts to the same end.
+
+    The last column is the geometric mean over the budgets of the ratio to the best peer, chosen in hindsight at each budget.
+    """
+    import torch
+
+    import stepsmith as ss
+    from stepsmith import certificate
+    from stepsmith.derive import catalogue
+    from stepsmith.derive.method import derive
+    from stepsmith.measure import bench
+
+    torch.set_num_threads(1)
+    sde, budgets = ss.load_sde(source), _budgets(nfe)
+    network = None if name is None else ss.networks.load(name)
+    kind = "denoiser" if network is None else network.kind
+    emitted: dict[str, Any] = {}
+
+    def made(sampler: Any) -> Any:
+        """The module of a sampler: that of the catalogue, or derived, once however many grids it is run on."""
+        if str(sampler) not in emitted:
+            known = [row.name for row in catalogue.rows() if (row.sde, row.sampler, row.network) == (source, sampler, kind)]
+            emitted[str(sampler)] = ss.load(known[0] if known else certificate.emit(derive(sde, sampler, kind)))
+        return emitted[str(sampler)]
+
+    ground = bench.Bench.exact(sde, paths, seed) if network is None else bench.Bench.trained(sde, network, paths, made, seed)
+    run = (*bench.contestants(sde, noise), *map(_contestant, samplers))
+    lines = []
+    with progress(None, len(run), "running", as_json) as bar:
+        for line in bench.compete(ground, run, budgets, made):
+            lines.append(line)
+            bar.update(1)
+    keys = KEYS[noise]
+    best = {key: bench.best_peer(lines, key) for key in keys} if not noise else {}
+    if plot is not None:
+        _draw(plot, lines, best, budgets, keys)
+    if as_json:
+        rows = [
+            {"sampler": e.contestant.name, "grid": e.contestant.grid, "peer": e.contestant.peer, "cells": list(e.cells)}
+            for e in lines
+        ]
+        setting = {"sde": sde.name, "network": name, "paths": paths, "seed": seed, "budgets": budgets}
+        print_json({**setting, "rows": rows, "best": best})
+        return
+    for text in _table(lines, best, budgets, keys):
+        click.echo(text)
+
+
+def _budgets(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise InputError("-", "nfe", f"{text!r} are no budgets", "write such as 10,20,50")
+    return found
+
+
+def _contestant(text: str) -> Any:
+    from stepsmith.cli.sample import GRIDS
+    from stepsmith.measure.bench import Contestant
+
+    sampler, _, grid = text.rpartition("@")
+    if not sampler or grid not in GRIDS:
+        raise InputError("-", "sampler", f"{text!r} is no SAMPLER@GRID", f"end in one of {', '.join(GRIDS)}")
+    return Contestant(sampler, grid)
+
+
+def _table(lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]) -> list[str]:
+    """The table, peers first, with the ratio to the best of them where there is one."""
+    from stepsmith.measure.bench import ratio
+
+    head = f"{'sampler':18} {'grid':10}" + "".join(f"{calls:>17}" for calls in budgets) + ("      to best peer" if best else "")
+    found = [ERRORS if best else DRAWS, head]
+    for line in lines:
+        pairs = zip(*(line.values(key) for key in keys), strict=True)
+        cells = "".join(f"{one:8.1e}/{two:8.1e}" if best else f"{one:8.3f}/{two:8.3f}" for one, two in pairs)
+        end = "".join(f"{'/' if k else '    '}{ratio(line, best[key], key):6.2f}" for k, key in enumerate(keys)) if best else ""
+        mark = "  peer" if line.contestant.peer else ""
+        found.append(f"{line.contestant.name:18} {line.contestant.grid:10}{cells}{end}{mark}")
+    if best:
+        pairs = zip(*(best[key] for key in keys), strict=True)
+        found.append(f"{'best peer':29}" + "".join(f"{one:8.1e}/{two:8.1e}" for one, two in pairs))
+    return found
+
+
+def _draw(path: Path, lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]) -> None:
+    """Ours and the best peer, a panel a measure; InputError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("-", "plot", "matplotlib is not installed", "pip install stepsmith[plot]") from None
+    figure = Figure(figsize=(5.2 * len(keys), 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys)), keys, strict=True):
+        for line in (line for line in lines if not line.contestant.peer or not best):
+            axes.plot(budgets, line.values(key), marker=".", label=f"{line.contestant.name}, {line.contestant.grid}")
+        if best:
+            axes.plot(budgets, best[key], "k--", label="best peer, in hindsight")
+        axes.set(xscale="log", yscale="log" if best else "linear", xlabel="network calls", title=key)
+        axes.set_xticks(budgets, map(str, budgets), minor=False)
+        axes.legend(fontsize=7)
+    if not path.parent.is_dir() or path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InputError(str(path), "plot", "it cannot be written", "give a .png, .pdf or .svg in a folder that exists")
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,94 @@
+"""The bench: the same starts and ends for all, errors that are those of the flow, the best peer in hindsight; the verb."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import stepsmith as ss
+from stepsmith.errors import InputError
+from stepsmith.measure import bench
+from stepsmith.measure.problems import Gaussian
+
+VP = ss.load_sde("vp")
+
+
+def load(sampler):
+    return ss.load(f"vp_{sampler.replace('-', '_')}")
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return bench.Bench.exact(VP, 128)
+
+
+def test_an_error_is_the_distance_to_the_exact_flow_which_fine_runs_reach(ground):
+    cells = [ground.cell(load("adams-3"), "logsnr", calls) for calls in (20, 80, 320)]
+    assert [cell["median"] for cell in cells] == sorted((cell["median"] for cell in cells), reverse=True)
+    assert cells[-1]["pooled"] < 3e-6 and cells[0]["pooled"] > 1e-3
+
+
+def test_a_gaussian_run_has_the_error_that_its_formula_says():
+    """On N(m, v) DDIM multiplies y - m by prod (v + s_1 s_0)/(v + s_0^2), the flow by sqrt((v + s_N^2)/(v + s_0^2))."""
+    problem, sigma = Gaussian(torch.zeros(1, dtype=torch.float64), 0.25), VP.at().effective_sigma
+    start = torch.tensor([[[1.0], [-2.0], [0.5]]], dtype=torch.float64)
+    times = ss.TimeGrid.logsnr(VP, 6, 1.0, 0.05).times
+    s, alpha = torch.from_numpy(sigma(times.numpy())), torch.exp(-times * (0.1 + 19.9 * times / 2) / 2)
+    exact = start[0] / alpha[0] * ((0.25 + s[-1] ** 2) / (0.25 + s[0] ** 2)).sqrt() * alpha[-1]
+    ground = bench.Bench(VP, 1.0, 0.05, (bench.Task(lambda module: problem.network(), start, exact, 0.5),))
+    cell = ground.cell(load("ddim"), "logsnr", 6)
+    ended = start[0] / alpha[0] * torch.prod((0.25 + s[1:] * s[:-1]) / (0.25 + s[:-1] ** 2)) * alpha[-1]
+    each = (ended - exact).abs()
+    assert cell["pooled"] == pytest.approx(each.square().mean().sqrt().item(), rel=1e-9)
+    assert cell["median"] == pytest.approx(each.median().item(), rel=1e-9)
+
+
+def test_noise_is_held_to_the_law_at_the_end(ground):
+    cell = ground.cell(load("sde-dpmpp-2m"), "logsnr", 80)
+    assert cell["variance"] == pytest.approx(1, abs=0.1) and cell["distance"] < 0.3
+    assert ground.cell(load("sde-dpmpp-2m"), "logsnr", 5)["distance"] > cell["distance"]
+
+
+def test_a_budget_that_buys_no_step_has_no_cell(ground):
+    assert ground.cell(load("heun"), "logsnr", 1) == {}
+
+
+def test_the_sliced_distance_of_a_shift_is_its_length_over_the_root_of_the_dimension():
+    x = torch.randn(2000, 4, dtype=torch.float64)
+    assert bench.sliced(x, x[torch.randperm(2000)]) == 0
+    assert bench.sliced(x + torch.tensor([2.0, 0, 0, 0]), x) == pytest.approx(2 / math.sqrt(4), rel=0.2)
+
+
+def test_the_best_peer_is_chosen_budget_by_budget_and_a_ratio_is_a_geometric_mean():
+    line = lambda peer, *errors: bench.Line(bench.Contestant("s", "g", peer), tuple({"pooled": e} for e in errors))  # noqa: E731
+    lines = [line(True, 1.0, 0.1), line(True, 0.5, 0.4), line(False, 0.25, 0.2)]
+    best = bench.best_peer(lines, "pooled")
+    assert best == [0.5, 0.1]
+    assert bench.ratio(lines[2], best, "pooled") == pytest.approx(math.sqrt(0.5 * 2))
+    with pytest.raises(InputError, match="no peer"):
+        bench.best_peer(lines[2:], "pooled")
+
+
+@pytest.mark.parametrize("name", ["vp", "psld"])
+def test_every_contestant_is_derived_and_starts_and_ends_where_the_others_do(name):
+    sde = ss.load_sde(name)
+    for noise in (False, True):
+        run = bench.contestants(sde, noise)
+        assert any(c.peer for c in run) and len({(c.name, c.grid) for c in run}) == len(run)
+        for grid in {c.grid for c in run}:
+            times = bench.Bench(sde, 0.9, 0.01, ()).times(grid, 7, 0.5)
+            assert (times[0], times[-1], len(times)) == (0.9, 0.01, 8)
+
+
+def test_the_verb_prints_a_table_and_an_object(tmp_path):
+    words = [sys.executable, "-m", "stepsmith", "bench", "--network", "digits", "--paths", "8", "--nfe", "4,8", "--noise"]
+    table = subprocess.run([*words, "--plot", tmp_path / "a.png"], capture_output=True, text=True, check=True).stdout
+    told = json.loads(subprocess.run([*words, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert told["budgets"] == [4, 8] and all(len(row["cells"]) == 2 for row in told["rows"])
+    assert all(f"{row['sampler']:18} {row['grid']}" in table for row in told["rows"])
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    wrong = subprocess.run([*words[:4], "--sampler", "ddim"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("-: sampler: 'ddim' is no SAMPLER@GRID;")
