@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import stepsmith as ss
+from stepsmith.cli import bench as verb
 from stepsmith.errors import InputError
 from stepsmith.measure import bench
 from stepsmith.measure.problems import Gaussian
@@ -83,12 +84,20 @@ def test_every_contestant_is_derived_and_starts_and_ends_where_the_others_do(nam
             assert (times[0], times[-1], len(times)) == (0.9, 0.01, 8)
 
 
-def test_the_verb_prints_a_table_and_an_object(tmp_path):
+def test_the_table_has_a_line_a_contestant_and_the_ratio_to_the_best_peer(ground):
+    run = [bench.Contestant("ddim", "logsnr", True), bench.Contestant("adams-3-gaussian", "tan")]
+    lines = list(bench.compete(ground, run, (5, 10), load))
+    best = {key: bench.best_peer(lines, key) for key in ("pooled", "median")}
+    title, head, ddim, own, last = verb._table(lines, best, (5, 10), ("pooled", "median"))
+    assert "pooled / median" in title and head.split()[:4] == ["sampler", "grid", "5", "10"] and last.startswith("best peer")
+    assert ddim.endswith("  peer") and ddim.split()[-2:] == ["1.00", "peer"]
+    assert float(own.split()[-1]) == pytest.approx(bench.ratio(lines[1], best["median"], "median"), abs=0.01) and own[-4:] < "0.50"
+
+
+def test_the_verb_gives_an_object_and_a_picture(tmp_path):
     words = [sys.executable, "-m", "stepsmith", "bench", "--network", "digits", "--paths", "8", "--nfe", "4,8", "--noise"]
-    table = subprocess.run([*words, "--plot", tmp_path / "a.png"], capture_output=True, text=True, check=True).stdout
-    told = json.loads(subprocess.run([*words, "--json"], capture_output=True, text=True, check=True).stdout)
-    assert told["budgets"] == [4, 8] and all(len(row["cells"]) == 2 for row in told["rows"])
-    assert all(f"{row['sampler']:18} {row['grid']}" in table for row in told["rows"])
+    told = subprocess.run([*words, "--json", "--plot", tmp_path / "a.png"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(told)["budgets"] == [4, 8] and all(len(row["cells"]) == 2 for row in json.loads(told)["rows"])
     assert (tmp_path / "a.png").stat().st_size > 1000
     wrong = subprocess.run([*words[:4], "--sampler", "ddim"], capture_output=True, text=True)
     assert wrong.returncode == 2 and wrong.stderr.startswith("-: sampler: 'ddim' is no SAMPLER@GRID;")
