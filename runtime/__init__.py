@@ -1,6 +1,7 @@
 """stepsmith.runtime: load an emitted step module and run it. Needs torch; never SymPy, Jinja or stepsmith.derive."""
 
 from stepsmith.errors import InputError
+from stepsmith.runtime.density import step_with_logprob, transition
 from stepsmith.runtime.grid import TimeGrid, budget_steps
 from stepsmith.runtime.inversion import invert
 from stepsmith.runtime.modules import check_module, load
@@ -21,5 +22,7 @@ __all__ = [
     "parse_seeds",
     "record",
     "sample",
+    "step_with_logprob",
+    "transition",
     "write",
 ]

@@ -28,6 +28,8 @@ _HOME = {
     "load": ".loading",
     "sample": ".runtime",
     "invert": ".runtime",
+    "step_with_logprob": ".runtime",
+    "transition": ".runtime",
     "TimeGrid": ".runtime",
     "NoiseSource": ".runtime",
 }
