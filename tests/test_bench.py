@@ -95,9 +95,13 @@ def test_the_table_has_a_line_a_contestant_and_the_ratio_to_the_best_peer(ground
 
 
 def test_the_verb_gives_an_object_and_a_picture(tmp_path):
-    words = [sys.executable, "-m", "stepsmith", "bench", "--network", "digits", "--paths", "8", "--nfe", "4,8", "--noise"]
-    told = subprocess.run([*words, "--json", "--plot", tmp_path / "a.png"], capture_output=True, text=True, check=True).stdout
-    assert json.loads(told)["budgets"] == [4, 8] and all(len(row["cells"]) == 2 for row in json.loads(told)["rows"])
+    (tmp_path / "mine.py").write_text(
+        "from stepsmith import networks\nnet = networks.denoiser(lambda y, s: y / (1 + s * s), (1, 2, 2), (0.01, 80.0))\n"
+    )
+    words = [sys.executable, "-m", "stepsmith", "bench", "--network", "mine:net", "--paths", "16", "--nfe", "4,8", "--noise"]
+    run = lambda *more: subprocess.run([*words, *more], capture_output=True, text=True, cwd=tmp_path)  # noqa: E731
+    told = json.loads(run("--json", "--plot", "a.png").stdout)
+    assert told["budgets"] == [4, 8] and all(len(row["cells"]) == 2 for row in told["rows"])
     assert (tmp_path / "a.png").stat().st_size > 1000
-    wrong = subprocess.run([*words[:4], "--sampler", "ddim"], capture_output=True, text=True)
+    wrong = run("--sampler", "ddim")
     assert wrong.returncode == 2 and wrong.stderr.startswith("-: sampler: 'ddim' is no SAMPLER@GRID;")
