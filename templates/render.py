@@ -21,6 +21,7 @@ from .printer import listed, literal, prose, single
 from .shake import CORE, shaken
 from .steps import last_lines, step_lines
 from .table import TableText
+from .usage import usage
 
 DIALECTS = ("torch",)
 
@@ -52,7 +53,8 @@ def emit(method: Any, dialect: str = "torch", note: str = "") -> str:
         for name, each in step_names(rows)
     ]
     text = environment().get_template("module.jinja").render(
-        title=prose(method.title), about=[prose(line) for line in method.about], note=note, constants=_constants(method, columns),
+        title=prose(method.title), about=[prose(line) for line in (*method.about, "", *usage(method))], note=note,
+        constants=_constants(method, columns),
         sde=sde, diffusion=diffusion, core=CORE, offset=diffusion.offset,
         field=sde.field, field_attribute=attribute(sde.field) if sde.field else "", axis=1 if sde.field else -1,
         made=f"Diffusion({f'{sde.field}={sde.field}, ' if sde.field else ''}**{{**PARAMS, **params}})",
