@@ -8,9 +8,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
-from stepsmith.generated.vp_dpmpp_2m import NFE, SAMPLER, SDE, coefficients
+from stepsmith.generated.vp_dpmpp_2m import NFE, SAMPLER, SDE
 from stepsmith.templates.hosts.replay import Replay
-from stepsmith.templates.hosts.run import calls_of, sigmas_at, times_at
+from stepsmith.templates.hosts.run import Run, sigmas_at, times_at
 from stepsmith.templates.hosts.trained import Discrete, Flow
 
 
@@ -30,7 +30,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     FlowMatchEulerDiscreteScheduler.  A module that is baked runs on its own grid: ask for as many steps as it has times.
     """
 
-    _compatibles = (*(each.name for each in KarrasDiffusionSchedulers), "FlowMatchEulerDiscreteScheduler")
+    _compatibles = [*(each.name for each in KarrasDiffusionSchedulers), "FlowMatchEulerDiscreteScheduler"]  # noqa: RUF012
     order = NFE
     init_noise_sigma = 1.0
 
@@ -99,18 +99,23 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             sigmas = sigmas[:-1]
         levels, stamps = self.trained.levels(num_inference_steps, sigmas, timesteps, mu)
         self.num_inference_steps = len(levels)
-        last = self.config.final_sigmas_type == "zero"
-        if not last and levels[-1] > self.trained.least * (1 + 1e-9):
+        mean = self.config.final_sigmas_type == "zero"
+        if not mean and levels[-1] > self.trained.least * (1 + 1e-9):
             levels.append(self.trained.least)
         self._times, self._levels = self._grid(levels)
-        self._run = Replay(self._times, self._levels, self.config.params or {})
+        self._run = self._replay(0)
         self._asked = [(sigma, self._stamp(sigma, stamps)) for _, sigma, _ in self._run.calls]
-        stamps = [stamp for _, stamp in self._asked][: None if last else -1]
+        stamps = [stamp for _, stamp in self._asked][: None if mean else -1]
         whole = all(isinstance(stamp, int) for stamp in stamps)
         self.timesteps = torch.tensor(stamps, dtype=torch.int64 if whole else torch.float32).to(device)
-        sigmas = [self.trained.host_sigma(*asked) for asked in self._asked] + [0.0] * last
+        sigmas = [self.trained.host_sigma(*asked) for asked in self._asked] + [0.0] * mean
         self.sigmas = torch.tensor(sigmas, dtype=torch.float32)
         self._begin_index = self._step_index = None
+
+    def _replay(self, first):
+        """The run from a level on."""
+        mean, params = self.config.final_sigmas_type == "zero", self.config.params or {}
+        return Replay(Run(self._times[first:], self._levels[first:], mean, params))
 
     def _grid(self, levels):
         """(times, effective sigmas): those of the levels, or of a module that is baked."""
@@ -122,8 +127,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             steps = f"num_inference_steps={self.num_inference_steps + less}"
             raise ValueError(f"{SDE} {SAMPLER} is baked for a grid of its own: ask for {steps}")
         times = torch.tensor(baked, dtype=torch.float64)
-        first = calls_of(coefficients(times).tolist(), None)[0][1]
-        return times, [first, *sigmas_at(times, {}).tolist()]
+        return times, [Run(times, [0.0], True, {}).calls()[0][1], *sigmas_at(times, {}).tolist()]
 
     def _stamp(self, sigma, stamps):
         """The timestep of an effective sigma, that of the level where it is one."""
@@ -178,7 +182,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if index:
             sigma = self._asked[index][0]
             k = next((k for k, level in enumerate(self._levels) if abs(sigma - level) <= 1e-9 * level), None)
-            rest = None if k is None else Replay(self._times[k:], self._levels[k:], self.config.params or {})
+            rest = None if k is None else self._replay(k)
             if rest is None or len(rest.calls) != len(self._asked) - index:
                 raise ValueError(f"timestep {index} lies within a step: begin at a multiple of order, {self.order}")
             self._run = rest

@@ -3,8 +3,7 @@
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from stepsmith.generated.vp_dpmpp_2m import COMPONENTS, HISTORY, coefficients, start
-from stepsmith.templates.hosts.run import calls_of, end_of, gain, steps_of
+from stepsmith.generated.vp_dpmpp_2m import COMPONENTS, HISTORY, start
 
 
 class Asked(Exception):
@@ -14,49 +13,45 @@ class Asked(Exception):
 class Replay:
     """A run of the steps whose network is called by somebody else.
 
-    A step is run anew, with the outputs so far, until it asks for one more; what it asks it of is `y`.
+    A step is taken anew, with the outputs so far, until it asks for one more: its input then is `y`.
     """
 
-    def __init__(self, times, sigmas, params):
-        self.times, self.params = times, params
-        self.rows = coefficients(times, **params).tolist() if len(times) > 1 else []
-        self.steps, self.end = steps_of(self.rows), end_of(self.rows, sigmas[-1])
-        self.calls = calls_of(self.rows, sigmas[-1])
+    def __init__(self, run):
+        self.run, self.calls = run, run.calls()
 
     def begin(self, like, generator):
         """From the state's law for data 0; of one block the first input, which is put in, leaves nothing to draw."""
-        self.row, self.call, self.outputs, self.generator = 0, 0, [], generator
+        self.row, self.call, self.outputs, self.noise, self.generator = 0, 0, [], None, generator
         self.history = (torch.zeros_like(like),) * HISTORY
-        L = start(float(self.times[0]), **self.params).tolist() if len(COMPONENTS) > 1 else []
+        L = start(float(self.run.times[0]), **self.run.params).tolist() if len(COMPONENTS) > 1 else []
         normals = self._normals(like, len(L))
         drawn = [sum(w * z for w, z in zip(row, normals, strict=True)) for row in L]
         self.state = tuple(drawn or [torch.zeros_like(like)])
-        self.noise = self._normals(like, self.steps[0][1] if self.steps else 0)
-        self._run()
+        self._go()
 
     def put(self, change):
         """Put a change of the network's input into the state, as the conditional mean of a Gaussian."""
-        row, _, weights = self.calls[self.call]
-        ratios = gain(float(self.times[row]), weights, self.params)
+        ratios = self.run.gain(self.calls[self.call])
         self.state = tuple(z + g * change for z, g in zip(self.state, ratios, strict=True))
-        self._run()
+        self._go()
 
     def send(self, output):
         """Go on with the network's output."""
         self.outputs.append(output)
         self.call += 1
-        self._run()
+        self._go()
 
-    def _run(self):
+    def _go(self):
         """Steps until the network is asked; at the end `y` is the data."""
         try:
-            while self.row < len(self.rows):
-                run, c = self.steps[self.row][0], self.rows[self.row]
-                self.state, self.history = run(self.state, c, self._network(), self.noise, self.history)
-                self.row, self.outputs = self.row + 1, []
-                if self.row < len(self.rows):
-                    self.noise = self._normals(self.state[0], self.steps[self.row][1])
-            (self.y,) = self.end(self.state, self._network())
+            while self.row < len(self.run.rows):
+                step_of_row, draws = self.run.steps[self.row]
+                if self.noise is None:
+                    self.noise = self._normals(self.state[0], draws)
+                given = self.run.rows[self.row], self._network(), self.noise, self.history
+                self.state, self.history = step_of_row(self.state, *given)
+                self.row, self.outputs, self.noise = self.row + 1, [], None
+            self.y = self.run.end(self.state, self.history, self._network())
         except Asked as asked:
             (self.y,) = asked.args
 

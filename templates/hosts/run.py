@@ -6,6 +6,7 @@ import torch
 
 from stepsmith.generated.vp_dpmpp_2m import (
     COMPONENTS,
+    DATA,
     DRAWS,
     END,
     HISTORY,
@@ -20,48 +21,62 @@ from stepsmith.generated.vp_dpmpp_2m import (
 PURE = 1e6  # the effective sigma that stands for an infinite one
 
 
-def steps_of(rows):
+class Run:
+    """The rows of a run through decreasing `times`, at effective `sigmas`, to the mean of the data behind them if `mean`.
+
+    That mean is a step to sigma = 0: the last row knows that one more follows, but it is not taken from the table.
+    """
+
+    def __init__(self, times, sigmas, mean, params):
+        self.times, self.sigma, self.mean, self.params = times, sigmas[-1], mean, params
+        behind = START + (times[-1:] - START) / 2
+        more = mean and "TIMES" not in globals()
+        grid = torch.cat((times, behind)) if more else times
+        self.rows = coefficients(grid, **params).tolist()[: len(times) - 1]
+        self.steps = steps_of(len(grid) - 1)[: len(self.rows)]
+        self.known = mean and more and len(self.rows) > 0 and globals().get("NFE_LAST") == 0
+
+    def end(self, state, history, network):
+        """The mean of the data behind the last row: what the network said last, where the last step would ask for no more."""
+        if self.known:
+            return history[0]
+        return denoise(state, self.rows[-1], network)[DATA] if self.rows else network(state[:1], self.sigma)[0]
+
+    def calls(self):
+        """What the network is asked: (row, effective sigma, weights of the state in its input)."""
+        found, n = [], len(COMPONENTS)
+        state, zero = torch.eye(n, dtype=torch.float64).unbind(), torch.zeros(n, dtype=torch.float64)
+
+        def network(inputs, at):
+            found.append((row, float(at), inputs[0]))
+            return (zero,)
+
+        for row, (run, draws) in enumerate(self.steps):
+            run(state, self.rows[row], network, (zero,) * draws, (zero,) * HISTORY)
+        row = len(self.rows)
+        self.end(state, (zero,) * HISTORY, network)
+        return found
+
+    def gain(self, call):
+        """By how much the state before a call's row changes when the network's input w z is known to be larger by 1.
+
+        With Sigma the covariance at that time: Sigma w^T/(w Sigma w^T), as in the conditional mean of z given w z.
+        """
+        row, _, weights = call
+        if len(weights) == 1:
+            return [1 / float(weights)]
+        L = start(float(self.times[row]), **self.params)
+        pull = weights @ L
+        return (L @ pull / (pull @ pull)).tolist()
+
+
+def steps_of(count):
     """The step function of every row and how many normals it draws; the first and the last row may have their own."""
-    own, chosen = globals(), [(step, DRAWS)] * len(rows)
+    own, chosen = globals(), [(step, DRAWS)] * count
     for at, end in ((-1, "last"), (0, "first")):
         if chosen and f"step_{end}" in own:
             chosen[at] = own[f"step_{end}"], own[f"DRAWS_{end.upper()}"]
     return chosen
-
-
-def end_of(rows, sigma):
-    """`denoise` behind the last row; where there is no row the state is the network's input, at this effective sigma."""
-    if rows:
-        return lambda state, network: denoise(state, rows[-1], network)
-    return lambda state, network: network(state[:1], sigma)
-
-
-def calls_of(rows, sigma):
-    """What the network is asked: (row, effective sigma, weights of the state in its input), that at the end last."""
-    found, n = [], len(COMPONENTS)
-    state, zero = torch.eye(n, dtype=torch.float64).unbind(), torch.zeros(n, dtype=torch.float64)
-
-    def network(inputs, at):
-        found.append((row, float(at), inputs[0]))
-        return (zero,)
-
-    for row, (run, draws) in enumerate(steps_of(rows)):
-        run(state, rows[row], network, (zero,) * draws, (zero,) * HISTORY)
-    row = len(rows)
-    end_of(rows, sigma)(state, network)
-    return found
-
-
-def gain(time, weights, params):
-    """By how much the state at `time` changes when the network's input w z, w the weights, is known to be larger by 1.
-
-    With Sigma the covariance at that time: Sigma w^T/(w Sigma w^T), as in the conditional mean of z given w z.
-    """
-    if len(weights) == 1:
-        return [1 / float(weights)]
-    L = start(time, **params)
-    pull = weights @ L
-    return (L @ pull / (pull @ pull)).tolist()
 
 
 def sigmas_at(times, params):
@@ -86,7 +101,11 @@ def knots(high, low, params):
 def spanning(most, least, params):
     """Knots between effective sigmas; beyond END where the module goes on, and to where it ends for an infinite one."""
     high, low = END - START, 1e-6 * (END - START)
-    times, found = knots(high, low, params)
+    try:
+        times, found = knots(high, low, params)
+    except ValueError:  # END itself may have no data in it
+        high *= 1 - 1e-9
+        times, found = knots(high, low, params)
     while found[0] < min(most, PURE) * (1 - 1e-6):
         high *= 2
         try:
