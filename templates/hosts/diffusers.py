@@ -43,14 +43,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         beta_schedule="linear",
         trained_betas=None,
         rescale_betas_zero_snr=False,
-        prediction_type=None,
+        prediction_type="epsilon",
         timestep_spacing="linspace",
-        steps_offset=1,
+        steps_offset=0,
         use_karras_sigmas=False,
         final_sigmas_type="zero",
         use_flow_sigmas=False,
-        flow_shift=None,
-        shift=None,
+        flow_shift=1.0,
+        shift=1.0,
         use_dynamic_shifting=False,
         base_shift=0.5,
         max_shift=1.15,
@@ -60,17 +60,22 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         shift_terminal=None,
         params=None,
     ):
-        kinds = (None, "epsilon", "v_prediction", "sample", "flow_prediction")
+        kinds = ("epsilon", "v_prediction", "sample", "flow_prediction")
         if prediction_type not in kinds:
-            raise ValueError(f"prediction_type {prediction_type!r} is not known: give {', '.join(kinds[1:])}")
+            raise ValueError(f"prediction_type {prediction_type!r} is not known: give {', '.join(kinds)}")
         if final_sigmas_type not in ("zero", "sigma_min"):
             raise ValueError(f"final_sigmas_type {final_sigmas_type!r} is not known: give zero or sigma_min")
-        # The configuration of a flow scheduler has a shift and no prediction type.
-        flow = prediction_type == "flow_prediction" or (prediction_type is None and shift is not None)
-        self.trained = (Flow if flow else Discrete)(self.config)
+        self.trained = (Flow if prediction_type == "flow_prediction" else Discrete)(self.config)
         self.alphas_cumprod = self.trained.alphas_cumprod
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self.num_inference_steps = self._run = self._begin_index = self._step_index = None
+
+    @classmethod
+    def from_config(cls, config=None, return_unused_kwargs=False, **kwargs):
+        """A scheduler from another's configuration; that of a flow has a shift and no prediction type."""
+        if config is not None and "shift" in config and "prediction_type" not in config:
+            kwargs.setdefault("prediction_type", "flow_prediction")
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @property
     def step_index(self):

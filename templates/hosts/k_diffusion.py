@@ -38,9 +38,10 @@ def sample_module(
 
     `model(x, sigma, **extra_args)` is the denoiser of x = data + sigma eps (models that preserve the variance as well, as both
     hosts wrap them), of a flow that of x = (1 - sigma) data + sigma eps.  flow=None asks ComfyUI's model what it is.
-    `sigmas` decrease; the last may be 0.  `callback` is called after every step with its index `i`, `sigma`, `sigma_hat`, and the
-    `x` and `denoised` of its first call of the model.  `noise_sampler(sigma, sigma_next)` gives normals like x; where a step draws
-    several, each has an interval of its own.  `eta` is that of the sampler where it has one; `s_noise` multiplies what is drawn.
+    `sigmas` decrease; the last may be 0.  `callback` is called after every step with its index `i`, `sigma`, `sigma_hat`, and
+    the `x` and `denoised` of its first call of the model.  `noise_sampler(sigma, sigma_next)` gives normals like x; where a step
+    draws several, each has an interval of its own.  `eta` is that of the sampler where it has one; `s_noise` multiplies what is
+    drawn.
     """
     flow = is_flow(model) if flow is None else flow
     s = sigmas.tolist()

@@ -83,7 +83,7 @@ class Discrete:
         """(p, q) with D = p x + q output."""
         alpha = self.alpha(sigma)
         kinds = {"epsilon": (1 / alpha, -sigma), "sample": (0.0, 1.0), "v_prediction": (alpha, -sigma * alpha)}
-        return kinds[self.config.prediction_type or "epsilon"]
+        return kinds[self.config.prediction_type]
 
     def host_sigma(self, sigma, timestep):
         """The pipeline's own sigma."""
@@ -120,8 +120,7 @@ class Flow:
 
     def _shifted(self, t, mu):
         if not self.config.use_dynamic_shifting:
-            shift = self.shift or 1.0
-            return shift * t / (1 + (shift - 1) * t)
+            return self.shift * t / (1 + (self.shift - 1) * t)
         factor = math.exp(mu) if self.config.time_shift_type == "exponential" else mu
         return factor / (factor + (1 / t - 1))
 
