@@ -189,7 +189,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             k = next((k for k, level in enumerate(self._levels) if abs(sigma - level) <= 1e-9 * level), None)
             rest = None if k is None else self._replay(k)
             if rest is None or len(rest.calls) != len(self._asked) - index:
-                raise ValueError(f"timestep {index} lies within a step: begin at a multiple of order, {self.order}")
+                fix = f"begin at a multiple of order, {self.order}" if self.order > 1 else "take another sampler"
+                raise ValueError(f"a run would not ask for the timesteps from index {index} on: {fix}")
             self._run = rest
         self._step_index = index
         self._run.begin(like, generator)

@@ -18,20 +18,21 @@ class Replay:
 
     def __init__(self, run):
         self.run, self.calls = run, run.calls()
+        self.factor = start(float(run.times[0]), **run.params).tolist() if len(COMPONENTS) > 1 else []
+        self.gain = run.gain(self.calls[0])
 
     def begin(self, like, generator):
         """From the state's law for data 0; of one block the first input, which is put in, leaves nothing to draw."""
         self.row, self.call, self.outputs, self.noise, self.generator = 0, 0, [], None, generator
         self.history = (torch.zeros_like(like),) * HISTORY
-        L = start(float(self.run.times[0]), **self.run.params).tolist() if len(COMPONENTS) > 1 else []
-        normals = self._normals(like, len(L))
-        drawn = [sum(w * z for w, z in zip(row, normals, strict=True)) for row in L]
+        normals = self._normals(like, len(self.factor))
+        drawn = [sum(w * z for w, z in zip(row, normals, strict=True)) for row in self.factor]
         self.state = tuple(drawn or [torch.zeros_like(like)])
         self._go()
 
     def put(self, change):
         """Put a change of the network's input into the state, as the conditional mean of a Gaussian."""
-        ratios = self.run.gain(self.calls[self.call])
+        ratios = self.run.gain(self.calls[self.call]) if self.call else self.gain
         self.state = tuple(z + g * change for z, g in zip(self.state, ratios, strict=True))
         self._go()
 
