@@ -3,7 +3,7 @@
 import torch
 from tqdm.auto import trange
 
-from stepsmith.generated.vp_dpmpp_2m import COMPONENTS, HISTORY, PARAMS, SAMPLER, SDE, start
+from stepsmith.generated.vp_dpmpp_2m import COMPONENTS, HISTORY, PARAMS, SAMPLER, SDE, START, start
 from stepsmith.templates.hosts.run import Run, times_at
 
 
@@ -82,15 +82,20 @@ def grid_of(levels, params):
 
 
 def started(run, y, draw, s):
-    """The state whose first network input is y; what else a diffusion has is drawn given that."""
-    if len(COMPONENTS) == 1:
-        return (y / float(run.calls()[0][2]),)
-    call, L = run.calls()[0], start(float(run.times[0]), **run.params).tolist()
+    """The state at the first time in which the network's input would be y; what else it has is drawn given that."""
+    if not run.rows:
+        return (y,)
+    at = run
+    if "TIMES" not in globals():  # a row from a moment before, for what the network would be asked behind it
+        before = START + (run.times[:1] - START) * (1 + 1e-13)
+        at = Run(torch.cat((before, run.times[:1])), s[:1], False, run.params)
+    call = at.calls()[0 if at is run else -1]
+    L = start(float(run.times[0]), **run.params).tolist() if len(COMPONENTS) > 1 else []
     cuts = torch.linspace(2, 1, len(L) + 1, dtype=torch.float64) * s[0]
     normals = [draw(*cuts[k : k + 2].to(y.device, y.dtype).unbind()) for k in range(len(L))]
-    state = [sum(w * z for w, z in zip(row, normals, strict=True)) for row in L]
+    state = [sum(w * z for w, z in zip(row, normals, strict=True)) for row in L] or [torch.zeros_like(y)]
     change = y - sum(w * z for w, z in zip(call[2].tolist(), state, strict=True))
-    return tuple(z + g * change for z, g in zip(state, run.gain(call), strict=True))
+    return tuple(z + g * change for z, g in zip(state, at.gain(call), strict=True))
 
 
 def normals_like(x, seed):
