@@ -363,6 +363,26 @@ torch.save(torch.from_numpy(images), {str(tmp_path / "images.pt")!r})
     assert (again - torch.from_numpy(picture)).abs().max() < 5e-5  # weights that are mapped from a file take other kernels
 
 
+def test_the_snippet_of_the_page_runs(tmp_path, monkeypatch):
+    class Tiny(diffusers.StableDiffusionPipeline):
+        def encode_prompt(self, *args, **kwargs):
+            return torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)
+
+    page = (GENERATED.parent / "docs" / "hosts.md").read_text()
+    snippet = page[page.index("```python") :].split("```")[1].removeprefix("python")
+    (tmp_path / "vp_dpmpp_2m.py").write_text(attach((GENERATED / "vp_dpmpp_2m.py").read_text(), "diffusers"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny = stable_diffusion(diffusers.DDIMScheduler(**SD, clip_sample=False), Tiny)
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", lambda path: tiny)
+    space = {}
+    exec(snippet, space)
+    del sys.modules["vp_dpmpp_2m"]
+    assert type(space["pipeline"].scheduler).__module__ == "vp_dpmpp_2m" and space["image"].size[0] > 0
+    saved = tmp_path / "with-my-sampler" / "scheduler" / "vp_dpmpp_2m.py"
+    assert saved.read_text() == (tmp_path / "vp_dpmpp_2m.py").read_text()
+
+
 def test_a_copy_runs_apart_and_a_second_run_is_the_first(host):
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     scheduler = host("psld_sscs").Scheduler(**SD)

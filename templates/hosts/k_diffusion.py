@@ -1,5 +1,7 @@
 """The step module as a sampling function of k-diffusion."""
 
+import itertools
+
 import torch
 from tqdm.auto import trange
 
@@ -50,16 +52,14 @@ def sample_module(
     mean = levels[-1] == 0
     times, levels = grid_of(levels[:-1] if mean else levels, params)
     run = Run(times, levels, mean, params)
-    draw = noise_sampler or normals_like(x, host.extra_args.get("seed"))
-    state = started(run, x / host.alpha(levels[0]), draw, s)
+    own = normals_like(x, host.extra_args.get("seed"))
+    draw, state = noise_sampler or own, started(run, x / host.alpha(levels[0]), own)
     history = (torch.zeros_like(x),) * HISTORY
     for i in trange(len(s) - 1, disable=disable):
         before = len(host.seen)
         if i < len(run.rows):
             step_of_row, draws = run.steps[i]
-            cuts = [s[i] * (s[i + 1] / s[i]) ** (k / draws) for k in range(draws)] + [s[i + 1]]
-            cuts = torch.tensor(cuts, dtype=sigmas.dtype).to(sigmas.device).unbind()
-            noise = tuple(s_noise * draw(*cuts[k : k + 2]) for k in range(draws))
+            noise = tuple(s_noise * draw(*cut) for cut in parts(sigmas[i], sigmas[i + 1], draws))
             state, history = step_of_row(state, run.rows[i], host, noise, history)
         else:
             data = run.end(state, history, host)
@@ -81,18 +81,23 @@ def grid_of(levels, params):
     return torch.tensor(baked, dtype=torch.float64), levels
 
 
-def started(run, y, draw, s):
+def parts(a, b, count):
+    """As many intervals, from a to b, even in the logarithm."""
+    cuts = [a, *(a * (b / a) ** (k / count) for k in range(1, count)), b]
+    return list(itertools.pairwise(cuts))[:count]
+
+
+def started(run, y, draw):
     """The state at the first time in which the network's input would be y; what else it has is drawn given that."""
     if not run.rows:
         return (y,)
     at = run
     if "TIMES" not in globals():  # a row from a moment before, for what the network would be asked behind it
         before = START + (run.times[:1] - START) * (1 + 1e-13)
-        at = Run(torch.cat((before, run.times[:1])), s[:1], False, run.params)
+        at = Run(torch.cat((before, run.times[:1])), [0.0], False, run.params)
     call = at.calls()[0 if at is run else -1]
     L = start(float(run.times[0]), **run.params).tolist() if len(COMPONENTS) > 1 else []
-    cuts = torch.linspace(2, 1, len(L) + 1, dtype=torch.float64) * s[0]
-    normals = [draw(*cuts[k : k + 2].to(y.device, y.dtype).unbind()) for k in range(len(L))]
+    normals = [draw() for _ in L]
     state = [sum(w * z for w, z in zip(row, normals, strict=True)) for row in L] or [torch.zeros_like(y)]
     change = y - sum(w * z for w, z in zip(call[2].tolist(), state, strict=True))
     return tuple(z + g * change for z, g in zip(state, at.gain(call), strict=True))
