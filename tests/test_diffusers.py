@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import os
 import subprocess
 import sys
@@ -328,13 +329,48 @@ def test_image_to_image_of_gaussian_data_gives_gaussian_data(name, host):
     x = scheduler.add_noise(mean + spread * draw(), draw(), scheduler.timesteps[index].expand(count))
     for t in scheduler.timesteps[index:]:
         a = scheduler.alphas_cumprod[t].double()
-        denoised = mean + a.sqrt() * spread**2 / (a * spread**2 + 1 - a) * (x - a.sqrt() * mean)
-        x = scheduler.step((x - a.sqrt() * denoised) / (1 - a).sqrt(), t, x, generator=generator).prev_sample
+        noise = (x - a.sqrt() * denoiser(x / a.sqrt(), (1 - a) / a, mean, spread)) / (1 - a).sqrt()
+        x = scheduler.step(noise, t, x, generator=generator).prev_sample
     # The last step gives the mean of the data given the state, less spread by what that state does not tell.
     a = scheduler.alphas_cumprod[scheduler.timesteps[-1]].double()
     expected = spread**2 * a * spread**2 / (a * spread**2 + 1 - a)
     assert abs(x.mean() - mean) < 3 * (expected / count) ** 0.5
     assert abs(x.var() / expected - 1) < 3 * (2 / count) ** 0.5
+
+
+@pytest.mark.parametrize(("name", "fine"), [("vp_dpmpp_2m", "vp_conjugate"), ("psld_adams_3", "psld_conjugate")])
+def test_image_to_image_from_one_picture_has_the_exact_conditional_law(name, fine, host):
+    """z_t given the data is N(Psi e x, Sigma), and the exact flow of Gaussian data is affine: 500 steps of another sampler."""
+    x0, mean, spread, count, index = 1.3, 0.7, 0.5, 10_000, 50
+    scheduler = host(name).Scheduler(**SD)
+    scheduler.set_timesteps(100)
+    scheduler.set_begin_index(index)
+    first, last = (float(scheduler._times[k]) for k in (index, -1))
+    generator = torch.Generator().manual_seed(4)
+    noise = torch.randn(count, 1, 1, 1, dtype=torch.float64, generator=generator)
+    x = scheduler.add_noise(torch.full_like(noise, x0), noise, scheduler.timesteps[[index]])
+    for t in scheduler.timesteps[index:]:
+        a = scheduler.alphas_cumprod[t].double()
+        noise = (x - a.sqrt() * denoiser(x / a.sqrt(), (1 - a) / a, mean, spread)) / (1 - a).sqrt()
+        x = scheduler.step(noise, t, x, generator=generator).prev_sample
+
+    module, law = host(fine), ss.load_sde(name.split("_")[0]).at()
+    n = len(module.COMPONENTS)
+    state = tuple(torch.cat((torch.eye(n), torch.zeros(1, n))).double().T)  # a unit in each block, and none
+    network = lambda inputs, sigma: (denoiser(inputs[0], sigma**2, mean, spread),)  # noqa: E731
+    table = module.coefficients(torch.logspace(math.log10(first), math.log10(last), 501, dtype=torch.float64))
+    for row in table:
+        state, _ = module.step(state, row.unbind(), network)
+    ends = module.denoise(state, table[-1].unbind(), network)[module.DATA]
+    gains, push, sigma = ends[:n] - ends[n], torch.tensor(law.transition(first, 0.0))[:, module.DATA], law.covariance(first)
+    expected, variance = ends[n] + gains @ push * x0, gains @ torch.tensor(sigma) @ gains
+    assert abs(x.mean() - expected) < 3 * (variance / count) ** 0.5
+    assert abs(x.var() / variance - 1) < 3 * (2 / count) ** 0.5
+
+
+def denoiser(y, variance, mean, spread):
+    """E[data | data + noise = y] of normal data."""
+    return mean + spread**2 / (spread**2 + variance) * (y - mean)
 
 
 # -- what pipelines ask for ---------------------------------------------------------------------------------------------
