@@ -211,6 +211,20 @@ def test_a_flow_is_flow_match_euler_in_flux_and_stable_diffusion_3(wide):
         assert 1e-4 < distance(better, expected) < 0.2
 
 
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc-2"])
+def test_a_multistep_flow_is_the_scheduler_of_diffusers(name, wide):
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    kind = diffusers.DPMSolverMultistepScheduler if name == "dpmpp-2m" else diffusers.UniPCMultistepScheduler
+    peer, x = kind(**flow, final_sigmas_type="zero"), torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    scheduler, expected = wide(name).from_config(peer.config), x
+    peer.set_timesteps(8)
+    own = {"sigmas": torch.linspace(0.999, 0, 9)} if name == "dpmpp-2m" else {"num_inference_steps": 8}
+    result = drive(scheduler, x, **own)
+    for t, own in zip(peer.timesteps, scheduler.timesteps, strict=True):
+        expected = peer.step(toy(expected, own), t, expected, return_dict=False)[0]
+    assert distance(result, expected) < 3e-5
+
+
 def test_rectified_flow_itself_starts_where_its_span_ends(host):
     peer = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     result = stable_diffusion_3(host("rectified_flow_conjugate").Scheduler.from_config(peer.config))

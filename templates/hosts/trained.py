@@ -110,13 +110,19 @@ class Flow:
         if self.config.use_dynamic_shifting and mu is None:
             raise ValueError("use_dynamic_shifting asks for mu, the shift of this resolution: set_timesteps(..., mu=mu)")
         if sigmas is None:
-            end = 1 / n if self.config.use_dynamic_shifting else float(self._shifted(torch.tensor(1 / n).double(), mu))
-            even = torch.linspace(1, end, count or 2, dtype=torch.float64)
-            sigmas = even if timesteps is None else torch.as_tensor(timesteps, dtype=torch.float64) / n
+            sigmas = self._spaced(count, mu) if timesteps is None else torch.as_tensor(timesteps, dtype=torch.float64) / n
         t = self._shifted(torch.as_tensor(sigmas, dtype=torch.float64), mu)
         if self.config.shift_terminal:
             t = 1 - (1 - t) * (1 - self.config.shift_terminal) / (1 - t[-1])
         return (t / (1 - t)).tolist(), (n * t).tolist()
+
+    def _spaced(self, count, mu):
+        """Even values of t: those of UniPCMultistepScheduler, or of FlowMatchEulerDiscreteScheduler."""
+        least = 1 / self.config.num_train_timesteps
+        if self.config.use_flow_sigmas:
+            return torch.linspace(1, least, count + 1, dtype=torch.float64)[:-1]
+        end = least if self.config.use_dynamic_shifting else float(self._shifted(torch.tensor(least).double(), mu))
+        return torch.linspace(1, end, count, dtype=torch.float64)
 
     def _shifted(self, t, mu):
         if not self.config.use_dynamic_shifting:
