@@ -1,5 +1,6 @@
 """docs/hosts.md runs as it stands (its snippet of diffusers in test_diffusers.py), and the dialects on the command line."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 import stepsmith as ss
+from stepsmith.certificate import unbound
 from stepsmith.cli import cli
 from stepsmith.errors import Unsupported
 from stepsmith.runtime.modules import check_module
+from stepsmith.templates import attach
 
 PAGE = (Path(__file__).parents[1] / "docs" / "hosts.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -64,6 +67,21 @@ def test_a_file_of_a_dialect_keeps_the_contract_and_the_text_of_the_module():
     body = plain[plain.index("API = 1") :]
     assert body in more and more.startswith(plain[: plain.index("import torch")])
     assert more.index(body) == more.index("API = 1")
+
+
+@pytest.mark.parametrize("dialect", ["diffusers", "k-diffusion", "comfyui"])
+def test_in_every_file_of_a_dialect_each_name_is_bound_once(dialect):
+    """No part of a host takes a name that a module has, and all that it reads is there."""
+    done = 0
+    for path in sorted((Path(__file__).parents[1] / "generated").glob("*.py")):
+        text = path.read_text()
+        if 'NETWORK = "denoiser"' not in text or "CONSTANTS =" in text:
+            continue
+        text = attach(text, dialect)
+        names = [n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        assert len(set(names)) == len(names) and set(unbound(text)) <= {"__file__"}, path
+        done += 1
+    assert done > 40
 
 
 def test_a_dialect_that_is_not_built_is_told_with_those_that_are():

@@ -8,9 +8,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
-from stepsmith.generated.vp_dpmpp_2m import NFE, SAMPLER, SDE
+from stepsmith.generated.vp_dpmpp_2m import NFE
 from stepsmith.templates.hosts.replay import Replay
-from stepsmith.templates.hosts.run import Run, sigmas_at, times_at
+from stepsmith.templates.hosts.run import BAKED, Run, grid_of
 from stepsmith.templates.hosts.trained import Discrete, Flow
 
 
@@ -107,7 +107,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         mean = self.config.final_sigmas_type == "zero"
         if not mean and levels[-1] > self.trained.least * (1 + 1e-9):
             levels.append(self.trained.least)
-        self._times, self._levels = self._grid(levels)
+        self._times, self._levels = grid_of(levels, self.config.params or {})
         self._run = self._replay(0)
         self._asked = [(sigma, self._stamp(sigma, stamps)) for _, sigma, _ in self._run.calls]
         stamps = [stamp for _, stamp in self._asked][: None if mean else -1]
@@ -122,24 +122,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         mean, params = self.config.final_sigmas_type == "zero", self.config.params or {}
         return Replay(Run(self._times[first:], self._levels[first:], mean, params))
 
-    def _grid(self, levels):
-        """(times, effective sigmas): those of the levels, or of a module that is baked."""
-        baked = globals().get("TIMES")
-        if baked is None:
-            return times_at(levels, self.config.params or {})
-        if len(baked) != len(levels):
-            less = len(baked) - len(levels)
-            steps = f"num_inference_steps={self.num_inference_steps + less}"
-            raise ValueError(f"{SDE} {SAMPLER} is baked for a grid of its own: ask for {steps}")
-        times = torch.tensor(baked, dtype=torch.float64)
-        return times, [Run(times, [0.0], True, {}).calls()[0][1], *sigmas_at(times, {}).tolist()]
-
     def _stamp(self, sigma, stamps):
         """The timestep of an effective sigma, that of the level where it is one."""
-        for level, stamp in zip(self._levels, stamps, strict=False):
-            if abs(sigma - level) <= 1e-9 * level and "TIMES" not in globals():
-                return stamp
-        return self.trained.timestep(sigma)
+        own = () if BAKED else zip(self._levels, stamps, strict=False)
+        return next((stamp for level, stamp in own if abs(sigma / level - 1) < 1e-9), self.trained.timestep(sigma))
 
     def scale_model_input(self, sample, timestep=None):
         """The sample: every prev_sample is an input of the network."""
@@ -164,29 +150,33 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if first:
             run.put(x / alpha - run.y)
         elif sample is not self._given or sample._version != self._version:
-            run.put((sample - (alpha * run.y).to(sample.dtype)).to(x.dtype) / alpha)
+            run.put((sample - self._next(sample.dtype)).to(x.dtype) / alpha)
         if model_output.shape[1] == 2 * sample.shape[1]:
             model_output = model_output[:, : sample.shape[1]]  # the rest is a learned variance
         p, q = self.trained.denoiser(sigma, stamp)
         denoised = p * x + q * model_output.to(x.dtype)
         run.send(denoised)
         self._step_index += 1
-        done = self._step_index == len(self._asked)
-        alpha = 1.0 if done else self.trained.alpha(self._asked[self._step_index][0])
-        self._given = (alpha * run.y).to(sample.dtype)
+        self._given = self._next(sample.dtype)
         self._version = self._given._version
         if not return_dict:
             return (self._given, denoised)
         return DDIMSchedulerOutput(prev_sample=self._given, pred_original_sample=denoised)
 
+    def _next(self, dtype):
+        """The next input of the network, or the data."""
+        left = self._asked[self._step_index :]
+        return ((self.trained.alpha(left[0][0]) if left else 1.0) * self._run.y).to(dtype)
+
     def _begin(self, timestep, like, generator):
         """Set up the run from its first timestep on; which one that is is read from the device where the pipeline did not say."""
         index = self._begin_index
         if index is None:
-            index = min(range(len(self.timesteps)), key=lambda k: abs(self._asked[k][1] - float(timestep)))
+            at = float(timestep)
+            index = min(range(len(self.timesteps)), key=lambda k: (abs(self._asked[k][1] - at) > 1e-3, k % self.order))
         if index:
             sigma = self._asked[index][0]
-            k = next((k for k, level in enumerate(self._levels) if abs(sigma - level) <= 1e-9 * level), None)
+            k = next((k for k, level in enumerate(self._levels) if abs(sigma / level - 1) < 1e-9), None)
             rest = None if k is None else self._replay(k)
             if rest is None or len(rest.calls) != len(self._asked) - index:
                 fix = f"begin at a multiple of order, {self.order}" if self.order > 1 else "take another sampler"

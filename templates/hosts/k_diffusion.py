@@ -5,8 +5,8 @@ import itertools
 import torch
 from tqdm.auto import trange
 
-from stepsmith.generated.vp_dpmpp_2m import COMPONENTS, HISTORY, PARAMS, SAMPLER, SDE, START, start
-from stepsmith.templates.hosts.run import Run, times_at
+from stepsmith.generated.vp_dpmpp_2m import COMPONENTS, HISTORY, PARAMS, START, start
+from stepsmith.templates.hosts.run import BAKED, Run, grid_of
 
 
 class Host:
@@ -71,16 +71,6 @@ def sample_module(
     return host.alpha(levels[-1]) * sum(w * z for w, z in zip(weights, state, strict=True))
 
 
-def grid_of(levels, params):
-    """(times, effective sigmas), those of a module that is baked where it is."""
-    baked = globals().get("TIMES")
-    if baked is None:
-        return times_at(levels, params)
-    if len(baked) != len(levels):
-        raise ValueError(f"{SDE} {SAMPLER} is baked for a grid of its own: give {len(baked)} sigmas and 0")
-    return torch.tensor(baked, dtype=torch.float64), levels
-
-
 def parts(a, b, count):
     """As many intervals, from a to b, even in the logarithm."""
     cuts = [a, *(a * (b / a) ** (k / count) for k in range(1, count)), b]
@@ -92,7 +82,7 @@ def started(run, y, draw):
     if not run.rows:
         return (y,)
     at = run
-    if "TIMES" not in globals():  # a row from a moment before, for what the network would be asked behind it
+    if BAKED is None:  # a row from a moment before, for what the network would be asked behind it
         before = START + (run.times[:1] - START) * (1 + 1e-13)
         at = Run(torch.cat((before, run.times[:1])), [0.0], False, run.params)
     call = at.calls()[0 if at is run else -1]

@@ -10,6 +10,7 @@ from stepsmith.generated.vp_dpmpp_2m import (
     DRAWS,
     END,
     HISTORY,
+    SAMPLER,
     SDE,
     START,
     coefficients,
@@ -18,6 +19,7 @@ from stepsmith.generated.vp_dpmpp_2m import (
     step,
 )
 
+BAKED = globals().get("TIMES")  # of a module whose table is that of one grid
 PURE = 1e6  # the effective sigma that stands for an infinite one
 
 
@@ -30,7 +32,7 @@ class Run:
     def __init__(self, times, sigmas, mean, params):
         self.times, self.sigma, self.mean, self.params = times, sigmas[-1], mean, params
         behind = START + (times[-1:] - START) / 2
-        more = mean and "TIMES" not in globals()
+        more = mean and BAKED is None
         grid = torch.cat((times, behind)) if more else times
         self.rows = coefficients(grid, **params).tolist()[: len(times) - 1]
         self.steps = steps_of(len(grid) - 1)[: len(self.rows)]
@@ -79,6 +81,18 @@ def steps_of(count):
     return chosen
 
 
+def grid_of(sigmas, params):
+    """(times, effective sigmas) of a run: where the effective sigma is that of `sigmas`, or the grid that is baked."""
+    if BAKED is None:
+        return times_at(sigmas, params)
+    if len(BAKED) != len(sigmas):
+        what = f"{SDE} {SAMPLER} is baked for {len(BAKED)} noise levels, and this run has {len(sigmas)}"
+        raise ValueError(f"{what}: ask for as many steps as are baked")
+    times = torch.tensor(BAKED, dtype=torch.float64)
+    first = Run(times, [0.0], True, params).calls()[0][1]
+    return times, [first, *sigmas_at(times, params).tolist()]
+
+
 def sigmas_at(times, params):
     """The effective sigma, sigma/alpha, at decreasing times but the first: what `denoise` asks for behind each row."""
     found, zero = [], torch.zeros(len(times) - 1, dtype=torch.float64)
@@ -118,7 +132,7 @@ def spanning(most, least, params):
     while found[-1] > least:
         low /= 10
         if low < 1e-13 * high:
-            raise ValueError(f"the effective sigma of {SDE} is never as small as {least:.6g}: end earlier")
+            raise ValueError(f"the effective sigma of {SDE} is never as small as {least:.6g}: end with a larger one")
         times, found = knots(high, low, params)
     return times, found
 
@@ -130,8 +144,9 @@ def times_at(sigmas, params):
     Raises ValueError where the diffusion does not reach a value.
     """
     goal = torch.as_tensor(sigmas, dtype=torch.float64)
-    if not ((goal.diff() < 0).all() and goal[-1] > 0):
-        raise ValueError(f"the noise levels must decrease strictly and be positive: {goal.tolist()}")
+    for high, low in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        if not high > low:
+            raise ValueError(f"the noise levels must decrease to a positive one, and {high:.6g} stands before {low:.6g}")
     times, found = spanning(float(goal[0]), float(goal[-1]), params)
     goal = goal.nan_to_num(posinf=PURE).clamp(max=float(found[0]))
     head = times[:1] + (times[:1] - START) * 1e-13
