@@ -79,7 +79,7 @@ def test_in_every_file_of_a_dialect_each_name_is_bound_once(dialect):
             continue
         text = attach(text, dialect)
         names = [n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
-        assert len(set(names)) == len(names) and set(unbound(text)) <= {"__file__"}, path
+        assert len(set(names)) == len(names) and set(unbound(text)) <= {"__file__", ".order"}, path  # of the class itself
         done += 1
     assert done > 40
 
