@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from stepsmith.derive.maths.budget import within
 from stepsmith.derive.program.forms import last_layout, layout
 from stepsmith.derive.program.rows import Rows
-from stepsmith.errors import Unsupported
 
 from .diffusion import DiffusionText
 from .host import HostText
@@ -22,8 +21,6 @@ from .shake import CORE, shaken
 from .steps import last_lines, step_lines
 from .table import TableText
 from .usage import usage
-
-DIALECTS = ("torch",)
 
 
 @functools.cache
@@ -36,13 +33,8 @@ def environment() -> Environment:
 
 
 @within("the emission")
-def emit(method: Any, dialect: str = "torch", note: str = "") -> str:
-    """The emitted module of a Method as text, a comment of one line below its docstring; the same bytes in every process.
-
-    Raises Unsupported for a dialect that is not built.
-    """
-    if dialect not in DIALECTS:
-        raise Unsupported(f"no dialect {dialect!r}", f"use {', '.join(DIALECTS)}")
+def emit(method: Any, note: str = "") -> str:
+    """The emitted module of a Method as text, a comment of one line below its docstring; the same bytes in every process."""
     sde, rows, diffusion = method.sde, method.rows, DiffusionText(method.sde, method.rows.params)
     columns = column_names(rows)
     tables = _tables(method, diffusion, columns)

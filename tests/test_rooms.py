@@ -33,6 +33,7 @@ ALLOWED = {
     "stepsmith.derive": "stepsmith stepsmith.errors sympy mpmath flint numpy",
     "stepsmith.templates": "stepsmith.errors stepsmith.files stepsmith.derive sympy mpmath jinja2",
     "stepsmith.templates.torch": "torch",  # text of the emitted modules, never imported
+    "stepsmith.templates.hosts": "stepsmith.generated torch tqdm diffusers comfy",  # the same
 }
 # Of the standard library a room may import all, but for these.
 STANDARD = {"stepsmith.generated": {"math"}, "stepsmith.templates.torch": {"math"}}

@@ -65,12 +65,13 @@ class Certificate:
 def emit(method: Method, dialect: str = "torch", *, certified: bool = True) -> str:
     """The module of a method as text, once its certificate is issued; ``certified=False`` leaves that out and says so in it.
 
+    ``dialect``: "torch", or a host whose class or function stands behind the module: "diffusers", "k-diffusion", "comfyui".
     Raises CertificateError where the text is not the method, a mistake of stepsmith; Unsupported for a dialect that is not
-    built, and for a diffusion at which no certificate can be had within the time.
+    built or has no room for the method, and for a diffusion at which no certificate can be had within the time.
     """
     text = written(method, dialect, certified=certified)
     if certified:
-        _issue(method, text)
+        certify(method)
     return text
 
 
@@ -81,7 +82,7 @@ def certify(method: Method) -> Certificate:
 
 def written(method: Method, dialect: str = "torch", *, certified: bool = True) -> str:
     """The text that ``emit`` gives, nothing checked: what ``build --check`` compares."""
-    return templates.emit(method, dialect, CERTIFIED if certified else NOT_CERTIFIED)
+    return templates.attach(templates.emit(method, CERTIFIED if certified else NOT_CERTIFIED), dialect)
 
 
 _issued: dict[str, Certificate] = {}  # by the sha256 of a text

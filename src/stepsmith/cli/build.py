@@ -43,8 +43,14 @@ class Emitted(NamedTuple):
 @click.option(
     "--no-certificate", "certified", is_flag=True, flag_value=False, default=True, help="Hand out texts that nothing has held."
 )
+@click.option(
+    "--dialect", type=click.Choice(["torch", "diffusers", "k-diffusion", "comfyui"]), default="torch", show_default=True,
+    help="For which host: a module, with a scheduler, a sampling function, or that and a node behind it; with --out.",
+)
 @json_option
-def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, **own: Any) -> None:
+def command(
+    names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, dialect: str, **own: Any
+) -> None:
     """Emit NAMES of the catalogue; without NAMES derive all of it, and write the modules that are kept and digests.txt.
 
     Each text is held to its proofs first (src/stepsmith/certificate.py); one that fails ends the run with exit status 1, and
@@ -54,8 +60,11 @@ def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, 
     from stepsmith.templates.files import compare, folder, write
 
     place, every = folder(out), not names and own["sde"] is None
+    if dialect != "torch" and (every or out is None):
+        what = f"{dialect} is for named modules, in a folder of yours"
+        raise InputError("-", "dialect", what, "give NAMES or --sde, and --out")
     begun = time.perf_counter()
-    text = functools.partial(certificate.written if check else certificate.emit, certified=certified)
+    text = functools.partial(certificate.written if check else certificate.emit, dialect=dialect, certified=certified)
     modules = emit_all(chosen(names, every, out), text, as_json, **own)
     texts = kept_files(modules) if every else {f"{module.name}.py": module.text for module in modules}
     differences = compare(place, texts, orphans=every)
