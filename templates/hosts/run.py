@@ -106,8 +106,11 @@ def sigmas_at(times, params):
 
 
 def knots(high, low, params):
-    """(times from START + high down to START + low, their effective sigmas)."""
-    reach = high * (low / high) ** torch.linspace(0, 1, 200, dtype=torch.float64)
+    """(times from START + high down to START + low, even in the logarithm of the distance to either end, their effective
+    sigmas)."""
+    share = torch.linspace(0, 1, 200, dtype=torch.float64)
+    near = high * (1 - 1e-12 ** share[1:150])  # 1 - alpha may be all that is left there
+    reach = torch.cat((high * (low / high) ** share, near[near > low])).unique().flip(0)
     times = START + torch.cat((reach[:1], reach[:1] * (1 - 1e-13), reach[1:]))
     return times[1:], sigmas_at(times, params)
 
@@ -120,15 +123,19 @@ def spanning(most, least, params):
     except ValueError:  # END itself may have no data in it
         high *= 1 - 1e-9
         times, found = knots(high, low, params)
-    while found[0] < min(most, PURE) * (1 - 1e-6):
-        high *= 2
+    more, wanted = high, min(most, PURE) * (1 - 1e-6)
+    while found[0] < wanted and more > 1e-9 * high:
         try:
-            times, found = knots(high, low, params)
-        except ValueError as refused:
-            if most == math.inf and found[0] > 500:
-                break
-            what = f"the effective sigma of {SDE} ends at {found[0]:.6g}, and {most:.6g} is asked for"
-            raise ValueError(f"{what}: take a diffusion that goes on, or other parameters") from refused
+            further = knots(high + more, low, params)
+        except ValueError:
+            further = (times, -found)
+        if further[1][0] > found[0]:
+            high, more, (times, found) = high + more, 2 * more, further
+        else:  # beyond alpha = 0, or the end of the span
+            more /= 4
+    if found[0] < wanted and not (most == math.inf and found[0] > 500):
+        what = f"the effective sigma of {SDE} ends at {found[0]:.6g}, and {most:.6g} is asked for"
+        raise ValueError(f"{what}: take a diffusion that goes on, or other parameters")
     while found[-1] > least:
         low /= 10
         if low < 1e-13 * high:
