@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import stepsmith
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
     "stepsmith.derive": ROOT / "derive",
@@ -163,3 +165,11 @@ def test_the_reading_sees_every_way_to_import() -> None:
     found = {full for node in ast.walk(ast.parse(text)) for full in named(node, "stepsmith.runtime")}
     runtime = {f"stepsmith.runtime.{name}" for name in ("grid", "networks.base", "plan")}
     assert found == {"a.b", "stepsmith.runtime", *runtime}
+
+
+def test_the_stub_for_editors_names_what_the_package_gives():
+    source = ast.parse((ROOT / "src" / "stepsmith" / "__init__.pyi").read_text())
+    named = {alias.asname for node in source.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert named | {"__version__"} == set(stepsmith.__all__)
+    for name in named:
+        assert getattr(stepsmith, name) is not None

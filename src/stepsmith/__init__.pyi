@@ -1,0 +1,29 @@
+"""The public names with their types, for editors and type checkers; at run time __init__.py resolves them when they are used."""
+
+from stepsmith.certificate import Certificate as Certificate
+from stepsmith.certificate import certify as certify
+from stepsmith.certificate import emit as emit
+from stepsmith.derive import LinearSDE as LinearSDE
+from stepsmith.derive import Method as Method
+from stepsmith.derive import Sampler as Sampler
+from stepsmith.derive import ScoreParameterization as ScoreParameterization
+from stepsmith.derive import list_samplers as list_samplers
+from stepsmith.derive import list_sdes as list_sdes
+from stepsmith.derive import load_sampler as load_sampler
+from stepsmith.derive import load_sde as load_sde
+from stepsmith.derive.method import derive as derive
+from stepsmith.errors import CertificateError as CertificateError
+from stepsmith.errors import InputError as InputError
+from stepsmith.errors import Unsupported as Unsupported
+from stepsmith.loading import load as load
+from stepsmith.measure import problems as problems
+from stepsmith.runtime import NoiseSource as NoiseSource
+from stepsmith.runtime import TimeGrid as TimeGrid
+from stepsmith.runtime import invert as invert
+from stepsmith.runtime import networks as networks
+from stepsmith.runtime import sample as sample
+from stepsmith.runtime import step_with_logprob as step_with_logprob
+from stepsmith.runtime import transition as transition
+
+__version__: str
+__all__: list[str]
