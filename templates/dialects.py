@@ -39,9 +39,10 @@ def attach(text: str, dialect: str) -> str:
             raise Unsupported(f"{known['SDE']} has {what}, which no host gives", "run it with stepsmith.sample")
     imports, body = _split(text)
     for part in PARTS[dialect]:
-        more, lines = _split(files("stepsmith.templates").joinpath("hosts", f"{part}.py").read_text(encoding="utf-8"))
+        source = files("stepsmith.templates").joinpath("hosts", f"{part}.py").read_text(encoding="utf-8")
+        more, lines = _split(source)
         imports |= more
-        body += "\n\n" + lines
+        body += f"\n\n# {ast.get_docstring(ast.parse(source))}\n\n{lines}"
     name = "_".join(known[key].replace("-", "_") for key in ("SDE", "SAMPLER"))
     return _head(text) + _sorted(imports) + "\n" + body.replace("sample_module", f"sample_{name}")
 

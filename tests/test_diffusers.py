@@ -486,6 +486,8 @@ def test_what_does_not_fit_is_told(host):
         make(**SD).set_timesteps(timesteps=[10, 20])
     with pytest.raises(ValueError, match="prediction_type 'noise' is not known"):
         make(prediction_type="noise")
+    with pytest.raises(ValueError, match="EDM's preconditioning"):
+        make.from_config(diffusers.EDMEulerScheduler().config)
     with pytest.raises(ValueError, match="call set_timesteps before step"):
         make(**SD).step(torch.zeros(SHAPE), 0, torch.zeros(SHAPE))
     for name, fix in (("vp_heun", "begin at a multiple of order, 2"), ("vp_dpmpp_3m_corrected", "take another sampler")):

@@ -69,7 +69,7 @@ def test_a_file_of_a_dialect_keeps_the_contract_and_the_text_of_the_module():
     assert more.index(body) == more.index("API = 1")
 
 
-@pytest.mark.parametrize("dialect", ["diffusers", "k-diffusion", "comfyui"])
+@pytest.mark.parametrize("dialect", ["diffusers", "comfyui"])  # that of comfyui has all of k-diffusion
 def test_in_every_file_of_a_dialect_each_name_is_bound_once(dialect):
     """No part of a host takes a name that a module has, and all that it reads is there."""
     done = 0

@@ -72,7 +72,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config=None, return_unused_kwargs=False, **kwargs):
-        """A scheduler from another's configuration; that of a flow has a shift and no prediction type."""
+        """A scheduler from another's configuration; that of a flow has a shift and no prediction type.
+
+        ValueError for that of a network with EDM's preconditioning, whose inputs and outputs are scaled otherwise.
+        """
+        if config is not None and "sigma_data" in config:
+            raise ValueError("a network with EDM's preconditioning (sigma_data) is a denoiser: use the dialect k-diffusion")
         if config is not None and "shift" in config and "prediction_type" not in config:
             kwargs.setdefault("prediction_type", "flow_prediction")
         return super().from_config(config, return_unused_kwargs, **kwargs)

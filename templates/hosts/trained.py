@@ -91,8 +91,8 @@ class Discrete:
 
     def mix(self, timesteps, like):
         """What multiplies data and noise in x."""
-        logs = self.logs.to(like.device, torch.float32)
-        sigma = self._between(timesteps.to(like.device, torch.float32), logs).exp()
+        logs = self.logs.float().to(like.device)
+        sigma = self._between(timesteps.float().to(like.device), logs).exp()
         return (1 + sigma**2).rsqrt(), sigma * (1 + sigma**2).rsqrt()
 
 
@@ -148,5 +148,5 @@ class Flow:
 
     def mix(self, timesteps, like):
         """What multiplies data and noise in x."""
-        t = timesteps.to(like.device, torch.float32) / self.config.num_train_timesteps
+        t = timesteps.float().to(like.device) / self.config.num_train_timesteps
         return 1 - t, t
