@@ -18,6 +18,7 @@ from stepsmith.runtime.networks.adapters import (
     guided,
 )
 from stepsmith.runtime.networks.base import Counting, Network, counting
+from stepsmith.runtime.networks.discrete import diffusers, discrete
 from stepsmith.runtime.networks.shipped import SHIPPED, load
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "clip_sigma",
     "counting",
     "denoiser",
+    "diffusers",
+    "discrete",
     "edm_coefficients",
     "from_edm",
     "from_eps",
