@@ -195,6 +195,9 @@ def held(method: Any) -> str:
     if sampler.family == "conjugate":
         frame = method.frame_name
         return f"freezes {'the data prediction' if frame == 'denoiser' else frame}, exact else"
+    if sampler.adams is not None:
+        frame, known = sampler.adams.frame, {"x0": "the data prediction", "gaussian": "the data around a Gaussian"}
+        return f"interpolates {known.get(frame, frame)}" + (", corrected" if sampler.adams.corrector else "")
     if sampler.formula is not None:
         words = [word for word in NETWORK if word in sampler.formula.words and word in ONE_BLOCK]
         if not words:
