@@ -84,7 +84,7 @@ def start_data(time, /, **params):
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1]):
+    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] < torch.inf):
         raise ValueError(f"times must be at least two numbers that decrease strictly above {START}")
     t0, t1 = times[:-1], times[1:]
     sigma_0 = sde.sigma(t0)

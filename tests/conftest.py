@@ -38,6 +38,7 @@ def fake_cuda(monkeypatch):
     """``guard()``, and ``run(module, network, grid, ...)``: the loop with fake tensors on "cuda", its uploads replaced by
     fake tensors of their shapes; the samples and the shapes that were uploaded."""
     from stepsmith.runtime import noise, plan, sampler
+    from stepsmith.runtime import start as begin
 
     def run(module, network, grid, dtype=torch.float32, last="denoise", shape=(2, 3), constants=None):
         uploads = []
@@ -48,6 +49,7 @@ def fake_cuda(monkeypatch):
 
         monkeypatch.setattr(noise, "upload", upload)
         monkeypatch.setattr(sampler, "upload", upload)
+        monkeypatch.setattr(begin, "upload", upload)
         ready = plan.make_plan(
             module, network, grid, range(3), shape=shape, device="cuda", dtype=dtype, last=last, constants=constants
         )
