@@ -29,7 +29,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
-from stepsmith.runtime.plan import Plan, find_device, find_dtype, full_params, make_plan, resolve
+from stepsmith.runtime.plan import Plan, find_device, find_dtype, find_grid, full_params, make_plan, resolve
 from stepsmith.runtime.watch import Watch
 
 State = tuple[torch.Tensor, ...]
@@ -39,7 +39,7 @@ _AHEAD = 2**18  # normals made at once, where a step needs fewer
 def sample(
     module: Any,
     network: Callable[[State, torch.Tensor], State],
-    grid: TimeGrid,
+    grid: TimeGrid | None,
     seeds: str | int | Iterable[int],
     *,
     params: Mapping[str, float] | None = None,
@@ -53,11 +53,12 @@ def sample(
 ) -> torch.Tensor:
     """Samples (len(seeds), *shape) in ``dtype`` (float32 unless given) on ``device`` (the CPU unless given).
 
-    ``module``: an emitted module, or what :func:`load` takes. ``network(inputs, time) -> outputs``: tuples of (batch,
-    *shape) tensors and a 0-d float64 time; it may have ``shape``, ``inputs``, ``outputs`` (counts) and ``sigma_range``,
-    which are then checked. ``constants``: the SDE's constant components by name, each a tensor that broadcasts to
-    (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and not on its neighbours. ``params``
-    override the module's ``PARAMS``. ``shape`` is that of one component of one sample (``network.shape`` unless given).
+    ``module``: an emitted module, or what :func:`load` takes; ``grid`` None is that of a baked one.
+    ``network(inputs, time) -> outputs``: tuples of (batch, *shape) tensors and a 0-d float64 time; it may have ``shape``,
+    ``inputs``, ``outputs`` (counts) and ``sigma_range``, which are then checked. ``constants``: the SDE's constant components
+    by name, each a tensor that broadcasts to (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and
+    not on its neighbours. ``params`` override the module's ``PARAMS``. ``shape`` is that of one component of one sample
+    (``network.shape`` unless given).
     ``callback(k, state)`` is called after step k = 0 .. N - 1 (with cosine coefficients, for a module with
     a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
@@ -69,7 +70,7 @@ def sample(
         module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
         constants=constants,
     )  # fmt: skip
-    watch = Watch(plan.module, network, grid.times)
+    watch = Watch(plan.module, network, find_grid(plan.module, grid).times)
     with torch.no_grad():
         data = run_plan(plan, watch, callback, progress)
         watch.read(data)
@@ -123,7 +124,7 @@ def count_nfe(module: Any, steps: int, last: str = "none") -> int:
 
 def record(
     module: Any,
-    grid: TimeGrid,
+    grid: TimeGrid | None,
     seeds: str | int | Iterable[int],
     *,
     params: Mapping[str, float] | None = None,
@@ -140,6 +141,7 @@ def record(
     ``name`` or class, and its ``digest`` where it has one) and versions.
     """
     module = resolve(module)
+    grid = find_grid(module, grid)
     return {
         "sde": module.SDE,
         "sampler": module.SAMPLER,

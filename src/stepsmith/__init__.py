@@ -26,6 +26,7 @@ _HOME = {
     "certify": ".certificate",
     "Certificate": ".certificate",
     "load": ".loading",
+    "bake": ".baking",
     "sample": ".runtime",
     "TimeGrid": ".runtime",
     "NoiseSource": ".runtime",

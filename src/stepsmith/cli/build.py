@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from stepsmith import digests
+from stepsmith.cli.sample import GRIDS
 from stepsmith.cli.shared import json_option, out_option, print_json, progress
 from stepsmith.errors import InputError
 
@@ -43,20 +44,35 @@ class Emitted(NamedTuple):
 @click.option(
     "--no-certificate", "certified", is_flag=True, flag_value=False, default=True, help="Hand out texts that nothing has held."
 )
+@click.option("--bake", is_flag=True, help="Bake a grid in: its table of coefficients as literals, on torch alone.")
+@click.option("--steps", type=int, help="Steps of the grid, with --bake.")
+@click.option("--grid", type=click.Choice(GRIDS), default="quadratic", show_default=True, help="The grid, with --bake.")
+@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends, with --bake.")
 @json_option
-def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, **own: Any) -> None:
+def command(
+    names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, bake: bool, steps: int | None, grid: str,
+    end: float, **own: Any,
+) -> None:  # fmt: skip
     """Emit NAMES of the catalogue; without NAMES derive all of it, and write the modules that are kept and digests.txt.
 
     Each text is held to its proofs first (src/stepsmith/certificate.py); one that fails ends the run with exit status 1, and
-    nothing is written.  --check compares texts alone.
+    nothing is written.  --check compares texts alone.  With --bake the files are <name>_<grid>_<steps>.py.
     """
     from stepsmith import certificate
     from stepsmith.templates.files import compare, folder, write
 
+    if bake != (steps is not None):
+        raise InputError("-", "steps" if bake else "bake", "--bake and --steps go together", "give both")
     place, every = folder(out), not names and own["sde"] is None
+    if bake and (every or out is None):
+        raise InputError("-", "bake", "it is for named modules, in a folder of yours", "give NAMES or --sde, and --out")
     begun = time.perf_counter()
     text = functools.partial(certificate.written if check else certificate.emit, certified=certified)
+    if steps is not None:
+        text = functools.partial(baked, text=text, grid=grid, steps=steps, end=end)
     modules = emit_all(chosen(names, every, out), text, as_json, **own)
+    if steps is not None:
+        modules = [module._replace(name=f"{module.name}_{grid}_{steps}") for module in modules]
     texts = kept_files(modules) if every else {f"{module.name}.py": module.text for module in modules}
     differences = compare(place, texts, orphans=every)
     if check:
@@ -73,6 +89,13 @@ def command(names: Sequence[str], check: bool, out: Path | None, as_json: bool, 
         click.echo(f"{len(modules)} modules {done} in {seconds} s, {len(differences)} files {found}")
     if check and differences:
         sys.exit(1)
+
+
+def baked(method: Any, text: Text, grid: str, steps: int, end: float) -> str:
+    """The module of a method for one grid."""
+    import stepsmith as ss
+
+    return ss.bake(ss.load(text(method)), getattr(ss.TimeGrid, grid)(method.sde, steps, end=end))
 
 
 def chosen(names: Sequence[str], every: bool, out: Path | None) -> list[Any]:
