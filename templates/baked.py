@@ -27,7 +27,7 @@ class Baked:
     """What is baked of the module with the text ``source``: Python floats, and the constants that differ, as text.
 
     ``factor`` is the lower factor of the covariance at ``times[0]``, ``mean`` the rows of ``start_mean`` there, if there are any.
-    ``learned``: the table is that of steps of one block that weigh all of ``HISTORY`` and the newest output.
+    ``learned``: the table is that of steps of one block that weigh every output so far, with functions of their own.
     """
 
     source: str
@@ -49,7 +49,7 @@ def write(baked: Baked) -> str:
     functions = {node.name: ast.get_source_segment(baked.source, node) for node in tree.body if isinstance(node, ast.FunctionDef)}
     paragraphs = (ast.get_docstring(tree) or "").split("\n\n")
     network = next((p for p in paragraphs if p.startswith("The network gives")), "")
-    names = [name for name in (*STEPS[baked.learned :], "nfe", "denoise") if name in functions]
+    names = [name for name in (*STEPS, "nfe", "denoise") if name in functions and not baked.learned]
     random = not all(constants.get(f"DRAWS{end}", "= 0").endswith("= 0") for end in ("", "_FIRST", "_LAST"))
     carried = not constants["HISTORY"].endswith("= 0")
     return environment().get_template("baked.jinja").render(

@@ -27,6 +27,8 @@ _HOME = {
     "Certificate": ".certificate",
     "load": ".loading",
     "bake": ".baking",
+    "tune": ".tuning",
+    "Tuned": ".tuning",
     "sample": ".runtime",
     "TimeGrid": ".runtime",
     "NoiseSource": ".runtime",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from stepsmith.runtime.plan import full_params
 from stepsmith.runtime.sampler import steps_of
 
 LIMIT = 1e-15  # of the largest value of a trajectory
+LEARNED = 1e-9  # of the largest value at the end of a learned run, whose sums are taken in another order
 SEED, BATCH, SIZE = 1, 3, 2  # of the states that a text is held at
 State = tuple[torch.Tensor, ...]
 
@@ -71,6 +72,39 @@ def bake(
     return text
 
 
+def bake_learned(module: Any, linear: Any, times: torch.Tensor, params: Mapping[str, float], **said: Any) -> str:
+    """The text of a run that was learned around ``module`` (measure/learning.py): its rows weigh every output so far.
+
+    Raises CertificateError where the text is not that run.
+    """
+    from stepsmith.templates.baked import Baked, assigned, write
+    from stepsmith.templates.printer import listed, literal
+
+    values, rows = full_params(module, params, full=True), linear.table().tolist()
+    names = ["y_x", "sigma_hat_0", "x_x", "x_d", *(f"x_d_m{k}" for k in range(1, len(rows))), "y_end_x", "sigma_hat_1"]
+    constants = {
+        "SAMPLER": f"SAMPLER = {literal(module.SAMPLER + '-learned')}", "HISTORY": f"HISTORY = {len(rows) - 1}",
+        "ORDER": "ORDER = None", "COEFFICIENTS": f"COEFFICIENTS = {listed(map(literal, names))}",
+        "SIGMA_COLUMNS": 'SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")', "PARAMS": f"PARAMS = {assigned(values)}",
+        "DIGEST": f'DIGEST = "{digest_of(module.DIGEST, times.tolist(), values, rows)}"',
+    }  # fmt: skip
+    factor, name = module.start(times[0], **values), f"{module.SDE}_{module.SAMPLER}"
+    note = f"Learned around {name} (program {module.DIGEST[:12]}): held to what was learned, to {LEARNED:g}."
+    text = write(
+        Baked(source_text(module), times.tolist(), rows, factor.tolist(), (), constants, note=note, learned=True, **said)
+    )
+    baked = modules.from_text(text)
+    normals = torch.randn(BATCH, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
+    wanted = linear.run(waves(1), normals)
+    state, history = (normals * factor[0, 0],), (torch.zeros_like(normals),) * baked.HISTORY
+    for row in baked.TABLE:
+        state, history = baked.step(state, row, waves(1), (), history)
+    gap = (state[0] - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
+    if not gap <= LEARNED:
+        raise CertificateError(name, f"the baked text leaves the learned run by {gap:.1e}")
+    return text
+
+
 def digest_of(*values: Any) -> str:
     """The sha256 of what a table was made from."""
     return hashlib.sha256(repr(values).encode()).hexdigest()
@@ -90,15 +124,21 @@ def hold(name: str, module: Any, baked: Any, times: torch.Tensor, params: Mappin
         raise CertificateError(name, f"the baked text leaves the module's trajectory by {worst:.1e}")
 
 
+def waves(outputs: int) -> Callable[[State, Any], State]:
+    """A network that is not linear and of the size of its inputs over the noise level."""
+
+    def network(inputs: State, time: Any) -> State:
+        level = sum(inputs[1:], inputs[0]) / (1 + abs(float(time)))
+        return tuple(level + torch.sin(level + k) for k in range(outputs))
+
+    return network
+
+
 def trajectory(module: Any, rows: Sequence[Any]) -> list[torch.Tensor]:
     """Every state of a run from random states through a network that is not linear, ``denoise`` last, in float64."""
     random = torch.Generator().manual_seed(SEED)
     draw = lambda: torch.randn(BATCH, SIZE, dtype=torch.float64, generator=random)  # noqa: E731
-
-    def network(inputs: State, time: Any) -> State:
-        level = sum(inputs[1:], inputs[0]) / (1 + abs(float(time)))
-        return tuple(level + torch.sin(level + k) for k in range(module.OUTPUTS))
-
+    network = waves(module.OUTPUTS)
     state: State = tuple(draw() for _ in module.COMPONENTS)
     history: State = (torch.zeros_like(state[0]),) * module.HISTORY
     seen = list(state)
