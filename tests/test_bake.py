@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,3 +186,24 @@ def test_build_bakes(tmp_path):
     assert len(ss.load(tmp_path / "out" / "psld_rvv2_quadratic_4.py").TIMES) == 5
     refused = run("--bake", "vp-ddim", "--out", "out")
     assert refused.returncode == 2 and "--bake and --steps go together" in refused.stderr
+
+
+def test_the_verb_sample_runs_a_baked_file_on_its_own_grid(tmp_path, monkeypatch, capsys):
+    from stepsmith.cli import main
+
+    grid = ss.TimeGrid.logsnr(ss.load_sde("vp"), 3, start=0.9)
+    (tmp_path / "baked.py").write_text(ss.bake("vp_ddim", grid))
+    (tmp_path / "module.py").write_text(Path(ss.load("vp_ddim").__file__).read_text())
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", ["stepsmith", "sample", "--seeds", "0-1", "--out", str(tmp_path / "s.npz"), *more])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr()
+
+    code, told = run("--sampler", str(tmp_path / "baked.py"))
+    assert code == 0 and "2 samples, 3 steps, 3 calls a sample" in told.out
+    code, told = run("--sampler", str(tmp_path / "baked.py"), "--steps", "5")
+    assert code == 2 and "has its own grid; leave --steps and --nfe out" in told.err
+    code, told = run("--sampler", str(tmp_path / "module.py"))
+    assert code == 2 and "it is not baked" in told.err

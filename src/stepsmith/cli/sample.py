@@ -42,7 +42,9 @@ class Request:
 
 @click.command("sample")
 @click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
-@click.option("--sampler", default="rvv", show_default=True, help="A name, a .toml file or a composition string.")
+@click.option(
+    "--sampler", default="rvv", show_default=True, help="A name, a .toml file, a composition, or a baked .py with its own grid."
+)
 @click.option("--network", default="digits", show_default=True, help="digits, galaxies or a checkpoint (.safetensors).")
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
@@ -95,7 +97,6 @@ class Run:
     """A request with everything made that a run needs; ``left``: calls of a budget that no step could use."""
 
     request: Request
-    method: Any
     module: Any
     network: Any
     grid: Any
@@ -107,18 +108,13 @@ class Run:
     def of(cls, request: Request) -> Run:
         """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand."""
         import stepsmith as ss
-        from stepsmith.derive.method import derive
         from stepsmith.runtime import check_output, parse_seeds
 
         check_output(request.out)
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
-        sde = ss.load_sde(request.sde)
-        method = derive(sde, request.sampler)
-        steps, left = steps_and_left(request, method)
-        # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
-        own = {name: value for name, value in params.items() if name in sde.params}
-        grid = getattr(ss.TimeGrid, request.grid)(WithParameters(sde, own) if own else sde, steps, end=request.end)
+        baked = request.sampler.endswith(".py")
+        source, grid, left = read_baked(request) if baked else derived(request, params)
         import torch
 
         torch.set_num_threads(request.threads)
@@ -128,12 +124,15 @@ class Run:
             "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
             "constants": constants,
         }  # fmt: skip
-        return cls(request, method, ss.load(ss.emit(method)), network, grid, seeds, left, arguments)
+        module = source if baked else ss.load(ss.emit(source))
+        return cls(request, module, network, grid, seeds, left, arguments)
 
     @property
     def calls(self) -> int:
         """Network calls a sample."""
-        return calls_of(self.method, self.grid.steps, self.request.last)
+        from stepsmith.runtime import count_nfe
+
+        return count_nfe(self.module, self.grid.steps, self.request.last)
 
     def draw(self, progress: bool) -> tuple[Any, list[str]]:
         """The samples, (seeds, ...), and what the run warned of."""
@@ -150,9 +149,36 @@ class Run:
 
         out, picture = self.request.out, self.network.picture
         found = record(self.module, self.grid, self.seeds, network=self.network, **self.arguments)
-        found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(self.request.sampler)}
+        if not self.request.sampler.endswith(".py"):
+            found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(self.request.sampler)}
         write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
         return found
+
+
+def read_baked(request: Request) -> tuple[Any, Any, int]:
+    """A baked module from its file, its grid, and no calls left over."""
+    import stepsmith as ss
+
+    module = ss.load(Path(request.sampler))
+    if not hasattr(module, "TIMES"):
+        raise InputError(request.sampler, "TIMES", "it is not baked", "name its sampler, or bake it: stepsmith build --bake")
+    if request.steps is not None or request.nfe is not None:
+        raise InputError("-", "steps", f"{request.sampler} has its own grid", "leave --steps and --nfe out")
+    return module, ss.TimeGrid.explicit(module.TIMES), 0
+
+
+def derived(request: Request, params: dict[str, float]) -> tuple[Any, Any, int]:
+    """The Method of the request, its grid, and the calls of a budget that are left over."""
+    import stepsmith as ss
+    from stepsmith.derive.method import derive
+
+    sde = ss.load_sde(request.sde)
+    method = derive(sde, request.sampler)
+    steps, left = steps_and_left(request, method)
+    # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
+    own = {name: value for name, value in params.items() if name in sde.params}
+    grid = getattr(ss.TimeGrid, request.grid)(WithParameters(sde, own) if own else sde, steps, end=request.end)
+    return method, grid, left
 
 
 def calls_of(method: Any, steps: int, last: str) -> int:
