@@ -49,7 +49,7 @@ class Plan:
 def make_plan(
     module: Any,
     network: Any,
-    grid: TimeGrid,
+    grid: TimeGrid | None,
     seeds: str | int | Iterable[int],
     *,
     params: Mapping[str, float] | None = None,
@@ -66,8 +66,7 @@ def make_plan(
     module = resolve(module)
     if last not in ("none", "denoise"):
         raise _refuse("last", f"{last!r} is not known", "give none or denoise")
-    if not isinstance(grid, TimeGrid):
-        raise _refuse("grid", f"{type(grid).__name__} is not a TimeGrid", "use TimeGrid.explicit(times)")
+    grid = find_grid(module, grid)
     params = full_params(module, params)
     _check_network(module, network)
     size = _shape(network, shape)
@@ -76,6 +75,7 @@ def make_plan(
     table = _table(module, grid, inputs)
     _check_sigma(module, table)
     _warn_range(module, network, table)
+    _warn_tuned(module, network)
     noise, kind = NoiseSource(seeds), find_dtype(dtype)
     known = Known.of(module, init, start, mask, len(noise), size, kind)
     if mask is not None:
@@ -100,6 +100,15 @@ def resolve(module: Any) -> Any:
     """An emitted module from itself, or from what ``stepsmith.load`` takes; checked."""
     by_source = isinstance(module, str) or hasattr(module, "__fspath__")
     return stepsmith.load(module) if by_source else check_module(module)
+
+
+def find_grid(module: Any, grid: TimeGrid | None) -> TimeGrid:
+    """The grid; for None the times of a baked module."""
+    if grid is None and hasattr(module, "TIMES"):
+        return TimeGrid.explicit(module.TIMES)
+    if not isinstance(grid, TimeGrid):
+        raise _refuse("grid", f"{type(grid).__name__} is not a TimeGrid", "use TimeGrid.explicit(times)")
+    return grid
 
 
 def _refuse(key: str, what: str, fix: str) -> InputError:
@@ -171,6 +180,14 @@ def _warn_range(module: Any, network: Any, table: torch.Tensor) -> None:
     if low < bounds[0] * (1 - _SPREAD) or high > bounds[1] * (1 + _SPREAD):
         asked, trained = f"{low:.4g} .. {high:.4g}", f"{bounds[0]:.4g} .. {bounds[1]:.4g}"
         text = f"the grid reaches effective sigmas {asked}, the network knows {trained}; what lies outside is clipped"
+        warnings.warn(text, stacklevel=4)
+
+
+def _warn_tuned(module: Any, network: Any) -> None:
+    """One warning where the module was tuned to a network with other weights."""
+    tuned, digest = getattr(module, "NETWORK_DIGEST", None), getattr(network, "digest", None)
+    if tuned is not None and digest is not None and tuned != digest:
+        text = f"the module was tuned to another network ({tuned[:12]}) than this one ({digest[:12]}): tune it again"
         warnings.warn(text, stacklevel=4)
 
 

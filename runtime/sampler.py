@@ -28,7 +28,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
-from stepsmith.runtime.plan import Plan, find_device, find_dtype, full_params, make_plan, resolve
+from stepsmith.runtime.plan import Plan, find_device, find_dtype, find_grid, full_params, make_plan, resolve
 from stepsmith.runtime.spectral import Transform
 from stepsmith.runtime.start import Known
 from stepsmith.runtime.watch import Watch
@@ -40,7 +40,7 @@ _AHEAD = 2**18  # normals made at once, where a step needs fewer
 def sample(
     module: Any,
     network: Callable[[State, torch.Tensor], State],
-    grid: TimeGrid,
+    grid: TimeGrid | None,
     seeds: str | int | Iterable[int],
     *,
     params: Mapping[str, float] | None = None,
@@ -59,11 +59,12 @@ def sample(
 ) -> torch.Tensor:
     """Samples (len(seeds), *shape) in ``dtype`` (float32 unless given) on ``device`` (the CPU unless given).
 
-    ``module``: an emitted module, or what :func:`load` takes. ``network(inputs, time) -> outputs``: tuples of (batch,
-    *shape) tensors and a 0-d float64 time; it may have ``shape``, ``inputs``, ``outputs`` (counts) and ``sigma_range``,
-    which are then checked. ``constants``: the SDE's constant components by name, each a tensor that broadcasts to
-    (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and not on its neighbours. ``params``
-    override the module's ``PARAMS``. ``shape`` is that of one component of one sample (``network.shape`` unless given).
+    ``module``: an emitted module, or what :func:`load` takes; ``grid`` None is that of a baked one.
+    ``network(inputs, time) -> outputs``: tuples of (batch, *shape) tensors and a 0-d float64 time; it may have ``shape``,
+    ``inputs``, ``outputs`` (counts) and ``sigma_range``, which are then checked. ``constants``: the SDE's constant components
+    by name, each a tensor that broadcasts to (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and
+    not on its neighbours. ``params`` override the module's ``PARAMS``. ``shape`` is that of one component of one sample
+    (``network.shape`` unless given).
     ``callback(k, state)`` is called after step k = 0 .. N - 1 (with cosine coefficients, for a module with
     a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
@@ -87,7 +88,7 @@ def sample(
     for first in range(0, count, _batch(batch, count)):
         part = slice(first, min(count, first + _batch(batch, count)))
         own = {name: upload(v[part], plan.device) if isinstance(v, torch.Tensor) else v[part] for name, v in given.items()}
-        watch = Watch(plan.module, functools.partial(network, **own) if own else network, grid.times)
+        watch = Watch(plan.module, functools.partial(network, **own) if own else network, find_grid(plan.module, grid).times)
         with torch.no_grad():
             done.append(run_plan(plan.of_seeds(part), watch, callback, progress))
             watch.read(done[-1])
@@ -170,7 +171,7 @@ def count_nfe(module: Any, steps: int, last: str = "none") -> int:
 
 def record(
     module: Any,
-    grid: TimeGrid,
+    grid: TimeGrid | None,
     seeds: str | int | Iterable[int],
     *,
     params: Mapping[str, float] | None = None,
@@ -187,6 +188,7 @@ def record(
     ``name`` or class, and its ``digest`` where it has one) and versions.
     """
     module = resolve(module)
+    grid = find_grid(module, grid)
     return {
         "sde": module.SDE,
         "sampler": module.SAMPLER,

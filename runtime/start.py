@@ -35,7 +35,7 @@ class Law:
         """The law at a time.  InputError (key ``start``) for entries that are not finite, and where the module cannot say D."""
         if data and not hasattr(module, "start_data"):
             what = f"{module.SDE} {module.SAMPLER} does not say how the state follows from the data"
-            raise InputError("-", "init", what, "emit the module again")
+            raise InputError("-", "init", what, "emit the module again; a baked one starts from noise alone")
         n, m = blocks_of(module), len(names_of(module)) + 1
         asked = {"start": n, **({"start_data": None} if data else {})}
         asked |= {"start_mean": m} if hasattr(module, "start_mean") else {}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Tensors = tuple[Tensor, ...]
@@ -35,12 +36,14 @@ class Network:
     digest: str | None = None
     picture: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
+    def __call__(self, inputs: Tensors, time: Tensor | float, **cond: Any) -> Tensors:
         if len(inputs) != self.inputs:
             raise ValueError(f"the network takes {self.inputs} inputs, not {len(inputs)}")
         for item in inputs:
             if tuple(item.shape[1:]) != self.shape:
                 raise ValueError(f"the network takes samples of shape {self.shape}, not {tuple(item.shape[1:])}")
+        if isinstance(time, float):  # a row of a baked module: no float64 on the device
+            time = torch.tensor(time, dtype=torch.promote_types(inputs[0].dtype, torch.float32), device=inputs[0].device)
         return self.fn(inputs, time, **cond)
 
 

@@ -1,5 +1,6 @@
 """The public names with their types, for editors and type checkers; at run time __init__.py resolves them when they are used."""
 
+from stepsmith.baking import bake as bake
 from stepsmith.certificate import Certificate as Certificate
 from stepsmith.certificate import certify as certify
 from stepsmith.certificate import emit as emit
@@ -24,6 +25,8 @@ from stepsmith.runtime import networks as networks
 from stepsmith.runtime import sample as sample
 from stepsmith.runtime import step_with_logprob as step_with_logprob
 from stepsmith.runtime import transition as transition
+from stepsmith.tuning import Tuned as Tuned
+from stepsmith.tuning import tune as tune
 
 __version__: str
 __all__: list[str]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from stepsmith import digests
+from stepsmith.cli.sample import GRIDS
 from stepsmith.cli.shared import json_option, out_option, print_json, progress
 from stepsmith.errors import InputError
 
@@ -47,25 +48,38 @@ class Emitted(NamedTuple):
     "--dialect", type=click.Choice(["torch", "diffusers", "k-diffusion", "comfyui"]), default="torch", show_default=True,
     help="For which host: a module, with a scheduler, a sampling function, or that and a node behind it; with --out.",
 )
+@click.option("--bake", is_flag=True, help="Bake a grid in: its table of coefficients as literals, on torch alone.")
+@click.option("--steps", type=int, help="Steps of the grid, with --bake.")
+@click.option("--grid", type=click.Choice(GRIDS), default="quadratic", show_default=True, help="The grid, with --bake.")
+@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends, with --bake.")
 @json_option
 def command(
-    names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, dialect: str, **own: Any
-) -> None:
+    names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, dialect: str, bake: bool,
+    steps: int | None, grid: str, end: float, **own: Any,
+) -> None:  # fmt: skip
     """Emit NAMES of the catalogue; without NAMES derive all of it, and write the modules that are kept and digests.txt.
 
     Each text is held to its proofs first (src/stepsmith/certificate.py); one that fails ends the run with exit status 1, and
-    nothing is written.  --check compares texts alone.
+    nothing is written.  --check compares texts alone.  With --bake the files are <name>_<grid>_<steps>.py.
     """
     from stepsmith import certificate
     from stepsmith.templates.files import compare, folder, write
 
+    if bake != (steps is not None):
+        raise InputError("-", "steps" if bake else "bake", "--bake and --steps go together", "give both")
     place, every = folder(out), not names and own["sde"] is None
-    if dialect != "torch" and (every or out is None):
-        what = f"{dialect} is for named modules, in a folder of yours"
-        raise InputError("-", "dialect", what, "give NAMES or --sde, and --out")
+    if (bake or dialect != "torch") and (every or out is None):
+        key, what = ("bake", "a baked module") if bake else ("dialect", dialect)
+        raise InputError("-", key, f"{what} is for named modules, in a folder of yours", "give NAMES or --sde, and --out")
     begun = time.perf_counter()
-    text = functools.partial(certificate.written if check else certificate.emit, dialect=dialect, certified=certified)
+    text = functools.partial(certificate.written if check else certificate.emit, certified=certified)
+    if steps is not None:
+        text = functools.partial(baked, text=text, grid=grid, steps=steps, end=end)
+    if dialect != "torch":
+        text = functools.partial(attached, text=text, dialect=dialect)
     modules = emit_all(chosen(names, every, out), text, as_json, **own)
+    if steps is not None:
+        modules = [module._replace(name=f"{module.name}_{grid}_{steps}") for module in modules]
     texts = kept_files(modules) if every else {f"{module.name}.py": module.text for module in modules}
     differences = compare(place, texts, orphans=every)
     if check:
@@ -82,6 +96,20 @@ def command(
         click.echo(f"{len(modules)} modules {done} in {seconds} s, {len(differences)} files {found}")
     if check and differences:
         sys.exit(1)
+
+
+def baked(method: Any, text: Text, grid: str, steps: int, end: float) -> str:
+    """The module of a method for one grid."""
+    import stepsmith as ss
+
+    return ss.bake(ss.load(text(method)), getattr(ss.TimeGrid, grid)(method.sde, steps, end=end))
+
+
+def attached(method: Any, text: Text, dialect: str) -> str:
+    """The module of a method with what a host asks for behind it."""
+    from stepsmith.templates import attach
+
+    return attach(text(method), dialect)
 
 
 def chosen(names: Sequence[str], every: bool, out: Path | None) -> list[Any]:

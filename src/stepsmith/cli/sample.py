@@ -46,7 +46,9 @@ class Request:
 @click.command("sample")
 @click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
 @click.option(
-    "--sampler", help=f"A name, a .toml file or a composition string; {FIRST} by default, {ELSE} where that is not derived."
+    "--sampler",
+    help=f"A name, a .toml file, a composition string, or a baked .py with its own grid; {FIRST} by default, {ELSE} where that "
+    "is not derived.",
 )
 @click.option(
     "--network",
@@ -106,7 +108,6 @@ class Run:
     """A request with everything made that a run needs; ``left``: calls of a budget that no step could use."""
 
     request: Request
-    method: Any
     module: Any
     network: Any
     grid: Any
@@ -126,26 +127,23 @@ class Run:
         check_output(request.out)
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
-        sde = ss.load_sde(request.sde)
         check_device(request.device)
         network = ss.networks.load(request.network, device=request.device)
-        method = derived(sde, request.sampler, network.kind)
-        steps, left = steps_and_left(request, method)
-        # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
-        own = {name: value for name, value in params.items() if name in sde.params}
-        known = WithParameters(sde, own) if own else sde
-        start, end = ends(known, network, request)
-        grid = getattr(ss.TimeGrid, request.grid)(known, steps, start=start, end=end)
+        baked = request.sampler is not None and request.sampler.endswith(".py")
+        source, grid, left = read_baked(request) if baked else derived(request, network, params)
         arguments = {
             "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
             "constants": constants,
         }  # fmt: skip
-        return cls(request, method, ss.load(ss.emit(method)), network, grid, seeds, left, arguments)
+        module = source if baked else ss.load(ss.emit(source))
+        return cls(request, module, network, grid, seeds, left, arguments)
 
     @property
     def calls(self) -> int:
         """Network calls a sample."""
-        return calls_of(self.method, self.grid.steps, self.request.last)
+        from stepsmith.runtime import count_nfe
+
+        return count_nfe(self.module, self.grid.steps, self.request.last)
 
     def draw(self, progress: bool) -> tuple[Any, list[str]]:
         """The samples, (seeds, ...), and what the run warned of."""
@@ -162,13 +160,41 @@ class Run:
 
         out, picture = self.request.out, self.network.picture
         found = record(self.module, self.grid, self.seeds, network=self.network, **self.arguments)
-        sampler = self.request.sampler or self.method.sampler.name
-        found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(sampler)}
+        if not hasattr(self.module, "TIMES"):
+            sampler = self.request.sampler or self.module.SAMPLER
+            found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(sampler)}
         write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
         return found
 
 
-def derived(sde: Any, sampler: str | None, kind: str) -> Any:
+def read_baked(request: Request) -> tuple[Any, Any, int]:
+    """A baked module from its file, its grid, and no calls left over."""
+    import stepsmith as ss
+
+    path = str(request.sampler)
+    module = ss.load(Path(path))
+    if not hasattr(module, "TIMES"):
+        raise InputError(path, "TIMES", "it is not baked", "name its sampler, or bake it: stepsmith build --bake")
+    if request.steps is not None or request.nfe is not None:
+        raise InputError("-", "steps", f"{path} has its own grid", "leave --steps and --nfe out")
+    return module, ss.TimeGrid.explicit(module.TIMES), 0
+
+
+def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[Any, Any, int]:
+    """The Method of the request, its grid, and the calls of a budget that are left over."""
+    import stepsmith as ss
+
+    sde = ss.load_sde(request.sde)
+    method = method_of(sde, request.sampler, network.kind)
+    steps, left = steps_and_left(request, method)
+    # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
+    own = {name: value for name, value in params.items() if name in sde.params}
+    known = WithParameters(sde, own) if own else sde
+    start, end = ends(known, network, request)
+    return method, getattr(ss.TimeGrid, request.grid)(known, steps, start=start, end=end), left
+
+
+def method_of(sde: Any, sampler: str | None, kind: str) -> Any:
     """The method; the first of the two samplers that is derived for this diffusion and network, where none is named."""
     from stepsmith.derive.method import derive
 

@@ -1,0 +1,162 @@
+"""What ``stepsmith tune`` chooses among, and how a choice is judged: on paths of the user's own network.
+
+A path starts where a seed says and ends where a teacher takes it, a row of the family with many steps.  A candidate is a row of
+the family adams on a grid; its error on some paths is
+
+    pooled   the root mean square over all paths of the distance to the teacher's ends, a number a coordinate
+    median   the median of the root mean squares of the paths
+
+and candidates are ranked by sqrt(pooled median): the first is carried by the few paths that end in another mode, the second
+shows the rest.  Paths are halved: one half chooses, the other says whether the choice holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from stepsmith.measure.slopes import carried
+from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.noise import NoiseSource
+
+SCALES = (0.5, 1.0, 2.0)  # of tan, in standard deviations of the data
+ASINH = ((0.3, 1.5), (0.3, 2.5), (1.0, 1.5), (1.0, 2.5), (1.0, 4.0))  # centre in standard deviations of the data, k
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the family adams; ``source`` is what load_sampler reads."""
+
+    frame: str
+    order: int
+    clock: str
+    corrector: bool
+
+    @property
+    def name(self) -> str:
+        marks = ("c" if self.corrector else "", "" if self.frame == "x0" else f"-{self.frame.lower()}")
+        return f"adams-{self.order}{''.join(marks)}" + ("" if self.clock == "log" else f"-{self.clock}")
+
+    @property
+    def source(self) -> dict[str, Any]:
+        return {"sampler": {"name": self.name, "family": "adams", **asdict(self)}}
+
+
+BASELINE = Row("x0", 3, "log", True)
+ROWS = (
+    BASELINE,
+    Row("x0", 2, "log", True),
+    Row("x0", 2, "log", False),
+    Row("x0", 3, "log", False),
+    Row("eps-R", 2, "log", True),
+    Row("eps-R", 3, "log", False),
+    Row("gaussian", 2, "theta", True),
+    Row("gaussian", 3, "theta", True),
+    Row("gaussian", 4, "theta", True),
+    Row("gaussian", 3, "theta", False),
+    Row("gaussian", 2, "log", True),
+    Row("gaussian", 3, "log", True),
+)
+BLOCKS = (BASELINE, *(row for row in ROWS if row.frame == "gaussian" and row.clock == "theta"))  # of several blocks
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row on a grid, with the numbers that the grid takes."""
+
+    row: Row
+    grid: str
+    given: Mapping[str, float] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.row, self.grid, *self.given.items()))
+
+    @property
+    def name(self) -> str:
+        numbers = ", ".join(f"{key} {value:g}" for key, value in self.given.items())
+        return f"{self.row.name} on {self.grid}" + (f" ({numbers})" if numbers else "")
+
+    def times(self, sde: Any, steps: int, start: float, end: float) -> torch.Tensor:
+        return getattr(TimeGrid, self.grid)(sde, steps, start, end, **self.given).times
+
+
+FIRST = Candidate(BASELINE, "logsnr")  # what a choice has to beat: UniPC's idea
+
+
+def grids(spread: float) -> tuple[tuple[str, dict[str, float]], ...]:
+    """The grids to try for data of the standard deviation ``spread``."""
+    tans = (("tan", {"scale": rounded(scale * spread)}) for scale in SCALES)
+    asinhs = (("asinh", {"centre": rounded(centre * spread), "k": k}) for centre, k in ASINH)
+    return ("logsnr", {}), ("edm", {}), ("quadratic", {}), *tans, *asinhs
+
+
+def refined(candidate: Candidate) -> list[Candidate]:
+    """The candidate with each number of its grid a little smaller and larger."""
+    near = ((key, value * factor) for key, value in candidate.given.items() for factor in (0.7, 0.85, 1.2, 1.4))
+    return [replace(candidate, given={**candidate.given, key: rounded(value)}) for key, value in near]
+
+
+def candidates(blocks: int, spread: float) -> list[Candidate]:
+    """Every row on every grid, the baseline first."""
+    return [Candidate(row, *grid) for row in (ROWS if blocks == 1 else BLOCKS) for grid in grids(spread)]
+
+
+def rounded(value: float) -> float:
+    """To four digits: nothing depends on more, and they are to be read."""
+    return float(f"{value:.4g}")
+
+
+@dataclass(frozen=True)
+class Error:
+    """Of a candidate on some paths."""
+
+    pooled: float
+    median: float
+
+    @classmethod
+    def of(cls, found: torch.Tensor, ends: torch.Tensor) -> Error:
+        squares = (found - ends).flatten(1).square().mean(1)
+        if not torch.isfinite(squares).all():
+            return cls(math.inf, math.inf)
+        return cls(squares.mean().sqrt().item(), squares.sqrt().median().item())
+
+    @property
+    def loss(self) -> float:
+        return math.sqrt(self.pooled * self.median)
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Starts (n, K, ...) and the data at the ends (K, ...) of K paths, float64."""
+
+    starts: torch.Tensor
+    ends: torch.Tensor
+
+    def half(self, which: int) -> Paths:
+        """Every second path."""
+        return Paths(self.starts[:, which::2], self.ends[which::2])
+
+    @property
+    def spread(self) -> float:
+        """The root of the mean variance of the ends over the paths."""
+        return rounded(self.ends.var(0).mean().sqrt().item())
+
+
+def drawn(module: Any, start: float, seeds: Sequence[int], shape: Sequence[int], device: Any = "cpu") -> torch.Tensor:
+    """Where ``sample`` starts for these seeds, (n, K, ...)."""
+    noise, factor = NoiseSource(seeds).to(device), module.start(start)
+    normals = [noise.normal(tuple(shape), "start", 0, j, dtype=torch.float64) for j in range(len(factor))]
+    return torch.tensordot(factor.to(device), torch.stack(normals), 1)
+
+
+def error_of(module: Any, network: Any, times: torch.Tensor, paths: Paths, params: Mapping[str, float]) -> Error:
+    """Of a module on a grid; infinite where it refuses the grid."""
+    try:
+        found = carried(module, network, times, paths.starts, (), params)
+    except (ValueError, ArithmeticError):
+        return Error(math.inf, math.inf)
+    return Error.of(found[module.DATA], paths.ends)

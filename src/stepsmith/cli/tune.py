@@ -1,0 +1,99 @@
+"""``stepsmith tune``: make a sampler for one network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stepsmith.cli.shared import json_option, out_option, print_json, quiet
+
+
+@click.command("tune")
+@click.option("--sde", default="vp", show_default=True, help="A name or a .toml file.")
+@click.option("--network", default="digits", show_default=True, help="digits, galaxies or a checkpoint (.safetensors).")
+@click.option("--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated.")
+@click.option("--seeds", default="0-63", show_default=True, help="The paths to tune on; judge with others.")
+@click.option("--start", type=float, help="Where the grid starts; by default as high as the network knows.")
+@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
+@click.option("--teacher", type=click.IntRange(20, 1000), default=80, show_default=True, help="Steps of the teacher.")
+@click.option("--learn", is_flag=True, help="Learn times and weights too.")
+@click.option(
+    "--certified", type=click.IntRange(1, 4), help="With --learn: keep what the row gives for polynomials below this degree."
+)
+@click.option(
+    "--evaluations", type=click.IntRange(1, 10000), default=200, show_default=True, help="Of the loss, from each start."
+)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="A picture of the error against the calls.")
+@out_option("Folder of the tuned modules and their records.", Path("out"))
+@json_option
+def command(
+    sde: str, network: str, budgets: Sequence[int], seeds: str, out: Path, as_json: bool, device: str, plot: Path | None,
+    learn: bool, certified: int | None, evaluations: int, **given: Any,
+) -> None:  # fmt: skip
+    """Choose grid, frame, order, clock and corrector for a network, on paths of its own; write the best as a baked module.
+
+    What was tried is kept in trials.jsonl of the folder: a run that was stopped goes on from there.
+    """
+    import torch
+
+    import stepsmith as ss
+    from stepsmith.cli.sample import check_device
+    from stepsmith.tuning import prepared, tuned
+
+    begun = time.perf_counter()
+    torch.set_num_threads(1)
+    check_device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    shown, called = not quiet(as_json), ss.networks.load(network, device=device)
+    bench = prepared(
+        sde, called, seeds, kind="denoiser", device=device, trials=out / "trials.jsonl", progress=shown, **given
+    )
+    found = [tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations) for nfe in budgets]
+    paths = [each.write(out) for each in found]
+    seconds = round(time.perf_counter() - begun, 1)
+    if plot is not None:
+        draw(plot, [each.record for each in found])
+    if as_json:
+        print_json({"files": [str(path) for path in paths], "seconds": seconds, "records": [each.record for each in found]})
+        return
+    click.echo("calls  pooled / median on held-out paths      the baseline's          kept")
+    for each, path in zip(found, paths, strict=True):
+        click.echo(f"{row(each.record)}\n       {path}")
+    click.echo(f"{seconds:.0f} s")
+
+
+def row(record: Mapping[str, Any]) -> str:
+    """One number of calls as a line."""
+    kept = outcome(record)
+    one, two = (f"{error['pooled']:.2e} / {error['median']:.2e}" for error in (kept, record["baseline"]))
+    name = f"learned from {record['learned']['from']}" if kept is record.get("learned", {}).get("held_out") else record["kept"]
+    return f"{record['nfe']:5}  {one:38}  {two:22}  {name}"
+
+
+def outcome(record: Mapping[str, Any]) -> dict[str, float]:
+    """The error of what was kept, on the paths that did not choose."""
+    learned = record.get("learned", {"kept": False})
+    return learned["held_out"] if learned["kept"] else record["held_out"]
+
+
+def draw(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Error against calls, what was kept and the baseline."""
+    from stepsmith.errors import InputError
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("-", "plot", "matplotlib is not installed", "pip install 'stepsmith[plot]'") from None
+    axes = (figure := Figure(figsize=(6, 4), layout="constrained")).subplots()
+    calls = [record["nfe"] for record in records]
+    for key, style in (("pooled", "-o"), ("median", "--s")):
+        axes.plot(calls, [outcome(record)[key] for record in records], style, color="C0", label=f"tuned, {key}")
+        axes.plot(calls, [record["baseline"][key] for record in records], style, color="C1", label=f"baseline, {key}")
+    axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="distance to the teacher", title=records[0]["sde"])
+    axes.legend()
+    figure.savefig(path)

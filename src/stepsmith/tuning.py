@@ -1,0 +1,303 @@
+"""``stepsmith.tune``: a sampler of the family adams, its grid, and if wanted its times and weights, made for one network.
+
+    1. the paths of K seeds, where a teacher takes them: adams-3 with a corrector on log-SNR, 80 steps
+    2. every candidate (measure/choosing.py) on one half of the paths, and the grid of the best refined
+    3. the best is kept if it beats adams-3 with a corrector on log-SNR on the other half too; else that is kept
+    4. with ``learn`` times and weights (measure/learning.py) on the first half, kept if they win on the other
+    5. the certificate of the method that was kept, and the baked module
+
+Only the network is called; no data are needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from stepsmith import __version__, baking
+from stepsmith.certificate import emit, written
+from stepsmith.derive import LinearSDE, load_sde
+from stepsmith.derive.method import Method, derive
+from stepsmith.errors import InputError, Unsupported
+from stepsmith.files import write_whole
+from stepsmith.measure import choosing, learning
+from stepsmith.measure.choosing import BASELINE, FIRST, Candidate, Error, Paths, Row
+from stepsmith.measure.trials import Trials
+from stepsmith.runtime import TimeGrid, modules, parse_seeds, sample
+from stepsmith.runtime.grid import invert_increasing
+from stepsmith.runtime.noise import seeds_text
+from stepsmith.runtime.plan import make_plan
+
+TEACHER, END, LEAST = 80, 1e-3, 8  # steps of the teacher, end of the grid, seeds at least
+EVALUATIONS = 200  # of the loss, from each start of the learning
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A baked module and its record: what was tried, and the error of what was kept on both halves of the paths."""
+
+    text: str
+    record: Mapping[str, Any]
+
+    @property
+    def module(self) -> Any:
+        return modules.from_text(self.text)
+
+    @property
+    def grid(self) -> TimeGrid:
+        return TimeGrid.explicit(self.module.TIMES)
+
+    @property
+    def name(self) -> str:
+        """<sde>_tuned_<nfe>, of the files."""
+        return f"{self.record['sde']}_tuned_{self.record['nfe']}".replace("-", "_").lower()
+
+    def write(self, folder: Path) -> Path:
+        """The module and its record beside it, <name>.py and <name>.json; the path of the module."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{self.name}.json", (json.dumps(self.record, indent=2) + "\n").encode())
+        write_whole(folder / f"{self.name}.py", self.text.encode())
+        return folder / f"{self.name}.py"
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What candidates are measured with: a diffusion, a network and its paths; methods and modules of rows as asked for."""
+
+    sde: LinearSDE
+    network: Any
+    kind: str
+    span: tuple[float, float]
+    seeds: tuple[int, ...]
+    teacher: int
+    paths: Paths
+    trials: Path | None = None
+    progress: bool = False
+    methods: dict[Row, Method] = field(default_factory=dict)
+    loaded: dict[Row, Any] = field(default_factory=dict)
+
+    def method(self, row: Row) -> Method:
+        if row not in self.methods:
+            self.methods[row] = derive(self.sde, row.source, self.kind)
+        return self.methods[row]
+
+    def module(self, row: Row) -> Any:
+        """Of a row, its certificate left for later."""
+        if row not in self.loaded:
+            self.loaded[row] = modules.from_text(written(self.method(row), certified=False))
+        return self.loaded[row]
+
+    def params(self, candidate: Candidate) -> dict[str, float]:
+        """The spread of the data, for a frame or a clock that asks for it."""
+        return {"sigma_data": self.paths.spread} if "sigma_data" in self.module(candidate.row).PARAMS else {}
+
+    def times(self, candidate: Candidate, nfe: int) -> torch.Tensor:
+        return candidate.times(self.sde, nfe, *self.span)
+
+    def error(self, candidate: Candidate, nfe: int, half: int) -> Error:
+        """On one half of the paths."""
+        module, times = self.module(candidate.row), self.times(candidate, nfe)
+        return choosing.error_of(module, self.network, times, self.paths.half(half), self.params(candidate))
+
+    def log(self, nfe: int) -> Trials:
+        """What was found before with the same network, paths and calls."""
+        made = (self.sde.name, self.kind, nfe, self.teacher, self.span, self.paths.starts.tolist(), self.paths.ends.tolist())
+        return Trials.of(hashlib.sha256(repr(made).encode()).hexdigest()[:16], self.trials)
+
+    def watched(self, items: Iterable[Any] | None, length: int, what: str) -> Any:
+        """With a progress bar and the time left."""
+        return tqdm(items, total=length, desc=what, disable=not self.progress)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The candidate that was kept, its errors on the half that chose and on the other, and those of all candidates."""
+
+    candidate: Candidate
+    predicted: Error
+    held_out: Error
+    baseline: Error
+    tried: Mapping[Candidate, Error]
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The numbers that were learned around a candidate, and their errors on both halves."""
+
+    candidate: Candidate
+    base: learning.Base
+    th: torch.Tensor
+    predicted: Error
+    held_out: Error
+
+
+def tune(
+    sde: Any, network: Any, nfe: int, *, seeds: str | int | Iterable[int] = range(64), kind: str = "denoiser",
+    start: float | None = None, end: float = END, teacher: int = TEACHER, learn: bool = False, certified: int | None = None,
+    evaluations: int = EVALUATIONS, shape: Sequence[int] | None = None, device: str = "cpu", trials: Path | None = None,
+    progress: bool = False,
+) -> Tuned:  # fmt: skip
+    """The sampler of ``nfe`` network calls that is best for this network, as a baked module with its record.
+
+    ``sde`` as in ``load_sde``; ``network`` as in ``sample``, what it predicts in ``kind``.  ``seeds`` start the paths that are
+    tuned on, so judge with others.  The grid runs from ``start`` (the end of the span, or where the network's ``sigma_range``
+    ends) to ``end``.  ``learn``: times and weights are learned too, with ``evaluations`` of the loss from each start;
+    ``certified=p``: only such weights that leave what the row gives for polynomials of degree < p.  ``trials``: a file of
+    lines that keeps what every candidate gave; a run that is stopped goes on from there.
+
+    The error is the distance to the ends of a teacher of ``teacher`` steps, pooled over the paths and the median of the paths.
+    Deterministic for given seeds on one machine.  Raises InputError for input that does not fit; Unsupported for a diffusion
+    with constants, several data blocks or a coefficient a frequency, and for learning with several blocks.
+    """
+    bench = prepared(
+        sde, network, seeds, kind=kind, start=start, end=end, teacher=teacher, shape=shape, device=device, trials=trials,
+        progress=progress,
+    )  # fmt: skip
+    return tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations)
+
+
+def prepared(
+    sde: Any, network: Any, seeds: str | int | Iterable[int], *, kind: str, start: float | None, end: float, teacher: int,
+    shape: Sequence[int] | None = None, device: str = "cpu", trials: Path | None = None, progress: bool = False,
+) -> Bench:  # fmt: skip
+    """The paths of a network, the teacher run, for any numbers of calls; arguments as :func:`tune`."""
+    sde, seeds = load_sde(sde), parse_seeds(seeds)
+    if sde.constant or sde.field or len(sde.data) != 1:
+        raise Unsupported(f"{sde.name} has constants, several data blocks or a coefficient a frequency", "tune another diffusion")
+    if len(seeds) < LEAST:
+        raise InputError("-", "seeds", f"{len(seeds)} are too few to tune on", f"give {LEAST} or more, 64 by default")
+    span = _span(sde, network, start, end)
+    module = modules.from_text(written(derive(sde, BASELINE.source, kind), certified=False))
+    grid = TimeGrid.logsnr(sde, teacher, *span)
+    plan = make_plan(module, network, grid, seeds, shape=shape, device=device)  # refuses what does not fit
+    ends = sample(
+        module, network, grid, seeds, shape=plan.shape, device=device, dtype=torch.float64, progress=progress
+    )
+    paths = Paths(choosing.drawn(module, span[0], seeds, plan.shape, plan.device), ends)
+    return Bench(sde, network, kind, span, seeds, teacher, paths, trials, progress, loaded={BASELINE: module})
+
+
+def tuned(
+    bench: Bench, nfe: int, *, learn: bool = False, certified: int | None = None, evaluations: int = EVALUATIONS
+) -> Tuned:
+    """The best sampler of ``nfe`` calls on these paths; arguments as :func:`tune`."""
+    _check(bench, nfe, learn, certified)
+    log = bench.log(nfe)
+    chosen = choose(bench, nfe, log)
+    record = _record(bench, nfe, chosen)
+    if learn:
+        found = learned(bench, nfe, chosen, certified, evaluations, log)
+        record["learned"] = {
+            "from": found.candidate.name, "certified": certified, "predicted": _told(found.predicted),
+            "held_out": _told(found.held_out), "kept": found.held_out.loss < chosen.held_out.loss,
+        }  # fmt: skip
+        if record["learned"]["kept"]:
+            return Tuned(_baked_learned(bench, record, found), record)
+    source = modules.from_text(emit(bench.method(chosen.candidate.row)))
+    grid = TimeGrid(bench.times(chosen.candidate, nfe), chosen.candidate.grid)
+    said = {"about": _about(record, chosen.held_out), "network_digest": record["network"]["digest"]}
+    return Tuned(baking.bake(source, grid, bench.params(chosen.candidate), **said), record)
+
+
+def choose(bench: Bench, nfe: int, log: Trials) -> Chosen:
+    """The best candidate of one half, or the baseline where that is better on the other half."""
+    tried: dict[Candidate, Error] = {}
+
+    def measure(candidate: Candidate) -> None:
+        known = log.known.get(candidate.name) or log.add(candidate.name, _told(bench.error(candidate, nfe, 0)))
+        tried[candidate] = Error(known["pooled"], known["median"])
+
+    best = lambda: min(tried, key=lambda candidate: tried[candidate].loss)  # noqa: E731
+    every = choosing.candidates(bench.sde.n, bench.paths.spread)
+    for candidate in bench.watched(every, len(every), f"{bench.sde.name}, {nfe} calls"):
+        measure(candidate)
+    for candidate in choosing.refined(best()):
+        measure(candidate)
+    held = {candidate: bench.error(candidate, nfe, 1) for candidate in (best(), FIRST)}
+    kept = min(held, key=lambda candidate: held[candidate].loss)
+    return Chosen(kept, tried[kept], held[kept], held[FIRST], tried)
+
+
+def learned(bench: Bench, nfe: int, chosen: Chosen, certified: int | None, evaluations: int, log: Trials) -> Learned:
+    """From the choice, from the best of another frame and from the baseline; the best on the half that is learned on."""
+    ranked = sorted(chosen.tried, key=lambda candidate: chosen.tried[candidate].loss)
+    other = next(candidate for candidate in ranked if candidate.row.frame != chosen.candidate.row.frame)
+    starts = list(dict.fromkeys((chosen.candidate, other, FIRST)))
+    found = []
+    with bench.watched(None, evaluations * len(starts), f"{bench.sde.name}, learning") as bar:
+        for candidate in starts:
+            times, params = bench.times(candidate, nfe), bench.params(candidate)
+            base = learning.Base(candidate.row, bench.module(candidate.row), params, times, bench.sde.at(), certified)
+            name = f"learned from {candidate.name}, certified {certified}, {evaluations} evaluations"
+            if name not in log.known:
+                log.add(name, learning.learned(base, bench.network, bench.paths.half(0), evaluations, bar.update).tolist())
+            th = torch.tensor(log.known[name], dtype=torch.float64)
+            errors = [learning.error_of(base, th, bench.network, bench.paths.half(half)) for half in (0, 1)]
+            found.append(Learned(candidate, base, th, *errors))
+    return min(found, key=lambda each: each.predicted.loss)
+
+
+def _check(bench: Bench, nfe: int, learn: bool, certified: int | None) -> None:
+    if isinstance(nfe, bool) or not isinstance(nfe, int) or not 2 <= nfe <= bench.teacher // 2:
+        raise InputError("-", "nfe", f"{nfe!r} calls", f"give 2 to {bench.teacher // 2}, half the steps of the teacher")
+    if learn and (bench.sde.n > 1 or bench.kind != "denoiser"):
+        raise Unsupported("times and weights are learned for a denoiser and one block", "leave learning out")
+    if certified is not None and not (learn and 1 <= certified <= 4):
+        raise InputError("-", "certified", f"{certified!r}", "give an order from 1 to 4, together with learning")
+
+
+def _span(sde: LinearSDE, network: Any, start: float | None, end: float) -> tuple[float, float]:
+    """Where the grid starts and ends; by default no higher than the network knows."""
+    last, bounds = float(sde.time[1]), getattr(network, "sigma_range", None)
+    if start is not None or bounds is None:
+        return (last if start is None else start), end
+    sigma = sde.at().effective_sigma
+    if float(sigma(last)) <= bounds[1]:
+        return last, end
+    return float(invert_increasing(sigma, [bounds[1]], end, last)[0]), end
+
+
+def _told(error: Error) -> dict[str, float]:
+    return {"pooled": error.pooled, "median": error.median}
+
+
+def _record(bench: Bench, nfe: int, chosen: Chosen) -> dict[str, Any]:
+    """What was tuned for what, and what it gave, as plain values."""
+    ranked = sorted(chosen.tried.items(), key=lambda pair: pair[1].loss)
+    name = str(getattr(bench.network, "name", type(bench.network).__name__))
+    return {
+        "sde": bench.sde.name, "nfe": nfe, "kind": bench.kind, "seeds": seeds_text(bench.seeds), "teacher": bench.teacher,
+        "network": {"name": name, "digest": getattr(bench.network, "digest", None)},
+        "span": list(bench.span), "spread": bench.paths.spread, "kept": chosen.candidate.name,
+        "predicted": _told(chosen.predicted), "held_out": _told(chosen.held_out), "baseline": _told(chosen.baseline),
+        "candidates": [{"name": candidate.name, **_told(error)} for candidate, error in ranked],
+        "versions": {"stepsmith": __version__, "torch": str(torch.__version__)},
+    }  # fmt: skip
+
+
+def _about(record: Mapping[str, Any], error: Error) -> list[str]:
+    """What the docstring of a tuned module says of it."""
+    return [
+        f"Tuned to the network {record['network']['name']}: {len(record['candidates'])} candidates on seeds {record['seeds']}.",
+        f"On paths that did not choose: error {error.pooled:.2g} pooled, {error.median:.2g} median; adams-3 with a",
+        f"corrector on log-SNR has {record['baseline']['pooled']:.2g} and {record['baseline']['median']:.2g} there.",
+    ]
+
+
+def _baked_learned(bench: Bench, record: Mapping[str, Any], found: Learned) -> str:
+    base, free = found.base, "learned"
+    if base.order is not None:
+        free = f"learned; what the row gives where r is a polynomial of degree < {base.order} in its clock is unchanged"
+    about = [f"Around {found.candidate.name}, times and weights {free}.", *_about(record, found.held_out)]
+    with torch.no_grad():
+        linear, times = base.at(found.th), base.times(found.th)
+    return baking.bake_learned(
+        base.module, linear, times, base.params, about=about, network_digest=record["network"]["digest"]
+    )
