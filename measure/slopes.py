@@ -16,6 +16,7 @@ beyond doubt, the power that the slope falls to as h goes to 0.  A c_0 of a thou
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +87,16 @@ class Reference:
 
     @classmethod
     def of(cls, view: Any, params: Mapping[str, float] | None = None) -> Reference:
-        """From a numeric view (DESIGN section 5) that also gives ``rates(t)``: F, the terms of the offset and G G^T."""
-        high, low = (_time_of(view, sigma) for sigma in SPAN)
+        """From a numeric view (DESIGN section 5) that also gives ``rates(t)``: F, the terms of the offset and G G^T.
+
+        Where the effective sigma does not reach the span, the span is that of its largest value; where the law is too far from
+        a polynomial, its upper half, at most twice.
+        """
+        high, low = (_time_of(view, sigma) for sigma in _span(view))
+        for _ in range(2):
+            with contextlib.suppress(ArithmeticError):
+                return cls(Law.of(view, low, high), dict(params or {}))
+            low = (low + high) / 2
         return cls(Law.of(view, low, high), dict(params or {}))
 
     def arguments(self, module: Any, own: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -142,13 +151,19 @@ def starts(law: Law | Laws, problem: GaussianMixture, count: int, given: State) 
     return mean_of(law, law.high, x0, known) + torch.tensordot(L, normals, 1)
 
 
+def _span(view: Any) -> tuple[float, float]:
+    """The effective sigmas at t_a and t_b."""
+    most = min(SPAN[0], float(view.effective_sigma(float(view.sde.time[1]))))
+    return most, most * (SPAN[1] / SPAN[0])
+
+
 def _time_of(view: Any, sigma: float) -> float:
     """The time of an effective sigma to three digits, by bisection."""
     low, high = (float(t) for t in view.sde.time)
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if float(view.effective_sigma(middle)) < sigma else (low, middle)
-    return float(f"{high:.3g}")
+    return min(float(f"{high:.3g}"), float(view.sde.time[1]))
 
 
 def network_of(module: Any, problem: GaussianMixture, law: Law | Laws) -> Network:
@@ -236,11 +251,14 @@ def _typical(error: torch.Tensor) -> tuple[float, ...]:
 
 
 def read(error: Callable[[int], torch.Tensor], sizes: Callable[[torch.Tensor], tuple[float, ...]], grid: str) -> Slope:
-    """N doubled until the slope converges, the errors sink into the rounding or N has grown to MOST."""
+    """N doubled until the slope converges, the errors sink into the rounding or N has grown to MOST.
+
+    A power below the slope that it converged to may be chance in the interpolation: it is asked for once more with longer runs.
+    """
     steps, errors, found = [FIRST], [error(FIRST)], []
     seen = [sizes(errors[0])]
-    converged, last = False, errors[0]
-    while steps[-1] < MOST and not converged:
+    converged, limit, last = False, None, errors[0]
+    while steps[-1] < MOST and not (converged and (limit is None or limit > min(found[-1]) - 0.5)):
         last = error(2 * steps[-1])
         if not max(sizes(last)) >= FLOOR:  # or not a number
             break
@@ -248,10 +266,10 @@ def read(error: Callable[[int], torch.Tensor], sizes: Callable[[torch.Tensor], t
         found.append([math.log2(a / b) for a, b in zip(*seen[-2:], strict=True)])
         if len(found) > 1:
             converged = max(abs(a - b) for a, b in zip(*found[-2:], strict=True)) <= CONVERGED and steps[-1] >= LEAST
+            limit = lowest_power(steps, errors) if len(steps) > 3 else None
     if not all(torch.isfinite(e).all() for e in (*errors, last)):
         return Slope(grid, tuple(steps), tuple(size[0] for size in seen), -math.inf, True, None)
     value = min(found[-1]) if found else math.inf  # exact but for rounding
-    limit = lowest_power(steps, errors) if len(steps) > 3 else None
     return Slope(grid, tuple(steps), tuple(size[0] for size in seen), value, converged or not found, limit)
 
 

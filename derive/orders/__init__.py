@@ -9,5 +9,4 @@ history.py    what a step carries on: zero-stability, and the history that a lon
 local.py      the deterministic local error, and the order of a run that follows from it
 moments.py    weak and strong order by the moments of a step
 symbolic.py   the leading error in the symbols of the diffusion; leading.py: which variables suit which family
-lyndon.py     the order of a composition of exact flows; shares.py: the conditions on free shares, and their solutions
 """
