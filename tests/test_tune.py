@@ -98,7 +98,8 @@ def test_the_record_says_what_was_tried_and_for_whom(chosen, tmp_path):
 
 def test_a_choice_that_does_not_hold_gives_the_baseline(monkeypatch):
     def error(bench, candidate, nfe, half):
-        return Error(1.0, 1.0) if candidate == FIRST else Error(*(0.5 if half == 0 else 2.0 for _ in range(2)))
+        size = 1.0 if candidate == FIRST else 0.5 if half == 0 else 2.0
+        return Error(size, size, size)
 
     monkeypatch.setattr(tuning.Bench, "error", error)
     tuned = ss.tune("vp", PROBLEM.network(), CALLS, **made())
