@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -274,3 +276,11 @@ def test_the_verb_writes_a_module_a_record_and_a_picture(tmp_path, monkeypatch, 
     assert names == {"error.png", "trials.jsonl", *(f"vp_tuned_{n}.{end}" for n in (4, 5) for end in ("py", "json"))}
     tuned_for = ss.load(folder / "vp_tuned_5.py").NETWORK_DIGEST
     assert tuned_for == ss.networks.load("digits").digest
+
+
+def test_the_lines_of_the_page_on_tuning_run(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "tune.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(lines, names)
+    assert names["samples"].shape == (4, 1, 8, 8) and " on " in capsys.readouterr().out
