@@ -4,7 +4,7 @@
 
 The peers are the emitted rows ddim, dpmpp-2m, unipc-2, unipc-3 and deis-3 on log-SNR, EDM and quadratic grids over the same
 span; beside each figure of ours stands the best of the fifteen for that figure alone, in hindsight.  Seeds 0 on are tuned on,
-seeds 100000 on are judged.  The truth is adams-3 with a corrector at 400 steps on log-SNR.  Pooled is the root mean square over
+seeds 100000 on are judged.  The truth is adams-3 with a corrector at 200 steps on log-SNR.  Pooled is the root mean square over
 all paths, median that of the paths; the standard error of their logarithms is by 200 resamplings of the paths.
 """
 
@@ -27,7 +27,7 @@ from stepsmith.tuning import prepared, tuned
 
 PEERS = ("ddim", "dpmpp-2m", "unipc-2", "unipc-3", "deis-3")
 GRIDS = ("logsnr", "edm", "quadratic")
-FIRST, TRUTH, BATCH = 100_000, 400, 256
+FIRST, TRUTH, BATCH = 100_000, 200, 256
 NETWORKS = {
     "digits": lambda: ss.networks.load("digits"),
     "galaxies": lambda: ss.networks.load("galaxies"),

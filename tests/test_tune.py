@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,7 +99,8 @@ def test_the_record_says_what_was_tried_and_for_whom(chosen, tmp_path):
 
 def test_a_choice_that_does_not_hold_gives_the_baseline(monkeypatch):
     def error(bench, candidate, nfe, half):
-        return Error(1.0, 1.0) if candidate == FIRST else Error(*(0.5 if half == 0 else 2.0 for _ in range(2)))
+        size = 1.0 if candidate == FIRST else 0.5 if half == 0 else 2.0
+        return Error(size, size, size)
 
     monkeypatch.setattr(tuning.Bench, "error", error)
     tuned = ss.tune("vp", PROBLEM.network(), CALLS, **made())
@@ -273,3 +276,11 @@ def test_the_verb_writes_a_module_a_record_and_a_picture(tmp_path, monkeypatch, 
     assert names == {"error.png", "trials.jsonl", *(f"vp_tuned_{n}.{end}" for n in (4, 5) for end in ("py", "json"))}
     tuned_for = ss.load(folder / "vp_tuned_5.py").NETWORK_DIGEST
     assert tuned_for == ss.networks.load("digits").digest
+
+
+def test_the_lines_of_the_page_on_tuning_run(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "tune.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(lines, names)
+    assert names["samples"].shape == (4, 1, 8, 8) and " on " in capsys.readouterr().out

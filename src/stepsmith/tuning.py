@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def choose(bench: Bench, nfe: int, log: Trials) -> Chosen:
 
     def measure(candidate: Candidate) -> None:
         known = log.known.get(candidate.name) or log.add(candidate.name, _told(bench.error(candidate, nfe, 0)))
-        tried[candidate] = Error(known["pooled"], known["median"])
+        tried[candidate] = Error(**known)
 
     best = lambda: min(tried, key=lambda candidate: tried[candidate].loss)  # noqa: E731
     every = choosing.candidates(bench.sde.n, bench.paths.spread)
@@ -265,7 +266,7 @@ def _span(sde: LinearSDE, network: Any, start: float | None, end: float) -> tupl
 
 
 def _told(error: Error) -> dict[str, float]:
-    return {"pooled": error.pooled, "median": error.median}
+    return asdict(error)
 
 
 def _record(bench: Bench, nfe: int, chosen: Chosen) -> dict[str, Any]:
@@ -277,7 +278,7 @@ def _record(bench: Bench, nfe: int, chosen: Chosen) -> dict[str, Any]:
         "network": {"name": name, "digest": getattr(bench.network, "digest", None)},
         "span": list(bench.span), "spread": bench.paths.spread, "kept": chosen.candidate.name,
         "predicted": _told(chosen.predicted), "held_out": _told(chosen.held_out), "baseline": _told(chosen.baseline),
-        "candidates": [{"name": candidate.name, **_told(error)} for candidate, error in ranked],
+        "candidates": [{"name": candidate.name, **_told(error)} for candidate, error in ranked if error.loss < math.inf],
         "versions": {"stepsmith": __version__, "torch": str(torch.__version__)},
     }  # fmt: skip
 
