@@ -129,12 +129,8 @@ def write_samples(
     plan = make_plan(module, network, grid, values, device=device, shape=shape, **arguments)
     given = conditions(cond, len(values))
     run = record(module, grid, values, device=plan.device.type, network=network, **arguments)
-    del run["versions"]["python"]
-    run |= {"shape": list(plan.shape), "batch": batch_size(batch, len(values)), **_machine(plan.device)}
-    run |= {"specs": dict(specs)} if specs else {}
-    run |= {"cond": _digests(cond)} if cond else {}
-    run["model"]["digest"] = run["model"]["digest"] or _weights(network)
-    shards = _opened(Path(folder), run)
+    run |= {"specs": dict(specs or {}), "cond": _digests(cond or {}), "batch": batch_size(batch, len(values))}
+    shards = _opened(Path(folder), _deciding(run, plan, network))
     own = shards.parts[rank::workers]
     todo = [part for part in own if not shards.is_whole(part)]
     total, missing = (sum(part.stop - part.start for part in parts) for parts in (own, todo))
@@ -213,18 +209,25 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str
     """Each entry that differs, by its dotted name, with both values where they are short."""
     for name in sorted({*found, *wanted}):
         there, here = found.get(name), wanted.get(name)
-        if isinstance(there, dict) and isinstance(here, dict):
-            yield from _differences(there, here, f"{above}{name}.")
-        elif there != here:
+        if there == here:
+            continue
+        if isinstance(there, dict | None) and isinstance(here, dict | None):
+            yield from _differences(there or {}, here or {}, f"{above}{name}.")
+        else:
             short = max(len(str(there)), len(str(here))) <= 40
             yield f"{above}{name} ({there} there, {here} here)" if short else f"{above}{name}"
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
-    """What of a machine decides the rounding."""
-    if device.type == "cpu":
-        return {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
-    return {"processor": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+def _deciding(run: dict[str, Any], plan: Plan, network: Any) -> dict[str, Any]:
+    """The record of a run with what else decides the bytes, the rounding of the machine among it, and nothing that does not."""
+    versions = {name: version for name, version in run["versions"].items() if name != "python"}
+    model = {**run["model"], "digest": run["model"]["digest"] or _weights(network)}
+    machine: dict[str, Any] = {}
+    if plan.device.type == "cpu":
+        machine = {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    if plan.device.type == "cuda":
+        machine = {"processor": torch.cuda.get_device_name(plan.device)}
+    return {**run, "shape": list(plan.shape), "model": model, "versions": versions, **machine}
 
 
 def _weights(network: Any) -> str | None:

@@ -232,6 +232,8 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_recorded(here: Path
 def test_what_is_no_folder_of_this_kind_is_refused(here: Path) -> None:
     refused("no manifest.json", ss.read_samples, here / "none")
     refused("other files (shards_own.py) and no manifest.json", written, here)
+    refused("out: it is a file", written, here / "shards_own.py")
+    refused("shards_own.py cannot be written to", written, here / "shards_own.py" / "out")
     refused("seeds: they do not ascend", written, here / "out", seeds=[0, 2, 1])
     refused("seeds: they do not ascend", written, here / "out", seeds=[0, 0])
     refused("rank: there is no worker 2 of 2", written, here / "out", rank=2, workers=2)
@@ -265,8 +267,9 @@ def test_torchrun_says_which_worker_this_is() -> None:
     worker = Worker.of({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     assert worker == Worker(5, 8, 1)
     assert [worker.device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
-    refused("environment: WORLD_SIZE is 'many'", Worker.of, {"WORLD_SIZE": "many"})
-    refused("environment: RANK is '-1'", Worker.of, {"RANK": "-1"})
+    refused("environment: WORLD_SIZE is 'many'", Worker.of, {"RANK": "0", "WORLD_SIZE": "many"})
+    refused("environment: RANK is '-1'", Worker.of, {"RANK": "-1", "WORLD_SIZE": "1"})
+    refused("environment: one of RANK and WORLD_SIZE", Worker.of, {"WORLD_SIZE": "2"})
 
 
 def test_moments_of_features_merge_the_shards(here: Path) -> None:

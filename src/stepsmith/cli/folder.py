@@ -33,6 +33,8 @@ class Worker:
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Worker:
         found = {}
+        if ("RANK" in environment) != ("WORLD_SIZE" in environment):
+            raise InputError("-", "environment", "one of RANK and WORLD_SIZE is set", "set both, or start with torchrun")
         for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "-1")):
             text = environment.get(name, usual)
             if not (text.isdecimal() or text == usual):

@@ -140,7 +140,7 @@ class Run:
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
         sde = ss.load_sde(request.sde)
-        check_device(request.device)
+        use_device(request.device)
         network = ss.networks.load(request.network, device=request.device)
         method = derived(sde, request.sampler, network.kind)
         steps, left = steps_and_left(request, method)
@@ -255,14 +255,18 @@ def steps_and_left(request: Request, method: Any) -> tuple[int, int]:
     return steps, request.nfe - calls_of(method, steps, request.last)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that torch does not know, or that is not there."""
+def use_device(name: str) -> None:
+    """Refuse a device that torch does not know, or that is not there. Of several GPUs it becomes the one that is meant by cuda,
+    so that a network of the user's own is there too."""
     import torch
 
     from stepsmith.runtime.plan import find_device
 
     try:
-        torch.zeros(1, device=find_device(name)).cpu()
+        device = find_device(name)
+        torch.zeros(1, device=device).cpu()
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         what = f"{name!r} cannot be used ({str(error).splitlines()[0]})"
         raise InputError("-", "device", what, "give cpu, or a device that this build of torch sees") from None
