@@ -6,23 +6,27 @@ from stepsmith.runtime.grid import TimeGrid, budget_steps
 from stepsmith.runtime.inversion import invert
 from stepsmith.runtime.modules import check_module, load
 from stepsmith.runtime.noise import NoiseSource, parse_seeds
-from stepsmith.runtime.output import check_output, write
+from stepsmith.runtime.output import check_folder, check_output, write
 from stepsmith.runtime.sampler import count_nfe, record, sample
+from stepsmith.runtime.shards import read_samples, write_samples
 
 __all__ = [
     "InputError",
     "NoiseSource",
     "TimeGrid",
     "budget_steps",
+    "check_folder",
     "check_module",
     "check_output",
     "count_nfe",
     "invert",
     "load",
     "parse_seeds",
+    "read_samples",
     "record",
     "sample",
     "step_with_logprob",
     "transition",
     "write",
+    "write_samples",
 ]

@@ -34,10 +34,23 @@ def check_output(path: str | os.PathLike[str]) -> Path:
         raise InputError(str(target), "out", f"the suffix {target.suffix!r} is not known", f"use one of {known}")
     if target.is_dir():
         raise InputError(str(target), "out", "it is a folder", "give the path of a file")
-    folder = next(place for place in (target.parent, *target.absolute().parents) if place.exists())
+    _check_writable(target, target.parent)
+    return target
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """``path`` if files can be written into it, a folder that exists or can be made; else :class:`InputError` (key ``out``)."""
+    target = Path(path)
+    if target.exists() and not target.is_dir():
+        raise InputError(str(target), "out", "it is a file", "give the name of a folder, or a file with a suffix")
+    _check_writable(target, target)
+    return target
+
+
+def _check_writable(target: Path, inside: Path) -> None:
+    folder = next(place for place in (inside, *inside.absolute().parents) if place.exists())
     if not folder.is_dir() or not _writable(folder):
         raise InputError(str(target), "out", f"the folder {folder} cannot be written to", "choose another place")
-    return target
 
 
 def _writable(folder: Path) -> bool:

@@ -83,25 +83,38 @@ def sample(
         module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
         constants=constants, init=init, start=start, mask=mask,
     )  # fmt: skip
-    count, given = len(plan.noise), _conditions(cond, len(plan.noise))
-    done = []
-    for first in range(0, count, _batch(batch, count)):
-        part = slice(first, min(count, first + _batch(batch, count)))
-        own = {name: upload(v[part], plan.device) if isinstance(v, torch.Tensor) else v[part] for name, v in given.items()}
-        watch = Watch(plan.module, functools.partial(network, **own) if own else network, find_grid(plan.module, grid).times)
-        with torch.no_grad():
-            done.append(run_plan(plan.of_seeds(part), watch, callback, progress))
-            watch.read(done[-1])
-    return torch.cat(done)
+    count, given = len(plan.noise), conditions(cond, len(plan.noise))
+    size = batch_size(batch, count)
+    parts = [slice(first, min(count, first + size)) for first in range(0, count, size)]
+    return torch.cat([run_part(plan, network, grid, part, given, callback, progress) for part in parts])
 
 
-def _batch(batch: int | None, count: int) -> int:
+def run_part(
+    plan: Plan,
+    network: Callable[..., State],
+    grid: TimeGrid | None,
+    part: slice,
+    cond: Mapping[str, Any],
+    callback: Callable[[int, State], Any] | None = None,
+    progress: bool = False,
+) -> torch.Tensor:
+    """The samples of some of the seeds of a plan, as one batch; refused where an output was not finite."""
+    own = {name: upload(v[part], plan.device) if isinstance(v, torch.Tensor) else v[part] for name, v in cond.items()}
+    watch = Watch(plan.module, functools.partial(network, **own) if own else network, find_grid(plan.module, grid).times)
+    with torch.no_grad():
+        data = run_plan(plan.of_seeds(part), watch, callback, progress)
+        watch.read(data)
+    return data
+
+
+def batch_size(batch: int | None, count: int) -> int:
+    """How many of the seeds run at a time: all of them unless given."""
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError("-", "batch", f"{batch!r} seeds cannot run at a time", "give a whole number, 1 or more")
     return batch or count
 
 
-def _conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
+def conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
     """Conditions with an entry a seed: tensors and lists; one of a single entry is that of every seed."""
     given: dict[str, Any] = {}
     for name, value in (cond or {}).items():

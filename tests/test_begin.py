@@ -167,7 +167,8 @@ def test_guidance_is_two_networks_in_one_call_and_only_inside_its_interval():
         guided((y,), torch.tensor(1.0))
 
 
-def test_the_page_about_sampling_runs_and_does_what_it_says():
+def test_the_page_about_sampling_runs_and_does_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names = {}
     for block in blocks:

@@ -726,7 +726,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(refused, monk
     file.write_text("")
     under = file / "deep" / "a.png"
     refused(("sample", "--out", under), under, "out", f"the folder {file} cannot be written", "another place")
-    refused(("sample", "--out", tmp_path), tmp_path, "out", "suffix '' is not known", ".png")
+    (tmp_path / "taken").touch()
+    refused(("sample", "--out", tmp_path / "taken"), tmp_path / "taken", "out", "it is a file", "a suffix")
     refused(("sample", "--out", tmp_path / "a.gif"), tmp_path / "a.gif", "out", "suffix '.gif' is not known", ".npz")
     (tmp_path / "d.png").mkdir()
     refused(("sample", "--out", tmp_path / "d.png"), tmp_path / "d.png", "out", "it is a folder", "path of a file")

@@ -124,6 +124,7 @@ def test_a_run_that_is_stopped_goes_on_from_what_it_found(tmp_path, chosen):
     assert 0 < found < len(chosen.record["candidates"])
     trials.write_text(trials.read_text() + '{"setting": "cut sho')
     calls.clear()
+    stop = None
     again = ss.tune("vp", counted, CALLS, **made(trials=trials))
     assert again.record["candidates"] == chosen.record["candidates"] and again.module.TIMES == chosen.module.TIMES
     assert len(calls) == 40 + CALLS * (len(chosen.record["candidates"]) - found + 2)

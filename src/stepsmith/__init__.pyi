@@ -18,13 +18,16 @@ from stepsmith.errors import InputError as InputError
 from stepsmith.errors import Unsupported as Unsupported
 from stepsmith.loading import load as load
 from stepsmith.measure import problems as problems
+from stepsmith.measure.moments import feature_moments as feature_moments
 from stepsmith.runtime import NoiseSource as NoiseSource
 from stepsmith.runtime import TimeGrid as TimeGrid
 from stepsmith.runtime import invert as invert
 from stepsmith.runtime import networks as networks
+from stepsmith.runtime import read_samples as read_samples
 from stepsmith.runtime import sample as sample
 from stepsmith.runtime import step_with_logprob as step_with_logprob
 from stepsmith.runtime import transition as transition
+from stepsmith.runtime import write_samples as write_samples
 from stepsmith.tuning import Tuned as Tuned
 from stepsmith.tuning import tune as tune
 

@@ -25,9 +25,11 @@ def write_whole(target: Path, data: bytes) -> None:
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)  # mkstemp makes it private
         os.replace(name, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk does not say where
+            error.filename = str(target)
         raise
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from stepsmith.cli.folder import Worker, fill, is_folder
 from stepsmith.cli.shared import file_pairs, json_option, number_pairs, out_option, print_json, quiet
 from stepsmith.errors import InputError, Unsupported, one_line
 
@@ -18,6 +20,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 LASTS = ("none", "denoise")
 STEPS = 50  # where neither steps nor calls are given
 END = 1e-3
+BATCH = 256  # in a folder
 FIRST, ELSE = "adams-3", "conjugate"  # the sampler where none is given (docs/which.md)
 
 
@@ -35,6 +38,7 @@ class Request:
     end: float | None
     last: str
     seeds: str
+    batch: int | None
     out: Path
     params: tuple[str, ...]
     constants: tuple[str, ...]
@@ -69,7 +73,12 @@ class Request:
     help="denoise adds one call: the mean of the data.",
 )
 @click.option("--seeds", default="0-15", show_default=True, help="One sample a seed: 0-63 or 0,3,7-9.")
-@out_option(".png, .npz or .safetensors.", Path("out/samples.png"))
+@click.option(
+    "--batch", type=click.IntRange(1), help=f"Seeds drawn at a time, and in a file of a folder: {BATCH} there, else all."
+)
+@out_option(
+    ".png, .npz or .safetensors; or a folder (no suffix), which the same command goes on filling.", Path("out/samples.png")
+)
 @click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
 @click.option(
     "--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors)."
@@ -87,6 +96,10 @@ class Request:
 def command(as_json: bool, **options: Any) -> None:
     """Draw samples with a derived sampler and a real network."""
     request = Request(**options)
+    if is_folder(request.out):
+        worker = Worker.of()
+        fill(Run.of(replace(request, device=worker.device(request.device))), worker, as_json)
+        return
     run = Run.of(request)
     begun = time.perf_counter()
     samples, notes = run.draw(progress=not quiet(as_json))
@@ -121,13 +134,13 @@ class Run:
         import torch
 
         import stepsmith as ss
-        from stepsmith.runtime import check_output, parse_seeds
+        from stepsmith.runtime import check_folder, check_output, parse_seeds
 
         torch.set_num_threads(request.threads)
-        check_output(request.out)
+        (check_folder if is_folder(request.out) else check_output)(request.out)
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
-        check_device(request.device)
+        use_device(request.device)
         network = ss.networks.load(request.network, device=request.device)
         baked = request.sampler is not None and request.sampler.endswith(".py")
         source, grid, left = read_baked(request) if baked else derived(request, network, params)
@@ -149,10 +162,30 @@ class Run:
         """The samples, (seeds, ...), and what the run warned of."""
         import stepsmith as ss
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            samples = ss.sample(self.module, self.network, self.grid, self.seeds, progress=progress, **self.arguments)
-        return samples, [str(note.message) for note in caught]
+        return noted(
+            lambda: ss.sample(
+                self.module, self.network, self.grid, self.seeds, batch=self.request.batch, progress=progress, **self.arguments
+            )
+        )
+
+    def fill(self, rank: int, workers: int, stop: Callable[[], Any], progress: bool) -> tuple[Any, list[str]]:
+        """Writes the shards of a worker: what was done, and what the run warned of."""
+        import stepsmith as ss
+
+        return noted(
+            lambda: ss.write_samples(
+                self.request.out, self.module, self.network, self.grid, self.seeds, batch=self.request.batch or BATCH,
+                specs=self.specs, rank=rank, workers=workers, stop=stop, progress=progress, **self.arguments,
+            )
+        )  # fmt: skip
+
+    @property
+    def specs(self) -> dict[str, str]:
+        """What the record keeps of the specs; nothing of a baked module, which has none."""
+        if hasattr(self.module, "TIMES"):
+            return {}
+        sampler = self.request.sampler or self.module.SAMPLER
+        return {"sde": spec_text(self.request.sde), "sampler": spec_text(sampler)}
 
     def write(self, samples: Any) -> dict[str, Any]:
         """Writes the samples with the record of the run, and returns the record."""
@@ -160,11 +193,17 @@ class Run:
 
         out, picture = self.request.out, self.network.picture
         found = record(self.module, self.grid, self.seeds, network=self.network, **self.arguments)
-        if not hasattr(self.module, "TIMES"):
-            sampler = self.request.sampler or self.module.SAMPLER
-            found["specs"] = {"sde": spec_text(self.request.sde), "sampler": spec_text(sampler)}
+        found |= {"specs": self.specs} if self.specs else {}
         write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
         return found
+
+
+def noted(call: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What a call gives, and what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    return result, [str(note.message) for note in caught]
 
 
 def read_baked(request: Request) -> tuple[Any, Any, int]:
@@ -243,14 +282,18 @@ def steps_and_left(request: Request, method: Any) -> tuple[int, int]:
     return steps, request.nfe - calls_of(method, steps, request.last)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that torch does not know, or that is not there."""
+def use_device(name: str) -> None:
+    """Refuse a device that torch does not know, or that is not there. Of several GPUs it becomes the one that is meant by cuda,
+    so that a network of the user's own is there too."""
     import torch
 
     from stepsmith.runtime.plan import find_device
 
     try:
-        torch.zeros(1, device=find_device(name)).cpu()
+        device = find_device(name)
+        torch.zeros(1, device=device).cpu()
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         what = f"{name!r} cannot be used ({str(error).splitlines()[0]})"
         raise InputError("-", "device", what, "give cpu, or a device that this build of torch sees") from None

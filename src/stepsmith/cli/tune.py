@@ -42,12 +42,12 @@ def command(
     import torch
 
     import stepsmith as ss
-    from stepsmith.cli.sample import check_device
+    from stepsmith.cli.sample import use_device
     from stepsmith.tuning import prepared, tuned
 
     begun = time.perf_counter()
     torch.set_num_threads(1)
-    check_device(device)
+    use_device(device)
     out.mkdir(parents=True, exist_ok=True)
     shown, called = not quiet(as_json), ss.networks.load(network, device=device)
     bench = prepared(
