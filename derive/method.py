@@ -22,6 +22,7 @@ from .sampler.network import FLOW, ScoreParameterization, kind_of, name_of, velo
 from .sampler.sampler import Sampler, load_sampler
 from .sde.linear import LinearSDE
 from .sde.load import load_sde
+from .sde.sound import LARGE
 
 
 def module_name(sde: str, sampler: str, network: str, frame: str | None) -> str:
@@ -196,6 +197,10 @@ def _derived(
 ) -> Method:  # fmt: skip
     own = {k: v for k, v in params.items() if k in sampler.params}
     sampler = replace(sampler, params={**sampler.params, **{k: float(v) for k, v in own.items()}})
+    for name, value in sampler.params.items():
+        if not abs(value) < LARGE:
+            what = f"passes {LARGE:g}, beyond which no order is proven"
+            raise InputError(sampler.where, f"sampler.params.{name}", what, "give a smaller one")
     values = sde.values({k: v for k, v in params.items() if k not in own})
     network, frame = velocity(sde) if network == FLOW else network, velocity(sde) if frame == FLOW else frame
     rows = lower_rows(sde, sampler, network, frame, values)

@@ -218,7 +218,7 @@ def _parameters(method: Any, rng: random.Random, fixed: set[str]) -> dict[str, f
         for name, default in {**method.program.params, **field}.items():
             exact = flint.fmpq(*float(default).as_integer_ratio())
             varied = exact * (1 + small_rational(rng) / 4) if exact else abs(small_rational(rng))
-            values[name] = exact if name in fixed else flint.fmpq(round(float(varied) * 10**6), 10**6)
+            values[name] = exact if name in fixed else flint.fmpq((2 * varied.p * 10**6 + varied.q) // (2 * varied.q), 10**6)
         exact_values = {sp.Symbol(k, real=True): sp.Rational(repr(v)) for k, v in method.sde.params.items()}
         exact_values |= {sp.Symbol(k, real=True): sp.Rational(int(v.p), int(v.q)) for k, v in values.items()}
         if all(c.holds(exact_values) for c in method.sde.constraints):
