@@ -246,22 +246,11 @@ def test_what_cannot_be_tuned_says_why():
         ss.tune("psld", PROBLEM.network(), 5, seeds=range(8), teacher=20, learn=True)
 
 
-def test_a_network_without_derivatives_is_named_before_it_is_learned_from():
-    mixture = PROBLEM.network()
-
-    def frozen(inputs, time):
-        return tuple(value.detach() for value in mixture((inputs[0].detach(),), time.detach()))
-
-    base = base_of({BASELINE: ss.load("vp_adams_3")}, BASELINE)
-    starts = choosing.drawn(base.module, 1.0, range(4), (2,))
-    blocked = lambda inputs, time: (torch.from_numpy(frozen(inputs, time)[0].numpy() * 1.0),)  # noqa: E731
-    learning.learned(base, blocked, Paths(starts, starts[0]), 2)  # the direct way to the state has some
-
-    def numpy_only(inputs, time):
-        return (torch.from_numpy(inputs[0].numpy()),)
-
+def test_a_network_without_derivatives_is_named(modules):
+    starts = choosing.drawn(modules[BASELINE], 1.0, range(4), (2,))
+    outside = lambda inputs, time: (torch.from_numpy(inputs[0].numpy()),)  # noqa: E731  numpy refuses what autograd follows
     with pytest.raises(InputError, match="gives no derivatives"):
-        learning.learned(base, numpy_only, Paths(starts, starts[0]), 2)
+        learning.learned(base_of(modules, BASELINE), outside, Paths(starts, starts[0]), 2)
 
 
 def test_the_verb_writes_a_module_a_record_and_a_picture(tmp_path, monkeypatch, capsys):
