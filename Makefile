@@ -2,6 +2,7 @@
 # make test   set-up, then all the tests
 # make docs   measure every module and write docs/orders.md, docs/which.md and docs/audit.md (docs/make)
 # make fuzz   random diffusions and samplers, certified and their orders measured; goes on where out/fuzz.jsonl stopped
+# make mutants  small faults planted in derive, templates and runtime, which the tests must see; goes on likewise
 # The build of torch is a variable: `make run TORCH=torch` takes the one with CUDA where pip finds it.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -15,7 +16,7 @@ define watched
 @echo "$(1)"; (while sleep 4 && kill -0 $$$$ 2> /dev/null; do echo "  still at it: $(1)"; done) & $(2)
 endef
 
-.PHONY: run test lint build docs fuzz clean
+.PHONY: run test lint build docs fuzz mutants clean
 
 run: $(VENV)/.installed
 	$(BIN)/python examples/first_run.py
@@ -48,6 +49,9 @@ docs: $(VENV)/.installed
 CASES ?= 2000
 fuzz: $(VENV)/.installed
 	$(BIN)/python benchmarks/fuzz.py out/fuzz.jsonl --count $(CASES) --slopes
+
+mutants: $(VENV)/.tested
+	$(BIN)/python benchmarks/mutants.py benchmarks/mutants.jsonl
 
 clean:
 	rm -rf $(VENV) out build

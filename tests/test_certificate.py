@@ -45,6 +45,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "hot three steps": lambda: ss.derive(HOT, "dpmpp-3m"),
     "hot noise": lambda: ss.derive(HOT, "sde-dpmpp-2m"),
     "waved heun": lambda: ss.derive(WAVED, "heun"),
+    "waved midpoint": lambda: ss.derive(WAVED, "dpmpp-2s"),
     "waved predictor": lambda: ss.derive(WAVED, "E! E!^@1"),
 }
 method = functools.cache(lambda name: METHODS[name]())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sympy as sp
 import torch
 from scipy.linalg import expm
 
@@ -152,6 +153,13 @@ def test_noise_beyond_all_scales_is_refused(G: str) -> None:
     """Its square is no number that a zero, or an infinity, can be told from: emission failed, or the module named inf."""
     with pytest.raises(InputError, match="rescale the state or the time"):
         ss.load_sde(sde([["0", "1"], ["-1", "-1"]], [["0"], [G]]))
+
+
+def test_a_law_that_a_part_on_a_clock_of_its_own_keeps_is_stationary() -> None:
+    """F S + S F^T + G G^T = 0 with S = diag(1, 4): the turning part keeps S, whatever its clock."""
+    spec = sde([["-2", "t"], ["-4*t", "-1"]], [["2", "0"], ["0", "sqrt(8)"]])
+    assert ss.load_sde(spec).stationary() == sp.diag(1, 4)
+
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,22 @@ def test_the_reference_solution_stands_and_keeps_the_law_of_a_gaussian(name):
     assert (moved @ moved.T - P1).abs().max() < 1e-12 * P1.abs().max()
 
 
+FAINT = {"name": "faint", "state": ["x"], "F": [["-0.1"]], "G": [["0.3"]]}
+STEEP = {
+    "name": "steep", "state": ["x", "m"], "F": [["0", "1.03*(1.24 + 1.21*t)"], ["-1.5*(1 + 1.21*t)", "-2.03*(1.24 + t^2)"]],
+    "G": [["sqrt(2.03*(2 + sin(3*t)))", "0"], ["0", "sqrt(0.54*exp(-1.21*t))"]], "initial": {"m": "1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", [FAINT, STEEP], ids=["effective sigma ends at 0.3", "no polynomial near the data"])
+def test_a_span_is_one_that_the_diffusion_has(spec):
+    method = ss.derive(spec, "euler")
+    law, (high, low) = orders.reference(method.sde).law, (slopes._time_of(method.sde.at(), s) for s in slopes.SPAN)
+    assert (law.high, law.low) != (high, low) and law.low < law.high <= high <= 1.0
+    found = orders.compare(method, ss.load(ss.emit(method)))
+    assert found.ok and found.converged and found.measured == pytest.approx(1, abs=0.05)
+
+
 # -- how a slope is read ------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +168,16 @@ def test_a_wrong_term_shows_in_the_limit_long_before_it_bends_the_slope():
     assert hidden.value > 0.98 and hidden.limit == 0 and hidden.lowest == 0.0
     assert reading(0.0, 1.0, 3.0, 2.0).limit == 1
     assert reading(0.0, 1e-4, 1.0, 2.0).limit == 1
+
+
+def test_a_power_below_the_slope_is_asked_for_again_with_longer_runs(monkeypatch):
+    powers = iter((0, 1, 1, 1))
+    monkeypatch.setattr(slopes, "lowest_power", lambda steps, errors: next(powers) if steps[-1] >= slopes.LEAST else None)
+    chance = reading(1.0, 0.0, power=1)
+    assert (chance.steps[-1], chance.limit, chance.converged) == (2 * slopes.LEAST, 1, True)
+    monkeypatch.setattr(slopes, "lowest_power", lambda steps, errors: 0)
+    stays = reading(1.0, 0.0, power=1)
+    assert (stays.steps[-1], stays.lowest, stays.converged) == (slopes.MOST, 0.0, True)
 
 
 def test_a_run_that_is_not_finite_has_no_order():
