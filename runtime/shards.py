@@ -54,6 +54,10 @@ class Shards:
         batch, count = self.manifest["batch"], len(self.seeds)
         return tuple(slice(first, min(count, first + batch)) for first in range(0, count, batch))
 
+    def size(self, k: int) -> int:
+        """How many samples shard k has."""
+        return self.parts[k].stop - self.parts[k].start
+
     def path(self, part: slice) -> Path:
         """The file of a shard, named after its first and its last seed."""
         return self.folder / f"{self.seeds[part.start]:08d}-{self.seeds[part.stop - 1]:08d}.safetensors"
@@ -80,11 +84,11 @@ class Shards:
 
 @dataclass(frozen=True)
 class Written:
-    """What a worker did: its shards, how many of them it made now, and how many are left because it was stopped."""
+    """What a worker did: how many shards are its own, how many it made now, and which k are left because it was stopped."""
 
     shards: int
     made: int
-    left: int
+    left: tuple[int, ...]
 
 
 def write_samples(
@@ -131,17 +135,17 @@ def write_samples(
     run = record(module, grid, values, device=plan.device.type, network=network, **arguments)
     run |= {"specs": dict(specs or {}), "cond": _digests(cond or {}), "batch": batch_size(batch, len(values))}
     shards = _opened(Path(folder), _deciding(run, plan, network))
-    own = shards.parts[rank::workers]
-    todo = [part for part in own if not shards.is_whole(part)]
-    total, missing = (sum(part.stop - part.start for part in parts) for parts in (own, todo))
+    own = range(rank, len(shards.parts), workers)
+    todo = [k for k in own if not shards.is_whole(shards.parts[k])]
+    total, missing = (sum(shards.size(k) for k in numbers) for numbers in (own, todo))
     with tqdm(total=total, initial=total - missing, desc=str(folder), unit="sample", disable=not progress) as bar:
-        for done, part in enumerate(todo):
+        for done, k in enumerate(todo):
             if stop():
-                return Written(len(own), done, len(todo) - done)
-            samples, size = _drawn(plan, network, grid, part, given)
-            write(shards.path(part), samples, shards.record(part, size))
-            bar.update(part.stop - part.start)
-    return Written(len(own), len(todo), 0)
+                return Written(len(own), done, tuple(todo[done:]))
+            samples, size = _drawn(plan, network, grid, shards.parts[k], given)
+            write(shards.path(shards.parts[k]), samples, shards.record(shards.parts[k], size))
+            bar.update(shards.size(k))
+    return Written(len(own), len(todo), ())
 
 
 def read_samples(folder: str | os.PathLike[str]) -> Iterator[torch.Tensor]:

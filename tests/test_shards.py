@@ -103,7 +103,7 @@ def refused(words: str, call: Any, *args: Any, **kwargs: Any) -> None:
 
 def test_shards_are_the_batches_of_one_run_with_their_records(here: Path) -> None:
     done = written(here / "out")
-    assert (done.shards, done.made, done.left) == (3, 3, 0)
+    assert (done.shards, done.made, done.left) == (3, 3, ())
     found = list(ss.read_samples(here / "out"))
     whole = ss.sample("vp_ddim_eta", plain(), ss.TimeGrid.uniform(VP, 4), range(10), batch=4)
     assert [len(samples) for samples in found] == [4, 4, 2] and torch.equal(torch.cat(found), whole)
@@ -120,7 +120,7 @@ def test_a_run_goes_on_by_making_what_is_missing_or_damaged(here: Path) -> None:
     written(here / "whole")
     asked = iter([False, False, True])
     stopped = written(here / "out", stop=lambda: next(asked))
-    assert (stopped.shards, stopped.made, stopped.left) == (3, 2, 1)
+    assert (stopped.shards, stopped.made, stopped.left) == (3, 2, (2,))
     refused("1 of 3 shards are missing or damaged, first 00000008", ss.read_samples, here / "out")
     first, second = (here / "out" / name for name in ("00000000-00000003.safetensors", "00000004-00000007.safetensors"))
     kept = first.stat().st_mtime_ns

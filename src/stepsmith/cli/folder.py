@@ -69,23 +69,30 @@ def signals() -> Iterator[list[int]]:
 
 def fill(run: Any, worker: Worker, as_json: bool) -> None:
     """Write the shards of this worker and say what was done; a signal ends with the shard in flight, status 128 + signal."""
-    first = worker.rank == 0
-    begun = time.perf_counter()
+    first, begun = worker.rank == 0, time.perf_counter()
     with signals() as seen:
         written, notes = run.fill(worker.rank, worker.count, lambda: seen, first and not quiet(as_json))
-    seconds = time.perf_counter() - begun
-    name = run.request.out
+    tell(run, written, notes if first else [], as_json, time.perf_counter() - begun, seen, worker)
+
+
+def tell(
+    run: Any, written: Any, notes: list[str], as_json: bool, seconds: float, seen: list[int], worker: Worker
+) -> None:
+    """The last line of a run, or of one that a signal ended before its last shard."""
+    name, alone = run.request.out, worker.count == 1
     if seen and written.left:
-        shards = f"{written.left} of {written.shards} shards are left"
-        fail(f"{name}: stopped: {shards}{'' if worker.count == 1 else f' to worker {worker.rank}'}; "
-             "give the same command again to go on", 128 + seen[0])  # fmt: skip
-    for note in notes if first else ():
+        share = "" if alone else f" to worker {worker.rank}"
+        what = f"{len(written.left)} of {written.shards} shards are left{share}"
+        fail(f"{name}: stopped: {what}; give the same command again to go on", 128 + seen[0])
+    for note in notes:
         click.echo(f"note: {one_line(note)}", err=True)
     counts = {"samples": len(run.seeds), "shards": written.shards, "made": written.made}
     if as_json:
         print_json({"out": str(name), **counts, "worker": worker.rank, "workers": worker.count, "seconds": seconds})
         return
-    share = "" if worker.count == 1 else f" of worker {worker.rank}"
     spare = f", {run.left} calls left over" if run.left else ""
-    click.echo(f"{name}: {len(run.seeds)} samples, {run.grid.steps} steps, {run.calls} calls a sample{spare}; "
-               f"{written.shards} shards{share}, {written.made} made now, {seconds:.1f} s")  # fmt: skip
+    share = "" if alone else f" of worker {worker.rank}"
+    click.echo(
+        f"{name}: {len(run.seeds)} samples, {run.grid.steps} steps, {run.calls} calls a sample{spare}; "
+        f"{written.shards} shards{share}, {written.made} made now, {seconds:.1f} s"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+from stepsmith.cli.cluster import fill_by_ray
 from stepsmith.cli.folder import Worker, fill, is_folder
 from stepsmith.cli.shared import file_pairs, json_option, number_pairs, out_option, print_json, quiet
 from stepsmith.errors import InputError, Unsupported, one_line
@@ -21,6 +23,7 @@ LASTS = ("none", "denoise")
 STEPS = 50  # where neither steps nor calls are given
 END = 1e-3
 BATCH = 256  # in a folder
+ENGINES = ("local", "ray")
 FIRST, ELSE = "adams-3", "conjugate"  # the sampler where none is given (docs/which.md)
 
 
@@ -39,6 +42,7 @@ class Request:
     last: str
     seeds: str
     batch: int | None
+    engine: str
     out: Path
     params: tuple[str, ...]
     constants: tuple[str, ...]
@@ -76,6 +80,13 @@ class Request:
 @click.option(
     "--batch", type=click.IntRange(1), help=f"Seeds drawn at a time, and in a file of a folder: {BATCH} there, else all."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="local",
+    show_default=True,
+    help="For a folder: ray makes each file a task of Ray (pip install 'stepsmith[ray]').",
+)
 @out_option(
     ".png, .npz or .safetensors; or a folder (no suffix), which the same command goes on filling.", Path("out/samples.png")
 )
@@ -96,6 +107,9 @@ class Request:
 def command(as_json: bool, **options: Any) -> None:
     """Draw samples with a derived sampler and a real network."""
     request = Request(**options)
+    if request.engine == "ray":
+        fill_by_ray(Run.of(request), functools.partial(shard, request), as_json)
+        return
     if is_folder(request.out):
         worker = Worker.of()
         fill(Run.of(replace(request, device=worker.device(request.device))), worker, as_json)
@@ -137,6 +151,8 @@ class Run:
         from stepsmith.runtime import check_folder, check_output, parse_seeds
 
         torch.set_num_threads(request.threads)
+        if request.engine == "ray" and not is_folder(request.out):
+            raise InputError(str(request.out), "engine", "ray makes the files of a folder", "give --out without a suffix")
         (check_folder if is_folder(request.out) else check_output)(request.out)
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
@@ -196,6 +212,14 @@ class Run:
         found |= {"specs": self.specs} if self.specs else {}
         write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
         return found
+
+
+made = functools.cache(lambda request: Run.of(request))  # in a process of Ray, for one shard after the other
+
+
+def shard(request: Request, k: int, shards: int) -> None:
+    """Shard k of a run, made anywhere."""
+    made(request).fill(k, shards, lambda: False, False)
 
 
 def noted(call: Callable[[], Any]) -> tuple[Any, list[str]]:
