@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 
 from stepsmith.cli.cluster import fill_by_ray
 from stepsmith.cli.folder import Worker, fill, is_folder
-from stepsmith.cli.shared import file_pairs, json_option, number_pairs, out_option, print_json, quiet
+from stepsmith.cli.shared import file_pairs, json_option, noted, number_pairs, out_option, print_json, quiet
 from stepsmith.errors import InputError, Unsupported, one_line
 
 GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
@@ -180,11 +179,8 @@ class Run:
         """The samples, (seeds, ...), and what the run warned of."""
         import stepsmith as ss
 
-        return noted(
-            lambda: ss.sample(
-                self.module, self.network, self.grid, self.seeds, batch=self.request.batch, progress=progress, **self.arguments
-            )
-        )
+        arguments = {"batch": self.request.batch, "progress": progress, **self.arguments}
+        return noted(lambda: ss.sample(self.module, self.network, self.grid, self.seeds, **arguments))
 
     def fill(self, rank: int, workers: int, stop: Callable[[], Any], progress: bool) -> tuple[Any, list[str]]:
         """Writes the shards of a worker: what was done, and what the run warned of."""
@@ -220,14 +216,6 @@ made = functools.cache(lambda request: Run.of(request))  # in a process of Ray, 
 def shard(request: Request, k: int, shards: int) -> None:
     """Shard k of a run, made anywhere."""
     made(request).fill(k, shards, lambda: False, False)
-
-
-def noted(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What a call gives, and what it warned of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = call()
-    return result, [str(note.message) for note in caught]
 
 
 def derived(sde: Any, sampler: str | None, kind: str) -> Any:
