@@ -31,7 +31,8 @@ calls = 0
 def fn(y, sigma):
     global calls
     calls += 1
-    if calls == int(os.environ.get("CALL", 0)):
+    if calls == int(os.environ.get("CALL", 0)) and not os.path.exists("fired"):  # once
+        open("fired", "w").close()
         os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
     return y / (1 + sigma**2) + 0.1 * y.sin()
 
@@ -152,6 +153,31 @@ def test_two_workers_one_killed_in_mid_shard_and_gone_on_give_the_bytes_of_one(r
     gone_on = run(*seeds, "--out", "out", "--json")  # by one process, where there were two
     assert (gone_on.status, json.loads(gone_on.out)["made"]) == (0, 2)
     assert files(here / "out") == files(here / "one")
+
+
+def test_tasks_of_ray_one_killed_in_mid_shard_give_the_bytes_of_one(run: Any, here: Path, monkeypatch: Any) -> None:
+    ray = pytest.importorskip("ray")
+    assert run("--seeds", "3-20", "--out", "one").status == 0
+    monkeypatch.setenv("CALL", str(2 * STEPS))
+    monkeypatch.setenv("SIGNAL", "SIGKILL")
+    ray.init(num_cpus=2, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+    try:
+        found = run("--seeds", "3-20", "--out", "out", "--engine", "ray")
+        assert found.status == 0 and "5 shards, 5 made now" in found.out and (here / "fired").exists()
+        assert files(here / "out") == files(here / "one")
+        (here / "shards_nan.py").write_text(OWN.replace("return y /", "return float('nan') * y /"))
+        found = run("--network", "shards_nan:net", "--out", "nan", "--engine", "ray")
+        assert found.status == 2 and found.err.startswith("-: network: it gives NaN") and found.err.count("\n") == 1
+    finally:
+        ray.shutdown()
+
+
+def test_ray_makes_folders_only_and_is_asked_for_where_it_is_missing(run: Any, monkeypatch: Any) -> None:
+    found = run("--out", "a.npz", "--engine", "ray")
+    assert (found.status, found.err) == (2, "a.npz: engine: ray makes the files of a folder; give --out without a suffix\n")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    found = run("--out", "out", "--engine", "ray")
+    assert found.status == 2 and found.err.startswith("-: engine: Ray is not installed; pip install 'stepsmith[ray]'")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 
 from stepsmith.cli.cluster import fill_by_ray
 from stepsmith.cli.folder import Worker, fill, is_folder
-from stepsmith.cli.shared import file_pairs, json_option, number_pairs, out_option, print_json, quiet
+from stepsmith.cli.shared import file_pairs, json_option, noted, number_pairs, out_option, print_json, quiet
 from stepsmith.errors import InputError, Unsupported, one_line
 
 GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
@@ -178,11 +177,8 @@ class Run:
         """The samples, (seeds, ...), and what the run warned of."""
         import stepsmith as ss
 
-        return noted(
-            lambda: ss.sample(
-                self.module, self.network, self.grid, self.seeds, batch=self.request.batch, progress=progress, **self.arguments
-            )
-        )
+        arguments = {"batch": self.request.batch, "progress": progress, **self.arguments}
+        return noted(lambda: ss.sample(self.module, self.network, self.grid, self.seeds, **arguments))
 
     def fill(self, rank: int, workers: int, stop: Callable[[], Any], progress: bool) -> tuple[Any, list[str]]:
         """Writes the shards of a worker: what was done, and what the run warned of."""
@@ -222,6 +218,7 @@ def shard(request: Request, k: int, shards: int) -> None:
     made(request).fill(k, shards, lambda: False, False)
 
 
+<<<<<<< HEAD
 def noted(call: Callable[[], Any]) -> tuple[Any, list[str]]:
     """What a call gives, and what it warned of."""
     with warnings.catch_warnings(record=True) as caught:
@@ -258,6 +255,9 @@ def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[A
 
 
 def method_of(sde: Any, sampler: str | None, kind: str) -> Any:
+=======
+def derived(sde: Any, sampler: str | None, kind: str) -> Any:
+>>>>>>> scale
     """The method; the first of the two samplers that is derived for this diffusion and network, where none is named."""
     from stepsmith.derive.method import derive
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +42,14 @@ def quiet(as_json: bool) -> bool:
 def progress(items: Iterable[Any] | None, length: int, label: str, as_json: bool) -> Any:
     """A progress bar on stderr, over the items or, where there are none, with ``update``."""
     return click.progressbar(items, length=length, label=label, file=sys.stderr, hidden=quiet(as_json))
+
+
+def noted(call: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What a call gives, and what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    return result, [str(note.message) for note in caught]
 
 
 def number_pairs(pairs: Iterable[str]) -> dict[str, float]:
