@@ -218,15 +218,6 @@ def shard(request: Request, k: int, shards: int) -> None:
     made(request).fill(k, shards, lambda: False, False)
 
 
-<<<<<<< HEAD
-def noted(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What a call gives, and what it warned of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = call()
-    return result, [str(note.message) for note in caught]
-
-
 def read_baked(request: Request) -> tuple[Any, Any, int]:
     """A baked module from its file, its grid, and no calls left over."""
     import stepsmith as ss
@@ -255,9 +246,6 @@ def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[A
 
 
 def method_of(sde: Any, sampler: str | None, kind: str) -> Any:
-=======
-def derived(sde: Any, sampler: str | None, kind: str) -> Any:
->>>>>>> scale
     """The method; the first of the two samplers that is derived for this diffusion and network, where none is named."""
     from stepsmith.derive.method import derive
 
