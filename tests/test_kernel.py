@@ -9,10 +9,11 @@ from typing import Any
 import mpmath
 import pytest
 import sympy as sp
+from sympy.codegen.cfunctions import expm1
 
 from stepsmith.derive import load_sde
 from stepsmith.derive.maths import calculus
-from stepsmith.derive.maths.calculus import s, t
+from stepsmith.derive.maths.calculus import careful, s, t
 from stepsmith.derive.maths.entire import C, exponential
 from stepsmith.errors import Unsupported
 
@@ -117,6 +118,13 @@ def test_reduction_proves_identities_and_no_more() -> None:
     assert sp.simplify(reduced(C(0, x) ** 4 - (1 + x * C(1, x) ** 2) ** 2)) == 0
     assert sp.simplify(reduced(C(3, x) - 15 * (C(1, x) - C(2, x)) / x)) == 0
     assert sp.simplify(reduced(C(0, x) ** 2 - x * C(1, x) ** 2)) != 0
+
+
+def test_one_less_an_exponential_and_the_other_way_round_keep_their_digits() -> None:
+    x = sp.Symbol("x")
+    assert careful(1 - sp.exp(x)) == -expm1(x) and careful(sp.exp(x) - 1) == expm1(x)
+    assert careful(x + 1 - sp.exp(2 * x)) == x - expm1(2 * x)
+    assert careful(2 - sp.exp(x)) == 2 - sp.exp(x) and careful(1 - 2 * sp.exp(x)) == 1 - 2 * sp.exp(x)
 
 
 def test_a_critically_damped_exponential_is_polynomial_times_exp() -> None:
