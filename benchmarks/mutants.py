@@ -129,7 +129,7 @@ def survivors_of_old() -> Iterator[Mutant]:
         ("dB/dt lost in a printed error", "derive/orders/leading.py", " + sde.written_out(B).diff(t)", ""),
         ("Var Z = 1/2", "derive/orders/moments.py", "at.point.ring.number(1, 3)", "at.point.ring.number(1, 2)"),
         ("h^2 in one coordinate", "derive/orders/moments.py", "(1, WIDTH) if most > 1", "(1,) if most > 1"),
-        ("the plain part of the mean lost", "runtime/sampler.py", "around[i] + row[-1]", "around[i]"),
+        ("the plain part of the mean lost", "runtime/start.py", "(*given, torch.ones_like(like))", "(*given, like)"),
     ):
         text = (ROOT / file).read_bytes()
         if text.count(old.encode()) != 1:
