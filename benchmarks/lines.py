@@ -33,10 +33,11 @@ def formatted(texts: Mapping[str, str]) -> dict[str, str]:
 
 def catalogue() -> dict[str, str]:
     """The texts of every row, emitted now."""
+    from stepsmith import certificate
     from stepsmith.cli.build import emit_all
     from stepsmith.derive.catalogue import rows
 
-    modules = emit_all(rows(), as_json=True, sde=None, sampler=None, network="denoiser", frame=None)
+    modules = emit_all(rows(), certificate.written, as_json=True, sde=None, sampler=None, network="denoiser", frame=None)
     return {module.name: module.text for module in modules}
 
 
