@@ -9,8 +9,10 @@ the family adams on a grid; its error on some paths is
     mean     their mean
 
 and candidates are ranked by sqrt(mean median).  The pooled error is carried by the few paths that end in another mode, and with
-32 paths it chooses by which of them those are: on digits at 10 calls sqrt(pooled median) chooses a median 8 % larger and no smaller
-pooled error (docs/tune.md; with 64 paths and more its pooled error is the smaller one).  Paths are halved: one half chooses, the other says whether the choice holds.
+32 paths it chooses by which of them those are: on digits at 10 calls sqrt(pooled median) chooses a median 8 % larger and no
+smaller pooled error (docs/tune.md; with 64 paths and more its pooled error is the smaller one).
+
+Paths are halved: one half chooses, the other says whether the choice holds.
 """
 
 from __future__ import annotations
