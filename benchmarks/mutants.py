@@ -47,8 +47,11 @@ SECONDS = 100  # of processor time, for a suite that takes under 60 without a mu
 FOLDERS = ("src", "derive", "templates", "runtime", "generated", "measure", "tests", "docs", "benchmarks", "examples")
 COPIED = (*FOLDERS, "pyproject.toml", "README.md")
 
-CERTIFICATES = "test_certificate.py -k 'leaves_with and (exact or noise or predictor or midpoint)'"
-OTHERS = "test_certificate.py -k 'not planted and not exact and not noise and not predictor and not midpoint'"
+CERTIFICATES = "test_certificate.py -k 'leaves_with and (exact or noise or predictor or midpoint or own)'"
+OTHERS = (
+    "test_certificate.py -k 'not planted and not exact and not noise and not predictor and not midpoint and not own'"
+)
+TEXTS = "test_generated.py -k 'byte_for_byte and (vp or psld_rvv or psld_conjugate)'"
 ORDERS = ("test_printed.py", "test_orders.py -k 'not search_finds'")
 LINES = "test_lines.py -k 'not no_line'"
 SPLIT = "test_split.py -k 'not any_text'"
@@ -73,7 +76,7 @@ SUITES: dict[
     "derive/orders/stability": ("test_stability.py", *ORDERS),
     "derive/orders/clock": ("test_adams.py", *ORDERS),
     "derive/": ("test_printed.py", SPLIT),
-    "templates/": (OTHERS, "test_passes.py"),
+    "templates/": (OTHERS, "test_passes.py", TEXTS),
     "templates/files": ("test_files.py", "test_front_door_runs.py"),
     "templates/torch": (OTHERS, "test_blurring.py"),
     "runtime/": ("test_printed.py -k run_starts", "test_loop.py", "test_noise.py", "test_watch.py"),

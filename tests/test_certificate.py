@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sympy as sp
 from click.testing import CliRunner, Result
 
 import stepsmith as ss
@@ -38,9 +39,15 @@ WAVED: dict[str, Any] = {
     "name": "waved", "state": ["x"], "params": {"a": 0.9, "c": 0.5},
     "F": [["-(a + c*sin(3*t))"]], "G": [["sqrt(a + c*cos(2*t) + c^2)"]],
 }  # fmt: skip
+KICK = ss.ScoreParameterization(
+    "kick", sp.ImmutableMatrix.zeros(2, 2), sp.ImmutableMatrix([[0], [1]]), sp.ImmutableMatrix([[1, 0]])
+)
 METHODS: dict[str, Callable[[], Any]] = {
     "coupled exact": lambda: ss.derive(COUPLED, "oso"),
     "coupled conjugate": lambda: ss.derive(COUPLED, "conjugate", "eps-L"),
+    "coupled adams": lambda: ss.derive(COUPLED, "adams-2"),
+    "coupled edm": lambda: ss.derive(COUPLED, "conjugate", "edm"),
+    "coupled own network": lambda: ss.derive(COUPLED, "euler", KICK),
     "coupled two draws": lambda: ss.derive(COUPLED, "euler-maruyama", "score"),
     "hot three steps": lambda: ss.derive(HOT, "dpmpp-3m"),
     "hot noise": lambda: ss.derive(HOT, "sde-dpmpp-2m"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,16 @@ def test_a_parameter_that_float64_cannot_follow_is_refused(psld: Any, net: Any, 
     """inf, and 1e308 whose square is inf, ended in an OverflowError."""
     grid = ss.TimeGrid.uniform(ss.load_sde("psld"), 3)
     refused("params: ", ss.sample, psld, net, grid, "0", params={"beta_max": value, "beta_min": value})
+
+
+def test_a_coefficient_that_is_not_finite_is_named_with_its_step(psld: Any, net: Any) -> None:
+    def coefficients(times: Any, **params: float) -> torch.Tensor:
+        table = psld.coefficients(times, **params)
+        table[1, 2] = float("inf")
+        return table
+
+    module, grid = SimpleNamespace(**{**vars(psld), "coefficients": coefficients}), ss.TimeGrid.explicit([0.9, 0.5, 0.25, 0.1])
+    refused(f"grid: {psld.COEFFICIENTS[2]} of the step 0.5 -> 0.25 is inf; ", ss.sample, module, net, grid, "0")
 
 
 @pytest.mark.parametrize("shape", ["abc", (None,), 3, (float("inf"),), (2**62,), (0,)])
