@@ -2,7 +2,7 @@
 
     python examples/train_classifier.py                    # some seconds
 
-The same fifth of the digits is held out as in train_digits.py. The statistics are those of the whole data set.
+The same fifth of the digits is held out, every fifth. The statistics are those of the whole data set.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def _idx(path: Path) -> np.ndarray:
 def images(source: str | os.PathLike[str]) -> Tensor:
     """The images of a folder (all of one size, in the order of their names) or of an .npz file: (n, channels, H, W) in [-1, 1].
 
-    Pictures are 1 or 3 channels of bytes.  An .npz holds ``images`` or ``samples``, (n, H, W), (n, H, W, 3) of bytes or (n, channels,
-    H, W) of floats in [-1, 1].  Raises InputError (key ``data``) that names the file.
+    Pictures are 1 or 3 channels of bytes.  An .npz holds ``images`` or ``samples``, (n, H, W) or (n, H, W, 3) of bytes, or
+    (n, channels, H, W) of floats in [-1, 1].  Raises InputError (key ``data``) that names the file.
     """
     path = Path(source)
     if path.is_dir():
@@ -87,8 +87,8 @@ def _folder(path: Path) -> Tensor:
     found: list[np.ndarray] = []
     for file in sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES):
         try:
-            with Image.open(file) as picture:
-                picture = picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")
+            with Image.open(file) as opened:
+                picture = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
                 array = np.asarray(picture).reshape(picture.height, picture.width, -1).transpose(2, 0, 1)
         except (OSError, UnidentifiedImageError) as error:
             raise InputError(str(file), "data", f"it cannot be read ({error})", "take it out of the folder") from None

@@ -1,8 +1,8 @@
 """A small U-Net of two resolutions for small images, as a denoiser or as an epsilon network of a diffusion of several blocks.
 
-``examples/train.py`` trains it.  ``UNet`` is the raw network F; what is around it (``Denoiser``, ``EpsL``) carries all that is known of
-the answer beforehand, so that F has an output of the size of 1 at all noise levels.  A checkpoint is one safetensors file; its
-metadata say how the network is built, for which diffusion, and which noise it knows.
+``examples/train.py`` trains it.  ``UNet`` is the raw network F; what is around it (EDM's preconditioning, ``EpsL``) carries all
+that is known of the answer beforehand, so that F has an output of the size of 1 at all noise levels.  A checkpoint is one
+safetensors file; its metadata say how the network is built, for which diffusion, and which noise it knows.
 """
 
 from __future__ import annotations
@@ -158,9 +158,10 @@ class EpsL(nn.Module):
         eps = w - k v (v.w) + sqrt(k) v F(z/spread, ln(sigma)/4),   w = L^-1 (z - psi mean),   v = L^-1 psi,
         k = s^2/(1 + s^2 |v|^2),   sigma = 1/|v| the effective sigma
 
-    Were the data N(mean, s^2), F = 0 would be exact; and whatever they are, eps - w is a multiple of v, since eps = w - v (x0 - mean).
-    So F has one output, and its target -(x0 - E_Gaussian[x0])/sqrt(k) has the variance 1.  ``table`` has psi, L and t at LEVELS
-    times, even in ln(sigma); between them it is linear (an error of about 1e-6).
+    Were the data N(mean, s^2), F = 0 would be exact; whatever they are, eps - w is a multiple of v, as eps = w - v (x0 - mean).
+    So F has one output, and its target -(x0 - E_Gaussian[x0])/sqrt(k) has the variance 1 (without this skip a sampling run grows
+    by exp(8): the drift of the reverse diffusion does, and eps must cancel it).  ``table`` has t, psi and L at LEVELS times, even
+    in ln(sigma); between them it is linear (an error of about 1e-6).
     """
 
     mean: Tensor
@@ -210,7 +211,7 @@ class EpsL(nn.Module):
 def load(
     path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype = torch.float32, name: str | None = None
 ) -> Network:
-    """A checkpoint as a Network: a denoiser, or an epsilon network (kind ``eps-L``) of its diffusion; weights run in ``dtype``."""
+    """A checkpoint as a Network: a denoiser, or an epsilon network (``eps-L``) of its diffusion; weights run in ``dtype``."""
     module, about = read(path)
     module = module.to(device=device)
     known = {"module": module, "name": name or os.fspath(path), "digest": about.digest}
@@ -220,15 +221,15 @@ def load(
     return eps_network(module, about, dtype, **known)
 
 
-def eps_network(module: EpsL, about: About, dtype: torch.dtype = torch.float32, **known: Any) -> Network:
+def eps_network(net: EpsL, about: About, dtype: torch.dtype = torch.float32, **known: Any) -> Network:
     """An EpsL as a network of all components at the forward time t; times outside its table take the table's ends."""
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         z = torch.stack([item.to(dtype) for item in inputs], dim=1)
-        out = module(z, module.sigma_at(time).reshape(-1))
+        out = net(z, net.sigma_at(time).reshape(-1))
         return tuple(item.to(inputs[0].dtype) for item in out.unbind(1))
 
-    return Network(call, "eps-L", about.shape, about.sigma_range, module.blocks, module.blocks, **known)
+    return Network(call, "eps-L", about.shape, about.sigma_range, net.blocks, net.blocks, **known)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[UNet | EpsL, About]:
