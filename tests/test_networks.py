@@ -19,6 +19,8 @@ from stepsmith.runtime.networks.shipped import WEIGHTS
 
 torch.set_num_threads(1)
 DIGITS = WEIGHTS / "digits.safetensors"
+CLASSIFIER = frechet.WEIGHTS / "digits_classifier.safetensors"
+FIGURES = frechet.reference().figures
 
 
 def at(sigma: float) -> torch.Tensor:
@@ -264,7 +266,7 @@ def test_samples_are_digits_the_classifier_is_sure_of(samples):
 
 def test_samples_lie_between_the_floor_and_the_ceiling(samples):
     found = frechet.distance(samples)  # of fewer samples than the floor is told for: that alone puts it above
-    assert frechet.FLOOR < found < 0.1 * frechet.CEILING
+    assert FIGURES["floor"] < found < 0.1 * FIGURES["ceiling"]
 
 
 def test_samples_are_not_copies_of_the_data(samples, images):
@@ -280,11 +282,11 @@ def test_the_distance_of_the_data_to_itself_is_zero(images):
 
 
 def test_noise_reaches_the_ceiling_and_half_the_data_stays_below_the_floor(images):
-    noise = images.mean() + images.std() * normal(frechet.COUNT, 1, 8, 8)
-    assert frechet.distance(noise) == pytest.approx(frechet.CEILING, rel=0.1)
-    half = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: frechet.COUNT]
-    assert frechet.distance(images[half]) < frechet.FLOOR < frechet.HALVES
-    assert frechet.ACCURACY > 0.97
+    noise = images.mean() + images.std() * normal(FIGURES["count"], 1, 8, 8)
+    assert frechet.distance(noise) == pytest.approx(FIGURES["ceiling"], rel=0.1)
+    half = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: FIGURES["count"]]
+    assert frechet.distance(images[half]) < FIGURES["floor"] < FIGURES["halves"]
+    assert FIGURES["accuracy"] > 0.97
 
 
 def test_the_distance_of_two_gaussians_is_the_closed_form():
@@ -298,7 +300,7 @@ def test_the_distance_of_two_gaussians_is_the_closed_form():
 
 
 def test_shipped_files_are_small_and_say_how_they_were_made():
-    for path in (DIGITS, frechet.WEIGHTS):
+    for path in (DIGITS, CLASSIFIER):
         assert path.stat().st_size <= 3_000_000
     about = unet.read(DIGITS)[1]
     assert about.training["steps"] > 4000 and about.sigma_range[0] <= 0.01 and about.sigma_range[1] >= 80
@@ -332,7 +334,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage):
     elif damage == "pickle":
         torch.save(tensors, path)
     elif damage != "absent":
-        path.write_bytes({"cut": blob[:-1000], "empty": b"", "other": frechet.WEIGHTS.read_bytes()}[damage])
+        path.write_bytes({"cut": blob[:-1000], "empty": b"", "other": CLASSIFIER.read_bytes()}[damage])
     with pytest.raises(InputError) as error:
         networks.load(path)
     assert error.value.where == str(path) and error.value.fix and "\n" not in str(error.value)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,15 @@ class EpsL(nn.Module):
 
     def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
         """epsilon, (batch, n, *shape), from the state (batch, n, *shape) at effective sigmas (batch,) or (1,)."""
+        w, v, shift = self._parts(z, sigma)
+        return w - v * shift[:, None]
+
+    def data(self, z: Tensor, sigma: Tensor) -> Tensor:
+        """The same answer as a prediction of the data, x0 = mean + (k v.w - sqrt(k) F), (batch, *shape)."""
+        return self.mean + self._parts(z, sigma)[2]
+
+    def _parts(self, z: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """w, v and x0 - mean = k v.w - sqrt(k) F."""
         _, psi, L = self.law(sigma)
         spread = ((psi * self.s).square() + L.square().sum(-1)).sqrt()
         v = torch.linalg.solve_triangular(L, psi[..., None], upper=False)[..., 0]
@@ -205,7 +214,7 @@ class EpsL(nn.Module):
         k = k.to(z.dtype)[:, None, None, None]
         w = (inverse * (z - psi * self.mean)[:, None]).sum(2)
         raw = self.net((z / spread).flatten(1, 2), sigma.log().to(z.dtype) / 4)
-        return w + v * (k.sqrt() * raw - k * (v * w).sum(1))[:, None]
+        return w, v, k * (v * w).sum(1) - k.sqrt() * raw
 
 
 def load(
@@ -230,6 +239,20 @@ def eps_network(net: EpsL, about: About, dtype: torch.dtype = torch.float32, **k
         return tuple(item.to(inputs[0].dtype) for item in out.unbind(1))
 
     return Network(call, "eps-L", about.shape, about.sigma_range, net.blocks, net.blocks, **known)
+
+
+def predicting_data(network: Network) -> Network:
+    """The same weights as a network of kind ``x0``, for samplers that interpolate the data prediction; InputError for others."""
+    net = network.module
+    if not isinstance(net, EpsL):
+        raise InputError("-", "network", f"{network.name} is no epsilon network of several blocks", "give one of examples/train.py")
+    dtype = net.net.last.weight.dtype
+
+    def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
+        z = torch.stack([item.to(dtype) for item in inputs], dim=1)
+        return (net.data(z, net.sigma_at(time).reshape(-1)).to(inputs[0].dtype),)
+
+    return replace(network, fn=call, kind="x0", outputs=1)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[UNet | EpsL, About]:
