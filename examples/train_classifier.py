@@ -3,8 +3,8 @@
     python examples/train_classifier.py --data digits      # some seconds
     python examples/train_classifier.py --data fashion     # three minutes; Debian: dataset-fashion-mnist
 
-Every fifth digit is held out; Fashion-MNIST has test images of its own.  The statistics are those of all digits, and of the 60,000
-images that networks are trained on.
+Every fifth digit is held out; Fashion-MNIST has test images of its own.  The statistics are those of all digits, and of the
+60,000 images that networks are trained on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stepsmith.measure import frechet
+from stepsmith.measure.paper import laplacian
 from stepsmith.runtime import data as images_of
 from stepsmith.runtime.networks import checkpoint
 
@@ -79,7 +80,7 @@ def standardised(classifier: frechet.Classifier, images: Tensor) -> dict[str, Te
 
 
 def measure(classifier: frechet.Classifier, data: Data, stats: dict[str, Tensor]) -> dict[str, float]:
-    """Distances of ``count`` images each, the average of ten: drawn again, held out, slightly spoiled, and noise; and of two halves."""
+    """Distances of ``count`` images, the mean of ten: drawn again, held out, slightly spoiled, noise; and of two halves."""
     repeats, whole = 10, data.whole
 
     def statistics(batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +120,7 @@ def main(data: str, seed: int, threads: int, out: Path | None) -> None:
         right = [classifier(x).argmax(1) == c for x, c in zip(known.held.split(500), known.held_classes.split(500), strict=True)]
     stats = standardised(classifier, known.whole)
     figures = {key: round(value, 4) for key, value in measure(classifier, known, stats).items()}
+    figures["laplacian"] = round(laplacian(known.whole), 4)
     figures |= {"accuracy": round(torch.cat(right).float().mean().item(), 4), "count": known.count}
     meta = {"format": frechet.FORMAT, "figures": json.dumps(figures), "shape": json.dumps(list(known.images.shape[1:]))}
     out = out or frechet.WEIGHTS / f"{data}_classifier.safetensors"

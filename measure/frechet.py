@@ -1,7 +1,7 @@
 """The Frechet distance of samples to a data set, in the features of a small classifier of it: digits, or Fashion-MNIST.
 
-The features are the penultimate layer, standardised over the whole data set; the distance means nothing elsewhere, and is not FID.
-A finite sample is biased upwards: compare at a like number of samples.  ``examples/train_classifier.py`` measured the figures of
+The features are the penultimate layer, standardised over the whole data set; the distance means nothing elsewhere, and is not
+FID.  A finite sample is biased upwards: compare at a like number of samples.  ``examples/train_classifier.py`` measured the figures of
 ``reference(data).figures`` at ``count`` samples: ``floor``, data drawn again with replacement against the whole, what perfect
 samples reach; ``ceiling``, Gaussian noise of the mean and variance of the data; ``halves``, two halves of the data against each
 other, biased on both sides; of Fashion-MNIST ``test``, the held-out images, and slightly spoiled data.
@@ -125,9 +125,9 @@ def distance(samples: Tensor, data: str = "digits") -> float:
 
 
 def distance_and_error(samples: Tensor, data: str = "digits", repeats: int = 40) -> tuple[float, float]:
-    """The distance, and its standard error by the bootstrap: samples drawn again ``repeats`` times, the seeds those of ``repeats``.
+    """The distance, and its standard error by the bootstrap, of ``repeats`` sets of samples drawn again.
 
-    Drawing again adds the bias of a finite sample once more; the spread is what is taken, not the mean.
+    Drawing again adds the bias of a finite sample once more, so only the spread is taken from it.
     """
     if len(samples) < 2:
         raise ValueError("a distance takes at least two samples")

@@ -1,8 +1,8 @@
 """The source paper's comparison on real images: its samplers, and ours, on one epsilon network of PSLD trained on Fashion-MNIST.
 
-All run from t = 1 to 1e-3 on the quadratic grid; the last network call is the mean of the data (counted).  A cell is a sampler at a
-budget of calls: its Frechet distance to the data in the features of a classifier with the bootstrap's standard error (measure/
-frechet.py), and the mean absolute Laplacian of its pictures beside that of the data, which tells grain and washing out, to which
+All run from t = 1 to 1e-3 on the quadratic grid; the last network call is the mean of the data (counted).  A cell is a sampler at
+a budget of calls: its Frechet distance to the data in the features of a classifier with the bootstrap's standard error
+(measure/frechet.py), and the mean absolute Laplacian of its pictures beside that of the data, which tells grain and washing out, to which
 those features are nearly blind.  A cell depends on its name and the setting alone, so that a record grows over several runs.
 """
 
@@ -69,13 +69,28 @@ OURS = (
     Row("RVV2", "rvv2", ours=True),
     Row("adams-2, log-SNR grid", "adams-2", network=DATA, ours=True, grid="logsnr"),
     Row("adams-3, log-SNR grid", "adams-3", network=DATA, ours=True, grid="logsnr"),
-    Row("adams-3-gaussian, tan grid", "adams-3-gaussian", params={"sigma_data": SPREAD}, network=DATA, ours=True, grid="tan"),
+    Row(
+        "adams-3-gaussian, tan grid",
+        "adams-3-gaussian",
+        params={"sigma_data": SPREAD},
+        network=DATA,
+        ours=True,
+        grid="tan",
+    ),
 )
 BRIDGED = (  # a plain denoiser of the same size: plain samplers, and PSLD's through the bridge
     Row("VP DDIM", "ddim", sde="vp", network=PLAIN, grid="logsnr"),
     Row("VP DPM-Solver++(2M)", "dpmpp-2m", sde="vp", network=PLAIN, grid="logsnr"),
     Row("VP adams-3", "adams-3", sde="vp", network=PLAIN, ours=True, grid="logsnr"),
-    Row("VP adams-3-gaussian", "adams-3-gaussian", params={"sigma_data": SPREAD}, sde="vp", network=PLAIN, ours=True, grid="tan"),
+    Row(
+        "VP adams-3-gaussian",
+        "adams-3-gaussian",
+        params={"sigma_data": SPREAD},
+        sde="vp",
+        network=PLAIN,
+        ours=True,
+        grid="tan",
+    ),
     Row("PSLD ROBA through the bridge", "roba", network=PLAIN),
     Row("PSLD RVV through the bridge", "rvv", network=PLAIN),
     Row("PSLD adams-3 through the bridge", "adams-3", network=PLAIN, ours=True, grid="logsnr"),
@@ -130,7 +145,9 @@ class Table:
         method, _ = self.made(next(row for row in PAPER if row.sampler == "heun-drift"))
         network, law = self.networks[NETWORK], Laws.of(method.sde.at(), (1.0, END))
         noise = NoiseSource(seeds)
-        normals = torch.stack([noise.normal(network.shape, "start", 0, j, dtype=torch.float64) for j in range(method.sde.n)])
+        normals = torch.stack(
+            [noise.normal(network.shape, "start", 0, j, dtype=torch.float64) for j in range(method.sde.n)]
+        )
         state = torch.einsum("ij,j...->i...", torch.from_numpy(law.factor(1.0, "lower")), normals)
 
         def rate(t: float, z: np.ndarray) -> np.ndarray:
@@ -138,7 +155,9 @@ class Table:
             parts = torch.from_numpy(z).reshape(state.shape)
             eps = torch.stack(network(tuple(parts.float()), torch.tensor(t, dtype=torch.float64))).double()
             share = torch.from_numpy(V @ np.linalg.inv(law.factor(t, "lower")).T / 2)
-            drift = torch.einsum("ij,j...->i...", torch.from_numpy(F), parts) + torch.einsum("ij,j...->i...", share, eps)
+            drift = torch.einsum("ij,j...->i...", torch.from_numpy(F), parts) + torch.einsum(
+                "ij,j...->i...", share, eps
+            )
             return drift.numpy().ravel()
 
         found = solve_ivp(rate, (1.0, END), state.numpy().ravel(), rtol=tolerance, atol=tolerance, t_eval=[END])
@@ -148,7 +167,7 @@ class Table:
 
 
 def ends(sde: Any, network: Any) -> tuple[float, float]:
-    """Where a run starts and ends: PSLD's t = 1 and 1e-3, or the same noise levels on another diffusion, as far as a network knows them."""
+    """Start and end of a run: PSLD's t = 1 and 1e-3, or the same noise levels elsewhere, as far as the network knows them."""
     if sde.name == SDE and network.kind != "denoiser":
         return 1.0, END
     low, high = sde.at().effective_sigma([END, sde.time[1]])

@@ -1,6 +1,7 @@
 """The pages of docs/ that are made from the catalogue: ``python docs/make [PAGE ...] [--out docs] [--check]``.
 
     audit    the orders of the samplers that people ship, claimed beside proven
+    paper    the source paper's samplers on real images, from benchmarks/paper.jsonl (`stepsmith bench paper` measures them)
     orders   the proven and the measured order of every module
     which    which sampler, when, from errors at equal numbers of network calls (a few minutes)
 
@@ -47,7 +48,18 @@ def which() -> str:
         return which_page.page(which.measure_all(done=lambda sde: bar.update(1)))
 
 
-PAGES = {"audit": audit, "orders": orders, "which": which}
+def paper() -> str:
+    """docs/paper.md and its pictures."""
+    import paper
+
+    setting, cells = paper.read()
+    paper.PICTURES.mkdir(exist_ok=True)
+    paper.curve(cells, paper.PICTURES / "paper-curve.svg")
+    paper.strips(paper.PICTURES / "paper-strips.png")
+    return paper.page(setting, cells)
+
+
+PAGES = {"audit": audit, "orders": orders, "paper": paper, "which": which}
 
 
 def make(names: tuple[str, ...], out: Path, check: bool, pages: Mapping[str, Callable[[], str]] = PAGES) -> list[Path]:

@@ -245,7 +245,8 @@ def predicting_data(network: Network) -> Network:
     """The same weights as a network of kind ``x0``, for samplers that interpolate the data prediction; InputError for others."""
     net = network.module
     if not isinstance(net, EpsL):
-        raise InputError("-", "network", f"{network.name} is no epsilon network of several blocks", "give one of examples/train.py")
+        what = f"{network.name} is no epsilon network of several blocks"
+        raise InputError("-", "network", what, "give one of examples/train.py")
     dtype = net.net.last.weight.dtype
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
