@@ -1,8 +1,8 @@
 """The Frechet distance of samples to a data set, in the features of a small classifier of it: digits, or Fashion-MNIST.
 
 The features are the penultimate layer, standardised over the whole data set; the distance means nothing elsewhere, and is not
-FID.  A finite sample is biased upwards: compare at a like number of samples.  ``examples/train_classifier.py`` measured the figures of
-``reference(data).figures`` at ``count`` samples: ``floor``, data drawn again with replacement against the whole, what perfect
+FID.  A finite sample is biased upwards: compare at a like number of samples.  ``examples/train_classifier.py`` measured the
+figures of ``reference(data).figures`` at ``count`` samples: ``floor``, data drawn again with replacement against the whole, what perfect
 samples reach; ``ceiling``, Gaussian noise of the mean and variance of the data; ``halves``, two halves of the data against each
 other, biased on both sides; of Fashion-MNIST ``test``, the held-out images, and slightly spoiled data.
 """

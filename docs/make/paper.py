@@ -143,7 +143,9 @@ def page(setting: str, cells: Cells) -> str:
     figures = frechet.reference("fashion").figures
     known = {"accuracy": 100 * figures["accuracy"], "count": figures["count"], "laplacian": figures["laplacian"]}
     scale = ", ".join(f"{words} {figures[key]:.2f}" for words, key in SCALE.items())
-    paper_says = [f"| {claim} | {one} before {two} | {nfe} | {verdict(cells, one, two, nfe)} |" for claim, one, two, nfe in CLAIMS]
+    paper_says = [
+        f"| {claim} | {one} before {two} | {nfe} | {verdict(cells, one, two, nfe)} |" for claim, one, two, nfe in CLAIMS
+    ]
     we_say = [f"| {claim} | {verdict(cells, one, two, nfe)} |" for claim, one, two, nfe in OWN]
     blocks = (
         INTRO.format(setting=setting, scale=scale, **known).rstrip(),
@@ -158,7 +160,7 @@ def page(setting: str, cells: Cells) -> str:
         "`fashion`, a denoiser of the same size: plain samplers, and PSLD's through the bridge.",
         "\n".join(table(cells, paper.BRIDGED)),
         "## What the paper says",
-        "*Shown* and *contradicted*: the difference passes two standard errors of the samples. It says nothing of other networks.",
+        "*Shown* and *contradicted*: the difference passes two standard errors. It says nothing of other networks.",
         "\n".join(["| claim | that is | calls | here |", "|---|---|---|---|", *paper_says]),
         "\n".join(["| of ours | here |", "|---|---|", *we_say]),
     )
