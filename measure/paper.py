@@ -3,7 +3,8 @@
 All run from t = 1 to 1e-3 on the quadratic grid; the last network call is the mean of the data (counted).  A cell is a sampler at
 a budget of calls: its Frechet distance to the data in the features of a classifier with the bootstrap's standard error
 (measure/frechet.py), and the mean absolute Laplacian of its pictures beside that of the data, which tells grain and washing
-out, to which those features are nearly blind.  A cell depends on its name and the setting alone, so that a record grows over several runs.
+out, to which those features are nearly blind.  A cell depends on its name and the setting alone, so that a record grows over
+several runs.
 """
 
 from __future__ import annotations
