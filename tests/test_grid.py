@@ -220,5 +220,5 @@ def test_what_must_be_positive_is_held_to_it(make, key):
 
 
 def test_a_name_is_no_diffusion() -> None:
-    with pytest.raises(InputError, match="sde: 'psld' is not a diffusion; give method.sde, or ss.load_sde"):
+    with pytest.raises(InputError, match=r"sde: 'psld' is not a diffusion; give method.sde, or ss.load_sde"):
         TimeGrid.quadratic("psld", 5)

@@ -1,4 +1,4 @@
-"""The pages for newcomers: links lead somewhere, no page is too long, and what they show runs, in the order in which it stands."""
+"""The pages for newcomers: links lead somewhere, no page is too long, and what they show runs, from top to bottom."""
 
 import re
 import shlex

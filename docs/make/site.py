@@ -1,7 +1,7 @@
 """Pages that mkdocs gets from the catalogue while it builds the site: one a sampler, one a diffusion, and their two lists.
 
-Run by the plugin gen-files (mkdocs.yml); nothing is written into docs/.  A strip has a row for 5, 10, 20 and 50 network calls, drawn
-from the same eight seeds with the network of the package; strips are kept in out/site, by the digest of their module.
+Run by the plugin gen-files (mkdocs.yml); nothing is written into docs/.  A strip has a row for 5, 10, 20 and 50 network calls,
+drawn from the same eight seeds with the network of the package; strips are kept in out/site, by the digest of their module.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))
 
 
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def strip(method: ss.Method) -> bytes | None:
     """The PNG of samples at each budget; None for a network that the package has not, and where the runs are no images."""
     if method.network_name != "denoiser" or method.sde.constant:
@@ -67,7 +72,7 @@ def picture(method: ss.Method) -> str:
     alt = f"Four rows of eight samples, at {budgets} network calls"
     return (
         f"![{alt}](../pictures/{method.name}.png)\n\n"
-        f"*The same eight seeds at {budgets} network calls (rows), on `{method.sde.name}` with the digits network of the package, "
+        f"*The same eight seeds at {budgets} network calls (rows), on `{method.sde.name}` with the digits network, "
         "grid even in log-SNR. A sampler of two calls a step takes half the steps. Pictures show, they do not rank.*"
     )
 
@@ -88,7 +93,7 @@ def sampler_page(name: str, rows: list[catalogue.Row]) -> tuple[str, ...]:
     page(
         f"samplers/{name}.md",
         f"# {name}",
-        f"{sampler.doc}. {source}",
+        f"{sentence(sampler.doc)} {source}",
         "## The step",
         f"On `{method.sde.name}`, from t0 to t1 = t0 - h:",
         code(describe.update_rule(method)),
@@ -116,7 +121,7 @@ def diffusion_page(name: str, rows: list[catalogue.Row]) -> tuple[str, ...]:
     page(
         f"diffusions/{name}.md",
         f"# {name}",
-        f"{sde.doc}.",
+        sentence(sde.doc),
         "Forward in the network's time t:",
         code([*describe.equations(sde), *lets, *([describe.frequency(sde)] if sde.field else [])]),
         constants if sde.params else "",

@@ -1,4 +1,4 @@
-"""The pages docs/which.md and docs/which-tables.md, from what which.py measured: the statements of the one are counted in the other."""
+"""The pages docs/which.md and docs/which-tables.md: what which.py measured; the first one counts what the second one holds."""
 
 from __future__ import annotations
 
