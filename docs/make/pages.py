@@ -49,7 +49,7 @@ def which() -> dict[str, str]:
     return {"which": which_page.page(parts), "which-tables": which_page.tables(parts)}
 
 
-def paper() -> str:
+def paper() -> dict[str, str]:
     """docs/paper.md and its pictures."""
     import paper
 
@@ -57,7 +57,7 @@ def paper() -> str:
     paper.PICTURES.mkdir(exist_ok=True)
     paper.curve(cells, paper.PICTURES / "paper-curve.svg")
     paper.strips(paper.PICTURES / "paper-strips.png")
-    return paper.page(setting, cells)
+    return {"paper": paper.page(setting, cells)}
 
 
 PAGES = {"audit": audit, "orders": orders, "paper": paper, "which": which}
