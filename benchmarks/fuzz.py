@@ -186,12 +186,12 @@ def run(seed: int, slopes: bool = False) -> dict[str, Any]:
         sde = ss.load_sde(spec)
         facts |= {"commutes": sde.commutes(), "offset": "offset" in spec}
         method = ss.derive(sde, chosen, net)
-        text = ss.emit(method)
+        checks, text = ss.certify(method).checks, ss.emit(method)
         facts |= {"order": method.order, "weak": method.weak_order, "what": "module",
-                  "errors": {check.claim: check.error for check in ss.certify(method).checks}}  # fmt: skip
+                  "errors": {check.claim: float(f"{check.error:.1e}") for check in checks}}  # fmt: skip
         if slopes:
             found = compare(method, ss.load(text))
-            facts |= {"slope": found.measured, "decided": found.converged}
+            facts |= {"slope": round(found.measured, 3), "decided": found.converged}
             if found.converged and found.proven is not None and not found.measured >= found.proven - 0.1:
                 facts |= {"what": "wrong", "why": f"measured {found.measured:.3f}, proven {found.proven}"}
     except (ss.InputError, ss.Unsupported) as refusal:
