@@ -12,10 +12,9 @@ import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
 from stepsmith.derive import load_sde
-from stepsmith.derive.maths import calculus
+from stepsmith.derive.maths import calculus, point
 from stepsmith.derive.maths.calculus import careful, s, t
 from stepsmith.derive.maths.entire import C, exponential
-from stepsmith.derive.maths.point import Point, sign
 from stepsmith.errors import Unsupported
 
 sde_of = cache(load_sde)
@@ -147,10 +146,10 @@ def test_a_sign_is_read_through_cancellation() -> None:
     near = sp.Rational(str(wave.subs(at).evalf(25)))
     for side in (1, -1):
         gap = wave - near + side * sp.Rational(1, 10**20)
-        assert Point(at)(gap).contains(0)
-        assert sign(gap, at) == side
-    assert sign(sp.sin(x) ** 2 + sp.cos(x) ** 2 - 1, {x: sp.Rational(1, 3)}) == 0
-    assert [sign(e, {x: sp.Integer(-1)}) for e in (x, -x, sp.sqrt(x), 1 / (x + 1))] == [-1, 1, None, None]
+        assert point.Point(at)(gap).contains(0)
+        assert point.sign(gap, at) == side
+    assert point.sign(sp.sin(x) ** 2 + sp.cos(x) ** 2 - 1, {x: sp.Rational(1, 3)}) == 0
+    assert [point.sign(e, {x: sp.Integer(-1)}) for e in (x, -x, sp.sqrt(x), 1 / (x + 1))] == [-1, 1, None, None]
 
 
 @pytest.mark.parametrize(
