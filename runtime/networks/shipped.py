@@ -17,7 +17,7 @@ from stepsmith.runtime.networks import galaxies, unet
 from stepsmith.runtime.networks.base import Network
 
 WEIGHTS = Path(__file__).parent / "weights"
-IN_PACKAGE = ("digits",)
+IN_PACKAGE = ("fashion", "fashion-psld-eps-l", "digits")
 SHIPPED: dict[str, Any] = {name: partial(unet.load, WEIGHTS / f"{name}.safetensors", name=name) for name in IN_PACKAGE}
 SHIPPED["galaxies"] = galaxies.load
 
