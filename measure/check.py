@@ -33,7 +33,7 @@ MIDDLE = (0.2, 5.0)  # the noise levels between which the formula is judged
 TABLES = ("sigmas", "sigmas_interpol", "alphas_cumprod", "alpha_t", "sigma_t", "lambda_t")
 PATHS, SAMPLES, SEED = 24, 4096, 3
 FLOOR = 4e-7  # schedulers that round states or coefficients to float32 have errors of this size
-FAR = 1e6  # stands for the noise level of a flow model at t = 1
+FAR, NEAR = 1e6, 1e-6  # stand for the noise level of a flow model at t = 1, and for the level 0
 MIXTURE = GaussianMixture([0.5, 0.3, 0.2], [[1.0, 0.5], [-0.8, 0.7], [0.1, -1.2]], [0.3, 0.2, 0.25])
 PLAIN = Gaussian(torch.tensor([0.2, -0.1]), 0.25)
 NOTHING = contextlib.nullcontext()
@@ -71,6 +71,8 @@ class Scheduler:
             return kind(**{**plain, **config})
 
         one = make()
+        if "prev_timestep" in inspect.signature(one.step).parameters:
+            raise InputError("-", "sampler", f"{kind.__name__} takes prev_timestep from a pipeline of its own", "wrap it")
         one.set_timesteps(4)
         if not hasattr(one, "alphas_cumprod") and "sigma_data" not in one.config:
             space = "flow"
@@ -102,6 +104,7 @@ class Scheduler:
 
     def output(self, one: Any, x: torch.Tensor, level: float, denoiser: Denoiser) -> torch.Tensor:
         """What the network gives at the state x."""
+        level = max(level, NEAR)
         y = x.double() / self.alpha(level)
         data = denoiser(y, level)
         kind = one.config.get("prediction_type", "flow_prediction")

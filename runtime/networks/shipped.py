@@ -23,10 +23,11 @@ SHIPPED["galaxies"] = galaxies.load
 
 
 def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype | None = None) -> Network:
-    """``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors`` file of ``examples/train.py``, or
+    """``fashion``, ``fashion-psld-eps-l``, ``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors``
+    file of ``examples/train.py``, or
     ``module:name``, a Network of your own, or a function without arguments that makes one; its module is imported.
 
-    ``dtype`` is what the weights of the first three run in, float32 unless given; the state keeps its own.  InputError (key
+    ``dtype`` is what the weights of all but the last run in, float32 unless given; the state keeps its own.  InputError (key
     ``network``) for any other name, and for weights that cannot be read.
     """
     name, run = os.fspath(name_or_path), dtype or torch.float32
