@@ -7,7 +7,8 @@
 and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
 before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
 once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
-do not promote the state's dtype. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
+do not promote the state's dtype. Where the step is sums and nothing else, the loop makes them in place, in memory that
+is used again (inplace.py); the callback's states are its own. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
 frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back
 from the device; then whether every output was finite is read, at once (watch.py).
 """
@@ -27,6 +28,7 @@ import stepsmith
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.inplace import InPlace, read_step
 from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, find_grid, full_params, make_plan, resolve
 from stepsmith.runtime.spectral import Transform
@@ -151,14 +153,16 @@ def run_plan(
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
     drawn = _normals(plan, noise, [draws for _, draws in chosen])
+    steps = _steps(plan, chosen)
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        state, history = chosen[k][0](state, row, network(k), next(drawn), history)
+        state, history = steps[k](state, row, network(k), next(drawn), history)
         history = tuple(history)[: module.HISTORY]
         _check_state(plan, state)
         if known.laws:
             own = normals if not module.DRAWS else _again(plan, noise, k)
             state = known.kept(state, known.laws[k].drawn(own, given, known.data, plan.dtype))
         if callback is not None:
+            state = tuple(value.clone() for value in state)  # not written into again: the callback may keep it
             callback(k, state)
     if plan.last == "denoise":
         state = module.denoise(state, rows[-1], network(len(rows)))
@@ -240,6 +244,15 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
         if hasattr(module, f"step_{end}"):
             chosen[at] = getattr(module, f"step_{end}"), getattr(module, f"DRAWS_{end.upper()}", module.DRAWS)
     return chosen
+
+
+def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:
+    """The step of every row: in place where its function can be read, else the function."""
+    recipes = {step: read_step(plan.module, step, draws) for step, draws in chosen}
+    memory, table = InPlace(), plan.table.tolist()
+    own = lambda recipe, row: functools.partial(memory.step, recipe, numbers=row)  # noqa: E731
+    both = [(step, recipes[step], row) for (step, _), row in zip(chosen, table, strict=True)]
+    return [step if recipe is None else own(recipe, row) for step, recipe, row in both]
 
 
 def _start(plan: Plan, known: Known, normals: State, given: State, transform: Transform | None) -> State:
