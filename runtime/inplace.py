@@ -120,7 +120,8 @@ class InPlace:
             return known[value]
 
         def owned(value: Value) -> torch.Tensor:
-            return fresh().copy_(tensor(value)) if id(tensor(value)) in lent else tensor(value)
+            own = tensor(value)
+            return torch.mul(own, 1.0, out=fresh()) if id(own) in lent else own
 
         for call in recipe.calls:
             outputs = self._asked(network, [tensor(value) for value in call.inputs], row[call.time])

@@ -53,8 +53,9 @@ class Watch:
         if self.calls == len(self.ends):
             ends = outputs[0].new_zeros(len(self.times), len(outputs), 2)
             self.ends.append((ends, [[pair.unbind() for pair in row.unbind()] for row in ends.unbind()]))
-        for value, pair in zip(outputs, self.ends[self.calls][1][step], strict=True):
-            torch.aminmax(value, out=pair)
+        for value, (least, largest) in zip(outputs, self.ends[self.calls][1][step], strict=True):
+            torch.amin(value, dim=(), out=least)
+            torch.amax(value, dim=(), out=largest)
         self.calls += 1
 
     def _wrong(self, like: torch.Tensor, outputs: Any) -> str:
