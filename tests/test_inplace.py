@@ -130,13 +130,12 @@ class Seen:
     """``shrink``, or something else, that is no part of what is counted; the loop is warm after ``warm`` calls."""
 
     def __init__(self, memory: NewMemory, warm: int, network: Any = shrink) -> None:
-        self.memory, self.warm, self.network, self.calls, self.places = memory, warm, network, 0, []
+        self.memory, self.warm, self.network, self.calls = memory, warm, network, 0
 
     def __call__(self, inputs: Any, time: Any) -> Any:
         self.memory.on, self.calls = False, self.calls + 1
         outputs = self.network(inputs, time)
         self.memory.on = self.calls >= self.warm
-        self.places += [value.untyped_storage()._cdata for value in inputs]
         return outputs
 
 
@@ -151,8 +150,6 @@ def test_nothing_is_allocated_once_the_loop_is_warm(name: str) -> None:
         watch = sampler.Watch(module, network, GRID.times)
         sampler.run_plan(ready, watch)
     assert network.calls >= 7 * module.NFE and memory.found == []
-    if module.NFE == 1:
-        assert len(set(network.places)) <= 4  # few places, again and again
 
 
 def test_that_check_sees_a_step_that_allocates(monkeypatch: pytest.MonkeyPatch) -> None:
