@@ -3,10 +3,10 @@
     z' = c_1 z_1 + c_2 z_2 + ...      out = c_1 z_1;  out += c_2 z_2;  ...      one pass a term, no temporary
 
 ``read_step`` runs ``step`` once, on stand-ins of tensors and coefficients that can be multiplied and added and nothing else;
-what they were part of is a :class:`Recipe`.  A step that does anything else is no such sum: it has no recipe, and runs as it is
-written.  Coefficients enter as Python numbers, which no device waits for and no state is widened by.  The sums of a step are
-written into tensors that neither the state nor the history holds, so after the first steps nothing is allocated, and addresses
-are those of a CUDA graph.  Their roundings are not those of ``step``, to which tests hold them.
+what they went through is a :class:`Recipe`.  A step that does anything else has none, and runs as it is written.  Coefficients
+enter as Python numbers, which no device waits for and no state is widened by.  Sums are written into tensors that neither the
+state nor the history holds, so after the first steps nothing is allocated, and a CUDA graph may hold the addresses.  Each sum is
+rounded a little less than that of ``step``, to which tests hold it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from typing import Any
 import torch
 
 State = tuple[torch.Tensor, ...]
+ONE = -1  # the column of a coefficient that is one: rows of numbers end with it
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A stand-in of a tensor: ``terms`` (value, column of its coefficient, None for one), none where it is given."""
+    """A stand-in of a tensor: ``terms`` (value, column of its coefficient), none where it is given."""
 
-    terms: tuple[tuple[Value, int | None], ...] = ()
+    terms: tuple[tuple[Value, int], ...] = ()
 
     def __add__(self, other: Value) -> Value:
         if not isinstance(other, Value):
             return NotImplemented
-        return Value((*(self.terms or ((self, None),)), *(other.terms or ((other, None),))))
+        return Value((*(self.terms or ((self, ONE),)), *(other.terms or ((other, ONE),))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +45,29 @@ class Column:
         return Value(((value, self.index),)) if isinstance(value, Value) else NotImplemented
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Sum:
+    """A new tensor: ``terms`` (place, column of its coefficient)."""
+
+    terms: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Call:
-    """A network call at the time in a column of the row."""
+    """A network call: the places of its inputs, and the column of its time.  Its outputs are new tensors."""
 
-    inputs: tuple[Value, ...]
+    inputs: tuple[int, ...]
     time: int
-    outputs: tuple[Value, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Recipe:
-    """What a step does: its network calls in order, and the sums that are its new state and history."""
+    """What a step does, in order.  Tensors are numbered: the state, the noise, the history, then what each part makes;
+    ``state`` and ``history`` are the places of the new ones, none of them the network's or the noise's own."""
 
-    state: tuple[Value, ...]
-    noise: tuple[Value, ...]
-    history: tuple[Value, ...]
-    calls: tuple[Call, ...]
-    new_state: tuple[Value, ...]
-    new_history: tuple[Value, ...]
+    parts: tuple[Sum | Call, ...]
+    state: tuple[int, ...]
+    history: tuple[int, ...]
 
 
 def read_step(module: Any, step: Callable[..., Any], draws: int) -> Recipe | None:
@@ -70,87 +75,78 @@ def read_step(module: Any, step: Callable[..., Any], draws: int) -> Recipe | Non
     for one that is more than network calls and sums, such as one with a coefficient a frequency."""
     if not isinstance(module, ModuleType) or getattr(step, "__globals__", None) is not vars(module):
         return None
-    state, noise, history = (stand_ins(n) for n in (len(module.COMPONENTS), draws, module.HISTORY))
-    calls: list[Call] = []
+    state, noise, history = (_stand_ins(count) for count in (len(module.COMPONENTS), draws, module.HISTORY))
+    order = {value: place for place, value in enumerate((*state, *noise, *history))}
+    lent, parts = set(noise), []
+
+    def place(value: Value) -> int:
+        if value not in order:
+            parts.append(Sum(tuple((place(base), column) for base, column in value.terms)))
+            order[value] = len(order)
+        return order[value]
 
     def network(inputs: tuple[Value, ...], time: Column) -> tuple[Value, ...]:
-        calls.append(Call(tuple(inputs), time.index, stand_ins(getattr(module, "OUTPUTS", 1))))
-        return calls[-1].outputs
+        parts.append(Call(tuple(map(place, inputs)), time.index))
+        outputs = _stand_ins(getattr(module, "OUTPUTS", 1))
+        order.update({value: len(order) + k for k, value in enumerate(outputs)})
+        lent.update(outputs)
+        return outputs
+
+    def owned(value: Value) -> int:
+        return place(Value(((value, ONE),)) if value in lent else value)
 
     try:
-        new_state, new_history = step(state, tuple(map(Column, range(len(module.COEFFICIENTS)))), network, noise, history)
-        every = (*new_state, *new_history, *(value for call in calls for value in call.inputs))
+        ends = step(state, tuple(map(Column, range(len(module.COEFFICIENTS)))), network, noise, history)
+        new_state, new_history = (tuple(map(owned, values)) for values in ends)
     except (TypeError, AttributeError, ValueError):  # what a stand-in cannot do
         return None
-    if not all(isinstance(value, Value) for value in every):
-        return None
-    return Recipe(state, noise, history, tuple(calls), tuple(new_state), tuple(new_history))
+    return Recipe(tuple(parts), new_state, new_history)
 
 
-def stand_ins(count: int) -> tuple[Value, ...]:
+def _stand_ins(count: int) -> tuple[Value, ...]:
     return tuple(Value() for _ in range(count))
 
 
 class InPlace:
-    """The steps of one run; ``step`` is that of the module, with the numbers of the row besides."""
+    """The memory of one run, and its steps."""
 
     def __init__(self) -> None:
         self.pool: list[torch.Tensor] = []
 
     def step(
-        self, recipe: Recipe, state: State, row: Sequence[torch.Tensor], network: Callable[..., State], noise: State,
-        history: State, *, numbers: Sequence[float],
+        self, recipe: Recipe, numbers: Sequence[float], state: State, row: Sequence[torch.Tensor],
+        network: Callable[..., State], noise: State = (), history: State = (),
     ) -> tuple[State, State]:  # fmt: skip
-        """The new state and history; ``numbers`` are those of the row.  What was made here is overwritten once it is in neither."""
-        held = {id(value) for value in (*state, *history)}
+        """The new state and history: ``step`` of the module, with the numbers of the row, and 1 as the last.
+
+        What was made here is written over as soon as it is in neither.
+        """
+        held = set(map(id, (*state, *history)))
         free = [value for value in self.pool if id(value) not in held]
-        known = dict(zip((*recipe.state, *recipe.noise, *recipe.history), (*state, *noise, *history), strict=True))
-        lent = {id(value) for value in noise}
-
-        def fresh() -> torch.Tensor:
+        known = [*state, *noise, *history]
+        for part in recipe.parts:
+            if isinstance(part, Call):
+                known += self._asked(network, [known[place] for place in part.inputs], row[part.time])
+                continue
             if not free:
-                self.pool.append(torch.empty_like(state[0], memory_format=torch.contiguous_format))
-                return self.pool[-1]
-            return free.pop()
-
-        def tensor(value: Value) -> torch.Tensor:
-            if value not in known:
-                terms = [(tensor(base), 1.0 if column is None else numbers[column]) for base, column in value.terms]
-                known[value] = summed([(base, number) for base, number in terms if number != 0], fresh)
-            return known[value]
-
-        def owned(value: Value) -> torch.Tensor:
-            own = tensor(value)
-            return torch.mul(own, 1.0, out=fresh()) if id(own) in lent else own
-
-        for call in recipe.calls:
-            outputs = self._asked(network, [tensor(value) for value in call.inputs], row[call.time])
-            known.update(zip(call.outputs, outputs, strict=True))
-            lent.update(map(id, outputs))
-        return tuple(map(owned, recipe.new_state)), tuple(map(owned, recipe.new_history))
+                free.append(torch.empty_like(state[0], memory_format=torch.contiguous_format))
+                self.pool += free
+            out = free.pop()
+            (place, column), *rest = part.terms
+            torch.mul(known[place], numbers[column], out=out)
+            for place, column in rest:
+                if numbers[column]:  # a history that is not there yet weighs nothing
+                    out.add_(known[place], alpha=numbers[column])
+            known.append(out)
+        return tuple(known[place] for place in recipe.state), tuple(known[place] for place in recipe.history)
 
     def _asked(self, network: Callable[..., State], inputs: list[torch.Tensor], time: torch.Tensor) -> State:
         """The network's outputs.  An input that it keeps is not written into again."""
-        views = tuple(value.view_as(value) for value in inputs)
+        views = [value.view_as(value) for value in inputs]
         seen = [weakref.ref(view) for view in views]
-        outputs = network(views, time)
-        del views
+        outputs = network(tuple(views), time)
+        views.clear()
         kept = {id(value) for value, view in zip(inputs, seen, strict=True) if view() is not None}
         if kept:
             self.pool = [value for value in self.pool if id(value) not in kept]
         return outputs
-
-
-def summed(terms: Sequence[tuple[torch.Tensor, float]], fresh: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """sum c z in a fresh tensor; z itself where that is all."""
-    if not terms:
-        return fresh().zero_()
-    (total, number), *rest = terms
-    if not rest and number == 1:
-        return total
-    out = fresh()
-    if number != 1:
-        total = torch.mul(total, number, out=out)
-    for value, weight in rest:
-        total = torch.add(total, value, alpha=weight, out=out)
-    return total

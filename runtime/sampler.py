@@ -249,10 +249,11 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
 def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:
     """The step of every row: in place where its function can be read, else the function."""
     recipes = {step: read_step(plan.module, step, draws) for step, draws in chosen}
-    memory, table = InPlace(), plan.table.tolist()
-    own = lambda recipe, row: functools.partial(memory.step, recipe, numbers=row)  # noqa: E731
-    both = [(step, recipes[step], row) for (step, _), row in zip(chosen, table, strict=True)]
-    return [step if recipe is None else own(recipe, row) for step, recipe, row in both]
+    memory, steps = InPlace(), []
+    for (step, _), row in zip(chosen, plan.table.tolist(), strict=True):
+        recipe = recipes[step]
+        steps.append(step if recipe is None else functools.partial(memory.step, recipe, (*row, 1.0)))
+    return steps
 
 
 def _start(plan: Plan, known: Known, normals: State, given: State, transform: Transform | None) -> State:

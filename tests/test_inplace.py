@@ -53,7 +53,7 @@ def test_the_steps_of_every_module_are_those_in_place(name: str) -> None:
             want = step(state, row.unbind(), network, noise, history)
             recipe = read_step(module, step, draws)
             assert recipe is not None
-            found = memory.step(recipe, state, row.unbind(), network, noise, history, numbers=row.tolist())
+            found = memory.step(recipe, (*row.tolist(), 1.0), state, row.unbind(), network, noise, history)
             assert all(map(torch.equal, (*state, *history), before))
             for a, b in zip((*found[0], *found[1]), (*want[0], *want[1]), strict=True):
                 assert a.dtype == dtype and (a - b).abs().max() <= near * max(1, b.abs().max())
