@@ -13,14 +13,15 @@ as many tensors as the step holds, taken in turn.  Ways of making a step:
     compiled   torch.compile(step, fullgraph=True), the network's inputs handed out; with --compile, which needs a C++ compiler
     diffusers  the `step` of its scheduler, with prediction_type="sample", where there is the same sampler
 
-Processor time of one thread, so that other work on the machine counts less; ways are interleaved, and a figure is the median over
-rounds of the ratio to torch.add(out=) of the same round, in units of the bound.  ``--outside`` runs a whole `stepsmith.sample` and
-prints the share of its time that is not the network's.
+Processor time of one thread, so that other work on the machine counts less; ways are interleaved, and a figure is the median
+over rounds of the ratio to torch.add(out=) of the same round, in units of the bound.  ``--outside`` runs a whole
+`stepsmith.sample` and prints the share of its time that is not the network's.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -183,8 +184,9 @@ def measured(name: str, size: tuple[int, ...], rounds: int, compiled: bool) -> d
                 if turn > 1:
                     taken[way].append(time.thread_time() - begun)
     adds = case.moved() / 3
-    ratios = {way: statistics.median(a / b for a, b in zip(taken[way], taken["add"], strict=True)) / adds for way in ways}
-    bound = statistics.median(taken["add"]) / STEPS * adds * 1e6
+    least = taken.pop("add")
+    ratios = {way: statistics.median(a / b for a, b in zip(each, least, strict=True)) / adds for way, each in taken.items()}
+    bound = statistics.median(least) / STEPS * adds * 1e6
     return {"sampler": name, "size": size, "bound, us": bound, "tensors": case.moved(), **ratios}
 
 
@@ -223,18 +225,19 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    found = []
     if given.outside:
         found = outside(given.outside)
-        lines = ["{sampler:16} {share:7.2%} of a run is not the network's ({seconds:.2f} s)".format(**one) for one in found]
-    else:
-        found, lines = [], []
-        for size in SIZES:
-            for name in SAMPLERS:
-                one = measured(name, size, given.rounds if math.prod(size) < 10**6 else max(5, given.rounds // 3), given.compile)
-                cells = "  ".join(f"{way} {value:6.2f}" for way, value in one.items() if isinstance(value, float))
-                found.append(one)
-                print("" if given.json else f"{size!s:20} {name:16} {cells}", end="" if given.json else "\n", flush=True)
-    print(json.dumps(found, indent=2) if given.json else "\n".join(lines))
+        lines = ["{sampler:16} {share:7.2%} of a run is not the network's, {seconds:.2f} s are".format(**one) for one in found]
+        print("\n".join([] if given.json else lines))
+    for size, name in [] if given.outside else itertools.product(SIZES, SAMPLERS):
+        rounds = given.rounds if math.prod(size) < 10**6 else max(5, given.rounds // 3)
+        found.append(measured(name, size, rounds, given.compile))
+        cells = "  ".join(f"{way} {value:6.2f}" for way, value in found[-1].items() if isinstance(value, float))
+        if not given.json:
+            print(f"{size!s:20} {name:16} {cells}", flush=True)
+    if given.json:
+        print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@
 and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
 before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
 once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
-do not promote the state's dtype. Where the step is sums and nothing else, the loop makes them in place, in memory that
-is used again (inplace.py); the callback's states are its own. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
+do not promote the state's dtype. Where a step is sums and nothing else they are made in place, in memory that is used
+again (inplace.py). A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
 frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back
 from the device; then whether every output was finite is read, at once (watch.py).
 """
@@ -68,7 +68,9 @@ def sample(
     not on its neighbours. ``params`` override the module's ``PARAMS``. ``shape`` is that of one component of one sample
     (``network.shape`` unless given).
     ``callback(k, state)`` is called after step k = 0 .. N - 1 (with cosine coefficients, for a module with
-    a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
+    a FIELD): it may keep the state, and what it writes into it counts. A network may keep its inputs and outputs, but
+    must copy a view into its inputs that it keeps: their memory is used again. ``last="denoise"`` adds a network call at
+    ``times[-1]`` and returns the mean of the data given that state.
 
     ``init``: data, a tensor that broadcasts to the samples (a tuple of them for several data blocks): the run starts from the
     law of the state given them at ``times[0]``, so a grid that starts lower changes them less. ``start``: the state itself
@@ -247,13 +249,12 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
 
 
 def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:
-    """The step of every row: in place where its function can be read, else the function."""
+    """The step of every row: in place where the functions can be read, else the function."""
     recipes = {step: read_step(plan.module, step, draws) for step, draws in chosen}
-    memory, steps = InPlace(), []
-    for (step, _), row in zip(chosen, plan.table.tolist(), strict=True):
-        recipe = recipes[step]
-        steps.append(step if recipe is None else functools.partial(memory.step, recipe, (*row, 1.0)))
-    return steps
+    if not all(recipes.values()):
+        return [step for step, _ in chosen]
+    memory, rows = InPlace(), zip(chosen, plan.table.tolist(), strict=True)
+    return [functools.partial(memory.step, recipes[step], (*row, 1.0)) for (step, _), row in rows]
 
 
 def _start(plan: Plan, known: Known, normals: State, given: State, transform: Transform | None) -> State:
