@@ -1,6 +1,7 @@
 # make run    set-up, then derive, emit and sample: the table of the README
 # make test   set-up, then all the tests
 # make docs   measure every module and write docs/orders.md, docs/which.md and docs/audit.md (docs/make)
+# make site   the documentation as web pages, into site/
 # make fuzz   random diffusions and samplers, certified and their orders measured; goes on where out/fuzz.jsonl stopped
 # make mutants  small faults planted in derive, templates and runtime, which the tests must see; goes on likewise
 # The build of torch is a variable: `make run TORCH=torch` takes the one with CUDA where pip finds it.
@@ -16,7 +17,7 @@ define watched
 @echo "$(1)"; (while sleep 4 && kill -0 $$$$ 2> /dev/null; do echo "  still at it: $(1)"; done) & $(2)
 endef
 
-.PHONY: run test lint build docs fuzz mutants clean
+.PHONY: run test lint build docs site site-check fuzz mutants clean
 
 run: $(VENV)/.installed
 	$(BIN)/python examples/first_run.py
@@ -27,6 +28,7 @@ test: $(VENV)/.tested
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs derive templates runtime measure src examples benchmarks tests
 
 build: $(VENV)/.installed
 	$(BIN)/stepsmith build
@@ -46,6 +48,16 @@ $(VENV)/.tested: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make
 
+# The notices of the theme and of a plugin about tools of the future are not about these pages.
+site: $(VENV)/.installed
+	$(call watched,install mkdocs,$(PIP) -e '.[docs]')
+	$(call watched,build the site,NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build -q)
+
+# Outside CI: five pages in a real browser at two widths. It needs Debian's chromium.
+site-check: site
+	$(PIP) playwright
+	$(BIN)/python docs/make/browser.py site out/site-check
+
 CASES ?= 2000
 fuzz: $(VENV)/.installed
 	$(BIN)/python benchmarks/fuzz.py out/fuzz.jsonl --count $(CASES) --slopes
@@ -54,4 +66,4 @@ mutants: $(VENV)/.tested
 	$(BIN)/python benchmarks/mutants.py benchmarks/mutants.jsonl
 
 clean:
-	rm -rf $(VENV) out build
+	rm -rf $(VENV) out build site

@@ -247,15 +247,17 @@ class Law:
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
-    return factor(Law(sde, t[None]).K[0])
+    law = Law(sde, t.reshape(-1))
+    return factor(law.K[law.place(t)])
 
 
 def start_data(time, /, **params):
-    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    """What the data are multiplied with in the mean of the state at `time`, (*time.shape, n, data blocks)."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
-    return Law(sde, t[None]).push[0][:, sde.data]
+    law = Law(sde, t.reshape(-1))
+    return law.push[law.place(t)][..., sde.data]
 
 
 def coefficients(times, /, **params):

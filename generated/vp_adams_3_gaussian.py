@@ -156,15 +156,15 @@ def evolve(M, t1, t0):
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
-    return sde.sigma(t)[None, None]
+    return sde.sigma(t)[..., None, None]
 
 
 def start_data(time, /, **params):
-    """What the data are multiplied with in the mean of the state at `time`, (n, data blocks)."""
+    """What the data are multiplied with in the mean of the state at `time`, (*time.shape, n, data blocks)."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
-    return sde.alpha(t)[None, None]
+    return sde.alpha(t)[..., None, None]
 
 
 def coefficients(times, /, **params):

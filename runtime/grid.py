@@ -236,6 +236,8 @@ def _ends(sde: Any, steps: int, start: float | None, end: float) -> tuple[float,
         raise _refuse(
             "steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}"
         )
+    if not hasattr(sde, "time"):
+        raise _refuse("sde", f"{sde!r} is not a diffusion", "give method.sde, or ss.load_sde of a name or a file")
     start = float(sde.time[1] if start is None else start)
     end = float(end)
     for key, value in (("start", start), ("end", end)):

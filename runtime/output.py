@@ -81,9 +81,9 @@ def write(path: str | os.PathLike[str], samples: torch.Tensor, record: Mapping[s
     return target
 
 
-def image_grid(samples: torch.Tensor, where: str = "-") -> np.ndarray:
-    """The images of ``samples`` side by side: uint8 (rows, columns) or (rows, columns, 3). Values are clamped to -1 ..
-    1; NaN is black.
+def image_grid(samples: torch.Tensor, where: str = "-", columns: int | None = None) -> np.ndarray:
+    """The images of ``samples`` side by side, in rows of ``columns`` (a square where it is None): uint8 (rows, columns)
+    or (rows, columns, 3). Values are clamped to -1 .. 1; NaN is black.
 
     Each image is enlarged by the whole factor that brings its longer side to about 96 pixels; between images is a white
     line.
@@ -98,7 +98,7 @@ def image_grid(samples: torch.Tensor, where: str = "-") -> np.ndarray:
     factor = max(1, round(_SMALL_SIDE / max(pixels.shape[2:])))
     pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     batch, channels, height, width = pixels.shape
-    columns = math.ceil(math.sqrt(batch))
+    columns = columns or math.ceil(math.sqrt(batch))
     rows = math.ceil(batch / columns)
     size = (channels, rows * (height + _BORDER) + _BORDER, columns * (width + _BORDER) + _BORDER)
     sheet = torch.full(size, 255, dtype=torch.uint8)

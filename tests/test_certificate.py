@@ -190,7 +190,7 @@ FAULTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
     "a constraint": (text(r"if not \((\w+) > 0", r"if not (\g<1> > 1e3"), ("coupled exact", "hot noise")),
     "a parameter that is ignored": (text(r"self\.a, (.*) = a, ", r"self.a, \g<1> = 1.3, "), ("coupled exact",)),
     "the factor of the start": (
-        text(r"return (factor\(Law\(sde, t\[None\]\)\.K\[0\]\))", r"return \g<1>.mT"), ("coupled exact", "coupled two draws"),
+        text(r"return (factor\(law\.K\[law\.place\(t\)\]\))", r"return \g<1>.mT"), ("coupled exact", "coupled two draws"),
     ),
     "the block of the data": (text(r"\[\.\.\., \[DATA\]\]", "[..., [0]]"), ("coupled exact",)),
     "the mean of the start": (text(r"\.drift\[0\]", ".drift[0].flip(-1)"), ("coupled exact", "coupled two draws")),

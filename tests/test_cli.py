@@ -24,7 +24,7 @@ from stepsmith.cli.sample import GRIDS
 from stepsmith.derive import catalogue, list_samplers, list_sdes
 from stepsmith.errors import InputError
 from stepsmith.runtime import TimeGrid, load, networks, parse_seeds, sample
-from stepsmith.runtime.networks.digits import WEIGHTS
+from stepsmith.runtime.networks.shipped import WEIGHTS
 
 GENERATED = Path(stepsmith.generated.__path__[0])
 ROOT = Path(__file__).parent.parent
@@ -696,7 +696,7 @@ def test_an_unknown_parameterisation_module_verb_or_lonely_option_is_refused(run
 )  # fmt: skip
 def test_a_spoiled_checkpoint_is_refused_by_its_path(refused, tmp_path, spoil):
     path = tmp_path / "net.safetensors"
-    path.write_bytes(spoil(WEIGHTS.read_bytes()))
+    path.write_bytes(spoil((WEIGHTS / "digits.safetensors").read_bytes()))
     refused(
         ("sample", "--network", path, "--out", tmp_path / "a.png"),
         path,
@@ -710,7 +710,7 @@ def test_a_spoiled_checkpoint_is_refused_by_its_path(refused, tmp_path, spoil):
 def test_a_checkpoint_that_is_not_there_is_refused_and_a_whole_one_is_taken(run, refused, tmp_path):
     path = tmp_path / "net.safetensors"
     refused(("sample", "--network", path, "--out", tmp_path / "a.png"), path, "checkpoint", "no such file", "")
-    path.write_bytes(WEIGHTS.read_bytes())
+    path.write_bytes((WEIGHTS / "digits.safetensors").read_bytes())
     assert "4 samples" in done(run(*QUICK, "--network", path, "--out", tmp_path / "a.png"))
 
 

@@ -16,7 +16,8 @@ import stepsmith as ss
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import read_constant
 from stepsmith.runtime.networks.checkpoint import read_checkpoint
-from stepsmith.runtime.networks.digits import FORMAT, WEIGHTS
+from stepsmith.runtime.networks.shipped import WEIGHTS as FOLDER
+from stepsmith.runtime.networks.unet import FORMAT
 from stepsmith.templates.files import compare, write
 
 torch.set_num_threads(1)
@@ -106,14 +107,14 @@ def test_a_constant_is_finite_in_the_dtype_of_the_run(net: Any) -> None:
     "meta", [{"sizes": '{"width": Infinity}'}, {"sizes": "[" * 100_000}, {"training": "[" * 100_000}, {"sigma_max": "inf"}]
 )
 def test_metadata_that_cannot_be_read_are_refused(tmp_path: Path, meta: dict[str, str]) -> None:
-    weights, known = read_checkpoint(WEIGHTS, FORMAT, "-")
+    weights, known = read_checkpoint(FOLDER / "digits.safetensors", FORMAT, "-")
     save_file(weights, tmp_path / "n.safetensors", {**known, **meta})
     refused("n.safetensors: ", ss.networks.load, tmp_path / "n.safetensors")
 
 
 @pytest.mark.parametrize("kind", [torch.complex64, torch.float8_e4m3fn, torch.float64])
 def test_weights_that_float32_does_not_hold_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
-    weights, known = read_checkpoint(WEIGHTS, FORMAT, "-")
+    weights, known = read_checkpoint(FOLDER / "digits.safetensors", FORMAT, "-")
     name = next(name for name, value in weights.items() if value.dim() > 1)
     odd = torch.full_like(weights[name], float("nan")).to(kind) if kind != torch.float64 else weights[name].double() * 1e300
     save_file({**weights, name: odd}, tmp_path / "n.safetensors", known)

@@ -217,3 +217,8 @@ def test_what_must_be_positive_is_held_to_it(make, key):
     with pytest.raises(InputError) as told:
         make(VP(), 5, **{key: 0.0})
     assert told.value.key == key
+
+
+def test_a_name_is_no_diffusion() -> None:
+    with pytest.raises(InputError, match=r"sde: 'psld' is not a diffusion; give method.sde, or ss.load_sde"):
+        TimeGrid.quadratic("psld", 5)

@@ -14,9 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stepsmith.errors import InputError
 from stepsmith.measure import frechet
 from stepsmith.runtime import networks
-from stepsmith.runtime.networks import checkpoint, digits, galaxies
+from stepsmith.runtime.networks import checkpoint, galaxies, unet
+from stepsmith.runtime.networks.shipped import WEIGHTS
 
 torch.set_num_threads(1)
+DIGITS = WEIGHTS / "digits.safetensors"
+CLASSIFIER = frechet.WEIGHTS / "digits_classifier.safetensors"
+FIGURES = frechet.reference().figures
 
 
 def at(sigma: float) -> torch.Tensor:
@@ -185,7 +189,7 @@ def test_the_weights_run_in_the_dtype_that_was_asked_for(net):
 
 
 def test_the_denoiser_is_the_preconditioned_network(net):
-    sd, sigma = digits.read(digits.WEIGHTS)[1].sigma_data, 0.7
+    sd, sigma = unet.read(DIGITS)[1].sigma_data, 0.7
     y = normal(4, 1, 8, 8)
     root = math.sqrt(sigma**2 + sd**2)
     raw = net.module(y / root, torch.tensor([math.log(sigma) / 4]))
@@ -216,7 +220,7 @@ class NoCopyToHost(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("which", ["digits", "galaxies", "channels"])
 def test_a_call_waits_for_no_device(which, dtype):
-    made = {"digits": digits.DigitsNet, "galaxies": galaxies.GalaxyScore, "channels": lambda: torch.nn.Conv2d(2, 2, 1)}
+    made = {"digits": unet.UNet, "galaxies": galaxies.GalaxyScore, "channels": lambda: torch.nn.Conv2d(2, 2, 1)}
     module = made[which]().eval()
     with FakeTensorMode(), torch.device("cuda"):
         for part in module.modules():  # .to("cuda") wants a CUDA build, fresh fake tensors do not
@@ -262,7 +266,7 @@ def test_samples_are_digits_the_classifier_is_sure_of(samples):
 
 def test_samples_lie_between_the_floor_and_the_ceiling(samples):
     found = frechet.distance(samples)  # of fewer samples than the floor is told for: that alone puts it above
-    assert frechet.FLOOR < found < 0.1 * frechet.CEILING
+    assert FIGURES["floor"] < found < 0.1 * FIGURES["ceiling"]
 
 
 def test_samples_are_not_copies_of_the_data(samples, images):
@@ -278,11 +282,11 @@ def test_the_distance_of_the_data_to_itself_is_zero(images):
 
 
 def test_noise_reaches_the_ceiling_and_half_the_data_stays_below_the_floor(images):
-    noise = images.mean() + images.std() * normal(frechet.COUNT, 1, 8, 8)
-    assert frechet.distance(noise) == pytest.approx(frechet.CEILING, rel=0.1)
-    half = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: frechet.COUNT]
-    assert frechet.distance(images[half]) < frechet.FLOOR < frechet.HALVES
-    assert frechet.ACCURACY > 0.97
+    noise = images.mean() + images.std() * normal(FIGURES["count"], 1, 8, 8)
+    assert frechet.distance(noise) == pytest.approx(FIGURES["ceiling"], rel=0.1)
+    half = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: FIGURES["count"]]
+    assert frechet.distance(images[half]) < FIGURES["floor"] < FIGURES["halves"]
+    assert FIGURES["accuracy"] > 0.97
 
 
 def test_the_distance_of_two_gaussians_is_the_closed_form():
@@ -296,19 +300,20 @@ def test_the_distance_of_two_gaussians_is_the_closed_form():
 
 
 def test_shipped_files_are_small_and_say_how_they_were_made():
-    for path in (digits.WEIGHTS, frechet.WEIGHTS):
+    for path in (DIGITS, CLASSIFIER):
         assert path.stat().st_size <= 3_000_000
-    about = digits.read(digits.WEIGHTS)[1]
+    about = unet.read(DIGITS)[1]
     assert about.training["steps"] > 4000 and about.sigma_range[0] <= 0.01 and about.sigma_range[1] >= 80
 
 
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path, net):
     path = tmp_path / "mine.safetensors"
-    module, about = digits.read(digits.WEIGHTS)
-    digits.write(path, module, about)
+    module, about = unet.read(DIGITS)
+    unet.write(path, module, about)
     y = normal(2, 1, 8, 8)
     again = networks.load(path)
-    assert torch.equal(net((y,), at(1.0))[0], again((y,), at(1.0))[0])
+    rounded = networks.from_edm(module.half().float(), about.sigma_data, about.shape, about.sigma_range)  # weights are float16
+    assert torch.equal(rounded((y,), at(1.0))[0], again((y,), at(1.0))[0])
     assert again.sigma_range == net.sigma_range and len(again.digest) == 64
     assert [item.name for item in tmp_path.iterdir()] == ["mine.safetensors"]
 
@@ -316,8 +321,8 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path, net):
 @pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "absent", "other", "folder", "nan", "sizes", "range"])
 def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage):
     path = tmp_path / "bad.safetensors"
-    blob = digits.WEIGHTS.read_bytes()
-    tensors, meta = checkpoint.read_checkpoint(digits.WEIGHTS, digits.FORMAT, "")
+    blob = DIGITS.read_bytes()
+    tensors, meta = checkpoint.read_checkpoint(DIGITS, unet.FORMAT, "")
     if damage == "nan":
         tensors["last.bias"] = torch.full_like(tensors["last.bias"], math.nan)
     meta |= {"sizes": '{"width": 4096}'} if damage == "sizes" else {}
@@ -329,7 +334,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage):
     elif damage == "pickle":
         torch.save(tensors, path)
     elif damage != "absent":
-        path.write_bytes({"cut": blob[:-1000], "empty": b"", "other": frechet.WEIGHTS.read_bytes()}[damage])
+        path.write_bytes({"cut": blob[:-1000], "empty": b"", "other": CLASSIFIER.read_bytes()}[damage])
     with pytest.raises(InputError) as error:
         networks.load(path)
     assert error.value.where == str(path) and error.value.fix and "\n" not in str(error.value)

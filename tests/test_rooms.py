@@ -31,7 +31,9 @@ FOLDERS = {
 ALLOWED = {
     "stepsmith.generated": "torch",
     "stepsmith.runtime": "stepsmith stepsmith.errors stepsmith.files stepsmith.generated torch numpy tqdm safetensors PIL",
-    "stepsmith.measure": "stepsmith.errors stepsmith.loading stepsmith.runtime stepsmith.derive stepsmith.templates torch numpy",
+    "stepsmith.measure": (
+        "stepsmith.errors stepsmith.loading stepsmith.runtime stepsmith.derive stepsmith.templates torch numpy scipy"
+    ),
     "stepsmith.derive": "stepsmith stepsmith.errors sympy mpmath flint numpy",
     "stepsmith.templates": "stepsmith.errors stepsmith.files stepsmith.derive sympy mpmath jinja2",
     "stepsmith.templates.torch": "torch",  # text of the emitted modules, never imported

@@ -373,9 +373,9 @@ def checkpoint(what: str, data: Callable[[], bytes], name: str = "net.safetensor
 
 
 def weights() -> bytes:
-    from stepsmith.runtime.networks.digits import WEIGHTS
+    from stepsmith.runtime.networks.shipped import WEIGHTS
 
-    return WEIGHTS.read_bytes()
+    return (WEIGHTS / "digits.safetensors").read_bytes()
 
 
 def poisoned() -> bytes:
@@ -417,7 +417,7 @@ checkpoint("the metadata of something else", lambda: _tensor([1], 4))
 
 
 def _tensor(shape: list[int], size: int, meta: dict[str, str] | None = None) -> bytes:
-    ours = {"__metadata__": {"format": "stepsmith-digits-1", **meta}} if meta else {}
+    ours = {"__metadata__": {"format": "stepsmith-unet-1", **meta}} if meta else {}
     head = json.dumps({**ours, "w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
     return struct.pack("<Q", len(head)) + head + b"\0" * size
 

@@ -19,7 +19,8 @@ from stepsmith.measure import budgets
 from stepsmith.runtime import load
 from stepsmith.runtime.grid import TimeGrid
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "which.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+TEXT = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("which.md", "which-tables.md"))
 HEAD = re.findall(r"^\d\. .*", TEXT, re.M)
 
 
@@ -200,7 +201,7 @@ def test_the_exact_flow_is_exact_and_the_grid_is_the_one_told(monkeypatch: pytes
 
 
 def test_make_writes_the_pages_named_and_check_writes_none(tmp_path: Path) -> None:
-    known = {"audit": lambda: "a\n", "which": lambda: pytest.fail("not asked for")}
+    known = {"audit": lambda: {"audit": "a\n"}, "which": lambda: pytest.fail("not asked for")}
     page = tmp_path / "audit.md"
     assert pages.make(("audit",), tmp_path, True, known) == [page] and not page.exists()
     assert pages.make(("audit",), tmp_path, False, known) == [page] and page.read_text() == "a\n"

@@ -1,8 +1,9 @@
 """The pages of docs/ that are made from the catalogue: ``python docs/make [PAGE ...] [--out docs] [--check]``.
 
     audit    the orders of the samplers that people ship, claimed beside proven
+    paper    the source paper's samplers on real images, from benchmarks/paper.jsonl (`stepsmith bench paper` measures them)
     orders   the proven and the measured order of every module
-    which    which sampler, when, from errors at equal numbers of network calls (a few minutes)
+    which    which sampler, when, from errors at equal numbers of network calls, and which-tables (a few minutes)
 
 All are made where none is named.  Exit status 1 where a module falls short of its proof or, with ``--check``, a page differs.
 """
@@ -16,14 +17,14 @@ from pathlib import Path
 import click
 
 
-def audit() -> str:
+def audit() -> dict[str, str]:
     """docs/audit.md"""
     import audit
 
-    return audit.markdown()
+    return {"audit": audit.markdown()}
 
 
-def orders() -> str:
+def orders() -> dict[str, str]:
     """docs/orders.md; SystemExit where a measured order falls short of the proven one."""
     import orders
 
@@ -35,26 +36,39 @@ def orders() -> str:
         checks = list(bar)
     if bad := [check for check in checks if not check.ok]:
         raise SystemExit("\n".join(map(str, bad)))
-    return orders.page(checks)
+    return {"orders": orders.page(checks)}
 
 
-def which() -> str:
-    """docs/which.md"""
+def which() -> dict[str, str]:
+    """docs/which.md and docs/which-tables.md"""
     import which
     import which_page
 
     with click.progressbar(length=len(which.kinds()), label="which", file=sys.stderr) as bar:
-        return which_page.page(which.measure_all(done=lambda sde: bar.update(1)))
+        parts = which.measure_all(done=lambda sde: bar.update(1))
+    return {"which": which_page.page(parts), "which-tables": which_page.tables(parts)}
 
 
-PAGES = {"audit": audit, "orders": orders, "which": which}
+def paper() -> dict[str, str]:
+    """docs/paper.md and its pictures."""
+    import paper
+
+    setting, cells = paper.read()
+    paper.PICTURES.mkdir(exist_ok=True)
+    paper.curve(cells, paper.PICTURES / "paper-curve.svg")
+    paper.strips(paper.PICTURES / "paper-strips.png")
+    return {"paper": paper.page(setting, cells)}
 
 
-def make(names: tuple[str, ...], out: Path, check: bool, pages: Mapping[str, Callable[[], str]] = PAGES) -> list[Path]:
+PAGES = {"audit": audit, "orders": orders, "paper": paper, "which": which}
+
+
+def make(names: tuple[str, ...], out: Path, check: bool, pages: Mapping[str, Callable[[], dict[str, str]]] = PAGES) -> list[Path]:
     """Make pages (all where none is named) in a folder; the files that changed, or with ``check`` those that would."""
     changed = []
-    for name in dict.fromkeys(names or pages):
-        path, text = out / f"{name}.md", pages[name]()
+    made = {page: text for name in dict.fromkeys(names or pages) for page, text in pages[name]().items()}
+    for page, text in made.items():
+        path = out / f"{page}.md"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             changed.append(path)
             if not check:

@@ -1,4 +1,4 @@
-"""The page docs/which.md, from what which.py measured: the head's statements are counted in the tables below it."""
+"""The pages docs/which.md and docs/which-tables.md: what which.py measured; the first one counts what the second one holds."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ OWN, TURNED = "conjugate", "conjugate in eps-R"
 
 
 def page(parts: Sequence[Part]) -> str:
-    """All of the page."""
-    lines = [*TITLE, *head(parts), *ABOUT]
-    for part in parts:
-        lines += section(part)
+    """The answers, and how they were found."""
+    return "\n".join([*TITLE, *head(parts), *ABOUT, ""])
+
+
+def tables(parts: Sequence[Part]) -> str:
+    """A section a diffusion, and all errors."""
+    lines = [*TABLES_TITLE, *(line for part in parts for line in section(part))]
     return "\n".join([*lines, "## All errors", "", *matrix(parts), ""])
 
 
+MADE = "Written by `make docs`; do not edit."
 TITLE = (
     "# Which sampler, when",
     "",
-    "Written by `make docs`; do not edit. Every statement of this head is counted in the tables below it.",
+    f"{MADE} Every statement of this page is counted in [the tables](which-tables.md).",
     "",
 )
+TABLES_TITLE = ("# Which sampler, when: the tables", "", f"{MADE} [Which sampler, when](which.md) says how to read them.", "")
 
 
 def head(parts: Sequence[Part]) -> list[str]:

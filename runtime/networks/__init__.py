@@ -20,6 +20,7 @@ from stepsmith.runtime.networks.adapters import (
 from stepsmith.runtime.networks.base import Counting, Network, counting
 from stepsmith.runtime.networks.discrete import diffusers, discrete
 from stepsmith.runtime.networks.shipped import SHIPPED, load
+from stepsmith.runtime.networks.unet import predicting_data
 
 __all__ = [
     "SHIPPED",
@@ -39,4 +40,5 @@ __all__ = [
     "from_v",
     "guided",
     "load",
+    "predicting_data",
 ]

@@ -1,4 +1,4 @@
-"""Networks by name: the one in the package, the one that is fetched, checkpoints and callables of the user's own."""
+"""Networks by name: those in the package, the one that is fetched, checkpoints and callables of the user's own."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import importlib
 import os
 import re
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.networks import digits, galaxies
+from stepsmith.runtime.networks import galaxies, unet
 from stepsmith.runtime.networks.base import Network
 
-SHIPPED = {"digits": digits.load, "galaxies": galaxies.load}
+WEIGHTS = Path(__file__).parent / "weights"
+IN_PACKAGE = ("digits",)
+SHIPPED: dict[str, Any] = {name: partial(unet.load, WEIGHTS / f"{name}.safetensors", name=name) for name in IN_PACKAGE}
+SHIPPED["galaxies"] = galaxies.load
 
 
 def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype | None = None) -> Network:
-    """``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors`` file in the format of the digits, or
+    """``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors`` file of ``examples/train.py``, or
     ``module:name``, a Network of your own, or a function without arguments that makes one; its module is imported.
 
     ``dtype`` is what the weights of the first three run in, float32 unless given; the state keeps its own.  InputError (key
@@ -32,7 +37,7 @@ def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.
     if not name.endswith(".safetensors"):
         fix = f"name one of {', '.join(SHIPPED)}, a .safetensors file, or module:name of a Network"
         raise InputError("-", "network", f"unknown network {name!r}", fix)
-    return digits.load(device, run, path=name, name=name)
+    return unet.load(name, device, run)
 
 
 def _imported(name: str) -> Network:

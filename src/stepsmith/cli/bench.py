@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from stepsmith.cli import paper
 from stepsmith.cli.shared import json_option, print_json, progress
 from stepsmith.errors import InputError
 
@@ -16,7 +17,8 @@ DRAWS = "the samplers that draw noise: variance over the exact one / sliced Wass
 ERRORS = "errors of the data to the probability flow: pooled / median of the paths"
 
 
-@click.command("bench")
+@click.group("bench", invoke_without_command=True)
+@click.pass_context
 @click.option("--sde", "source", default="vp", show_default=True, help="A name or a .toml file.")
 @click.option("--network", "name", help="A network as of `stepsmith sample`; three exact problems unless given.")
 @click.option("--sampler", "samplers", multiple=True, help="SAMPLER@GRID besides those that are always run.")
@@ -27,6 +29,7 @@ ERRORS = "errors of the data to the probability flow: pooled / median of the pat
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw error against calls into this file.")
 @json_option
 def command(
+    context: click.Context,
     source: str, name: str | None, samplers: Sequence[str], nfe: str, paths: int, seed: int, noise: bool, plot: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
@@ -34,6 +37,8 @@ def command(
 
     The last column is the geometric mean over the budgets of the ratio to the best peer, chosen in hindsight at each budget.
     """
+    if context.invoked_subcommand is not None:
+        return
     import torch
 
     import stepsmith as ss
@@ -76,6 +81,9 @@ def command(
         return
     for text in _table(lines, best, budgets, keys):
         click.echo(text)
+
+
+command.add_command(paper.command)
 
 
 def _budgets(text: str) -> tuple[int, ...]:
