@@ -203,7 +203,7 @@ class Timed:
         return outputs
 
 
-def outside(name: str, batch: int = 16, rounds: int = 5) -> list[dict[str, Any]]:
+def outside(name: str, rounds: int, batch: int = 16) -> list[dict[str, Any]]:
     """The share of a run's time that is not its network's, from the call of ``sample`` to its return."""
     network, found = ss.networks.load(name), []
     for sampler in SAMPLERS:
@@ -227,7 +227,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = []
     if given.outside:
-        found = outside(given.outside)
+        found = outside(given.outside, given.rounds)
         lines = ["{sampler:16} {share:7.2%} of a run is not the network's, {seconds:.2f} s are".format(**one) for one in found]
         print("\n".join([] if given.json else lines))
     for size, name in [] if given.outside else itertools.product(SIZES, SAMPLERS):

@@ -250,7 +250,7 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
 
 def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:
     """The step of every row: in place where the functions can be read, else the function."""
-    recipes = {step: read_step(plan.module, step, draws) for step, draws in chosen}
+    recipes = {step: read_step(plan.module, step, draws) for step, draws in set(chosen)}
     if not all(recipes.values()):
         return [step for step, _ in chosen]
     memory, rows = InPlace(), zip(chosen, plan.table.tolist(), strict=True)
