@@ -77,7 +77,8 @@ def read_step(module: Any, step: Callable[..., Any], draws: int) -> Recipe | Non
         return None
     state, noise, history = (_stand_ins(count) for count in (len(module.COMPONENTS), draws, module.HISTORY))
     order = {value: place for place, value in enumerate((*state, *noise, *history))}
-    lent, parts = set(noise), []
+    lent = set(noise)
+    parts: list[Sum | Call] = []
 
     def place(value: Value) -> int:
         if value not in order:

@@ -250,8 +250,9 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
 
 def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:
     """The step of every row: in place where the functions can be read, else the function."""
-    recipes = {step: read_step(plan.module, step, draws) for step, draws in set(chosen)}
-    if not all(recipes.values()):
+    found = {step: read_step(plan.module, step, draws) for step, draws in set(chosen)}
+    recipes = {step: recipe for step, recipe in found.items() if recipe is not None}
+    if len(recipes) < len(found):
         return [step for step, _ in chosen]
     memory, rows = InPlace(), zip(chosen, plan.table.tolist(), strict=True)
     return [functools.partial(memory.step, recipes[step], (*row, 1.0)) for (step, _), row in rows]
