@@ -14,7 +14,7 @@ from stepsmith.cli.shared import json_option, out_option, print_json, quiet
 
 @click.command("tune")
 @click.option("--sde", default="vp", show_default=True, help="A name or a .toml file.")
-@click.option("--network", default="digits", show_default=True, help="digits, galaxies or a checkpoint (.safetensors).")
+@click.option("--network", default="digits", show_default=True, help="digits, fashion, galaxies or a checkpoint (.safetensors).")
 @click.option("--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated.")
 @click.option("--seeds", default="0-63", show_default=True, help="The paths to tune on; judge with others.")
 @click.option("--start", type=float, help="Where the grid starts; by default as high as the network knows.")
