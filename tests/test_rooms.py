@@ -73,7 +73,7 @@ ORDER = {
         "linear",
         "load",
     ),
-    "stepsmith.runtime": ("networks", "grid", "constants", "modules", "noise", "plan", "watch", "sampler", "shards"),
+    "stepsmith.runtime": ("networks", "grid", "constants", "modules", "noise", "plan", "watch", "inplace", "sampler", "shards"),
 }
 NO_CIRCLE = ("stepsmith.derive", "stepsmith.templates", "stepsmith.runtime", "stepsmith.measure", "stepsmith.cli")
 

@@ -130,7 +130,7 @@ def test_a_right_network_gives_the_same_samples_as_the_steps_alone() -> None:
     for row in table:
         state, _ = DDIM.step(state, row.unbind(), network)
     (data,) = DDIM.denoise(state, table[-1].unbind(), network)
-    assert torch.equal(run(Failing(9, written), dtype=torch.float64), data)
+    assert (run(Failing(9, written), dtype=torch.float64) - data).abs().max() < 1e-14 * data.abs().max()
 
 
 def test_several_calls_a_step_and_coefficients_a_frequency_are_watched_too() -> None:
