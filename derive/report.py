@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import sympy as sp
+from sympy.printing.latex import translate
 
 from stepsmith.errors import Unsupported
 
@@ -29,6 +30,16 @@ class Section:
 MAX_SHOWN = 5000  # nodes of the entries of a section
 
 
+def latex(expr: sp.Basic) -> str:
+    """LaTeX in which a name of several letters that is no Greek one stands upright."""
+    names = {}
+    for symbol in expr.free_symbols:
+        head, _, index = str(symbol).partition("_")
+        if len(head) > 1 and translate(head) == head:
+            names[symbol] = rf"\mathrm{{{head}}}" + (rf"_{{{translate(index)}}}" if index else "")
+    return sp.latex(expr, symbol_names=names)
+
+
 @within("the report")
 def report(sde: LinearSDE) -> list[Section]:
     """F, G, transition, offset, covariance, stationary law, reverse SDE and probability flow."""
@@ -37,7 +48,7 @@ def report(sde: LinearSDE) -> list[Section]:
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     heads += [frequency(sde)] if sde.field else []
     flow = "dz = (F z + b - A s)"
-    where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
+    where = rf"F = {latex(sde.F_let)}" + "\n" + rf"G = {latex(sde.G_let)}"
     return [
         Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
         _section("transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
@@ -66,5 +77,5 @@ def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
     rows, columns = entries.shape
     lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]
     lines += [f"{name} = {value}" for name, value in words.integrals.items()]
-    maths = [sp.latex(entries), *(f"{sp.latex(name)} = {sp.latex(value)}" for name, value in words.integrals.items())]
+    maths = [latex(entries), *(f"{latex(name)} = {latex(value)}" for name, value in words.integrals.items())]
     return Section(key, title, "\n".join(lines), "\n".join(maths))
