@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import sympy as sp
-from sympy.printing.latex import translate
 
 from stepsmith.errors import Unsupported
 
@@ -14,6 +13,7 @@ from .describe import equations, frequency
 from .maths.bounded import small, tame
 from .maths.budget import within
 from .maths.calculus import exact, t
+from .maths.notation import latex
 from .sde import closed as kernel
 from .sde import offset
 from .sde.linear import LinearSDE
@@ -28,16 +28,6 @@ class Section:
 
 
 MAX_SHOWN = 5000  # nodes of the entries of a section
-
-
-def latex(expr: sp.Basic) -> str:
-    """LaTeX in which a name of several letters that is no Greek one stands upright."""
-    names = {}
-    for symbol in expr.free_symbols:
-        head, _, index = str(symbol).partition("_")
-        if len(head) > 1 and translate(head) == head:
-            names[symbol] = rf"\mathrm{{{head}}}" + (rf"_{{{translate(index)}}}" if index else "")
-    return sp.latex(expr, symbol_names=names)
 
 
 @within("the report")

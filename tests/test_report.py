@@ -78,3 +78,13 @@ def test_the_verb_wants_a_denoiser_and_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = CliRunner().invoke(cli, ["report", "psld", "--out", str(tmp_path / "file")])
     assert "it is a file" in str(run.exception)
+
+
+def test_objects_show_themselves_in_a_notebook() -> None:
+    sde, method = ss.load_sde("psld"), ss.derive("psld", "rvv")
+    assert r"\mathrm{Minv}" in sde._repr_latex_() and sde._repr_latex_().startswith("$")
+    assert repr(method) == "Method(psld_rvv: 2 network calls, 0 draws a step)"
+    assert method.local_error and method.local_error[0].latex() in (method._repr_latex_() or "")
+    assert ss.derive("psld", "roba")._repr_latex_() is None
+    assert repr(ss.TimeGrid.quadratic(sde, 25)) == "TimeGrid(quadratic: 25 steps from 1 to 0.001)"
+    assert r"\left(" in ss.load_sde("ir-sde")._repr_latex_()
