@@ -474,8 +474,8 @@ def test_the_command_line_takes_a_constant_from_a_file(tmp_path: Any) -> None:
     from stepsmith.cli import cli
 
     np.savez(tmp_path / "mu.npz", mu=np.full((1, 8, 8), 0.25))
-    words = ["sample", "--sde", "ir-sde", "--sampler", "conjugate", "--steps", "3", "--seeds", "0-1", "--json", "--network", "digits"]
-    words += ["--out", str(tmp_path / "x.npz")]
+    words = ["sample", "--sde", "ir-sde", "--sampler", "conjugate", "--steps", "3", "--seeds", "0-1", "--json"]
+    words += ["--network", "digits", "--out", str(tmp_path / "x.npz")]
     done = CliRunner().invoke(cli, [*words, "--constant", f"mu={tmp_path / 'mu.npz'}"])
     assert done.exit_code == 0, done.output
     found = np.load(tmp_path / "x.npz")
