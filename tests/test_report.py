@@ -1,5 +1,6 @@
 """The report: what it holds, that each format stands by itself, and that no string of a spec is markup in it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -88,3 +89,13 @@ def test_objects_show_themselves_in_a_notebook() -> None:
     assert ss.derive("psld", "roba")._repr_latex_() is None
     assert repr(ss.TimeGrid.quadratic(sde, 25)) == "TimeGrid(quadratic: 25 steps from 1 to 0.001)"
     assert r"\left(" in ss.load_sde("ir-sde")._repr_latex_()
+
+
+def test_the_notebook_runs_from_top_to_bottom() -> None:
+    cells = json.loads((Path(__file__).parents[1] / "examples" / "tour.ipynb").read_text())["cells"]
+    names: dict[str, object] = {}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        assert not cell["outputs"]  # what it shows is made where it is run
+        exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    samples = names["samples"]
+    assert isinstance(samples, torch.Tensor) and samples.shape == (12, 1, 28, 28) and samples.isfinite().all()
