@@ -475,7 +475,7 @@ def test_the_command_line_takes_a_constant_from_a_file(tmp_path: Any) -> None:
 
     np.savez(tmp_path / "mu.npz", mu=np.full((1, 8, 8), 0.25))
     words = ["sample", "--sde", "ir-sde", "--sampler", "conjugate", "--steps", "3", "--seeds", "0-1", "--json"]
-    words += ["--out", str(tmp_path / "x.npz")]
+    words += ["--network", "digits", "--out", str(tmp_path / "x.npz")]
     done = CliRunner().invoke(cli, [*words, "--constant", f"mu={tmp_path / 'mu.npz'}"])
     assert done.exit_code == 0, done.output
     found = np.load(tmp_path / "x.npz")
