@@ -98,7 +98,7 @@ class Run:
         module, make = ss.load(text), getattr(ss.TimeGrid, GRIDS.get(method.sampler.name, "quadratic"))
         grid, network = make(method.sde, steps), self.networks[method.network_name]
 
-        def after(k: int, state: object) -> None:
+        def after(k: int, state: object, x0: object) -> None:
             self.progress.detail = f", step {k + 1} of {steps}"
 
         with self.progress.doing(f"{label}: draw {count} samples in {steps} steps"):

@@ -36,6 +36,7 @@ from stepsmith.runtime.start import Known
 from stepsmith.runtime.watch import Watch
 
 State = tuple[torch.Tensor, ...]
+Callback = Callable[[int, State, torch.Tensor | None], Any]
 _AHEAD = 2**18  # normals made at once, where a step needs fewer
 
 
@@ -49,7 +50,7 @@ def sample(
     last: str = "none",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    callback: Callable[[int, State], Any] | None = None,
+    callback: Callback | None = None,
     shape: Sequence[int] | None = None,
     progress: bool = False,
     constants: Mapping[str, Any] | None = None,
@@ -67,10 +68,11 @@ def sample(
     by name, each a tensor that broadcasts to (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and
     not on its neighbours. ``params`` override the module's ``PARAMS``. ``shape`` is that of one component of one sample
     (``network.shape`` unless given).
-    ``callback(k, state)`` is called after step k = 0 .. N - 1 (with cosine coefficients, for a module with
-    a FIELD): it may keep the state, and what it writes into it counts. A network may keep its inputs and outputs, but
-    must copy a view into its inputs that it keeps: their memory is used again. ``last="denoise"`` adds a network call at
-    ``times[-1]`` and returns the mean of the data given that state.
+    ``callback(k, state, x0)`` is called after step k = 0 .. N - 1 (the state in cosine coefficients, for a module with a
+    FIELD): it may keep the state, and what it writes into it counts. ``x0`` is a copy of the data as the first network call
+    of the step predicts them, None for networks that predict something else (eps, score, v, flow, edm). A network may keep
+    its inputs and outputs, but must copy a view into its inputs that it keeps: their memory is used again.
+    ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
     ``init``: data, a tensor that broadcasts to the samples (a tuple of them for several data blocks): the run starts from the
     law of the state given them at ``times[0]``, so a grid that starts lower changes them less. ``start``: the state itself
@@ -99,7 +101,7 @@ def run_part(
     grid: TimeGrid | None,
     part: slice,
     cond: Mapping[str, Any],
-    callback: Callable[[int, State], Any] | None = None,
+    callback: Callback | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
     """The samples of some of the seeds of a plan, as one batch; refused where an output was not finite."""
@@ -135,7 +137,7 @@ def conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
 def run_plan(
     plan: Plan,
     watch: Watch,
-    callback: Callable[[int, State], Any] | None = None,
+    callback: Callback | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
     """The loop: draws the start, takes every step, returns the data component. No read from the device, no copy."""
@@ -165,7 +167,7 @@ def run_plan(
             state = known.kept(state, known.laws[k].drawn(own, given, known.data, plan.dtype))
         if callback is not None:
             state = tuple(value.clone() for value in state)  # not written into again: the callback may keep it
-            callback(k, state)
+            callback(k, state, watch.predicted())
     if plan.last == "denoise":
         state = module.denoise(state, rows[-1], network(len(rows)))
     data = state[module.DATA]

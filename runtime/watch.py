@@ -16,6 +16,7 @@ import torch
 from stepsmith.errors import InputError
 
 State = tuple[torch.Tensor, ...]
+PREDICT_DATA = ("denoiser", "x0")  # kinds of networks whose first output is the mean of the data
 KINDS = "use a network of that kind, or an adapter of stepsmith.networks"
 
 
@@ -29,12 +30,17 @@ class Watch:
     def __init__(self, module: Any, network: Callable[[State, torch.Tensor], State], times: torch.Tensor) -> None:
         self.module, self.network, self.times = module, network, times
         self.calls = 0  # of this step so far
+        self.first: State = ()  # the outputs of the first of them
         self.ends: list[tuple[torch.Tensor, Any]] = []  # (steps + 1, outputs, 2) of each call of a step, and its pairs
 
     def at(self, step: int) -> Callable[[State, torch.Tensor], State]:
         """The network of a step."""
-        self.calls = 0
+        self.calls, self.first = 0, ()
         return functools.partial(self._call, step)
+
+    def predicted(self) -> torch.Tensor | None:
+        """A copy of the data as the first call of this step predicts them; None without a call, or for another kind."""
+        return self.first[0].clone() if self.first and self.module.NETWORK in PREDICT_DATA else None
 
     def _call(self, step: int, inputs: State, time: torch.Tensor) -> State:
         before = [_version(value) for value in inputs]
@@ -45,6 +51,7 @@ class Watch:
         if what := self._wrong(inputs[0], outputs):
             raise InputError("-", "network", f"{what}, {self._place(step)}", KINDS)
         outputs = tuple(value.to(inputs[0].dtype) for value in outputs)  # a narrower one is welcome
+        self.first = self.first or outputs
         self._note(step, outputs)
         return outputs
 

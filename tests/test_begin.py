@@ -70,7 +70,7 @@ def test_what_is_known_stays_and_the_rest_goes_on_from_it(name):
     seen = []
     module = ss.load(name)
     grid = grid_of(module.SDE.replace("_", "-"), 30)
-    keep = lambda k, state: seen.append(state[module.DATA][:, 0].clone())  # noqa: E731
+    keep = lambda k, state, x0: seen.append(state[module.DATA][:, 0].clone())  # noqa: E731
     found = ss.sample(
         module, denoiser, grid, range(2000), shape=(2,), dtype=torch.float64, init=image, mask=mask, callback=keep
     )

@@ -172,7 +172,7 @@ def test_what_a_callback_keeps_stays_and_what_it_changes_counts() -> None:
     def run(change: bool) -> list[torch.Tensor]:
         kept, copies = [], []
 
-        def callback(k: int, state: Any) -> None:
+        def callback(k: int, state: Any, x0: Any) -> None:
             if change and k == 3:
                 state[0].zero_()
             kept.append(state[0])
@@ -225,7 +225,7 @@ def test_the_state_stays_float32_under_autocast(name: str) -> None:
 
     with torch.autocast("cpu", torch.bfloat16):
         assert network((torch.ones(3),), None)[0].dtype == torch.bfloat16
-        found = sample(load(name), network, GRID, range(3), shape=SHAPE, callback=lambda k, state: states.extend(state))
+        found = sample(load(name), network, GRID, range(3), shape=SHAPE, callback=lambda k, state, x0: states.extend(state))
     assert found.dtype == torch.float32 and all(value.dtype == torch.float32 for value in states)
     assert torch.equal(found, sample(load(name), cast, GRID, range(3), shape=SHAPE))
 
