@@ -178,7 +178,7 @@ class AdamsStep:
         """The propagator and the moments of the step that ends ``end`` steps ago; -1 is the step to t1."""
         if self.w.sde.n > 1:
             return self._blocks(end, degree)
-        closed = self.adams.clock == "log" and self.adams.frame in ("x0", "eps-R")
+        closed = self.adams.clock == "log" and self.adams.frame in ("x0", "eps-R") and not self.noise.has(SIGMA, t)
         return self._closed(end, degree) if closed else self._quadrature(end, degree)
 
     def _ends(self, end: int) -> tuple[str, str, str]:
