@@ -124,7 +124,8 @@ class Method:
 
     @property
     def _one_step(self) -> bool:
-        return self.random and self._few_draws and not self.program.history and not self.warmup and not self.ending
+        several = self.program.history or self.warmup or self.ending or self.sampler.adams is not None
+        return self.random and self._few_draws and not several
 
     @cached_property
     def local_error(self) -> tuple[ErrorTerm, ...] | None:
