@@ -72,6 +72,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "derive/orders": ORDERS,
     "derive/orders/stability": ("test_stability.py", *ORDERS),
     "derive/orders/clock": ("test_adams.py", *ORDERS),
+    "derive/orders/trial": ("test_orders.py -k search_finds",),
     "derive/": ("test_printed.py", SPLIT),
     "templates/": (OTHERS, "test_passes.py", TEXTS),
     "templates/dialects": ("test_k_diffusion.py", "test_hosts.py"),
