@@ -147,9 +147,13 @@ CLOCKS = {
 def adams_lines(adams: Any) -> list[str]:
     """The rule of the family adams (lower/adams.py)."""
     count = adams.order if adams.order > 1 else "one"
+    drawn, power = (" + C xi", "(1 + eta) G G^T") if adams.random else ("", "G G^T")
+    noise = "C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds,   xi standard normal"
+    law = f"eta = {adams.noise}: the reverse SDE dz = (F z - (1 + eta) G G^T score/2) dt + sqrt(eta) G dw is sampled,"
     lines = [
-        "z' = P z + sum_k M_k r^(k),   P the propagator of dz/dt = (F - G G^T C_skip/2) z from t0 to t1,",
-        "M_k = int_t1^t0 P(t1, s) G G^T C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,",
+        f"z' = P z + sum_k M_k r^(k){drawn},   P the propagator of dz/dt = (F - {power} C_skip/2) z from t0 to t1,",
+        f"M_k = int_t1^t0 P(t1, s) {power} C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,",
+        *([f"{noise},", law if adams.noise != "eta" else law.replace("eta = eta: ", "")] if adams.random else []),
         f"r^(k) the derivatives in u at t0 of the polynomial through the last {count} values of r,",
         f"u = {CLOCKS.get(adams.clock, adams.clock)},",
         FRAMES[adams.frame],

@@ -39,7 +39,7 @@ LAW = {
     "tweedie-U": ("tweedie_eps", "upper"),
 }
 
-MOMENTS = {"x0": "law.moments_x0", "gaussian": "prior.moments_gaussian", "eps-R": "law.moments_eps"}
+MOMENTS = {"x0": "law.moments_x0", "gaussian": "prior.moments_gaussian"}
 
 
 @dataclass
@@ -194,18 +194,32 @@ class HostText:
         return self._call(", ".join(statement.targets), "law.driven", [B, ends])
 
     def _moments(self, statement: Moments) -> str:
-        """The clock's rate at the nodes once, and the moments."""
-        targets = ", ".join(name if name in self._used() else "_" for name in statement.targets)
-        rate, lines = sp.ImmutableMatrix([statement.rate]), []
-        if rate not in self.rates:
-            self.rates[rate] = "rate"
-            names = {symbol.name for symbol in rate.free_symbols}
-            if names & {"sigma_hat", "rise"}:
+        """What the moments read at the nodes, once: the clock's rate, eta, what z - push e r goes by; and the moments."""
+        targets = ", ".join(name if name in self._used() else "_" for name in statement.targets[:2])
+        ends, lines = self._ends(statement), []
+        if not self.nodes:
+            if {"sigma_hat", "rise"} & {e.name for e in statement.rate.free_symbols | statement.noise.free_symbols}:
                 lines.append("sigma_hat, rise = law.level()")
-            constant = "" if names - self.numbers else " + 0 * law.s"
-            lines.append(f"rate = {self._running(statement.rate, 'law.s')}{constant}")
-        arguments = ["rate", str(statement.degree), *self._ends(statement)]
-        return "\n".join([*lines, self._call(targets, MOMENTS[statement.frame], arguments)])
+            lines.append(f"rate = {self._at_nodes(statement.rate)}")
+            lines += [f"eta = {self._at_nodes(statement.noise)}"] if statement.noise != 0 else []
+        if statement.frame == "eps-R":
+            self.nodes |= set(lines)
+            return "\n".join([*lines, self._call(targets, "law.moments_eps", ["rate", str(statement.degree), *ends])])
+        law = MOMENTS[statement.frame].partition(".")[0]
+        if not self.nodes:
+            gain = "(1 + eta)[..., None, None] * " if statement.noise != 0 else ""
+            lines.append(f"A = {gain}{law}.relaxation()")
+        self.nodes |= set(lines)
+        lines.append(self._call(targets, MOMENTS[statement.frame], ["A", "rate", str(statement.degree), *ends]))
+        if len(statement.targets) > 2:
+            noise = "eta.sqrt()[..., None, None] * sde.G(law.s)"
+            lines.append(self._call(statement.targets[2], f"{law}.scattered", ["A", noise, *ends]))
+        return "\n".join(lines)
+
+    def _at_nodes(self, expr: sp.Expr) -> str:
+        """An expression at the nodes of the law, of their shape where it is a number."""
+        constant = "" if {symbol.name for symbol in expr.free_symbols} - self.numbers else " + 0 * law.s"
+        return f"{self._running(expr, 'law.s')}{constant}"
 
     def _propagate(self, statement: Propagate) -> str:
         if is_transition(statement, self.sde):

@@ -14,6 +14,10 @@ The corrector gives the state at t0 what the step before lacked.  With e what th
 value of r at t0, and N the polynomial that is 1 there and 0 at the times u_1, u_2, ... that it went through,
 
     z_c = z + sum_k M_k(t_m1 -> t0) N^(k)(u_1) e,      N(u) = (u - u_1)/(u_0 - u_1) prod_j>1 (1 - (u_0 - u)/(u_0 - u_j)).
+
+With noise (1 + eta) G G^T stands in the place of G G^T, and a step draws C xi at once, the noise of the reverse SDE over it:
+
+    C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ import math
 from dataclasses import dataclass
 
 import sympy as sp
+from sympy.codegen.cfunctions import expm1
+
+from stepsmith.errors import Unsupported
 
 from ..maths.bounded import cancelled
 from ..maths.calculus import t
-from ..program import EARLIER, ONE, Moments, Propagate, applied, entries
+from ..program import EARLIER, ONE, Moments, Propagate, Spread, applied, entries
 from ..sampler.network import EDM_SIGMA_DATA
-from .frames import LETTER, RISE, SIGMA, WIDTH, clock_of, gained, one_block, quantity, rate_of
+from .frames import LETTER, RISE, SIGMA, STEP, WIDTH, clock_of, gained, noise_of, one_block, quantity, rate_of
 from .writer import Writer
 
 Values = tuple[str, ...]
@@ -35,10 +42,11 @@ Values = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Span:
-    """z_1 = P z_0 + sum_k M_k r^(k) over a step, in host symbols."""
+    """z_1 = P z_0 + sum_k M_k r^(k) + C xi over a step, in host symbols."""
 
     P: sp.Matrix
     M: list[sp.Matrix]
+    C: sp.Matrix | None = None
 
 
 class AdamsStep:
@@ -54,7 +62,7 @@ class AdamsStep:
         w.moments |= {time.name.removeprefix("t_"): time for time in EARLIER}
         w.params |= {WIDTH.name: EDM_SIGMA_DATA}
         self.keys = ("0", *(f"m{k}" for k in range(1, earlier + 1)))
-        self.clock = clock_of(w.sampler, w.sde)
+        self.clock, self.noise = clock_of(w.sampler, w.sde), noise_of(w.sampler, w.sde)
         self.found: dict[tuple[int, int], Values] = {}  # the values of r, and their differences
 
     def run(self) -> tuple[Values, Values, Values, Values]:
@@ -126,6 +134,8 @@ class AdamsStep:
         w, degree = self.w, min(self.earlier, self.adams.order - 1)
         span, slopes = self.span(-1, degree), self._slopes(degree)
         driven, names = list(zip(span.M, slopes, strict=True)), [f"{b}_new" for b in w.sde.state]
+        if span.C is not None:
+            driven.append((span.C, tuple(w.normal(f"xi_{b}") for b in w.sde.state)))
         if self.adams.frame == "eps-R" and w.sde.n > 1 and w.kind.predicts == "data":
             return w.rows(names, *self._transported(span.P, state), (w.offset("1"), w.constants), *driven[1:])
         away = w.rows([f"z_{b}" for b in w.sde.state], (sp.eye(w.sde.n), state), (-w.offset("0"), w.constants))
@@ -168,7 +178,7 @@ class AdamsStep:
         """The propagator and the moments of the step that ends ``end`` steps ago; -1 is the step to t1."""
         if self.w.sde.n > 1:
             return self._blocks(end, degree)
-        closed = self.adams.clock == "log" and self.adams.frame in ("x0", "eps-R")
+        closed = self.adams.clock == "log" and self.adams.frame in ("x0", "eps-R") and not self.noise.has(SIGMA, t)
         return self._closed(end, degree) if closed else self._quadrature(end, degree)
 
     def _ends(self, end: int) -> tuple[str, str, str]:
@@ -182,11 +192,16 @@ class AdamsStep:
         mark, lower, upper = self._ends(end)
         (a0, s0), (a1, s1) = self.w.alpha_sigma(upper), self.w.alpha_sigma(lower)
         h = self.gain(end, end + 1)
-        ratio, scale, x = (s1 / s0, a1, -h) if self.adams.frame == "x0" else (a1 / a0, -s1, h)
-        moments = [scale * (h / x) * (sp.exp(x) - 1)]
-        moments += [scale * h ** (k + 1) * applied(f"phi{k + 1}", x) for k in range(1, degree + 1)]
+        eta = self.w.define(f"eta{mark}", self.noise.subs(STEP, h)) if self.noise.has(STEP) else self.noise
+        if self.adams.frame == "x0":
+            ratio, scale, x, spread = s1 / s0 * sp.exp(-eta * h), a1, -(1 + eta) * h, -expm1(-2 * eta * h)
+        else:
+            ratio, scale, x, spread = a1 / a0, -s1, h, eta * expm1(2 * h)
+        moments = [scale * ((1 + eta) * h / x) * (sp.exp(x) - 1)]
+        moments += [scale * (1 + eta) * h ** (k + 1) * applied(f"phi{k + 1}", x) for k in range(1, degree + 1)]
         named = [self.w.define(f"moment_{k}{mark}", M) for k, M in enumerate(moments)]
-        return Span(sp.Matrix([[ratio]]), [sp.Matrix([[M]]) for M in named])
+        C = sp.Matrix([[s1 * sp.sqrt(spread)]]) if self.adams.random and end < 0 else None
+        return Span(sp.Matrix([[ratio]]), [sp.Matrix([[M]]) for M in named], C)
 
     def _quadrature(self, end: int, degree: int) -> Span:
         """One block in any frame and clock: the moments along the step, r^(k)' = r^(k+1) u'."""
@@ -196,25 +211,36 @@ class AdamsStep:
         skip, out = one_block(self.adams.frame, alpha, sigma)
         level = {SIGMA: sigma / alpha, RISE: V / (2 * alpha * sigma)}
         tidy = cancelled if sde.schedule is not None else sp.sympify  # at alpha = 0 the whole may have a value
-        rate = tidy(rate_of(self.clock).subs(level, simultaneous=True))
-        top = sp.Matrix([[tidy(-sde.F_let[0, 0] + V * skip / 2), tidy(V * out / 2)]]).row_join(sp.zeros(1, degree))
+        rate, eta = (tidy(e.subs(level, simultaneous=True)) for e in (rate_of(self.clock), self.noise))
+        half = (1 + eta) * V / 2
+        top = sp.Matrix([[tidy(-sde.F_let[0, 0] + half * skip), tidy(half * out)]]).row_join(sp.zeros(1, degree))
         shift = sp.Matrix(degree, degree + 2, lambda i, j: -rate if j == i + 2 else 0)
         mark, lower, upper = self._ends(end)
         low, high = self.w.moments[lower], self.w.moments[upper]
         whole = sp.ImmutableMatrix(top.col_join(shift))
         self.w.add(Propagate((f"P{mark}", f"M{mark}"), (1, degree + 1), whole, "", low, high))
-        M = entries(f"M{mark}", 1, degree + 1)
-        return Span(entries(f"P{mark}", 1, 1), [M[:, k] for k in range(degree + 1)])
+        M, C = entries(f"M{mark}", 1, degree + 1), None
+        if self.adams.random and end < 0:
+            noise = sp.ImmutableMatrix([[sp.sqrt(tidy(eta * V))]])
+            self.w.add(Spread("C", sp.ImmutableMatrix(top[:, :1]), noise, (0,), low, high))
+            C = entries("C", 1, 1)
+        return Span(entries(f"P{mark}", 1, 1), [M[:, k] for k in range(degree + 1)], C)
 
     def _blocks(self, end: int, degree: int) -> Span:
         """Several blocks."""
         w, n, width = self.w, self.w.sde.n, len(self.tails)
         mark, lower, upper = self._ends(end)
+        if self.adams.random and self.adams.frame == "eps-R":
+            raise Unsupported(f"the frame eps-R of {n} blocks is not derived with noise", "use the frame x0 or gaussian")
         variance = WIDTH**2 if self.adams.frame == "gaussian" else sp.S.Zero
         ends = w.moments[lower], w.moments[upper]
-        w.add(Moments((f"P{mark}", f"M{mark}"), self.adams.frame, degree, rate_of(self.clock), variance, *ends))
-        M = entries(f"M{mark}", n, width * (degree + 1))
-        return Span(entries(f"P{mark}", n, n), [M[:, k * width : (k + 1) * width] for k in range(degree + 1)])
+        drawn = self.adams.random and end < 0
+        targets = (f"P{mark}", f"M{mark}", *(["C"] if drawn else []))
+        w.add(Moments(targets, self.adams.frame, degree, rate_of(self.clock), variance, self.noise, *ends))
+        M, C = entries(f"M{mark}", n, width * (degree + 1)), entries("C", n, n)
+        lower_half = sp.Matrix(n, n, lambda i, j: C[i, j] if j <= i else 0) if drawn else None
+        P = entries(f"P{mark}", n, n)
+        return Span(P, [M[:, k * width : (k + 1) * width] for k in range(degree + 1)], lower_half)
 
 
 def derivatives(polynomial: sp.Expr, v: sp.Symbol) -> list[tuple[int, sp.Expr]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from stepsmith.errors import Unsupported
+from stepsmith.errors import InputError, Unsupported
 
 from ..maths.calculus import t
 from ..program import Law, entries
@@ -24,7 +24,7 @@ from ..sde.linear import LinearSDE
 from ..spec.expression import parse
 from .writer import Writer, symbol
 
-SIGMA, RISE, WIDTH = symbol("sigma_hat"), symbol("rise"), symbol("sigma_data")
+SIGMA, RISE, WIDTH, STEP = symbol("sigma_hat"), symbol("rise"), symbol("sigma_data"), symbol("h")
 LETTER = {"x0": "d", "gaussian": "r", "v": "v", "eps-R": "e"}
 
 
@@ -39,6 +39,18 @@ def clock_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
     if text in named:
         return named[text]
     return sde.written_out(parse(text, names_of(sde, sampler), where=sampler.where, key="sampler.clock"))
+
+
+def noise_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
+    """eta, in t, the parameters, the effective sigma and ``STEP``, the gain of the clock log over a step."""
+    if sampler.adams is None or not sampler.adams.random:
+        return sp.S.Zero
+    names = {STEP.name: STEP, SIGMA.name: SIGMA, **names_of(sde, sampler)}
+    found = sde.written_out(parse(sampler.adams.noise, names, where=sampler.where, key="sampler.noise"))
+    if found.has(STEP) and (sde.n > 1 or sampler.adams.clock != "log" or sampler.adams.corrector or found.has(SIGMA, t)):
+        what = "eta names the step h, which is known of one block, in the clock log, without a corrector, and constant along it"
+        raise InputError(sampler.where, "sampler.noise", what, "write eta in t, sigma_hat and the parameters")
+    return found
 
 
 def rate_of(clock: sp.Expr) -> sp.Expr:

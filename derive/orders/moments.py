@@ -1,7 +1,8 @@
 """Weak and strong order of one step that draws noise, by the moments of the displacement dz = z_1 - z(t0).
 
 Everything is expanded in r = sqrt(h); a draw is a Gaussian variable of the coefficients.  With the generator of the
-reverse SDE dz = b dtau + G dw, b = -F z - offset + G G^T s,
+reverse SDE dz = b dtau + G dw, b = -F z - offset + G G^T s (with sqrt(eta) G and (1 + eta) G G^T s/2 where the sampler
+has an eta),
 
     L = b . grad + G G^T : grad^2 / 2 + d/dtau,      E f(dz(h)) = sum_k h^k (L^k f)(0) / k!,
 
@@ -21,8 +22,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flint
+import sympy as sp
 
-from ..maths.matrix import Matrix, add, mul, scaled, transpose
+from ..lower.frames import SIGMA, STEP, noise_of
+from ..maths.matrix import Matrix, add, mul, scaled, solve, transpose
 from ..program import Normal, StepProgram
 from .history import lengths, times_of
 from .point import composed
@@ -39,9 +42,9 @@ def around(method: Any, seed: int, powers: int, width: int = WIDTH) -> Setting:
     """A random setting good for expansions up to r^powers.
 
     An output of the network meets at least one factor h, so a polynomial of degree powers - 2 is as generic as any; a
-    chain of n blocks has noise of size r^(2n - 1), whose division costs as many terms.
+    chain of n blocks has noise of size r^(2n - 1), whose division costs as many terms; so do the differences of a history.
     """
-    terms = powers // 2 + 2 + 3 * method.sde.n
+    terms = powers // 2 + 2 + 3 * method.sde.n + (2 * len(method.program.history) if method.sampler.adams else 0)
     return setting(method, Balls(), seed, terms, width, max(1, powers - 2))
 
 
@@ -96,7 +99,7 @@ def moment_gaps(
     """Exact minus numerical coefficient of h^p in E dz^index over rows of these lengths, in h, for the indices of degree 1 to 2p,
     low degrees first.
     """
-    moved = displacement(at, 2 * p, rows, steps)
+    moved = [_cleared(series, 2 * p + 1) for series in displacement(at, 2 * p, rows, steps)]
     span = sum(steps[: len(rows)], flint.fmpq(0)) ** p
     drift, noise = generator(at, max(1, 2 * p - 2))
     count = len(moved)
@@ -106,8 +109,15 @@ def moment_gaps(
     for index in _indices(count, 2 * p):
         axis = next(i for i, k in enumerate(index) if k)
         below = tuple(k - (i == axis) for i, k in enumerate(index))
-        numerical[index] = numerical[below] * Series(moved[axis].c[: 2 * p + 1], at.point.ring)
+        numerical[index] = numerical[below] * moved[axis]
         yield index, _expected(index, drift, noise, p) * span - mean(numerical[index].c[2 * p])
+
+
+def _cleared(series: Series, length: int) -> Series:
+    """The first terms without what vanishes, which would cost most of the time of the products."""
+    zero = series.ring.is_zero
+    kept = (c.without(zero) if isinstance(c, Polynomial) else c for c in series.c[:length])
+    return Series([0 if zero(c) else c for c in kept], series.ring)
 
 
 def _indices(count: int, degree: int) -> list[tuple[int, ...]]:
@@ -135,7 +145,7 @@ def displacement(at: Setting, top: int, rows: Sequence[StepProgram], steps: Sequ
 
 
 def generator(at: Setting, degree: int) -> tuple[list[Polynomial], list[list[Polynomial]]]:
-    """b and G G^T as polynomials in (dz, tau), up to a degree; blocks and coordinates in the order of ``displacement``."""
+    """b and eta G G^T as polynomials in (dz, tau), up to a degree; blocks and coordinates in the order of ``displacement``."""
     point, n, width = at.point, at.method.sde.n, len(at.state[0])
     count, one = n * width + 1, at.point.ring.number(1)
     length = degree + 1
@@ -145,14 +155,26 @@ def generator(at: Setting, degree: int) -> tuple[list[Polynomial], list[list[Pol
         for b, block in enumerate(at.state)
     ]
     ahead = Series([0, -variable[-1], *([0] * (length - 2))], point.ring)
-    V = composed(point.V, ahead)
-    drift = [_collected(-e, count) for row in at.drift(state, 1, ahead) for e in row]
+    eta = level(at).at(ahead)
+    V = scaled(composed(point.V, ahead), eta)
+    drift = [_collected(-e, count) for row in at.drift(state, (1 + eta) / 2, ahead) for e in row]
     zero = Polynomial({(0,) * count: point.ring.number(0)})
     power = [
         [_collected(V[i][j], count) if a == b else zero for j in range(n) for b in range(width)]
         for i in range(n) for a in range(width)
     ]  # fmt: skip
     return drift, power
+
+
+def level(at: Setting) -> Series:
+    """eta of the reverse SDE dz = (F z - (1 + eta) G G^T s/2) dt + sqrt(eta) G dw that is sampled, around t0."""
+    sampler, point = at.method.sampler, at.point
+    if sampler.adams is None:
+        return point.one(sp.S.One)
+    p = [[row[at.method.sde.data[0]]] for row in point.Psi]
+    known = {SIGMA.name: 1 / mul(transpose(p), mul(solve(point.Sigma), p))[0][0].sqrt()}
+    eta = sp.limit(noise_of(sampler, at.method.sde).rewrite(sp.exp), STEP, 0)  # a step that tends to 0 has its limit
+    return point.of(sp.Matrix([[eta]]), "", known)[0][0]
 
 
 def _collected(series: Series, count: int) -> Polynomial:

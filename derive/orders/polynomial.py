@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Index = tuple[int, ...]
@@ -63,6 +63,10 @@ class Polynomial:
         return Polynomial(
             {(*index[:i], index[i] - 1, *index[i + 1 :]): c * index[i] for index, c in self.terms.items() if index[i]}
         )
+
+    def without(self, zero: Callable[[Any], bool]) -> Polynomial:
+        """Without the terms whose coefficient is zero."""
+        return Polynomial({index: c for index, c in self.terms.items() if not zero(c)})
 
     def cut(self, degree: int) -> Polynomial:
         """The terms up to a total degree."""

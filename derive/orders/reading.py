@@ -78,12 +78,14 @@ class SeriesReading:
         Y = grow(point, one, right=M)
         return mul(solve(composed(Y, self._offset(lower))), composed(Y, self._offset(upper)))[:rows]
 
-    def spread(self, linear: sp.Matrix, noise: sp.Matrix, lower: Series, upper: Series) -> Matrix:
-        """X(lower) (int X^-1 G G^T X^-T) X(lower)^T with X' = -linear X."""
+    def spread(
+        self, linear: Callable[[Point], Matrix], noise: Callable[[Point], Matrix], lower: Series, upper: Series
+    ) -> Matrix:
+        """X(lower) (int X^-1 noise X^-T) X(lower)^T with X' = -linear X."""
         point, low, high = self.point, self._offset(lower), self._offset(upper)
-        X = grow(point, unit(point), left=point.of(-linear))
-        carried = mul(solve(X), point.of(noise))
-        grown = [[e.integral() for e in row] for row in mul(carried, transpose(carried))]
+        X = grow(point, unit(point), left=scaled(linear(point), -1))
+        back = solve(X)
+        grown = [[e.integral() for e in row] for row in mul(mul(back, noise(point)), transpose(back))]
         between = add(composed(grown, high), scaled(composed(grown, low), -1))
         ends = composed(X, low)
         return mul(mul(ends, between), transpose(ends))

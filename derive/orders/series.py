@@ -57,6 +57,8 @@ class Series:
     def __mul__(self, other: Any) -> Series:
         if not isinstance(other, Series):
             return Series([a * other for a in self.c], self.ring, self.v)
+        if self.v or other.v:
+            return self._about_pole(other)
         n = min(len(self.c), len(other.c))
         out: list[Any] = [0] * n
         right = [(j, b) for j, b in enumerate(other.c) if not _nil(b)]
@@ -66,7 +68,17 @@ class Series:
                     if i + j >= n:
                         break
                     out[i + j] = out[i + j] + a * b
-        return Series(out, self.ring, self.v + other.v)
+        return Series(out, self.ring)
+
+    def _about_pole(self, other: Series) -> Series:
+        """The product where one has a pole: what the leading zeros of the other take off it costs no term."""
+        lost = [0, 0]
+        for side, (one, two) in enumerate(((self, other), (other, self))):
+            while two.v and lost[side] < len(one.c) - 1 and self.ring.is_zero(one.c[lost[side]]):
+                lost[side] += 1
+        a, b = (Series(one.c[k:], self.ring) for one, k in zip((self, other), lost, strict=True))
+        v = self.v + other.v + sum(lost)
+        return Series([0] * max(v, 0) + (a * b).c, self.ring, min(v, 0))
 
     __rmul__ = __mul__
 

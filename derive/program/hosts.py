@@ -130,7 +130,8 @@ class Moments:
     the first n rows of Y(upper), Y' = Y [[-L, -K, 0], [0, 0, -u'], [0, 0, 0]], Y(lower) = I.
 
     ``rate`` is u' = du/dt, an expression in t, the lets, the parameters, the effective sigma ``sigma_hat`` and its
-    derivative ``rise``.
+    derivative ``rise``.  With ``noise``, an expression eta of the same kind, (1 + eta) G G^T stands in the place of G G^T, and
+    a third target, where there is one, is the lower factor of int P(t_1, s) eta G G^T P(t_1, s)^T ds.
     """
 
     targets: tuple[str, ...]
@@ -138,6 +139,7 @@ class Moments:
     degree: int
     rate: sp.Expr
     variance: sp.Expr
+    noise: sp.Expr
     lower: sp.Expr
     upper: sp.Expr
 

@@ -25,6 +25,7 @@ from .hosts import Flow, Integral, Law, Moments, Propagate, Scalar, Spread
 from .program import StepProgram, host_names
 
 Env = Any  # the law of z as series around a time, with ``of(matrix)``, ``tables(kind)``, F, V, Psi, Sigma, offset
+Rate = Callable[[Env], Matrix]
 
 
 class Reading(Protocol):
@@ -37,8 +38,8 @@ class Reading(Protocol):
     def law(self, time: Any) -> tuple[Matrix, Matrix, Matrix]: ...  # Psi, Sigma, o at a time
     def rotation(self, time: Any) -> Matrix: ...  # gDDIM's R at a time
     def sigma_data(self) -> Any: ...
-    def propagate(self, rate: Callable[[Env], Matrix], rows: int, lower: Any, upper: Any) -> Matrix: ...
-    def spread(self, linear: sp.Matrix, noise: sp.Matrix, lower: Any, upper: Any) -> Matrix: ...
+    def propagate(self, rate: Rate, rows: int, lower: Any, upper: Any) -> Matrix: ...
+    def spread(self, linear: Rate, noise: Rate, lower: Any, upper: Any) -> Matrix: ...
 
 
 def host_values(
@@ -179,30 +180,39 @@ def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tu
     n, degree = reading.n, statement.degree
     width = n if statement.frame == "eps-R" else 1
 
-    def rate(env: Env) -> Matrix:
+    def flow(env: Env) -> tuple[Matrix, Matrix, Any, Any]:
+        """(L, K, u', eta) at the running time."""
         p = [[row[reading.data[0]]] for row in env.Psi]
         w = mul(solve(env.Sigma), p)
         weight, gained = mul(transpose(p), w)[0][0], mul(transpose(w), mul(env.V, w))[0][0]
         sigma = 1 / weight.sqrt()
         known = {"sigma_hat": sigma, "rise": gained * sigma * sigma * sigma / 2}
-        (du,), (data,) = env.of(sp.Matrix([statement.rate, statement.variance]), "", known)
-        half, zero = env.number(sp.Rational(1, 2)), env.number(sp.S.Zero)
+        (du,), (data,), (eta,) = env.of(sp.Matrix([statement.rate, statement.variance, statement.noise]), "", known)
+        half = (1 + eta) * env.number(sp.Rational(1, 2))
         if statement.frame == "eps-R":
-            L, K = env.F, scaled(mul(env.V, transpose(inverse_of(env.R))), half)
-        else:
-            inverse = add(solve(env.Sigma), scaled(mul(w, transpose(w)), -data / (1 + data * weight)))
-            pull = scaled(mul(env.V, inverse), half)
-            L, K = add(env.F, pull), scaled(mul(pull, p), -1)
+            return env.F, scaled(mul(env.V, transpose(inverse_of(env.R))), half), du, eta
+        inverse = add(solve(env.Sigma), scaled(mul(w, transpose(w)), -data / (1 + data * weight)))
+        pull = scaled(mul(env.V, inverse), half)
+        return add(env.F, pull), scaled(mul(pull, p), -1), du, eta
+
+    def rate(env: Env) -> Matrix:
+        L, K, du, _ = flow(env)
+        zero = env.number(sp.S.Zero)
         top = [[-e for e in (*a, *b)] + [zero] * (degree * width) for a, b in zip(L, K, strict=True)]
         whole = range(n + width * (degree + 1))
         return top + [[-du if j == i + width else zero for j in whole] for i in whole[n : n + width * degree]]
 
     X = reading.propagate(rate, n + width * degree, lower, upper)[:n]
-    return [row[:n] for row in X], [row[n:] for row in X]
+    found = [row[:n] for row in X], [row[n:] for row in X]
+    if len(statement.targets) == 2:
+        return found
+    C = reading.spread(lambda env: scaled(flow(env)[0], -1), lambda env: scaled(env.V, flow(env)[3]), lower, upper)
+    return *found, factor(C)
 
 
 def _spread(reading: Reading, statement: Spread, lower: Any, upper: Any) -> Matrix:
-    C = reading.spread(statement.linear, statement.noise, lower, upper)
+    GG = statement.noise * statement.noise.T
+    C = reading.spread(partial(_of, statement.linear), partial(_of, GG), lower, upper)
     used, n = list(statement.reached), len(C)
     small = factor([[C[i][j] for j in used] for i in used])
     zero = C[0][0] - C[0][0]

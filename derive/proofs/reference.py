@@ -137,14 +137,16 @@ class BallReading:
             width = len(rate(Around(self, lower))[0])
         return self.view.flow(lower, eye(width)[:rows], series).value(upper)
 
-    def spread(self, linear_part: sp.Matrix, noise: sp.Matrix, lower: Any, upper: Any) -> Matrix:
-        """Backward from upper to lower: C' = -(linear C + C linear^T) - G G^T, C = 0 at upper."""
+    def spread(
+        self, linear_part: Callable[[Around], Matrix], noise: Callable[[Around], Matrix], lower: Any, upper: Any
+    ) -> Matrix:
+        """Backward from upper to lower: C' = -(linear C + C linear^T) - noise, C = 0 at upper."""
 
         def series(centre: Any, value: Matrix) -> list[Matrix]:
             with terms_of(self.view.terms):
                 around = Around(self, centre)
-                L, G = around.of(-linear_part), around.of(noise)
-                return linear(value, self.view.terms, L, transpose(L), scaled(mul(G, transpose(G)), -1))
+                L = scaled(linear_part(around), -1)
+                return linear(value, self.view.terms, L, transpose(L), scaled(noise(around), -1))
 
         return self.view.flow(upper, scaled(eye(self.n), 0), series).value(lower)
 

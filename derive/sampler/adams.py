@@ -6,6 +6,17 @@
     order      how many outputs the step uses
     corrector  whether the step first corrects the state with the output at t0: what the step before would have been, had it
                known that output (the idea of UniPC, arXiv 2302.04867); no further call
+    noise      eta, an expression in t, the parameters, the effective sigma ``sigma_hat`` and, of one block in the clock log,
+               the step ``h`` in it: the reverse SDE dz = (F z - (1 + eta) G G^T s/2) dt + sqrt(eta) G dw is sampled, whose
+               marginals are those of the diffusion for every eta >= 0
+
+With noise a step pulls z - p r (p r the mean, r the data) together by exp(-int eta dlambda) more than the probability flow
+does, lambda = -log(sigma_hat) of one block, and draws what is lacking:
+
+    eta = 1                                  the reverse SDE
+    eta = tau^2                              SA-Solver (arXiv 2309.05019), SDE-DPM-Solver++ (arXiv 2211.01095)
+    eta = -log(1 + e^2 expm1(-2 h))/(2 h)    DDIM with its own eta = e (arXiv 2010.02502)
+    eta = sigma_hat phi'/phi - 1             ER-SDE of a function phi(sigma_hat) (arXiv 2309.06169)
 
 The first rows of a grid use the outputs that there are.
 """
@@ -21,18 +32,24 @@ from stepsmith.errors import InputError
 from ..spec import sources as spec
 
 FRAMES = ("x0", "gaussian", "v", "eps-R")
-KEYS = ("order", "frame", "clock", "corrector")
+KEYS = ("order", "frame", "clock", "corrector", "noise")
 MOST = 4
 
 
 @dataclass(frozen=True)
 class Adams:
-    """The settings of a sampler of this family; ``clock`` is log, theta or the text of an expression."""
+    """The settings of a sampler of this family; ``clock`` is log, theta or the text of an expression, ``noise`` that of eta."""
 
     order: int
     frame: str = "x0"
     clock: str = "log"
     corrector: bool = False
+    noise: str | float = 0
+
+    @property
+    def random(self) -> bool:
+        """Whether a step draws noise."""
+        return self.noise not in (0, "0")
 
     @property
     def history(self) -> int:
@@ -54,4 +71,9 @@ def read(where: str, table: Mapping[str, Any]) -> Adams:
     if not isinstance(settings.corrector, bool):
         what = f"{spec.shown(settings.corrector)} is neither true nor false"
         raise InputError(where, "sampler.corrector", what, "write true or false")
+    if settings.random and table.get("target") != "sde":
+        raise InputError(where, "sampler.target", "the steps draw noise", 'say target = "sde"')
+    if not settings.random and table.get("target", "ode") != "ode":
+        what = "the step of the family adams without noise is one of the probability flow"
+        raise InputError(where, "sampler.target", what, 'write noise = "eta", or leave out target')
     return settings

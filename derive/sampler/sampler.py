@@ -136,7 +136,8 @@ def _check_fitting(where: str, table: Mapping[str, Any], family: str, target: st
         if key in {*LINES, *adams.KEYS, "composition", "B"} - {*own}:
             fix = f"a {family} sampler is written with {', '.join(own)}"
             raise InputError(where, f"sampler.{key}", f"does not belong to the family {family}", fix)
-    if family in ("conjugate", "adams") and (target != "ode" or "composition" in table or "parts" in table):
+    own_target = family == "adams" or target == "ode"  # that of adams goes with its noise (adams.py)
+    if family in ("conjugate", "adams") and not (own_target and {"composition", "parts"}.isdisjoint(table)):
         what = f"the step of the family {family} is one of the probability flow"
         raise InputError(where, "sampler.family", what, "leave out target, composition and parts, or change the family")
     if family in SPLITTINGS and not ("composition" in table and "parts" in table):

@@ -340,6 +340,24 @@ class Law:
         sigma = 1 / (lead.mT @ seen)[..., 0, 0].sqrt()
         return sigma, sigma**3 * (seen.mT @ self.rise @ seen)[..., 0, 0] / 2
 
+    def relaxation(self):
+        """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
+        return -self.rise @ torch.linalg.inv(self.S) / 2
+
+    def scattered(self, A, G, t1, t0):
+        """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, a piece at a time."""
+        m = len(self.h)
+        K, (inside, over) = self.K[1 : m + 1], propagate(A, self.h, self.rule)
+        own = factor(K @ columns(inside, self.V @ G, self.h, self.rule))
+        P = K @ over @ self.Z[1 : m + 1] @ self.over
+        first, last = self.place(t0), self.place(t1) - 1
+        C = own[first]
+        for k in range(1, int((last - first).max()) + 1):
+            longer = first + k <= last
+            i = (first + k)[longer]
+            C[longer] = factor(torch.cat((P[i] @ C[longer], own[i]), dim=-1))
+        return C.movedim(0, -1)
+
     def moments(self, A, now, then, rate, degree, t1, t0):
         """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
 
@@ -357,16 +375,14 @@ class Law:
         top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
         return self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
 
-    def moments_x0(self, rate, degree, t1, t0):
+    def moments_x0(self, A, rate, degree, t1, t0):
         """(P, M) with z = P z + M_0 r + M_1 r' + ... over a step of the flow that predicts the data r; z - push e r moves."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
-        A = -self.rise @ torch.linalg.inv(self.S) / 2
         return apart(self.moments(A, 0 * lead, lead, rate, degree, t1, t0), self.mean(t0), self.mean(t1))
 
-    def moments_gaussian(self, rate, degree, t1, t0):
+    def moments_gaussian(self, A, rate, degree, t1, t0):
         """The same where the data are Gaussian around r."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
-        A = -self.rise @ torch.linalg.inv(self.S) / 2
         Y, n = self.moments(A, -A @ lead, 0 * lead, rate, degree, t1, t0), A.shape[-1]
         return Y[:n, :n], Y[:n, n:]
 
