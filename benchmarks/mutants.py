@@ -70,6 +70,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "derive/lower": ("test_frames.py", LINES),
     "derive/lower/conjugate": ("test_conjugate.py",),
     "derive/lower/lines": (LINES,),
+    "derive/lower/frames": ("test_frames.py", "test_adams.py -k every_network"),
     "derive/lower/adams": ("test_adams_noise.py", "test_adams.py -k 'not slope and not hold and not one_function and not names'"),
     "derive/program": ("test_passes.py", LINES),
     "derive/orders": ORDERS,

@@ -218,15 +218,16 @@ def test_every_row_is_that_of_the_independent_reference(sde, settings):
     assert worst_of(method, times, [1, settings[0], 23], module=module).error < 1e-12
 
 
-@pytest.mark.parametrize("network", ["edm", "v"])
-def test_every_network_of_one_block_gives_the_same_run(network):
-    _, own = module_of("vp", adams(2, "gaussian", "theta", True), network)
-    _, other = module_of("vp", adams(2, "gaussian", "theta", True))
-    view = ss.load_sde("vp").at()
+@pytest.mark.parametrize(("sde", "network"), [("vp", "edm"), ("vp", "v"), ("psld", "edm")])
+def test_every_network_gives_the_same_run(sde, network):
+    _, own = module_of(sde, adams(2, "gaussian", "theta", True), network)
+    _, other = module_of(sde, adams(2, "gaussian", "theta", True))
+    view = ss.load_sde(sde).at()
     kind = slopes.network_of(own, MIXTURE, view)
     runs = []
     for module, net in ((own, kind), (other, lambda inputs, s: (MIXTURE.denoiser(inputs[0], s),))):
-        state, history = tuple(start(1)), (torch.zeros(64, 2, dtype=torch.float64),) * module.HISTORY
+        state = tuple(start(len(module.COMPONENTS)))
+        history = (torch.zeros_like(state[0]),) * module.HISTORY
         for row in module.coefficients(TIMES):
             state, history = module.step(state, row.unbind(), net, (), history)
         runs.append(state[0])
