@@ -31,11 +31,12 @@ def _letters(text: str) -> str:
 
 
 def derivatives(
-    symbols: Iterable[str], state: Iterable[str], lets: Iterable[str], names: Mapping[str, str]
+    symbols: Iterable[str], state: Iterable[str], lets: Iterable[str], names: Mapping[str, str], outputs: int = 1
 ) -> dict[str, str]:
     """The symbols of an error term as derivatives: dx, sx_m, n_x, nt, beta_tt are dot x, s_{x,m}, n_{,x}, n_{,t}, beta''.
 
-    A dot is the rate in reverse time, an index behind a comma a partial derivative, a prime one of a function of t alone.
+    A dot is the rate in reverse time, an index behind a comma a partial derivative, a prime one of a function of t alone.  n has
+    so many ``outputs``; of several n_x is one.
     """
     shown = {b: names.get(b) or word(b) for b in (*state, "t")}
     block = "|".join(sorted(state, key=len, reverse=True))
@@ -43,7 +44,9 @@ def derivatives(
         rf"d({block})": lambda b: rf"\dot{{{shown[b]}}}",
         rf"s({block})": lambda b: f"s_{{{shown[b]}}}",
         rf"s({block})_((?:{block}|t)+)": lambda b, by: f"s_{{{shown[b]},{_joined(by, block, shown)}}}",
-        rf"(d?)n(?:_({block}))?": lambda d, b: (r"\dot{n}" if d else "n") + (f"_{{{shown[b]}}}" if b else ""),
+        rf"(d?)n(?:_({block}))?": lambda d, b: (
+            (r"\dot{n}" if d else "n") + (f"_{{{',' if outputs == 1 and not d else ''}{shown[b]}}}" if b else "")
+        ),
         rf"n(t)(?:_({block}))?": lambda t, b: f"n_{{{shown[b] if b else ''},t}}",
         rf"n_({block})_({block})": lambda b, by: f"n_{{{shown[b]},{shown[by]}}}",
         rf"([KL])_({block})({block})?": lambda M, b, c: f"{M}_{{{shown[b]}{' ' + shown[c] if c else ''}}}",

@@ -55,7 +55,8 @@ def leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     if terms is None:
         return None
     symbols = {symbol.name for term in terms for symbol in term.coefficient.free_symbols}
-    names = {**derivatives(symbols, sde.state, sde.let, sde.latex), **sde.latex}
+    outputs = kind_of(_frame(method)).outputs(sde)
+    names = {**derivatives(symbols, sde.state, sde.let, sde.latex, outputs), **sde.latex}
     return tuple(replace(term, names=names) for term in terms)
 
 
