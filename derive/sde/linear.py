@@ -41,9 +41,9 @@ class LinearSDE(Equations):
 
     def _repr_latex_(self) -> str:
         """dz = F z dt + G dw, for a notebook."""
-        F = latex(self.F_let)
-        drift = rf"\left({F} z + {latex(self.offset_let)}\right)" if any(self.offset_let) else f"{F} z"
-        return rf"$\displaystyle dz = {drift}\,dt + {latex(self.G_let)}\,dw$"
+        F = latex(self.F_let, self.latex)
+        drift = rf"\left({F} z + {latex(self.offset_let, self.latex)}\right)" if any(self.offset_let) else f"{F} z"
+        return rf"$\displaystyle dz = {drift}\,dt + {latex(self.G_let, self.latex)}\,dw$"
 
     def commutes(self) -> bool:
         """Whether [F(t), F(s)] = 0 for all t and s, so that exp of the integral of F is the transition."""

@@ -21,5 +21,5 @@ def command(sde: str, latex: bool, as_json: bool) -> None:
         print_json({"source": sde, **{section.key: section.text for section in sections}})
         return
     for section in sections:
-        lines = (section.latex if latex else section.text).splitlines()
+        lines = (section.latex or section.text if latex else section.text).splitlines()
         click.echo("\n".join([section.title, *(f"    {line}" for line in lines), ""]))
