@@ -27,7 +27,7 @@ class OrderCheck:
     """One module: ``kind`` order or weak order, ``proven`` (None: no proof), the lowest slope over the grids and whether the
     slopes have converged, the steps of the longest run, ``constant`` = error N^order of the uniform grid in standard
     deviations, calls and draws a step, the leading local error a block where it is written, ``why`` it is not good: nothing
-    where it is, and the ``reason`` for which the order is none or less than it seems.
+    where it is, and the ``reason`` for which the order is none or less than it seems.  ``runs``: steps and error on the uniform grid.
     """
 
     name: str
@@ -42,6 +42,7 @@ class OrderCheck:
     leading: tuple[str, ...]
     why: tuple[str, ...]
     reason: str = ""
+    runs: tuple[tuple[int, float], ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -81,7 +82,7 @@ def compare(method: Any, module: Any) -> OrderCheck:
         method.name, "weak order" if random else "order", proven, lowest.lowest, all(s.converged for s in slopes),
         max(s.steps[-1] for s in slopes), slopes[0].constant(1 if proven is None else proven),
         method.nfe, method.draws, tuple(map(str, method.local_error or ())),
-        tuple(_faults(method, module, proven, lowest)), method.why,
+        tuple(_faults(method, module, proven, lowest)), method.why, tuple(zip(slopes[0].steps, slopes[0].errors, strict=True)),
     )  # fmt: skip
 
 

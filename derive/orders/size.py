@@ -19,6 +19,7 @@ import numpy as np
 
 from stepsmith.errors import Unsupported
 
+from .history import reach
 from .local import MARGINS, local_error_at, poles, step_chain
 from .point import Point
 from .rings import PRECISION, Balls
@@ -31,11 +32,13 @@ SIGMA = 1.0  # the effective sigma at which it is read
 def sizes(method: Any, variance: float = 0.25) -> tuple[float, tuple[float, ...]]:
     """(t, what multiplies h^p for each block) of a deterministic method for a denoiser, where the effective sigma is 1.
 
-    Raises Unsupported for several data blocks, a field, an offset, noise, another network, and a step that is not consistent.
+    Raises Unsupported for several data blocks, a field, an offset, noise, another network, a history that remembers
+    itself, and a step that is not consistent.
     """
     sde = method.sde
     plain = len(sde.data) == 1 and not sde.field and not sde.constant and sde.offset_let.is_zero_matrix
-    if not plain or method.network != "denoiser" or not method.step_order:
+    looped = method.program.history and reach(method.program) is None  # its history remembers itself
+    if not plain or looped or method.network != "denoiser" or not method.step_order:
         raise Unsupported(f"the size of the error of {method.name} is not derived", "take a deterministic method for a denoiser")
     view = sde.at()
     t0 = _time(view)
