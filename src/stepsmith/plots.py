@@ -5,8 +5,9 @@ Lines differ in brightness, dashes and marks.  ``matplotlib`` comes with the ext
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ LINES = (
     {"color": "#8a9a2b", "linestyle": ":", "marker": "D"},
     {"color": "#7a4b8c", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
     {"color": "#8c8c8c", "linestyle": "-", "marker": "x"},
+    {"color": "#4d6b57", "linestyle": (0, (1, 1)), "marker": "*"},
+    {"color": "#d9a441", "linestyle": (0, (7, 2)), "marker": "+"},
 )
 FAINT: dict[str, Any] = {"color": "#bbbbbb", "linewidth": 1}
 STYLE = {
     "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False, "lines.linewidth": 1.3,
     "lines.markersize": 3.5, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "svg.fonttype": "none",
 }  # fmt: skip
+FROM = ("axes.", "lines.", "legend.", "font.", "figure.", "xtick.", "ytick.")
+POINTS = 24  # of a curve
 SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -68,15 +73,26 @@ def need() -> None:
         raise InputError("-", "plot", "matplotlib is not installed", "pip install 'stepsmith[plot]'") from None
 
 
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Draw in the style, whatever that of the caller's matplotlib is."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any, **given: Any) -> Any:
+        need()
+        from matplotlib import rc_context, rcParamsDefault
+
+        with rc_context({key: value for key, value in rcParamsDefault.items() if key.startswith(FROM)} | STYLE):
+            return draw(*args, **given)
+
+    return drawn
+
+
 def panels(count: int, height: float = 3.0) -> tuple[Any, list[Any]]:
-    """A figure of so many panels side by side, in the style."""
-    need()
-    import matplotlib
+    """A figure of so many panels side by side."""
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.7 * count if count > 1 else 5.2, height), layout="constrained")
-        return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    figure = Figure(figsize=(3.7 * count if count > 1 else 5.2, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def line(k: int, marks: bool = True) -> dict[str, Any]:
@@ -85,6 +101,7 @@ def line(k: int, marks: bool = True) -> dict[str, Any]:
     return chosen if marks else {**chosen, "marker": ""}
 
 
+@styled
 def law(sde: Any) -> Plot:
     """Mean and standard deviation of each block for unit data, the effective sigma and the correlations, against t."""
     view, (start, end) = sde.at(), (float(t) for t in sde.time)
@@ -115,6 +132,7 @@ def law(sde: Any) -> Plot:
     return Plot(figure, told)
 
 
+@styled
 def stability(methods: Sequence[Any]) -> Plot | None:
     """Spectral radius of a step on Gaussian data against its length, from three times of one method, or the middle of several."""
     from stepsmith.derive.orders.stability import curves
@@ -122,7 +140,7 @@ def stability(methods: Sequence[Any]) -> Plot | None:
     found = {}
     for method in methods:
         try:
-            found[method.sampler.name] = curves(method)
+            found[method.sampler.name] = curves(method, points=POINTS)
         except Unsupported:
             continue
     if not found:
@@ -142,6 +160,7 @@ def stability(methods: Sequence[Any]) -> Plot | None:
     return Plot(figure, f"Spectral radius of a step against its length h on Gaussian data, for {names}; above 1 and the grey exact line errors grow.")
 
 
+@styled
 def orders(runs: Mapping[str, tuple[Sequence[int], Sequence[float], int | None]]) -> Plot:
     """Error against steps, name -> (steps, errors, proven order), each beside a line of the proven slope through its last run."""
     figure, axes = panels(1, 3.4)
@@ -155,36 +174,34 @@ def orders(runs: Mapping[str, tuple[Sequence[int], Sequence[float], int | None]]
     return Plot(figure, f"Error of a run against its steps for {', '.join(runs)}; the grey lines have the proven slopes.")
 
 
-def calls(lines: Mapping[str, Sequence[float]], budgets: Sequence[int], measure: str) -> Plot:
-    """A measure against network calls, a line a name."""
-    return measures({measure: lines}, budgets)
-
-
+@styled
 def measures(groups: Mapping[str, Mapping[str, Sequence[float]]], budgets: Sequence[int], log: bool = True) -> Plot:
     """Measures against network calls, a panel a measure, title -> name -> values at the budgets."""
-    figure, axes = panels(len(groups), 3.4)
+    figure, axes = panels(len(groups), 3.2)
     for panel, (title, lines) in zip(axes, groups.items(), strict=True):
         for k, (name, values) in enumerate(lines.items()):
             panel.plot(budgets, values, **line(k), label=name)
         panel.set(xscale="log", yscale="log" if log else "linear", xlabel="network calls", title=title)
         panel.set_xticks(budgets, map(str, budgets), minor=False)
         panel.minorticks_off()
-    for panel in axes:
-        panel.legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     names = dict.fromkeys(name for lines in groups.values() for name in lines)
     return Plot(figure, f"{_listed(groups)} against {_listed(budgets)} network calls for {', '.join(names)}.")
 
 
+@styled
 def grids(sde: Any, times: Mapping[str, Any]) -> Plot:
     """Grids of one diffusion: where they stop in t, and the effective sigma there, a line a grid."""
-    sigma, (figure, axes) = sde.at().effective_sigma, panels(2, 3.2)
+    sigma, (figure, axes) = sde.at().effective_sigma, panels(2)
     for k, (name, grid) in enumerate(times.items()):
         values = np.asarray(grid, dtype=np.float64)
-        axes[0].semilogy(values, sigma(values), **line(k), label=name)
-        axes[1].semilogy(range(len(values)), sigma(values), **line(k))
-    axes[0].set(xlabel="t", ylabel="effective sigma", title="where the steps begin and end")
-    axes[1].set(xlabel="k", title="sigma of time k")
-    axes[0].legend()
+        axes[0].plot(values, [k] * len(values), **{**line(k), "linestyle": ""})
+        axes[1].semilogy(range(len(values)), sigma(values), **line(k), label=name)
+    axes[0].set_yticks(range(len(times)), times)
+    axes[0].set(xlabel="t", title="times")
+    axes[0].invert_yaxis()
+    axes[1].set(xlabel="k", title="effective sigma of time k")
+    axes[1].legend()
     return Plot(figure, f"The times of the grids {', '.join(times)} on {sde.name} against the effective sigma, from noise to data.")
 
 
