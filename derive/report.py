@@ -32,7 +32,7 @@ class Section:
 
 
 HEADINGS = {
-    "sde": ("The diffusion", ""),
+    "sde": ("Forward in the network's time t", ""),
     "transition": ("The transition from the start of the span", r"\Psi"),
     "offset": ("The offset of the mean", "o"),
     "covariance": ("The covariance given the data", r"\Sigma"),

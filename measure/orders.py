@@ -7,7 +7,7 @@ The proof is that of the derived method (derive/orders), the measurement that of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from stepsmith.derive.describe import spelled
@@ -118,7 +118,7 @@ def changed_parameters(sde: Any) -> dict[str, float]:
 def reference(sde: Any, params: Mapping[str, float] | None = None) -> Reference:
     """What the modules of a diffusion are measured on at these parameters, made once a process."""
     given = {**(params or {}), **({sde.field: FREQUENCY} if sde.field else {})}
-    key = repr((sde, given))
+    key = repr(([getattr(sde, each.name) for each in fields(sde)], given))  # all of it: repr(sde) is its name
     if key not in _REFERENCES:
         _REFERENCES[key] = Reference.of(replace(sde.at(**given), **DIGITS), given)
     return _REFERENCES[key]

@@ -1,7 +1,8 @@
-"""Expressions as LaTeX for people."""
+"""Expressions as LaTeX, and a table as HTML, for people."""
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Mapping
 
@@ -61,3 +62,9 @@ def derivatives(
 
 def _joined(text: str, block: str, shown: Mapping[str, str]) -> str:
     return " ".join(shown[part] for part in re.findall(rf"{block}|t", text))
+
+
+def html_table(rows: Mapping[str, str]) -> str:
+    """Two columns as HTML, everything escaped; rows without a value are left out."""
+    cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items() if value)
+    return f"<table>{''.join(cells)}</table>"

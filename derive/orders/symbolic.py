@@ -30,7 +30,7 @@ H = sp.Symbol("h", positive=True)
 AT = sp.Symbol("t_", real=True)  # the time of the expansion
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ErrorTerm:
     """One block of the leading local error, exact minus numerical over a step: ``coefficient`` h^power.
 
@@ -42,6 +42,9 @@ class ErrorTerm:
     coefficient: sp.Expr
     where: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"ErrorTerm({self})"
 
     def __str__(self) -> str:
         if self.coefficient == 0:

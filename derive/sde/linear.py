@@ -35,9 +35,12 @@ class Reverse:
     noise: sp.Matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearSDE(Equations):
     """A linear SDE: the fields of ``Equations``, its transition, covariance, stationary law and reverse dynamics."""
+
+    def __repr__(self) -> str:
+        return f"LinearSDE({self.name}: {', '.join(self.state)}, t from {self.time[0]:g} to {self.time[1]:g})"
 
     def _repr_latex_(self) -> str:
         """dz = F z dt + G dw, for a notebook."""

@@ -91,7 +91,7 @@ def panels(count: int, height: float = 3.0) -> tuple[Any, list[Any]]:
     """A figure of so many panels side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.7 * count if count > 1 else 5.2, height), layout="constrained")
+    figure = Figure(figsize=(3.7 * count if count > 1 else 6.4, height), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
@@ -115,7 +115,7 @@ def law(sde: Any) -> Plot:
         axes[0].plot(times, means[:, k], **line(k, False), label=block)
         axes[1].plot(times, spreads[:, k], **line(k, False), label=block)
     axes[2].semilogy(times, view.effective_sigma(times), **line(0, False))
-    titles = ("alpha: mean for unit data" if single else "mean for unit data", "sigma: standard deviation" if single else "standard deviations")
+    titles = ("alpha: mean for unit data" if single else "mean for unit data", "sigma: standard deviation" if single else "standard deviations given the data")
     for panel, title in zip(axes, (*titles, "effective sigma"), strict=False):
         panel.set(xlabel="t", title=title)
     if not single:
@@ -178,14 +178,15 @@ def orders(runs: Mapping[str, tuple[Sequence[int], Sequence[float], int | None]]
 def measures(groups: Mapping[str, Mapping[str, Sequence[float]]], budgets: Sequence[int], log: bool = True) -> Plot:
     """Measures against network calls, a panel a measure, title -> name -> values at the budgets."""
     figure, axes = panels(len(groups), 3.2)
+    names = list(dict.fromkeys(name for lines in groups.values() for name in lines))
+    known: dict[str, Any] = {}
     for panel, (title, lines) in zip(axes, groups.items(), strict=True):
-        for k, (name, values) in enumerate(lines.items()):
-            panel.plot(budgets, values, **line(k), label=name)
+        for name, values in lines.items():
+            (known[name],) = panel.plot(budgets, values, **line(names.index(name)))
         panel.set(xscale="log", yscale="log" if log else "linear", xlabel="network calls", title=title)
         panel.set_xticks(budgets, map(str, budgets), minor=False)
         panel.minorticks_off()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
-    names = dict.fromkeys(name for lines in groups.values() for name in lines)
+    figure.legend(known.values(), known, loc="outside right upper")
     return Plot(figure, f"{_listed(groups)} against {_listed(budgets)} network calls for {', '.join(names)}.")
 
 

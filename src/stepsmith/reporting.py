@@ -133,7 +133,7 @@ def sampler(method: Any) -> Iterator[Block]:
     for term in terms:
         yield shown(term)
     if terms:
-        yield Text("As `stepsmith error` writes its symbols:")
+        yield Text("The symbols, as the command stepsmith error writes them:")
         yield Code("\n".join(terms[0].where))
         yield from size(method)
 
@@ -143,7 +143,7 @@ def shown(term: Any) -> Block:
     text = str(term)
     if len(text) <= describe.MOST:
         return Math(term.latex())
-    return Code(text if len(text) <= LONGEST else f"e_{term.block} has {len(text)} characters: `stepsmith error` prints it")
+    return Code(text if len(text) <= LONGEST else f"e_{term.block} has {len(text)} characters: stepsmith error prints it")
 
 
 def size(method: Any) -> Iterator[Block]:
@@ -174,7 +174,7 @@ def stability(methods: Sequence[Any]) -> Iterator[Block]:
         return
     yield Text(
         f"Data N(0, {VARIANCE:g}) with their exact network. A step is stable where it amplifies no more than the exact flow, or not at "
-        "all. The largest stable step is bracketed to one part in ten thousand; `at least` where no longer one could be tried."
+        "all. The largest stable step is bracketed to one part in ten thousand; \"at least\" where no longer one could be tried."
     )
     yield picture("stability", drawn)
     yield Table(("sampler", "largest stable step"), tuple(rows))
