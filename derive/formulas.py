@@ -13,11 +13,12 @@ from .sampler.split import bind
 
 TRANSPOSED = r"^{\mathsf T}"
 NOISE = rf"G G{TRANSPOSED}"
+SKIP, OUT = r"C_{\mathrm{skip}}", r"C_{\mathrm{out}}"
 FRAMES = {
-    "x0": r"C_{\mathrm{skip}} = -\Sigma^{-1},\quad C_{\mathrm{out}} = \Sigma^{-1} p",
-    "gaussian": rf"C_{{\mathrm{{skip}}}} = -(\Sigma + \sigma_d^2\, p p{TRANSPOSED})^{{-1}},\quad C_{{\mathrm{{out}}}} = -C_{{\mathrm{{skip}}}}\, p",
-    "v": r"C_{\mathrm{skip}} = -\frac{1}{\alpha^2 + \sigma^2},\quad C_{\mathrm{out}} = \frac{\alpha}{\sigma}\, C_{\mathrm{skip}}",
-    "eps-R": r"C_{\mathrm{skip}} = 0,\quad C_{\mathrm{out}} = -R^{-\mathsf T}",
+    "x0": rf"{SKIP} = -\Sigma^{{-1}},\quad {OUT} = \Sigma^{{-1}} p",
+    "gaussian": rf"{SKIP} = -(\Sigma + \sigma_d^2\, p p{TRANSPOSED})^{{-1}},\quad {OUT} = -{SKIP}\, p",
+    "v": rf"{SKIP} = -\frac{{1}}{{\alpha^2 + \sigma^2}},\quad {OUT} = \frac{{\alpha}}{{\sigma}}\, {SKIP}",
+    "eps-R": rf"{SKIP} = 0,\quad {OUT} = -R^{{-\mathsf T}}",
 }
 CLOCKS = {"log": r"u = -\log\hat\sigma(t)", "theta": r"u = -\arctan\frac{\hat\sigma(t)}{\sigma_d}"}
 
@@ -76,7 +77,8 @@ def _parts(method: Any) -> list[str]:
             drift = latex(_drift(sde, part.linear, i) + given[i] + pull[i], _names(sde))
             noise = r" + \text{noise}" if i in part.noise_rows else ""
             block = latex(sp.Symbol(sde.state[i]), sde.latex)
-            lines.append(rf"\mathrm{{{letter}}}:\quad \frac{{d{block}}}{{d\tau}} = {drift}{noise} \quad\text{{({SOLVES[part.solve]})}}")
+            rate = rf"\frac{{d{block}}}{{d\tau}} = {drift}{noise}"
+            lines.append(rf"\mathrm{{{letter}}}:\quad {rate} \quad\text{{({SOLVES[part.solve]})}}")
     return lines
 
 
@@ -87,9 +89,9 @@ def _conjugate(method: Any) -> list[str]:
     free = "(z - o(t))" if not sde.offset_let.is_zero_matrix else "z"
     return [
         rf"{free}' = P(t_1, t_0)\,(I - h\,B(t_0))\,{free} + \Phi\, n",
-        rf"\frac{{d}}{{dt}} P(t, t_0) = \left(F - \frac{{1}}{{2}} {NOISE} C_{{\mathrm{{skip}}}} - B\right) P(t, t_0)",
-        rf"\Phi = \frac{{1}}{{2}} \int_{{t_1}}^{{t_0}} P(t_1, s)\, {NOISE} C_{{\mathrm{{out}}}}(s)\, ds",
-        rf"s = C_{{\mathrm{{skip}}}}\, {free} + C_{{\mathrm{{out}}}}\, n,\quad B = {shown}",
+        rf"\frac{{d}}{{dt}} P(t, t_0) = \left(F - \frac{{1}}{{2}} {NOISE} {SKIP} - B\right) P(t, t_0)",
+        rf"\Phi = \frac{{1}}{{2}} \int_{{t_1}}^{{t_0}} P(t_1, s)\, {NOISE} {OUT}(s)\, ds",
+        rf"s = {SKIP}\, {free} + {OUT}\, n,\quad B = {shown}",
     ]
 
 
@@ -97,9 +99,9 @@ def _adams(adams: Any) -> list[str]:
     corrected = [r"\text{first the last step is corrected by the value of } r \text{ at } t_0"] if adams.corrector else []
     return [
         rf"z' = P(t_1, t_0)\, z + \sum_{{k=0}}^{{{adams.order - 1}}} M_k\, r^{{(k)}}(t_0)",
-        rf"\frac{{d}}{{dt}} P(t, t_0) = \left(F - \frac{{1}}{{2}} {NOISE} C_{{\mathrm{{skip}}}}\right) P(t, t_0)",
-        rf"M_k = \frac{{1}}{{2}} \int_{{t_1}}^{{t_0}} P(t_1, s)\, {NOISE} C_{{\mathrm{{out}}}}(s)\, \frac{{(u(s) - u(t_0))^k}}{{k!}}\, ds",
-        r"s = C_{\mathrm{skip}}\, z + C_{\mathrm{out}}\, r",
+        rf"\frac{{d}}{{dt}} P(t, t_0) = \left(F - \frac{{1}}{{2}} {NOISE} {SKIP}\right) P(t, t_0)",
+        rf"M_k = \frac{{1}}{{2}} \int_{{t_1}}^{{t_0}} P(t_1, s)\, {NOISE} {OUT}(s)\, \frac{{(u(s) - u(t_0))^k}}{{k!}}\, ds",
+        rf"s = {SKIP}\, z + {OUT}\, r",
         *([FRAMES[adams.frame]] if adams.frame in FRAMES else []),
         *([CLOCKS[adams.clock]] if adams.clock in CLOCKS else []),
         *corrected,

@@ -22,7 +22,7 @@ from .sde.linear import LinearSDE
 
 @dataclass(frozen=True)
 class Section:
-    """A piece as lines of text under ``title``, and as LaTeX, a formula a line, under ``heading``; no LaTeX where there is none."""
+    """A piece as lines of text under ``title``, and as LaTeX, a formula a line (or none), under ``heading``."""
 
     key: str
     title: str
@@ -51,19 +51,22 @@ def report(sde: LinearSDE) -> list[Section]:
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     heads += [frequency(sde)] if sde.field else []
     flow = "dz = (F z + b - A s)"
-    drift = sde.offset_let.is_zero_matrix
+    title, maths = f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", [*formulas.equations(sde), *formulas.lets(sde)]
     return [
-        Section(
-            "sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]),
-            "\n".join([*formulas.equations(sde), *formulas.lets(sde)]), HEADINGS["sde"][0],
-        ),  # fmt: skip
+        Section("sde", title, "\n".join([*equations(sde), *heads]), "\n".join(maths), HEADINGS["sde"][0]),
         _section(sde, "transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
-        *([] if drift else [_section(sde, "offset", f"offset of the mean o(t, {start})", lambda: offset.mean_words(sde, t, start))]),
+        *_offset(sde, start),
         _section(sde, "covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
         _section(sde, "stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
         _reverse(sde, "probability_flow", f"probability flow {flow} dt, A =", 0),
         _reverse(sde, "reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, A =", 1),
     ]
+
+
+def _offset(sde: LinearSDE, start: sp.Expr) -> list[Section]:
+    if sde.offset_let.is_zero_matrix:
+        return []
+    return [_section(sde, "offset", f"offset of the mean o(t, {start})", lambda: offset.mean_words(sde, t, start))]
 
 
 def _reverse(sde: LinearSDE, key: str, title: str, eta: int) -> Section:

@@ -27,7 +27,8 @@ class OrderCheck:
     """One module: ``kind`` order or weak order, ``proven`` (None: no proof), the lowest slope over the grids and whether the
     slopes have converged, the steps of the longest run, ``constant`` = error N^order of the uniform grid in standard
     deviations, calls and draws a step, the leading local error a block where it is written, ``why`` it is not good: nothing
-    where it is, and the ``reason`` for which the order is none or less than it seems.  ``runs``: steps and error on the uniform grid.
+    where it is, and the ``reason`` for which the order is none or less than it seems.  ``runs`` are
+    the steps and errors on the uniform grid.
     """
 
     name: str

@@ -75,7 +75,8 @@ def test_latex_is_balanced_and_its_pictures_are_there(folder: Path) -> None:
 def test_no_string_is_markup(form: str) -> None:
     blocks = (Text(HOSTILE), Table(("a",), ((HOSTILE,),)), Picture("p", HOSTILE, b"\x89PNG"), Math("x^2"), Code(HOSTILE + "\n[a] ```"))
     text = render(Report(HOSTILE, (Section(HOSTILE, blocks),)), form)
-    outside = re.sub("\n````text\n.*?\n````\n", "", text, flags=re.DOTALL)  # a fence of more backticks than it holds
+    # A fence has more backticks than stand in it.
+    outside = re.sub("\n````text\n.*?\n````\n", "", text, flags=re.DOTALL)
     assert "<script>" not in outside if form != "tex" else r"\input" not in text
     if form == "tex":
         assert text.count(r"\textbackslash{}input\{/etc/passwd\}") == 6 and r"50\%" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import sympy as sp
 from sympy.printing.latex import translate
@@ -41,7 +41,7 @@ def derivatives(
     """
     shown = {b: names.get(b) or word(b) for b in (*state, "t")}
     block = "|".join(sorted(state, key=len, reverse=True))
-    forms = {
+    forms: dict[str, Callable[..., str]] = {
         rf"d({block})": lambda b: rf"\dot{{{shown[b]}}}",
         rf"s({block})": lambda b: f"s_{{{shown[b]}}}",
         rf"s({block})_((?:{block}|t)+)": lambda b, by: f"s_{{{shown[b]},{_joined(by, block, shown)}}}",
@@ -55,8 +55,9 @@ def derivatives(
     }
     found: dict[str, str] = {}
     for symbol in symbols:
-        spelled = (spell(*match.groups()) for form, spell in forms.items() if (match := re.fullmatch(form, symbol)))
-        found |= {symbol: text for text in spelled if symbol not in found}
+        for form, spell in forms.items():
+            if symbol not in found and (match := re.fullmatch(form, symbol)):
+                found[symbol] = spell(*match.groups())
     return found
 
 

@@ -17,11 +17,12 @@ from stepsmith.errors import InputError
 from .sources import check_keys, shown
 
 MOST = 60  # characters
-SYMBOLS = (
+SYMBOLS = re.findall(  # Greek letters and a few signs
+    r"\w+",
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi "
-    "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell infty prime star"
-).split()
-ACCENTS = "bar hat tilde dot vec mathrm mathbf mathcal".split()
+    "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell infty prime star",
+)
+ACCENTS = ("bar", "hat", "tilde", "dot", "vec", "mathrm", "mathbf", "mathcal")
 SYMBOL = re.compile(rf"\\(?:{'|'.join(SYMBOLS)})(?![A-Za-z])")
 PLAIN = r"(?:[A-Za-z0-9+,!-](?:\^[A-Za-z0-9](?:_[A-Za-z0-9])?|_[A-Za-z0-9](?:\^[A-Za-z0-9])?)?)+"  # ! is an accent
 ACCENT = re.compile(rf"\\(?:{'|'.join(ACCENTS)})\{{{PLAIN}\}}")
@@ -33,13 +34,14 @@ def read(where: str, key: str, table: Any, names: Mapping[str, Any]) -> dict[str
     check_keys(where, key, table, allowed=names, required=())
     for name, text in table.items():
         if not isinstance(text, str) or not is_formula(text):
-            fix = f"write up to {MOST} letters, digits, + - , ^ _ with braces, \\alpha and its like, \\{' '.join(ACCENTS)} with braces"
+            signs = " ".join(f"\\{accent}{{}}" for accent in ACCENTS)
+            fix = f"write up to {MOST} letters, digits, + - , ^ _ with braces, Greek letters such as \\alpha, {signs}"
             raise InputError(where, f"{key}.{name}", f"{shown(text)} is no formula for a name", fix)
     return dict(table)
 
 
 def is_formula(text: str) -> bool:
-    """Whether the grammar above derives the text: what it makes of the innermost braces is put in their place until none is left."""
+    """Whether the grammar above derives the text: innermost braces are replaced by a letter until none are left."""
     if len(text) > MOST or not text.isascii() or "!" in text:
         return False
     text = SYMBOL.sub("a", text).replace(" ", "")

@@ -27,7 +27,7 @@ LINES = (
     {"color": "#d9a441", "linestyle": (0, (7, 2)), "marker": "+"},
 )
 FAINT: dict[str, Any] = {"color": "#bbbbbb", "linewidth": 1}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False, "lines.linewidth": 1.3,
     "lines.markersize": 3.5, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "svg.fonttype": "none",
 }  # fmt: skip
@@ -81,7 +81,8 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
         need()
         from matplotlib import rc_context, rcParamsDefault
 
-        with rc_context({key: value for key, value in rcParamsDefault.items() if key.startswith(FROM)} | STYLE):
+        plain: dict[Any, Any] = {key: value for key, value in rcParamsDefault.items() if key.startswith(FROM)}
+        with rc_context({**plain, **STYLE}):
             return draw(*args, **given)
 
     return drawn
@@ -101,6 +102,9 @@ def line(k: int, marks: bool = True) -> dict[str, Any]:
     return chosen if marks else {**chosen, "marker": ""}
 
 
+TITLES = ("mean for unit data", "standard deviations given the data", "effective sigma")
+
+
 @styled
 def law(sde: Any) -> Plot:
     """Mean and standard deviation of each block for unit data, the effective sigma and the correlations, against t."""
@@ -115,8 +119,8 @@ def law(sde: Any) -> Plot:
         axes[0].plot(times, means[:, k], **line(k, False), label=block)
         axes[1].plot(times, spreads[:, k], **line(k, False), label=block)
     axes[2].semilogy(times, view.effective_sigma(times), **line(0, False))
-    titles = ("alpha: mean for unit data" if single else "mean for unit data", "sigma: standard deviation" if single else "standard deviations given the data")
-    for panel, title in zip(axes, (*titles, "effective sigma"), strict=False):
+    titles = ("alpha: mean for unit data", "sigma: standard deviation", "effective sigma") if single else TITLES
+    for panel, title in zip(axes, titles, strict=False):
         panel.set(xlabel="t", title=title)
     if not single:
         pairs = [(i, j) for i in range(sde.n) for j in range(i)]
@@ -127,8 +131,8 @@ def law(sde: Any) -> Plot:
         for panel in (axes[0], axes[1], axes[3]):
             panel.legend()
     high = float(view.effective_sigma(end))
-    told = f"Against t from {start:g} to {end:g}: the means of the blocks for unit data end at {_listed(means[-1])}, their standard "
-    told += f"deviations given the data at {_listed(spreads[-1])}, the effective sigma at {high:.3g}."
+    ends = f"end at {_listed(means[-1])}, their standard deviations given the data at {_listed(spreads[-1])}"
+    told = f"Against t from {start:g} to {end:g}: the means of the blocks for unit data {ends}, effective sigma {high:.3g}."
     return Plot(figure, told)
 
 
@@ -156,8 +160,8 @@ def stability(methods: Sequence[Any]) -> Plot | None:
         panel.set(xlabel="step h", title=f"from t = {time:.3g}")
     axes[0].set_ylabel("spectral radius")
     axes[0].legend()
-    names = ", ".join(found)
-    return Plot(figure, f"Spectral radius of a step against its length h on Gaussian data, for {names}; above 1 and the grey exact line errors grow.")
+    told = f"Spectral radius of a step against its length h on Gaussian data, for {', '.join(found)}; "
+    return Plot(figure, told + "above 1 and the grey exact line errors grow.")
 
 
 @styled
@@ -203,7 +207,8 @@ def grids(sde: Any, times: Mapping[str, Any]) -> Plot:
     axes[0].invert_yaxis()
     axes[1].set(xlabel="k", title="effective sigma of time k")
     axes[1].legend()
-    return Plot(figure, f"The times of the grids {', '.join(times)} on {sde.name} against the effective sigma, from noise to data.")
+    told = f"The times of the grids {', '.join(times)} on {sde.name}, and the effective sigma there, from noise to data."
+    return Plot(figure, told)
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -35,6 +35,29 @@ BUDGETS, SEEDS, PATHS, GRID = (5, 10, 20, 50), range(8), 64, "uniform"
 LONGEST = 3000  # characters of an error term that is shown
 VARIANCE = 0.25  # of the Gaussian data of sizes and stability
 
+STABLE = (
+    f"Data N(0, {VARIANCE:g}) with their exact network. A step is stable where its spectral radius is at most 1, or that of the "
+    "exact flow, to one part in 10^9: a slow growth counts. The largest stable step is bracketed to one part in ten thousand; "
+    '"at least" where no longer one could be tried. A sampler that reads earlier steps is left out: a long step has no room for '
+    "them."
+)
+SLOPES = (
+    "Deterministic samplers run from states of a mixture of Gaussians with its exact network, and are held to the probability "
+    "flow; those that draw noise are held to the exact mean and covariance on Gaussian data, without Monte Carlo. Equal steps in "
+    "t, between effective sigmas of about 2 and 0.6."
+)
+ERRORS = (
+    "Three mixtures of Gaussians whose network is exact, a grid even in log-SNR. Deterministic samplers: the median distance to "
+    "the probability flow. Samplers that draw noise: the sliced Wasserstein distance to the law, which has a floor with so few "
+    "paths. The two are not to be compared."
+)
+TRUST = (
+    "Proven: the law of the diffusion, the orders and the leading errors, at random points or in symbols, for a smooth network, "
+    "an exact start and bounded ratios of steps. Computed: sizes and stability, on Gaussian data. Measured: the slopes and the "
+    "errors against network calls, on mixtures of Gaussians whose network is exact, and the samples, of one trained network. A "
+    "proof of order says how an error falls, not how large it is."
+)
+
 
 def written(
     sde: Any, samplers: Sequence[Any], network: Any, out: Path, begun: Callable[[str, int], None] = lambda title, count: None
@@ -101,9 +124,14 @@ class Subject:
 
 def diffusion(sde: Any) -> Iterator[Block]:
     """The mathematics of the diffusion."""
-    for part in report.report(sde):
+    parts = report.report(sde)
+    for part in parts:
         yield Text(f"{part.heading}:" if part.latex else f"{part.heading}: {part.text}.")
         yield from map(Math, part.latex.splitlines())
+    if any("C_{" in part.latex for part in parts):
+        yield Text("The entire functions C_k, which hold for any damping:")
+        yield Math(r"C_{k}(x) = {}_0F_1\left(; k + \frac{1}{2}; \frac{x}{4}\right)")
+        yield Math(r"C_{0}(x^2) = \cosh x,\quad C_{1}(x^2) = \frac{\sinh x}{x}")
     rows = tuple((name, f"{value:g}") for name, value in sde.params.items())
     if rows:
         yield Table(("parameter", "default"), rows)
@@ -154,8 +182,8 @@ def size(method: Any) -> Iterator[Block]:
         return
     power, step = method.step_order + 1, (float(method.sde.time[1]) - float(method.sde.time[0])) / 50
     yield Text(
-        f"Its size at the default parameters, on data N(0, {VARIANCE:g}), from t = {t0:.3g}, where the effective sigma is {SIGMA:g}: "
-        "the root mean square in standard deviations of the block, h the step in t."
+        f"Its size at the default parameters, on data N(0, {VARIANCE:g}), from t = {t0:.3g}, where the effective sigma is "
+        f"{SIGMA:g}: the root mean square in standard deviations of the block, h the step in t."
     )
     rows = tuple((b, f"{e:.3g} h^{power}", f"{e * step**power:.2g}") for b, e in zip(method.sde.state, found, strict=True))
     yield Table(("block", "size", f"at h = {step:g}"), rows)
@@ -172,37 +200,27 @@ def stability(methods: Sequence[Any]) -> Iterator[Block]:
     rows = [(name, limits) for name, limits in rows if limits]
     if drawn is None or not rows:
         return
-    yield Text(
-        f"Data N(0, {VARIANCE:g}) with their exact network. A step is stable where it amplifies no more than the exact flow, or not at "
-        "all. The largest stable step is bracketed to one part in ten thousand; \"at least\" where no longer one could be tried."
-    )
+    yield Text(STABLE)
     yield picture("stability", drawn)
     yield Table(("sampler", "largest stable step"), tuple(rows))
 
 
 def orders(subject: Subject) -> Iterator[Block]:
     """Error against steps beside lines of the proven slopes."""
-    yield Text(
-        "Deterministic samplers run from states of a mixture of Gaussians with its exact network, and are held to the probability "
-        "flow; those that draw noise are held to the exact mean and covariance on Gaussian data, without Monte Carlo. Equal steps "
-        "in t, between effective sigmas of about 2 and 0.6."
-    )
+    yield Text(SLOPES)
     runs = {m.sampler.name: (s.steps, s.errors, proven(m)) for m, s in zip(subject.methods, subject.slopes.values(), strict=True)}
     yield picture("orders", plots.orders(runs))
 
 
 def errors(subject: Subject) -> Iterator[Block]:
     """Errors against network calls on exact problems."""
-    ground, found = bench.Bench.exact(subject.sde, PATHS), {}
+    ground = bench.Bench.exact(subject.sde, PATHS)
+    found: dict[str, dict[str, list[float]]] = {}
     for method in subject.methods:
         cells = [ground.cell(subject.modules[method.sampler.name], "logsnr", calls) for calls in BUDGETS]
         key = "distance" if method.random else "median"
         found.setdefault(MEASURES[key], {})[method.sampler.name] = [cell.get(key, np.nan) for cell in cells]
-    yield Text(
-        f"Three mixtures of Gaussians whose network is exact, {PATHS} paths each, a grid even in log-SNR. Deterministic samplers: the "
-        "median distance to the probability flow. Samplers that draw noise: the sliced Wasserstein distance to the law, which has "
-        "a floor with so few paths. The two are not to be compared."
-    )
+    yield Text(f"{ERRORS} {PATHS} paths a mixture.")
     yield picture("errors", plots.measures(found, BUDGETS))
     rows = [(name, title, *(f"{e:.2g}" for e in values)) for title, group in found.items() for name, values in group.items()]
     yield Table(("sampler", "measure", *(f"{calls} calls" for calls in BUDGETS)), tuple(rows))
@@ -224,7 +242,8 @@ def samples(subject: Subject) -> Iterator[Block]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 rows.append(sample(module, network, grid, SEEDS))
-        alt = f"{name}: the same {len(SEEDS)} seeds at {', '.join(map(str, BUDGETS))} network calls, a row each; network {network.name}"
+        budgets = ", ".join(map(str, BUDGETS))
+        alt = f"{name}: the same {len(SEEDS)} seeds at {budgets} network calls, a row each; network {network.name}"
         yield Picture(f"samples-{name}", alt, strips(rows, network))
 
 
@@ -237,12 +256,7 @@ def summary(subject: Subject) -> Iterator[Block]:
         read = f"{slope.lowest:.2f}{'' if slope.converged else ', not converged'}"
         rows.append((method.sampler.name, str(method.nfe), str(method.draws), f"{kind} {'-' if order is None else order}", read))
     yield Table(("sampler", "calls a step", "draws a step", "proven", "measured slope"), tuple(rows))
-    yield Text(
-        "Proven: the law of the diffusion, the orders and the leading errors, at random points or in symbols, for a smooth network, an "
-        "exact start and bounded ratios of steps. Computed: sizes and stability, on Gaussian data. Measured: the slopes and the errors "
-        "against network calls, on mixtures of Gaussians whose network is exact, and the samples, of one trained network. A proof of "
-        "order says how an error falls, not how large it is."
-    )
+    yield Text(TRUST)
 
 
 def proven(method: Any) -> int | None:

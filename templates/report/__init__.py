@@ -83,7 +83,8 @@ SPECIAL = {
 
 def tex(text: str) -> str:
     """Text for LaTeX: what is special there is escaped, what pdflatex's fonts have no letter for is a question mark."""
-    return "".join(SPECIAL.get(letter, letter if letter.isascii() or letter.isalpha() and letter < LATIN else "?") for letter in text)
+    known = {letter for letter in text if letter.isascii() or (letter.isalpha() and letter < LATIN)}
+    return "".join(SPECIAL.get(letter, letter if letter in known else "?") for letter in text)
 
 
 LATIN = "\u0180"  # the letters of Latin-1 and Latin Extended-A end before it
