@@ -27,8 +27,8 @@ def three(**latex: str) -> dict[str, object]:
 
 
 GOOD = (
-    r"M^{-1}", r"\alpha", r"\bar{x}_1", r"x_{a_{b}}^2", r"\mathrm{max}", r"x^{\bar{y}}", r"\beta_{\mathrm{min}}", r"x^\alpha", "-",
-    "a b",
+    r"M^{-1}", r"\alpha", r"\bar{x}_1", r"x_{a_{b}}^2", r"\mathrm{max}", r"x^{\bar{y}}", r"\beta_{\mathrm{min}}", r"x^\alpha",
+    "-", "a b",
 )  # fmt: skip
 BAD = (
     "", " ", "x^a^b", "x_a_b", r"\input{x}", r"x^\bar{y}", "}{", "{x", "x}", "^a", "x^", r"\hat\beta", "$x$", "a&b", "<b>",

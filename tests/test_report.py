@@ -73,7 +73,9 @@ def test_latex_is_balanced_and_its_pictures_are_there(folder: Path) -> None:
 
 @pytest.mark.parametrize("form", ["html", "md", "tex"])
 def test_no_string_is_markup(form: str) -> None:
-    blocks = (Text(HOSTILE), Table(("a",), ((HOSTILE,),)), Picture("p", HOSTILE, b"\x89PNG"), Math("x^2"), Code(HOSTILE + "\n[a] ```"))
+    blocks = (
+        Text(HOSTILE), Table(("a",), ((HOSTILE,),)), Picture("p", HOSTILE, b"\x89PNG"), Math("x^2"), Code(HOSTILE + "\n[a] ```"),
+    )  # fmt: skip
     text = render(Report(HOSTILE, (Section(HOSTILE, blocks),)), form)
     # A fence has more backticks than stand in it.
     outside = re.sub("\n````text\n.*?\n````\n", "", text, flags=re.DOTALL)
