@@ -12,6 +12,7 @@ from stepsmith.errors import InputError
 from . import describe, given
 from .lower import lower_rows
 from .maths.budget import within
+from .maths.notation import html_table
 from .orders import local, moments, stability
 from .orders.leading import leading_error
 from .orders.symbolic import ErrorTerm
@@ -59,6 +60,12 @@ class Method:
         """The leading local error, for a notebook; None where none is written."""
         terms = self.local_error
         return None if not terms else r"$\displaystyle " + r",\quad ".join(term.latex() for term in terms) + "$"
+
+    def _repr_html_(self) -> str:
+        """What it is, its cost, its order and its leading local error, for a notebook."""
+        terms = {f"local error of {term.block}": f"${term.latex()}$" for term in self.local_error or ()}
+        about = {"diffusion": self.sde.name, "sampler": f"{self.sampler.name}: {self.sampler.text or self.sampler.family}"}
+        return html_table({"method": self.title, **about, "cost": describe.cost(self), "order": describe.claims(self), **terms})
 
     @property
     def rows(self) -> Rows:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
 from stepsmith.errors import Unsupported
 
+from . import formulas
 from .describe import equations, frequency
 from .maths.bounded import small, tame
 from .maths.budget import within
@@ -21,12 +22,24 @@ from .sde.linear import LinearSDE
 
 @dataclass(frozen=True)
 class Section:
+    """A piece as lines of text under ``title``, and as LaTeX, a formula a line (or none), under ``heading``."""
+
     key: str
     title: str
     text: str
     latex: str
+    heading: str
 
 
+HEADINGS = {
+    "sde": ("Forward in the network's time t", ""),
+    "transition": ("The transition from the start of the span", r"\Psi"),
+    "offset": ("The offset of the mean", "o"),
+    "covariance": ("The covariance given the data", r"\Sigma"),
+    "stationary": ("The stationary law", r"\Sigma_\infty"),
+    "probability_flow": ("The probability flow, s the score", ""),
+    "reverse_sde": ("The reverse SDE, s the score, time running down", ""),
+}
 MAX_SHOWN = 5000  # nodes of the entries of a section
 
 
@@ -38,34 +51,64 @@ def report(sde: LinearSDE) -> list[Section]:
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     heads += [frequency(sde)] if sde.field else []
     flow = "dz = (F z + b - A s)"
-    where = rf"F = {latex(sde.F_let)}" + "\n" + rf"G = {latex(sde.G_let)}"
+    title, maths = f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", [*formulas.equations(sde), *formulas.lets(sde)]
     return [
-        Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
-        _section("transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
+        Section("sde", title, "\n".join([*equations(sde), *heads]), "\n".join(maths), HEADINGS["sde"][0]),
+        _section(sde, "transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
         *_offset(sde, start),
-        _section("covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
-        _section("stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
-        _section("probability_flow", f"probability flow {flow} dt, A =", lambda: kernel.Words(sde.GG_let / 2, {})),
-        _section("reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, A =", lambda: kernel.Words(sde.GG_let, {})),
+        _section(sde, "covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
+        _section(sde, "stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
+        _reverse(sde, "probability_flow", f"probability flow {flow} dt, A =", 0),
+        _reverse(sde, "reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, A =", 1),
     ]
 
 
 def _offset(sde: LinearSDE, start: sp.Expr) -> list[Section]:
     if sde.offset_let.is_zero_matrix:
         return []
-    return [_section("offset", f"offset of the mean o(t, {start})", lambda: offset.mean_words(sde, t, start))]
+    return [_section(sde, "offset", f"offset of the mean o(t, {start})", lambda: offset.mean_words(sde, t, start))]
 
 
-def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
+def _reverse(sde: LinearSDE, key: str, title: str, eta: int) -> Section:
+    """What multiplies the score, and the equations block by block."""
+    found = _section(sde, key, title, lambda: kernel.Words(sde.GG_let * sp.Rational(1 + eta, 2), {}))
+    return replace(found, latex="\n".join(formulas.reverse(sde, eta)))
+
+
+def _section(sde: LinearSDE, key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
+    heading, left = HEADINGS[key]
     try:
         words = make()
     except Unsupported as error:
-        return Section(key, title, f"not in closed form: {error}", rf"\text{{not in closed form: {error}}}")
+        return Section(key, title, f"not in closed form: {error}", "", heading)
     if not small(sp.Tuple(*words.entries), MAX_SHOWN):
-        return Section(key, title, "too long to be shown; use sde.at(...)", r"\text{too long to be shown}")
+        return Section(key, title, "too long to be shown; use sde.at(...)", "", heading)
     entries = words.entries.applyfunc(lambda e: sp.factor_terms(e) if tame(e) else e)
     rows, columns = entries.shape
     lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]
     lines += [f"{name} = {value}" for name, value in words.integrals.items()]
-    maths = [latex(entries), *(f"{latex(name)} = {latex(value)}" for name, value in words.integrals.items())]
-    return Section(key, title, "\n".join(lines), "\n".join(maths))
+    names = {**{str(name): _integral(sde, str(name)) for name in words.integrals}, **sde.latex}
+    maths = _matrix(left, entries, sde, names)
+    maths += [f"{names[str(name)]} = {latex(value, names)}" for name, value in words.integrals.items()]
+    return Section(key, title, "\n".join(lines), "\n".join(maths), heading)
+
+
+WIDE = 600  # characters of LaTeX of a matrix that is written entry by entry
+
+
+def _matrix(left: str, entries: sp.Matrix, sde: LinearSDE, names: dict[str, str]) -> list[str]:
+    """A matrix, or its entries one by one, those of a symmetric one once."""
+    whole = latex(entries, names)
+    if len(whole) <= WIDE or not left:
+        return [f"{left} = {whole}" if left else whole]
+    shown, (rows, columns) = [latex(sp.Symbol(b), names) for b in sde.state], entries.shape
+    same = rows == columns and entries == entries.T
+    index = [(i, j) for i in range(rows) for j in range(i if same else 0, columns)]
+    below = {(i, j): f"{shown[i]} {shown[j]}" if columns > 1 else shown[i] for i, j in index}
+    return [f"{left}_{{{below[i, j]}}} = {latex(entries[i, j], names)}" for i, j in index]
+
+
+def _integral(sde: LinearSDE, name: str) -> str:
+    """The LaTeX of an integral int_beta: I with the let as its index."""
+    let = name.removeprefix("int_")
+    return f"I_{{{latex(sp.Symbol(let), sde.latex)}}}" if let != name else latex(sp.Symbol(name))

@@ -7,7 +7,7 @@ The proof is that of the derived method (derive/orders), the measurement that of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from stepsmith.derive.describe import spelled
@@ -27,7 +27,8 @@ class OrderCheck:
     """One module: ``kind`` order or weak order, ``proven`` (None: no proof), the lowest slope over the grids and whether the
     slopes have converged, the steps of the longest run, ``constant`` = error N^order of the uniform grid in standard
     deviations, calls and draws a step, the leading local error a block where it is written, ``why`` it is not good: nothing
-    where it is, and the ``reason`` for which the order is none or less than it seems.
+    where it is, and the ``reason`` for which the order is none or less than it seems.  ``runs`` are
+    the steps and errors on the uniform grid.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OrderCheck:
     leading: tuple[str, ...]
     why: tuple[str, ...]
     reason: str = ""
+    runs: tuple[tuple[int, float], ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -81,7 +83,7 @@ def compare(method: Any, module: Any) -> OrderCheck:
         method.name, "weak order" if random else "order", proven, lowest.lowest, all(s.converged for s in slopes),
         max(s.steps[-1] for s in slopes), slopes[0].constant(1 if proven is None else proven),
         method.nfe, method.draws, tuple(map(str, method.local_error or ())),
-        tuple(_faults(method, module, proven, lowest)), method.why,
+        tuple(_faults(method, module, proven, lowest)), method.why, tuple(zip(slopes[0].steps, slopes[0].errors, strict=True)),
     )  # fmt: skip
 
 
@@ -117,7 +119,7 @@ def changed_parameters(sde: Any) -> dict[str, float]:
 def reference(sde: Any, params: Mapping[str, float] | None = None) -> Reference:
     """What the modules of a diffusion are measured on at these parameters, made once a process."""
     given = {**(params or {}), **({sde.field: FREQUENCY} if sde.field else {})}
-    key = repr((sde, given))
+    key = repr(([getattr(sde, each.name) for each in fields(sde)], given))  # all of it: repr(sde) is its name
     if key not in _REFERENCES:
         _REFERENCES[key] = Reference.of(replace(sde.at(**given), **DIGITS), given)
     return _REFERENCES[key]

@@ -25,6 +25,7 @@ taken too.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ import torch
 from stepsmith.errors import InputError, Unsupported
 
 MOST_STEPS = 1_000_000
+FEW = 12  # times that are shown
 _SLACK = 1e-12  # an end given in decimal may miss the end of the span by a rounding
 
 
@@ -59,6 +61,12 @@ class TimeGrid:
 
     def __repr__(self) -> str:
         return f"TimeGrid({self.name}: {self.steps} steps from {self.times[0]:.4g} to {self.times[-1]:.4g})"
+
+    def _repr_html_(self) -> str:
+        """The times in a row, at most FEW of them, for a notebook."""
+        told = [f"{t:.4g}" for t in self.times.tolist()]
+        told = told if len(told) <= FEW else [*told[: FEW // 2], "...", *told[-FEW // 2 :]]
+        return f"<table><tr><th>{html.escape(self.name)}, {self.steps} steps</th><td>{'</td><td>'.join(told)}</td></tr></table>"
 
     @property
     def steps(self) -> int:

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 import stepsmith as ss
 from stepsmith import reporting
 from stepsmith.cli import cli
+from stepsmith.derive.orders.size import sizes
+from stepsmith.measure import slopes
 from stepsmith.templates.report import Code, Math, Picture, Report, Section, Table, Text, render
 
 torch.set_num_threads(1)
@@ -25,9 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reporting, "BUDGETS", (4, 8))
         patch.setattr(reporting, "PATHS", 8)
-        titles: list[str] = []
-        found = reporting.written(ss.load_sde("cld"), ("rvv", "euler-maruyama"), ss.networks.load("digits"), out, titles.append)
-    assert [path.suffix for path in found[-3:]] == [".md", ".tex", ".html"] and len(titles) == 8
+        patch.setattr(slopes, "MOST", 128)
+        begun: list[tuple[str, int]] = []
+        network, title = ss.networks.load("digits"), lambda *told: begun.append(told)
+        found = reporting.written(ss.load_sde("cld"), ("rvv", "euler-maruyama"), network, out, title)
+    assert [path.suffix for path in found[-3:]] == [".md", ".tex", ".html"]
+    assert len(begun) == 9 and {count for _, count in begun} == {9}
     return out
 
 
@@ -35,8 +40,8 @@ def test_the_page_stands_by_itself(folder: Path) -> None:
     text = (folder / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text
     pictures = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)">', text)
-    assert len(pictures) == 5 and all(len(alt) > 20 for alt in pictures)  # kernel, stability, errors, two strips
-    assert text.count("<math") >= 8 and "\\frac" not in re.sub(r"<annotation.*?</annotation>", "", text)
+    assert len(pictures) == 6 and all(len(alt) > 20 for alt in pictures)  # law, stability, orders, errors, two strips
+    assert text.count("<math") >= 12 and "\\frac" not in re.sub(r"<annotation.*?</annotation>", "", text)
 
 
 def test_it_says_what_is_proven_and_what_was_measured(folder: Path) -> None:
@@ -47,14 +52,18 @@ def test_it_says_what_is_proven_and_what_was_measured(folder: Path) -> None:
     assert rvv.local_error and all(term.latex() in text or str(term) in text for term in rvv.local_error)
     for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
         assert (folder / name).is_file()
-    row = next(line for line in text.splitlines() if line.startswith("| rvv | median |"))
+    row = next(line for line in text.splitlines() if line.startswith("| rvv | median"))
     errors = [float(cell) for cell in row.split("|")[3:5]]
     assert errors[1] < errors[0]
+    summary = next(line for line in text.splitlines() if line.startswith("| rvv | 2 | 0 | order 1 |"))
+    assert abs(float(summary.split("|")[5].split(",")[0]) - 1) < 0.1
+    _, found = sizes(rvv)
+    assert all(f"{size:.3g} h^2" in text for size in found)
 
 
 def test_latex_is_balanced_and_its_pictures_are_there(folder: Path) -> None:
     text = (folder / "report.tex").read_text()
-    bare = re.sub(r"\\begin\{Verbatim\}.*?\\end\{Verbatim\}", "", text, flags=re.DOTALL).replace(r"\{", "").replace(r"\}", "")
+    bare = text.replace(r"\{", "").replace(r"\}", "")
     assert bare.count("{") == bare.count("}")
     begun, ended = re.findall(r"\\begin\{(\w+)\}", text), re.findall(r"\\end\{(\w+)\}", text)
     assert sorted(begun) == sorted(ended)
@@ -64,13 +73,17 @@ def test_latex_is_balanced_and_its_pictures_are_there(folder: Path) -> None:
 
 @pytest.mark.parametrize("form", ["html", "md", "tex"])
 def test_no_string_is_markup(form: str) -> None:
-    blocks = (Text(HOSTILE), Table(("a",), ((HOSTILE,),)), Picture("p", HOSTILE, b"\x89PNG"), Math("x^2"), Code("a"))
+    blocks = (
+        Text(HOSTILE), Table(("a",), ((HOSTILE,),)), Picture("p", HOSTILE, b"\x89PNG"), Math("x^2"), Code(HOSTILE + "\n[a] ```"),
+    )  # fmt: skip
     text = render(Report(HOSTILE, (Section(HOSTILE, blocks),)), form)
-    assert "<script>" not in text if form != "tex" else r"\input" not in text
+    # A fence has more backticks than stand in it.
+    outside = re.sub("\n````text\n.*?\n````\n", "", text, flags=re.DOTALL)
+    assert "<script>" not in outside if form != "tex" else r"\input" not in text
     if form == "tex":
-        assert text.count(r"\textbackslash{}input\{/etc/passwd\}") == 5 and r"50\%" in text
+        assert text.count(r"\textbackslash{}input\{/etc/passwd\}") == 6 and r"50\%" in text
     if form == "md":
-        assert text.count("\\|") == 5
+        assert text.count("\\|") == 5 and "\n````text\n" in text
 
 
 def test_the_verb_wants_a_denoiser_and_a_folder(tmp_path: Path) -> None:
@@ -87,6 +100,10 @@ def test_objects_show_themselves_in_a_notebook() -> None:
     assert repr(method) == "Method(psld_rvv: 2 network calls, 0 draws a step)"
     assert method.local_error and method.local_error[0].latex() in (method._repr_latex_() or "")
     assert ss.derive("psld", "roba")._repr_latex_() is None
+    assert repr(sde) == "LinearSDE(psld: x, m, t from 0 to 1)" and repr(method.local_error[1]).startswith("ErrorTerm(e_m = h^2")
+    assert repr(method.sampler) == "Sampler(rvv: B! A B!@1, 2 network calls a step)"
+    assert "<td>Proven order 1.</td>" in method._repr_html_() and "B! A B!@1" in method.sampler._repr_html_()
+    assert ss.TimeGrid.quadratic(sde, 50)._repr_html_().count("<td>") == 13
     assert repr(ss.TimeGrid.quadratic(sde, 25)) == "TimeGrid(quadratic: 25 steps from 1 to 0.001)"
     assert r"\left(" in ss.load_sde("ir-sde")._repr_latex_()
 

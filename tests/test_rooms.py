@@ -59,6 +59,7 @@ ORDER = {
         "proofs",
         "orders",
         "given describe",
+        "formulas",
         "method",
         "report catalogue",
     ),

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flint
@@ -33,6 +33,7 @@ from sympy.polys.rings import ring
 from ..lower import conjugation
 from ..maths.calculus import t
 from ..maths.matrix import add, inverse_of, mul, scaled, transpose
+from ..maths.notation import derivatives
 from ..sampler.network import kind_of
 from ..sampler.split import bind
 from ..sde.load import load_sde
@@ -50,6 +51,16 @@ from .taylor import Network, Setting, combined, exact_flow, setting
 
 def leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     """One ErrorTerm a block for a method whose common step has this order; None where no closed form is written for it."""
+    sde, terms = method.sde, _leading_error(method, order)
+    if terms is None:
+        return None
+    symbols = {symbol.name for term in terms for symbol in term.coefficient.free_symbols}
+    outputs = kind_of(_frame(method)).outputs(sde)
+    names = {**derivatives(symbols, sde.state, sde.let, sde.latex, outputs), **sde.latex}
+    return tuple(replace(term, names=names) for term in terms)
+
+
+def _leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     family, formula = method.sampler.family, method.sampler.formula
     if order < 1 or method.nfe > MOST_CALLS:  # not consistent, or too long to be written down
         return None

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy as sp
-from sympy.polys.fields import field
+from sympy.polys.fields import field as rational_functions
 
 from stepsmith.errors import InputError
 
 from ..maths.calculus import t
+from ..maths.notation import latex, word
 from ..maths.values import evaluate
 from ..sde.linear import LinearSDE
 from .local import Chain, local_error_at
@@ -29,17 +30,21 @@ H = sp.Symbol("h", positive=True)
 AT = sp.Symbol("t_", real=True)  # the time of the expansion
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ErrorTerm:
     """One block of the leading local error, exact minus numerical over a step: ``coefficient`` h^power.
 
-    ``where`` says what the symbols are, a line each.
+    ``where`` says what the symbols are, a line each; ``names`` is the LaTeX of some.
     """
 
     block: str
     power: int
     coefficient: sp.Expr
     where: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"ErrorTerm({self})"
 
     def __str__(self) -> str:
         if self.coefficient == 0:
@@ -51,8 +56,9 @@ class ErrorTerm:
 
     def latex(self) -> str:
         """The term as LaTeX."""
-        body = sp.latex(self.coefficient * H**self.power) if self.coefficient != 0 else rf"O(h^{{{self.power + 1}}})"
-        return rf"e_{{{self.block}}} = {body}"
+        block = self.names.get(self.block) or word(self.block)
+        body = latex(self.coefficient * H**self.power, self.names) if self.coefficient != 0 else rf"O(h^{{{self.power + 1}}})"
+        return rf"e_{{{block}}} = {body}"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -152,7 +158,7 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     indices = [i for total in range(power) for i in multi_indices(len(names) + 1, total)]
     jets = [jet_name(b, i, names) for b in names for i in indices]
     gens = [*sde.symbols, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
-    K, *_ = field(list(dict.fromkeys(gens)), sp.QQ)
+    K, *_ = rational_functions(list(dict.fromkeys(gens)), sp.QQ)
     symbols = {str(g): K.from_expr(g.as_expr()) for g in K.gens}
     known = {k: symbols[k] for k in (*sde.symbols, *other.program.params)}
     point = Point(Symbols(K), sde, known, symbols[AT.name], [], [], power + 1)

@@ -12,6 +12,7 @@ from typing import Any
 from stepsmith.errors import InputError
 
 from ..maths.budget import within
+from ..maths.notation import html_table
 from ..spec import formula, formula_reader
 from ..spec import sources as spec
 from ..spec.composition import Token, parse_composition
@@ -43,7 +44,7 @@ class PartSpec:
     B: Any = "0"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sampler:
     """A sampler: ``family`` conjugate (with the matrix ``B``), splitting or conjugate-splitting (with parts), adams (with its
     settings), or one of the families whose steps are lines of text (``formula``).
@@ -63,6 +64,15 @@ class Sampler:
     where: str = "-"
     formula: Formula | None = None
     adams: Adams | None = None
+
+    def __repr__(self) -> str:
+        calls = f"{self.nfe} network call{'s' if self.nfe > 1 else ''} a step"
+        return f"Sampler({self.name}: {self.text or self.family}, {calls})"
+
+    def _repr_html_(self) -> str:
+        """Name, composition, cost and source, for a notebook."""
+        rows = {"sampler": self.name, "is": self.doc, "composition": self.text or self.family, "target": self.target}
+        return html_table({**rows, "network calls a step": str(self.nfe), "source": self.reference})
 
     @property
     def text(self) -> str:

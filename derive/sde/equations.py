@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
@@ -64,6 +65,7 @@ class Equations:
     constant: tuple[str, ...] = ()
     field: str = ""
     open: bool = False  # times beyond the span are taken too, as far as alpha and sigma have values
+    latex: Mapping[str, str] = dataclass_field(default_factory=dict)  # of names, for pages; never in emitted text
 
     @property
     def n(self) -> int:

@@ -35,15 +35,18 @@ class Reverse:
     noise: sp.Matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearSDE(Equations):
     """A linear SDE: the fields of ``Equations``, its transition, covariance, stationary law and reverse dynamics."""
 
+    def __repr__(self) -> str:
+        return f"LinearSDE({self.name}: {', '.join(self.state)}, t from {self.time[0]:g} to {self.time[1]:g})"
+
     def _repr_latex_(self) -> str:
         """dz = F z dt + G dw, for a notebook."""
-        F = latex(self.F_let)
-        drift = rf"\left({F} z + {latex(self.offset_let)}\right)" if any(self.offset_let) else f"{F} z"
-        return rf"$\displaystyle dz = {drift}\,dt + {latex(self.G_let)}\,dw$"
+        F = latex(self.F_let, self.latex)
+        drift = rf"\left({F} z + {latex(self.offset_let, self.latex)}\right)" if any(self.offset_let) else f"{F} z"
+        return rf"$\displaystyle dz = {drift}\,dt + {latex(self.G_let, self.latex)}\,dw$"
 
     def commutes(self) -> bool:
         """Whether [F(t), F(s)] = 0 for all t and s, so that exp of the integral of F is the transition."""

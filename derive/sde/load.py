@@ -12,6 +12,7 @@ from stepsmith.errors import InputError
 
 from ..maths.budget import within
 from ..maths.calculus import t
+from ..spec import latex as formulas
 from ..spec import sources as spec
 from ..spec.expression import Names, parse
 from ..spec.words import refuse_taken
@@ -23,7 +24,7 @@ from .sound import check_values
 
 KEYS = (
     "name", "doc", "state", "data", "time", "open", "F", "G", "alpha", "sigma", "offset", "constant", "field", "params", "let",
-    "initial", "constraints",
+    "initial", "constraints", "latex",
 )  # fmt: skip
 
 
@@ -63,6 +64,7 @@ def load_sde(source: Any) -> LinearSDE:
         spec.name_of(where, "sde.name", table["name"]), state, span,
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
         params, written, constraints, str(table.get("doc", "")), schedule, constant, field, _open(where, table),
+        formulas.read(where, "sde.latex", table.get("latex", {}), dict.fromkeys((*state, *used, *lets, *constant))),
     )  # fmt: skip
     try:
         sde.values({})

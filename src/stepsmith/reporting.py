@@ -1,6 +1,6 @@
 """A report on a diffusion and some samplers: the mathematics that was derived, what was proven, and what was measured.
 
-Everything in it comes from where it is derived or measured; here it is put into sections.
+Everything in it comes from where it is derived (derive), measured (measure) or drawn (plots); here it is put into sections.
 """
 
 from __future__ import annotations
@@ -8,214 +8,281 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from stepsmith import certificate
-from stepsmith.derive import describe, report
+from stepsmith import certificate, plots
+from stepsmith.derive import describe, formulas, report
 from stepsmith.derive.method import derive
-from stepsmith.derive.orders.stability import curves
-from stepsmith.errors import InputError, Unsupported
+from stepsmith.derive.orders.size import SIGMA, sizes
+from stepsmith.errors import Unsupported
 from stepsmith.files import write_whole
 from stepsmith.loading import load
 from stepsmith.measure import bench
-from stepsmith.runtime import TimeGrid, budget_steps, sample
+from stepsmith.measure.budgets import steps_within
+from stepsmith.measure.orders import reference
+from stepsmith.measure.slopes import Slope, measure
+from stepsmith.runtime import TimeGrid, sample
 from stepsmith.runtime.output import image_grid
-from stepsmith.templates.report import Block, Code, Math, Picture, Report, Section, Table, Text, render
+from stepsmith.templates.report import Block, Code, Math, Picture, Report, Section, Table, Text, check, render
 
-BUDGETS, SEEDS, PATHS = (5, 10, 20, 50), range(8), 64
-STYLES = ("-", "--", ":", "-.")
-GREYS = ("black", "0.35", "0.55", "0.2")
+BUDGETS, SEEDS, PATHS, GRID = (5, 10, 20, 50), range(8), 64, "uniform"
+LONGEST = 3000  # characters of an error term that is shown
+VARIANCE = 0.25  # of the Gaussian data of sizes and stability
+
+STABLE = (
+    f"Data N(0, {VARIANCE:g}) with their exact network. A step is stable where its spectral radius is at most 1, or that of the "
+    "exact flow, to one part in 10^9: a slow growth counts. The largest stable step is bracketed to one part in ten thousand; "
+    '"at least" where no longer one could be tried. A sampler that reads earlier steps is left out: a long step has no room for '
+    "them."
+)
+SLOPES = (
+    "Deterministic samplers run from states of a mixture of Gaussians with its exact network, and are held to the probability "
+    "flow; those that draw noise are held to the exact mean and covariance on Gaussian data, without Monte Carlo. Equal steps in "
+    "t, between effective sigmas of about 2 and 0.6."
+)
+ERRORS = (
+    "Three mixtures of Gaussians whose network is exact, a grid even in log-SNR. Deterministic samplers: the median distance to "
+    "the probability flow. Samplers that draw noise: the sliced Wasserstein distance to the law, which has a floor with so few "
+    "paths. The two are not to be compared."
+)
+TRUST = (
+    "Proven: the law of the diffusion, the orders and the leading errors, at random points or in symbols, for a smooth network, "
+    "an exact start and bounded ratios of steps. Computed: sizes and stability, on Gaussian data. Measured: the slopes and the "
+    "errors against network calls, on mixtures of Gaussians whose network is exact, and the samples, of one trained network. A "
+    "proof of order says how an error falls, not how large it is."
+)
 
 
 def written(
-    sde: Any, samplers: Sequence[Any], network: Any, out: Path, done: Callable[[str], None] = lambda text: None
+    sde: Any, samplers: Sequence[Any], network: Any, out: Path, begun: Callable[[str, int], None] = lambda title, count: None
 ) -> list[Path]:
     """Write report.html (with its pictures inside), report.md, report.tex and the pictures into a folder.
 
-    ``sde``: a LinearSDE; ``samplers``: names, specs or compositions; ``network``: a denoiser; ``done`` is told the titles.
+    ``sde``: a LinearSDE; ``samplers``: names, specs or compositions; ``network``: a denoiser; ``begun`` is told the title of a
+    section before it is made, and how many there are.
     """
-    found = Report(f"{sde.name}: {sde.doc or 'a linear diffusion'}", tuple(told(sections(sde, samplers, network), done)))
+    check()
+    plots.need()
+    parts, found = Subject(sde, tuple(samplers), network).parts, []
+    for title, make in parts:
+        begun(title, len(parts))
+        blocks = tuple(make())
+        found += [Section(title, blocks)] if blocks else []
+    page = Report(f"{sde.name}: {sde.doc or 'a linear diffusion'}", tuple(found))
+    files = [(out / f"{picture.name}.png", picture.data) for picture in page.pictures]
+    files += [(out / f"report.{form}", render(page, form).encode()) for form in ("md", "tex", "html")]
     out.mkdir(parents=True, exist_ok=True)
-    files = [(out / f"{picture.name}.png", picture.data) for picture in found.pictures]
-    files += [(out / f"report.{form}", render(found, form).encode()) for form in ("md", "tex", "html")]
     for path, data in files:
         write_whole(path, data)
     return [path for path, _ in files]
 
 
-def told(found: Iterator[Section], done: Callable[[str], None]) -> Iterator[Section]:
-    for section in found:
-        done(section.title)
-        yield section
+@dataclass(frozen=True)
+class Subject:
+    """What the report is about; each piece is made when a section first asks for it."""
+
+    sde: Any
+    samplers: tuple[Any, ...]
+    network: Any
+
+    @property
+    def parts(self) -> list[tuple[str, Callable[[], Iterator[Block]]]]:
+        """The sections: a title, and what makes its blocks."""
+        own = [(f"The sampler {method.sampler.name}", lambda method=method: sampler(method)) for method in self.methods]
+        return [
+            ("The diffusion", lambda: diffusion(self.sde)),
+            ("The law of the state given the data", lambda: law(self.sde)),
+            *own,
+            ("Stability on Gaussian data", lambda: stability(self.methods)),
+            ("Order, proven and measured", lambda: orders(self)),
+            ("Error against network calls", lambda: errors(self)),
+            ("Samples", lambda: samples(self)),
+            ("What is proven, and what is measured", lambda: summary(self)),
+        ]
+
+    @cached_property
+    def methods(self) -> list[Any]:
+        return [derive(self.sde, sampler, self.network.kind) for sampler in self.samplers]
+
+    @cached_property
+    def modules(self) -> dict[str, Any]:
+        """The emitted modules by the names of their samplers."""
+        return {method.sampler.name: load(certificate.emit(method)) for method in self.methods}
+
+    @cached_property
+    def slopes(self) -> dict[str, Slope]:
+        """Runs on more and more steps of a mixture of Gaussians (weak orders: of a Gaussian)."""
+        ground = reference(self.sde)
+        return {name: measure(module, ground, GRID) for name, module in self.modules.items()}
 
 
-def sections(sde: Any, samplers: Sequence[Any], network: Any) -> Iterator[Section]:
-    """The sections in turn: the diffusion, its kernel, each sampler, then what was measured of all."""
-    yield diffusion(sde)
-    yield kernel(sde)
-    methods = [derive(sde, sampler, network.kind) for sampler in samplers]
-    for method in methods:
-        yield proven(method)
-    modules = {method.name: load(certificate.emit(method)) for method in methods}
-    if (found := stability(methods)) is not None:
-        yield found
-    yield errors(sde, methods, modules)
-    yield samples(methods, modules, network)
-    yield Section("What is proven, and what is not", (Text(TRUST),))
-
-
-TRUST = (
-    "Proven: the law of the diffusion, the orders and the leading errors, at random points or in symbols, for a smooth "
-    "network, an exact start and bounded ratios of steps. Measured: the errors against network calls, on mixtures of Gaussians "
-    "whose network is exact, and the samples, of one trained network. A proof of order says how an error falls, not how large "
-    "it is."
-)
-
-
-def diffusion(sde: Any) -> Section:
+def diffusion(sde: Any) -> Iterator[Block]:
     """The mathematics of the diffusion."""
-    blocks: list[Block] = []
-    for part in report.report(sde):
-        blocks.append(Text(f"{part.title[:1].upper()}{part.title[1:]}" + ("" if part.title.endswith("=") else ":")))
-        blocks += [Math(line) for line in part.latex.splitlines()]
+    parts = report.report(sde)
+    for part in parts:
+        yield Text(f"{part.heading}:" if part.latex else f"{part.heading}: {part.text}.")
+        yield from map(Math, part.latex.splitlines())
+    if any("C_{" in part.latex for part in parts):
+        yield Text("The entire functions C_k, which hold for any damping:")
+        yield Math(r"C_{k}(x) = {}_0F_1\left(; k + \frac{1}{2}; \frac{x}{4}\right)")
+        yield Math(r"C_{0}(x^2) = \cosh x,\quad C_{1}(x^2) = \frac{\sinh x}{x}")
     rows = tuple((name, f"{value:g}") for name, value in sde.params.items())
-    return Section("The diffusion", (*blocks, *((Table(("parameter", "default"), rows),) if rows else ())))
+    if rows:
+        yield Table(("parameter", "default"), rows)
 
 
-def kernel(sde: Any) -> Section:
-    """Mean, standard deviations, correlation and effective sigma against time."""
-    view, (start, end) = sde.at(), (float(t) for t in sde.time)
-    times = np.linspace(start, end, 61)[1:]
-    means = np.array([view.transition(t, start)[:, sde.data[0]] for t in times])
-    laws = np.array([view.covariance(t) for t in times])
-    spreads = np.sqrt(np.einsum("tii->ti", laws))
-    figure, axes = panels(3 if sde.n > 1 else 2)
-    for k, block in enumerate(sde.state):
-        axes[0].plot(times, means[:, k], STYLES[k % 4], color=GREYS[0], label=f"mean of {block}")
-        axes[0].plot(times, spreads[:, k], STYLES[k % 4], color=GREYS[2], label=f"spread of {block}")
-    axes[0].set(xlabel="t", title="for unit data")
-    axes[1].semilogy(times, view.effective_sigma(times), color=GREYS[0])
-    axes[1].set(xlabel="t", title="effective sigma")
-    if sde.n > 1:
-        for i in range(sde.n):
-            for j in range(i):
-                line = laws[:, i, j] / (spreads[:, i] * spreads[:, j])
-                axes[2].plot(times, line, STYLES[(i + j) % 4], color=GREYS[0], label=f"{sde.state[j]}, {sde.state[i]}")
-        axes[2].set(xlabel="t", title="correlation given the data")
-        axes[2].legend(fontsize=8)
-    axes[0].legend(fontsize=8)
-    alt = "Mean and standard deviation of each block for unit data, the effective sigma, and correlations, against time"
-    return Section("The law of the state given the data", (picture("kernel", alt, figure),))
+def law(sde: Any) -> Iterator[Block]:
+    yield picture("law", plots.law(sde))
 
 
-def proven(method: Any) -> Section:
+def sampler(method: Any) -> Iterator[Block]:
     """Rule, cost, orders and leading error of a sampler."""
-    blocks: list[Block] = [Text(method.title), Code("\n".join(describe.update_rule(method)))]
-    blocks.append(Text(f"{describe.cost(method)} {describe.claims(method)} {describe.ASSUMED}"))
+    own = method.sampler
+    yield Text(f"{method.title}{f' Source: {own.reference}.' if own.reference else ''}")
+    if own.composition:
+        yield Code(own.text + describe.MARKS)
+    rule = formulas.rule(method)
+    yield from map(Math, rule)
+    if not rule:
+        yield Code("\n".join(describe.update_rule(method)))
+    yield Text(f"{describe.cost(method)} {describe.claims(method)} {describe.ASSUMED}")
     terms = method.local_error or ()
     if terms:
-        blocks.append(Text("The local error of a step of length h, exact minus numerical:"))
-        blocks += [Math(term.latex()) if len(str(term)) <= describe.MOST else Code(str(term)) for term in terms]
-        blocks.append(Code("\n".join(terms[0].where)))
-    return Section(f"The sampler {method.sampler.name}", tuple(blocks))
+        yield Text(
+            "The leading local error of a step of length h, exact minus numerical. A dot is a rate in reverse time, an index "
+            "behind a comma a partial derivative, s the score, a prime a derivative in t:"
+        )
+    for term in terms:
+        yield shown(term)
+    if terms:
+        yield Text("The symbols, as the command stepsmith error writes them:")
+        yield Code("\n".join(terms[0].where))
+        yield from size(method)
 
 
-def stability(methods: Sequence[Any]) -> Section | None:
-    """The spectral radius against the step, and the largest stable steps."""
-    limits = {method.sampler.name: method.stability().largest for method in methods}
-    lines = [f"{name}: largest stable step {', '.join(map(str, found))}" for name, found in limits.items() if found]
-    figure, axes = panels(1)
-    for k, method in enumerate(methods):
-        try:
-            _, lengths, radii, exact = curves(method)[1]
-        except (Unsupported, ValueError):
-            continue
-        axes[0].loglog(lengths, exact, color="0.8", linewidth=3, label=None if k else "exact")
-        axes[0].loglog(lengths, radii, STYLES[k % 4], color=GREYS[k % 4], label=method.sampler.name)
-    if not lines:
-        return None
-    axes[0].axhline(1, color="0.8", linewidth=0.8)
-    axes[0].set(xlabel="step h", ylabel="spectral radius")
-    axes[0].legend(fontsize=8)
-    told = Code("\n".join(lines))
-    alt = "Spectral radius of a step from the middle of the span against its length, on Gaussian data; above 1 errors grow"
-    return Section("Stability on Gaussian data", (picture("stability", alt, figure), told))
+def shown(term: Any) -> Block:
+    """An error term: a formula, the lines of a long one, the length of one that no page holds."""
+    text = str(term)
+    if len(text) <= describe.MOST:
+        return Math(term.latex())
+    return Code(text if len(text) <= LONGEST else f"e_{term.block} has {len(text)} characters: stepsmith error prints it")
 
 
-def errors(sde: Any, methods: Sequence[Any], modules: dict[str, Any]) -> Section:
-    """Errors against network calls on exact problems."""
-    ground = bench.Bench.exact(sde, PATHS)
-    figure, axes = panels(1)
-    rows = []
-    for k, method in enumerate(methods):
-        cells = [ground.cell(modules[method.name], "logsnr", calls) for calls in BUDGETS]
-        key = "distance" if method.random else "median"
-        values = [cell.get(key, np.nan) for cell in cells]
-        rows.append((method.sampler.name, key, *(f"{value:.2g}" for value in values)))
-        style = {"marker": "o", "markersize": 3, "color": GREYS[k % 4], "label": f"{method.sampler.name} ({key})"}
-        axes[0].loglog(BUDGETS, values, STYLES[k % 4], **style)
-    axes[0].set(xlabel="network calls")
-    axes[0].set_xticks(BUDGETS, map(str, BUDGETS), minor=False)
-    axes[0].legend(fontsize=8)
-    head = Text(
-        f"Three mixtures of Gaussians whose network is exact, {PATHS} paths each, grid even in log-SNR. Deterministic "
-        "samplers: the median distance to the probability flow. Samplers that draw noise: the sliced Wasserstein distance to the "
-        "law, which has a floor with so few paths. The two are not to be compared."
+def size(method: Any) -> Iterator[Block]:
+    """The size of the leading error at the defaults, where it is derived."""
+    try:
+        t0, found = sizes(method, VARIANCE)
+    except (Unsupported, np.linalg.LinAlgError):
+        return
+    power, step = method.step_order + 1, (float(method.sde.time[1]) - float(method.sde.time[0])) / 50
+    yield Text(
+        f"Its size at the default parameters, on data N(0, {VARIANCE:g}), from t = {t0:.3g}, where the effective sigma is "
+        f"{SIGMA:g}: the root mean square in standard deviations of the block, h the step in t."
     )
-    table = Table(("sampler", "measure", *(f"{calls} calls" for calls in BUDGETS)), tuple(rows))
-    shown = picture("errors", "Error against network calls", figure)
-    return Section("Error against network calls, measured", (head, shown, table))
+    rows = tuple((b, f"{e:.3g} h^{power}", f"{e * step**power:.2g}") for b, e in zip(method.sde.state, found, strict=True))
+    yield Table(("block", "size", f"at h = {step:g}"), rows)
 
 
-def samples(methods: Sequence[Any], modules: dict[str, Any], network: Any) -> Section:
-    """A strip of samples at each budget."""
-    blocks: list[Block] = []
-    sde = methods[0].sde
+def stability(methods: Sequence[Any]) -> Iterator[Block]:
+    """The spectral radius against the step, and the largest stable steps."""
+    drawn, rows = plots.stability(methods), []
+    for method in methods:
+        try:
+            rows += [(method.sampler.name, ", ".join(map(str, method.stability(VARIANCE).largest)))]
+        except Unsupported:
+            continue
+    rows = [(name, limits) for name, limits in rows if limits]
+    if drawn is None or not rows:
+        return
+    yield Text(STABLE)
+    yield picture("stability", drawn)
+    yield Table(("sampler", "largest stable step"), tuple(rows))
+
+
+def orders(subject: Subject) -> Iterator[Block]:
+    """Error against steps beside lines of the proven slopes."""
+    yield Text(SLOPES)
+    runs = {m.sampler.name: (s.steps, s.errors, proven(m)) for m, s in zip(subject.methods, subject.slopes.values(), strict=True)}
+    yield picture("orders", plots.orders(runs))
+
+
+def errors(subject: Subject) -> Iterator[Block]:
+    """Errors against network calls on exact problems."""
+    ground = bench.Bench.exact(subject.sde, PATHS)
+    found: dict[str, dict[str, list[float]]] = {}
+    for method in subject.methods:
+        cells = [ground.cell(subject.modules[method.sampler.name], "logsnr", calls) for calls in BUDGETS]
+        key = "distance" if method.random else "median"
+        found.setdefault(MEASURES[key], {})[method.sampler.name] = [cell.get(key, np.nan) for cell in cells]
+    yield Text(f"{ERRORS} {PATHS} paths a mixture.")
+    yield picture("errors", plots.measures(found, BUDGETS))
+    rows = [(name, title, *(f"{e:.2g}" for e in values)) for title, group in found.items() for name, values in group.items()]
+    yield Table(("sampler", "measure", *(f"{calls} calls" for calls in BUDGETS)), tuple(rows))
+
+
+MEASURES = {"median": "median distance to the flow", "distance": "distance to the law"}
+
+
+def samples(subject: Subject) -> Iterator[Block]:
+    """A strip of samples at each budget, from the same seeds."""
+    sde, network = subject.sde, subject.network
     low, high = sde.at().effective_sigma(np.array([float(sde.time[0]) + 1e-3, float(sde.time[1])])).tolist()
     least, most = network.sigma_range or (low, high)
     first, last = TimeGrid.sigmas(sde, [min(high, most), max(low, least)]).times.tolist()
-    for method in methods:
+    for name, module in subject.modules.items():
         rows = []
         for calls in BUDGETS:
-            steps = max(1, budget_steps(max(calls, method.nfe), max(1, method.nfe), "none")[0])
-            grid = TimeGrid.logsnr(method.sde, steps, first, last)
+            grid = TimeGrid.logsnr(sde, max(1, steps_within(module, calls)), first, last)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                rows.append(sample(modules[method.name], network, grid, SEEDS))
-        drawn = torch.cat(rows)
-        sheet = image_grid(drawn if network.picture is None else network.picture(drawn), columns=len(SEEDS))
+                rows.append(sample(module, network, grid, SEEDS))
         budgets = ", ".join(map(str, BUDGETS))
-        alt = f"{method.sampler.name}: the same eight seeds at {budgets} network calls (rows), network {network.name}"
-        blocks.append(Picture(f"samples-{method.name}", alt, png(sheet)))
-    return Section("Samples", tuple(blocks))
+        alt = f"{name}: the same {len(SEEDS)} seeds at {budgets} network calls, a row each; network {network.name}"
+        yield Picture(f"samples-{name}", alt, strips(rows, network))
 
 
-def panels(count: int) -> tuple[Any, list[Any]]:
-    """A figure of panels side by side; InputError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("-", "report", "matplotlib is not installed", "pip install 'stepsmith[report]'") from None
-    figure = Figure(figsize=(4.2 * count if count > 1 else 6, 3.6), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
+def summary(subject: Subject) -> Iterator[Block]:
+    """Proven and measured side by side, and what the words mean."""
+    rows = []
+    for method in subject.methods:
+        order, slope = proven(method), subject.slopes[method.sampler.name]
+        kind = "weak order" if method.random else "order"
+        read = f"{slope.lowest:.2f}{'' if slope.converged else ', not converged'}"
+        rows.append((method.sampler.name, str(method.nfe), str(method.draws), f"{kind} {'-' if order is None else order}", read))
+    yield Table(("sampler", "calls a step", "draws a step", "proven", "measured slope"), tuple(rows))
+    yield Text(TRUST)
 
 
-def picture(name: str, alt: str, figure: Any) -> Picture:
+def proven(method: Any) -> int | None:
+    return method.weak_order if method.random else method.order
+
+
+def picture(name: str, plot: plots.Plot) -> Picture:
+    return Picture(name, plot.alt, plot.png())
+
+
+def strips(rows: Sequence[torch.Tensor], network: Any) -> bytes:
+    """Rows of samples as a PNG, each with its network calls before it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    drawn = torch.cat(list(rows))
+    sheet = Image.fromarray(image_grid(drawn if network.picture is None else network.picture(drawn), columns=len(SEEDS)))
+    scale = max(1, 640 // sheet.width)
+    sheet = sheet.convert("RGB").resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+    page = Image.new("RGB", (sheet.width + MARGIN, sheet.height), "white")
+    page.paste(sheet, (MARGIN, 0))
+    height, font = sheet.height / len(rows), ImageFont.load_default(size=18)
+    for k, calls in enumerate(BUDGETS):
+        ImageDraw.Draw(page).text((MARGIN - 8, (k + 0.5) * height), str(calls), fill="#333333", font=font, anchor="rm")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return Picture(name, alt, buffer.getvalue())
-
-
-def png(sheet: Any) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
+    page.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+MARGIN = 40  # pixels before a row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -81,21 +82,41 @@ SPECIAL = {
 
 
 def tex(text: str) -> str:
-    """Text for LaTeX: every character that is special there is escaped."""
-    return "".join(SPECIAL.get(letter, letter) for letter in text)
+    """Text for LaTeX: what is special there is escaped, what pdflatex's fonts have no letter for is a question mark."""
+    known = {letter for letter in text if letter.isascii() or (letter.isalpha() and letter < LATIN)}
+    return "".join(SPECIAL.get(letter, letter if letter in known else "?") for letter in text)
+
+
+LATIN = "\u0180"  # the letters of Latin-1 and Latin Extended-A end before it
+
+
+def tex_lines(text: str) -> list[str]:
+    """Lines of code for LaTeX, their spaces kept."""
+    return [tex(line).replace("  ", r"\ \ ").replace(r"\  ", r"\ \ ") or r"\ " for line in text.splitlines()]
 
 
 def markdown(text: str) -> str:
-    """Text for Markdown: no markup of HTML, no cell of a table."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Text for Markdown: no markup of it or of HTML, no formula, no cell of a table."""
+    return re.sub(r"([\\`*_\[\]|$~#])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def fence(text: str) -> str:
+    """More backticks than stand anywhere in the code."""
+    return "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+
+
+def check() -> None:
+    """InputError without latex2mathml."""
+    try:
+        import latex2mathml.converter  # noqa: F401
+    except ImportError:
+        raise InputError("-", "report", "latex2mathml is not installed", "pip install 'stepsmith[report]'") from None
 
 
 def mathml(block: Math) -> Markup:
-    """A formula as MathML, which browsers show without a script; InputError without latex2mathml."""
-    try:
-        from latex2mathml.converter import convert
-    except ImportError:
-        raise InputError("-", "report", "latex2mathml is not installed", "pip install 'stepsmith[report]'") from None
+    """A formula as MathML, which browsers show without a script."""
+    from latex2mathml.converter import convert
+
     return Markup(convert(block.latex, display="block"))
 
 
@@ -106,6 +127,6 @@ def render(report: Report, form: str) -> str:
         keep_trailing_newline=True, autoescape=form == "html",
     )  # fmt: skip
     space.filters["markdown"] = markdown
-    helpers: dict[str, Any] = {"tex": tex, "md": markdown, "mathml": mathml}
+    helpers: dict[str, Any] = {"tex": tex, "tex_lines": tex_lines, "md": markdown, "fence": fence, "mathml": mathml}
     helpers["base64"] = lambda block: base64.b64encode(block.data).decode()
     return space.get_template(f"page.{form}.jinja").render(report=report, **helpers)

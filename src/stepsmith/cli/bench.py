@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stepsmith.cli import paper
-from stepsmith.cli.shared import json_option, print_json, progress
+from stepsmith.cli.shared import json_option, plot_option, print_json, progress
 from stepsmith.errors import InputError
 
 KEYS = {False: ("pooled", "median"), True: ("variance", "distance")}
@@ -26,7 +26,7 @@ ERRORS = "errors of the data to the probability flow: pooled / median of the pat
 @click.option("--paths", type=click.IntRange(8), default=1024, show_default=True, help="Paths a problem.")
 @click.option("--seed", type=click.IntRange(0), default=5, show_default=True, help="Of the problems and the starts.")
 @click.option("--noise", is_flag=True, help="The samplers that draw noise, held to the law at the end.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw error against calls into this file.")
+@plot_option("Draw error against calls into this file.")
 @json_option
 def command(
     context: click.Context,
@@ -42,11 +42,12 @@ def command(
     import torch
 
     import stepsmith as ss
-    from stepsmith import certificate
+    from stepsmith import certificate, plots
     from stepsmith.derive import catalogue
     from stepsmith.derive.method import derive
     from stepsmith.measure import bench
 
+    plots.check(plot)
     torch.set_num_threads(1)
     sde, budgets = ss.load_sde(source), _budgets(nfe)
     network = None if name is None else ss.networks.load(name)
@@ -70,7 +71,7 @@ def command(
     keys = KEYS[noise]
     best = {key: bench.best_peer(lines, key) for key in keys} if not noise else {}
     if plot is not None:
-        _draw(plot, lines, best, budgets, keys)
+        _drawn(lines, best, budgets, keys).save(plot)
     if as_json:
         rows = [
             {"sampler": e.contestant.name, "grid": e.contestant.grid, "peer": e.contestant.peer, "cells": list(e.cells)}
@@ -124,21 +125,11 @@ def _table(lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence
     return found
 
 
-def _draw(path: Path, lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]) -> None:
-    """Ours and the best peer, a panel a measure; InputError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("-", "plot", "matplotlib is not installed", "pip install stepsmith[plot]") from None
-    figure = Figure(figsize=(5.2 * len(keys), 4), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(keys)), keys, strict=True):
-        for line in (line for line in lines if not line.contestant.peer or not best):
-            axes.plot(budgets, line.values(key), marker=".", label=f"{line.contestant.name}, {line.contestant.grid}")
-        if best:
-            axes.plot(budgets, best[key], "k--", label="best peer, in hindsight")
-        axes.set(xscale="log", yscale="log" if best else "linear", xlabel="network calls", title=key)
-        axes.set_xticks(budgets, map(str, budgets), minor=False)
-        axes.legend(fontsize=7)
-    if not path.parent.is_dir() or path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise InputError(str(path), "plot", "it cannot be written", "give a .png, .pdf or .svg in a folder that exists")
-    figure.savefig(path, dpi=150)
+def _drawn(lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]) -> Any:
+    """Ours and the best peer, a panel a measure."""
+    from stepsmith import plots
+
+    ours = [line for line in lines if not line.contestant.peer or not best]
+    groups = {key: {f"{line.contestant.name}, {line.contestant.grid}": line.values(key) for line in ours} for key in keys}
+    peers = {key: {"best peer, in hindsight": best[key]} if best else {} for key in keys}
+    return plots.measures({key: {**groups[key], **peers[key]} for key in keys}, budgets, log=bool(best))

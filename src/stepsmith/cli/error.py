@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, print_json
-from stepsmith.errors import InputError
+from stepsmith.cli.shared import json_option, plot_option, print_json
+from stepsmith.errors import Unsupported
 
 
 @click.command("error")
@@ -17,19 +17,22 @@ from stepsmith.errors import InputError
 @click.option("--network", default="denoiser", show_default=True, help="What the network gives.")
 @click.option("--frame", help="The frozen quantity of a conjugate sampler.")
 @click.option("--latex", is_flag=True, help="Print the error terms as LaTeX.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the spectral radius of a step into this file.")
+@plot_option("Draw the spectral radius of a step into this file.")
 @json_option
 def command(
     sde: str, sampler: str, network: str, frame: str | None, latex: bool, plot: Path | None, as_json: bool
 ) -> None:
     """Order, leading local error, cost and stability of SAMPLER on SDE (names, .toml files; SAMPLER also a composition)."""
+    from stepsmith import plots
     from stepsmith.derive.method import derive
 
-    if plot is not None:
-        check_plot(plot)
+    plots.check(plot)
     method = derive(sde, sampler, network, frame)
     if plot is not None:
-        draw(method, plot)
+        drawn = plots.stability([method])
+        if drawn is None:
+            raise Unsupported(f"the spectral radius of {method.name} against its step is not derived", "leave --plot out")
+        drawn.save(plot)
     shown = {term.block: term.latex() if latex else str(term) for term in method.local_error or ()}
     if as_json:
         print_json(values(method, shown))
@@ -68,38 +71,3 @@ def print_lines(method: Any, shown: dict[str, str]) -> None:
 def where(method: Any) -> list[str]:
     """The lines that say what the symbols of the error terms mean."""
     return list(method.local_error[0].where) if method.local_error else []
-
-
-def check_plot(path: Path) -> None:
-    """Refuse, before any long work, a picture that matplotlib has no format for, or that has no folder."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError:
-        raise InputError(
-            "-", "plot", "matplotlib is not installed", "pip install matplotlib, or leave --plot out"
-        ) from None
-    if path.suffix.lower()[1:] not in (known := FigureCanvasAgg.get_supported_filetypes()):
-        raise InputError(
-            str(path), "plot", f"the suffix {path.suffix!r} is not known", f"use one of {', '.join(known)}"
-        )
-    if not path.resolve().parent.is_dir():
-        raise InputError(str(path), "plot", "its folder does not exist", "choose another place")
-
-
-def draw(method: Any, path: Path) -> None:
-    """The spectral radius of a step on Gaussian data against its length, numerical and exact, from three times."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    from stepsmith.derive.orders.stability import curves
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for k, (t0, lengths, radii, exact) in enumerate(curves(method)):
-        axes.loglog(lengths, radii, f"C{k}-", label=f"t = {t0:.3g}")
-        axes.loglog(lengths, exact, f"C{k}:")
-    axes.set(xlabel="step h", ylabel="spectral radius (dotted: exact)", title=method.name)
-    axes.legend()
-    figure.savefig(path)
-    pyplot.close(figure)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from stepsmith.cli.shared import out_option
+from stepsmith.cli.shared import out_option, quiet
 from stepsmith.errors import InputError
 
 
@@ -18,7 +20,7 @@ from stepsmith.errors import InputError
 def command(sde: str, samplers: tuple[str, ...], network: str, out: Path) -> None:
     """Write a report on a diffusion and samplers: derived, proven, measured, drawn. SDE and SAMPLER are names or .toml files.
 
-    Without a sampler it is written of conjugate, rvv and adams-3.
+    Without a sampler it is written of conjugate, rvv and adams-3; of one block of conjugate, heun and adams-3.
     """
     import torch
 
@@ -27,9 +29,28 @@ def command(sde: str, samplers: tuple[str, ...], network: str, out: Path) -> Non
     from stepsmith.runtime import check_folder
 
     torch.set_num_threads(1)
-    known = ss.networks.load(network)
+    check_folder(out)
+    diffusion, known = ss.load_sde(sde), ss.networks.load(network)
     if known.kind != "denoiser":
         raise InputError("-", "network", f"{network} is of kind {known.kind}", "give a denoiser, which serves any diffusion")
-    chosen = samplers or ("conjugate", "rvv", "adams-3")
-    found = written(ss.load_sde(sde), chosen, known, check_folder(out), lambda title: click.echo(title, err=True))
+    chosen = samplers or ("conjugate", "rvv" if diffusion.n > 1 else "heun", "adams-3")
+    with shown() as begun:
+        found = written(diffusion, chosen, known, out, begun)
     click.echo("\n".join(str(path) for path in found[-3:]))
+
+
+@contextmanager
+def shown() -> Iterator[Callable[[str, int], None]]:
+    """A bar that names the section in hand; the titles alone where stderr is no terminal."""
+    if quiet(False):
+        yield lambda title, count: click.echo(title, err=True)
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        raise InputError("-", "report", "rich is not installed", "pip install 'stepsmith[report]'") from None
+    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task, done = bar.add_task("", total=None), iter(range(10**6))
+        yield lambda title, count: bar.update(task, description=title, total=count, completed=next(done))

@@ -23,6 +23,11 @@ def out_option(text: str, default: Path | None = None) -> Callable[[Any], Any]:
     )
 
 
+def plot_option(text: str) -> Callable[[Any], Any]:
+    """``--plot FILE``, a picture (stepsmith/plots.py)."""
+    return click.option("--plot", type=click.Path(path_type=Path), help=text)
+
+
 def fail(line: str, status: int) -> NoReturn:
     """End with one line on stderr."""
     click.echo(one_line(line), err=True)

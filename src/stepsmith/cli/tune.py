@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, out_option, print_json, quiet
+from stepsmith.cli.shared import json_option, out_option, plot_option, print_json, quiet
 from stepsmith.errors import InputError
 
 
@@ -34,7 +34,7 @@ from stepsmith.errors import InputError
 @click.option("--sampler", default="conjugate-ones", show_default=True, help="With --gaussian: what it is a parameter of.")
 @click.option("--parameter", default="lambda_", show_default=True, help="With --gaussian: its name.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="A picture of the error against the calls.")
+@plot_option("A picture of the error against the calls.")
 @out_option("Folder of the tuned modules and their records.", Path("out"))
 @json_option
 def command(
@@ -52,6 +52,7 @@ def command(
     if gaussian is not None:
         return without_network(gaussian, sde, sampler, parameter, budgets, out, as_json)
     import stepsmith as ss
+    from stepsmith import plots
     from stepsmith.cli.sample import use_device
     from stepsmith.tuning import prepared, tuned
 
@@ -59,6 +60,7 @@ def command(
     torch.set_num_threads(1)
     use_device(device)
     out.mkdir(parents=True, exist_ok=True)
+    plots.check(plot)
     shown, called = not quiet(as_json), ss.networks.load(network, device=device)
     bench = prepared(
         sde, called, seeds, kind="denoiser", device=device, trials=out / "trials.jsonl", progress=shown, **given
@@ -67,7 +69,7 @@ def command(
     paths = [each.write(out) for each in found]
     seconds = round(time.perf_counter() - begun, 1)
     if plot is not None:
-        draw(plot, [each.record for each in found])
+        drawn([each.record for each in found]).save(plot)
     if as_json:
         print_json({"files": [str(path) for path in paths], "seconds": seconds, "records": [each.record for each in found]})
         return
@@ -143,17 +145,15 @@ def outcome(record: Mapping[str, Any]) -> dict[str, float]:
     return learned["held_out"] if learned["kept"] else record["held_out"]
 
 
-def draw(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Error against calls, what was kept and the baseline."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("-", "plot", "matplotlib is not installed", "pip install 'stepsmith[plot]'") from None
-    axes = (figure := Figure(figsize=(6, 4), layout="constrained")).subplots()
+def drawn(records: Sequence[Mapping[str, Any]]) -> Any:
+    """Error against calls, what was kept and the baseline, a panel a measure."""
+    from stepsmith import plots
+
     calls = [record["nfe"] for record in records]
-    for key, style in (("pooled", "-o"), ("median", "--s")):
-        axes.plot(calls, [outcome(record)[key] for record in records], style, color="C0", label=f"tuned, {key}")
-        axes.plot(calls, [record["baseline"][key] for record in records], style, color="C1", label=f"baseline, {key}")
-    axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="distance to the teacher", title=records[0]["sde"])
-    axes.legend()
-    figure.savefig(path)
+    groups = {
+        f"{key} distance to the teacher": {
+            "tuned": [outcome(record)[key] for record in records], "baseline": [record["baseline"][key] for record in records],
+        }
+        for key in ("pooled", "median")
+    }  # fmt: skip
+    return plots.measures(groups, calls)

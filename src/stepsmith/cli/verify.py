@@ -6,11 +6,12 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, print_json, progress
+from stepsmith.cli.shared import json_option, plot_option, print_json, progress
 from stepsmith.errors import InputError
 
 
@@ -23,27 +24,34 @@ from stepsmith.errors import InputError
     help="Instead of the orders, hold the coefficients of each update to a 400-bit evaluation by another route.",
 )
 @click.option("--end", type=float, help="Where the geometric grid of 24 steps ends.  [default: 1e-4, then 1e-5]")
+@plot_option("Draw error against steps beside the proven slopes into this file.")
 @json_option
-def command(names: Sequence[str], everything: bool, coefficients: bool, end: float | None, as_json: bool) -> None:
+def command(
+    names: Sequence[str], everything: bool, coefficients: bool, end: float | None, plot: Path | None, as_json: bool
+) -> None:  # fmt: skip
     """Hold NAMES of the catalogue to their proofs; exit 1 where a measured order falls more than 0.1 under the proven one.
 
     With --coefficients, derive, prove and emit them and hold every fourth step of the grid, and its first and last ones, to
     balls.  The error of an update is its largest wrong amount relative to its largest coefficient; exit 1 where one is above
     1e-12 on a grid down to t = 1e-4, or above 1e-10 on one that goes further.
     """
+    from stepsmith import plots
     from stepsmith.derive import catalogue
 
     if not names and not everything:
         raise InputError("-", "names", "nothing to verify", "name modules or say --all")
     if coefficients and end is not None and not 0 < end < 0.1:
         raise InputError("-", "end", f"{end!r} is no end of the grid", "give a time between 0 and 0.1")
+    if coefficients and plot is not None:
+        raise InputError("-", "plot", "--coefficients measures no order", "leave one of them out")
+    plots.check(plot)
     rows = [catalogue.find(name) for name in names] or list(catalogue.rows())
-    failed = verify_coefficients(rows, end, as_json) if coefficients else verify_orders(rows, as_json)
+    failed = verify_coefficients(rows, end, as_json) if coefficients else verify_orders(rows, as_json, plot)
     if failed:
         sys.exit(1)
 
 
-def verify_orders(rows: Sequence[Any], as_json: bool) -> list[str]:
+def verify_orders(rows: Sequence[Any], as_json: bool, plot: Path | None = None) -> list[str]:
     """Proven and measured orders of rows of the catalogue; the names of those that fall short."""
     from stepsmith.measure.orders import HEAD, check_all
 
@@ -56,6 +64,10 @@ def verify_orders(rows: Sequence[Any], as_json: bool) -> list[str]:
             if not as_json:
                 click.echo(str(check))
     failed = [check.name for check in checks if not check.ok]
+    if plot is not None:
+        from stepsmith import plots
+
+        plots.orders({check.name: (*zip(*check.runs, strict=True), check.proven) for check in checks}).save(plot)
     if as_json:
         print_json({"modules": [check.values for check in checks], "failed": failed})
     else:
