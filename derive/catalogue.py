@@ -20,7 +20,7 @@ ODE_LINES = (
 )  # fmt: skip
 SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
 BLOCK_LINES = ("heun-drift", "rvv2")
-ADAMS = ("adams-2", "adams-3", "adams-3-gaussian", "adams-2-sde")
+ADAMS = ("adams-2", "adams-3", "adams-3-gaussian", "adams-2-gaussian-sde")
 
 # Kept on disk for people to read: each sampler on the diffusion that it is at home on, and other networks and frames.
 # ``kept`` adds `conjugate` on every diffusion.

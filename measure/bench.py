@@ -40,6 +40,7 @@ SEED = 5  # of the starts
 CALIBRATION = 77  # the seed of the 64 samples whose spread is sigma_data; they are not judged
 SLICES = 64
 SHIPPED = ("ddim", "dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun")
+OURS_NOISY = "adams-2-gaussian-sde"  # on the grid tan
 NOISY = ("sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver", "ddim-eta")
 PUBLISHED, SPLIT = ("euler-maruyama", "sscs"), ("roba", "baoab")  # of several blocks; the second are ours
 OURS = {
@@ -70,10 +71,10 @@ def gddim(order: int) -> dict[str, Any]:
 
 def contestants(sde: Any, noise: bool) -> tuple[Contestant, ...]:
     """The peers of a diffusion, and ours."""
-    if noise and sde.n == 1:
-        return tuple(Contestant(s, g, True) for s in NOISY for g in ("logsnr", "edm"))
     if noise:
-        return tuple(Contestant(s, "quadratic", s in PUBLISHED) for s in (*PUBLISHED, *SPLIT))
+        shipped = tuple(Contestant(s, g, True) for s in NOISY for g in ("logsnr", "edm"))
+        split = tuple(Contestant(s, "quadratic", s in PUBLISHED) for s in (*PUBLISHED, *SPLIT))
+        return (*(shipped if sde.n == 1 else split), Contestant(OURS_NOISY, "tan"))
     if sde.n == 1:
         peers_ = tuple(Contestant(s, g, True) for s in SHIPPED for g in ("logsnr", "edm", "uniform"))
     else:

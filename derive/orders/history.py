@@ -165,6 +165,7 @@ def growth(method: Any, seeds: Sequence[int]) -> str:
 
 def _growth(method: Any, seed: int, ring: Ring) -> str:
     terms = 4 + 2 * len(method.program.history) if method.sampler.adams else TERMS  # a division a step of its history
+    terms += 3 * method.sde.n if method.sampler.adams and method.random else 0  # and by the noise of a chain of blocks
     at = setting(method, ring, seed, terms, 1, 1)
     one, far = flint.fmpq(1), flint.fmpq(7, 5)
     unit = 2 if method.random else 1  # draws enter with sqrt(h)
