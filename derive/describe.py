@@ -158,6 +158,10 @@ def adams_lines(adams: Any) -> list[str]:
         f"u = {CLOCKS.get(adams.clock, adams.clock)},",
         FRAMES[adams.frame],
     ]
+    if adams.skew:
+        lines = [line.replace("G G^T C_", "(G G^T - 2 Q) C_") for line in lines]
+        lines.append("Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, a skew drift Q s, which keeps the marginals:")
+        lines.append("what the denoiser sees then follows the probability flow of one block, and the other blocks gain nothing")
     if adams.corrector:
         lines.append("first z is corrected by what the step before it lacks, as the value of r at t0 shows: a polynomial through")
         lines.append("this value and those of the step before takes the place of that without it")
