@@ -148,6 +148,7 @@ def adams_lines(adams: Any) -> list[str]:
     """The rule of the family adams (lower/adams.py)."""
     count = adams.order if adams.order > 1 else "one"
     drawn, power = (" + C xi", "(1 + eta) G G^T") if adams.random else ("", "G G^T")
+    power = f"({power} - 2 Q)" if adams.skew else power
     noise = "C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds,   xi standard normal"
     law = f"eta = {adams.noise}: the reverse SDE dz = (F z - (1 + eta) G G^T score/2) dt + sqrt(eta) G dw is sampled,"
     lines = [
@@ -159,7 +160,6 @@ def adams_lines(adams: Any) -> list[str]:
         FRAMES[adams.frame],
     ]
     if adams.skew:
-        lines = [line.replace("G G^T C_", "(G G^T - 2 Q) C_") for line in lines]
         lines.append("Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, a skew drift Q s, which keeps the marginals:")
         lines.append("what the denoiser sees then follows the probability flow of one block, and the other blocks gain nothing")
     if adams.corrector:
