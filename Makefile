@@ -2,7 +2,7 @@
 # make test   set-up, then all the tests
 # make docs   measure every module and write docs/orders.md, docs/which.md and docs/audit.md (docs/make)
 # make site   the documentation as web pages, into site/
-# make fuzz   random diffusions and samplers, certified and their orders measured; goes on where out/fuzz.jsonl stopped
+# make fuzz   random diffusions and samplers, certified and their orders measured; goes on where benchmarks/fuzz.jsonl stopped
 # make mutants  small faults planted in derive, templates and runtime, which the tests must see; goes on likewise
 # The build of torch is a variable: `make run TORCH=torch` takes the one with CUDA where pip finds it.
 PYTHON ?= python3
@@ -60,7 +60,7 @@ site-check: site
 
 CASES ?= 2000
 fuzz: $(VENV)/.installed
-	$(BIN)/python benchmarks/fuzz.py out/fuzz.jsonl --count $(CASES) --slopes
+	$(BIN)/python benchmarks/fuzz.py benchmarks/fuzz.jsonl --count $(CASES) --slopes
 
 mutants: $(VENV)/.tested
 	$(BIN)/python benchmarks/mutants.py benchmarks/mutants.jsonl

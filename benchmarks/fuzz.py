@@ -3,7 +3,8 @@
     python benchmarks/fuzz.py LOG [--count N] [--first SEED] [--slopes]
 
 A case is a function of its seed.  It is derived, emitted and certified, and with --slopes its proven order is held to the
-measured one.  LOG takes a JSON object a line and a case; seeds that stand in it are not run again.  What comes out:
+measured one.  LOG takes a JSON object a line and a case, with the largest ``error`` of its certificate relative to what is
+allowed; seeds that stand in it are not run again.  What comes out:
 
     module     certified, its order proven (and measured)
     refused    InputError or Unsupported, counted by reason
@@ -28,6 +29,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+LONG = 120  # characters of a text in the log
 CLOCKS = ("1 + {p}*t", "{p} + t^2", "exp(-{p}*t)", "2 + sin(3*t)", "{p} + 1/(1 + t)", "beta")
 AMOUNTS = ("{p}", "{p} + {q}", "{p}*{q}", "{p}/(1 + {q})", "({p} + {q})/2", "{p}^2 + {q}/3", "sqrt({p})", "exp({p}) - {q}/9", "1")
 LETS = ("{p} + {q}", "2*{p} - {q}/4", "{p}*{q} + 1", "exp({p}/2)")
@@ -186,12 +188,13 @@ def run(seed: int, slopes: bool = False) -> dict[str, Any]:
         sde = ss.load_sde(spec)
         facts |= {"commutes": sde.commutes(), "offset": "offset" in spec}
         method = ss.derive(sde, chosen, net)
-        text = ss.emit(method)
+        checks, text = ss.certify(method).checks, ss.emit(method)
         facts |= {"order": method.order, "weak": method.weak_order, "what": "module",
-                  "errors": {check.claim: check.error for check in ss.certify(method).checks}}  # fmt: skip
+                  "errors": {check.claim: check.error for check in checks},
+                  "error": round(max(check.error / check.limit for check in checks), 4)}  # fmt: skip
         if slopes:
             found = compare(method, ss.load(text))
-            facts |= {"slope": found.measured, "decided": found.converged}
+            facts |= {"slope": round(found.measured, 3), "decided": found.converged}
             if found.converged and found.proven is not None and not found.measured >= found.proven - 0.1:
                 facts |= {"what": "wrong", "why": f"measured {found.measured:.3f}, proven {found.proven}"}
     except (ss.InputError, ss.Unsupported) as refusal:
@@ -204,10 +207,16 @@ def run(seed: int, slopes: bool = False) -> dict[str, Any]:
     return {**facts, "seconds": round(time.process_time() - begun, 2)}
 
 
+def brief(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the log keeps of a case."""
+    kept = {name: value for name, value in facts.items() if name not in ("errors", "message")}
+    return kept | ({"why": kept["why"][:LONG]} if "why" in kept else {})
+
+
 def reason(refusal: Any) -> str:
     """A refusal without its names and numbers."""
     said = refusal.reason if hasattr(refusal, "reason") else f"{refusal.key}: {refusal.what}"
-    return re.sub(r"\d+(\.\d+)?(e-?\d+)?", "#", said.replace("drawn", "the diffusion"))[:120]
+    return re.sub(r"\d+(\.\d+)?(e-?\d+)?", "#", said.replace("drawn", "the diffusion"))[:LONG]
 
 
 def table(found: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -240,7 +249,7 @@ def main() -> None:
         for seed in wanted:
             if seed not in known:
                 known[seed] = run(seed, given.slopes)
-                log.write(json.dumps(known[seed]) + "\n")
+                log.write(json.dumps(brief(known[seed])) + "\n")
                 log.flush()
     print("\n".join(table(known[seed] for seed in wanted)))
 

@@ -48,16 +48,13 @@ FOLDERS = ("src", "derive", "templates", "runtime", "generated", "measure", "tes
 COPIED = (*FOLDERS, "pyproject.toml", "README.md")
 
 CERTIFICATES = "test_certificate.py -k 'leaves_with and (exact or noise or predictor or midpoint or own)'"
-OTHERS = (
-    "test_certificate.py -k 'not planted and not exact and not noise and not predictor and not midpoint and not own'"
-)
+OTHERS = "test_certificate.py -k 'not planted and not exact and not noise and not predictor and not midpoint and not own'"
 TEXTS = "test_generated.py -k 'byte_for_byte and (vp or psld_rvv or psld_conjugate)'"
 ORDERS = ("test_printed.py", "test_orders.py -k 'not search_finds'")
 LINES = "test_lines.py -k 'not no_line'"
 SPLIT = "test_split.py -k 'not any_text'"
-SUITES: dict[
-    str, tuple[str, ...]
-] = {  # the longest beginning of a file's path decides; each a file of tests and pytest's words
+# The longest beginning of a file's path decides; each a file of tests and pytest's words.
+SUITES: dict[str, tuple[str, ...]] = {
     "derive/maths": ("test_hard_sdes.py -k 'law or van_loan'", "test_kernel.py", "test_numeric.py"),
     "derive/sde": ("test_hard_sdes.py -k 'law or van_loan'", "test_kernel.py", "test_numeric.py"),
     "derive/maths/budget": ("test_budget.py",),
@@ -68,19 +65,28 @@ SUITES: dict[
         SPLIT,
         LINES,
     ),
-    "derive/sampler": (SPLIT, LINES, "test_frames.py"),
-    "derive/lower": (LINES, "test_conjugate.py", "test_frames.py"),
+    "derive/sampler": (TEXTS, SPLIT, LINES, "test_frames.py"),
+    "derive/lower": (TEXTS, LINES, "test_conjugate.py", "test_frames.py"),
     "derive/lower/adams": ("test_adams.py",),
     "derive/program": ("test_passes.py", LINES),
     "derive/orders": ORDERS,
     "derive/orders/stability": ("test_stability.py", *ORDERS),
     "derive/orders/clock": ("test_adams.py", *ORDERS),
+    "derive/orders/trial": ("test_orders.py -k search_finds",),
     "derive/": ("test_printed.py", SPLIT),
     "templates/": (OTHERS, "test_passes.py", TEXTS),
+    "templates/dialects": ("test_k_diffusion.py", "test_hosts.py"),
+    "templates/hosts": ("test_k_diffusion.py", "test_hosts.py"),
+    "templates/hosts/trained": ("test_diffusers.py -k 'not process and not snippet'",),
+    "templates/hosts/replay": ("test_diffusers.py -k 'not process and not snippet'",),
+    "templates/hosts/diffusers": ("test_diffusers.py -k 'not process and not snippet'",),
     "templates/files": ("test_files.py", "test_front_door_runs.py"),
     "templates/torch": (OTHERS, "test_blurring.py"),
     "runtime/": ("test_printed.py -k run_starts", "test_loop.py", "test_noise.py", "test_watch.py"),
     "runtime/networks": ("test_networks.py", "test_watch.py"),
+    "runtime/networks/unet": ("test_networks.py", "test_train.py -k 'exact or comes_back'"),
+    "runtime/inversion": ("test_begin.py",),
+    "runtime/data": ("test_train.py -k 'reads or images or none'", "test_offset.py"),
     "runtime/grid": ("test_grid.py",),
     "runtime/plan": ("test_printed.py -k run_starts", "test_front_door_runs.py", "test_loop.py", "test_offset.py"),
     "runtime/output": ("test_output.py",),
@@ -379,7 +385,7 @@ def main() -> None:
     draw = drawn()
     mutants = [*survivors_of_old(), *(next(draw) for _ in range(given.count))]
     mutants = [mutant for mutant in mutants if given.only in mutant.key]
-    for name in ("flint", "hypothesis", "pytest", "scipy.linalg", "sympy", "torch"):  # once, before the forks
+    for name in ("diffusers", "flint", "hypothesis", "pytest", "scipy.linalg", "sympy", "torch"):  # once, before the forks
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, given.log.open("a") as log:

@@ -31,7 +31,7 @@ def module_name(sde: str, sampler: str, network: str, frame: str | None) -> str:
     return "_".join(parts).replace("-", "_").lower()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """One step of ``sampler`` on ``sde`` for a network of the given parameterisation, as a verified program.
 
@@ -51,6 +51,14 @@ class Method:
     warmup: tuple[StepProgram, ...] = ()
     ending: tuple[StepProgram, ...] = ()
     table: StepProgram | None = None
+
+    def __repr__(self) -> str:
+        return f"Method({self.name}: {self.nfe} network calls, {self.draws} draws a step)"
+
+    def _repr_latex_(self) -> str | None:
+        """The leading local error, for a notebook; None where none is written."""
+        terms = self.local_error
+        return None if not terms else r"$\displaystyle " + r",\quad ".join(term.latex() for term in terms) + "$"
 
     @property
     def rows(self) -> Rows:

@@ -13,6 +13,7 @@ from .describe import equations, frequency
 from .maths.bounded import small, tame
 from .maths.budget import within
 from .maths.calculus import exact, t
+from .maths.notation import latex
 from .sde import closed as kernel
 from .sde import offset
 from .sde.linear import LinearSDE
@@ -37,7 +38,7 @@ def report(sde: LinearSDE) -> list[Section]:
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     heads += [frequency(sde)] if sde.field else []
     flow = "dz = (F z + b - A s)"
-    where = rf"F = {sp.latex(sde.F_let)}" + "\n" + rf"G = {sp.latex(sde.G_let)}"
+    where = rf"F = {latex(sde.F_let)}" + "\n" + rf"G = {latex(sde.G_let)}"
     return [
         Section("sde", f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", "\n".join([*equations(sde), *heads]), where),
         _section("transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
@@ -66,5 +67,5 @@ def _section(key: str, title: str, make: Callable[[], kernel.Words]) -> Section:
     rows, columns = entries.shape
     lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]
     lines += [f"{name} = {value}" for name, value in words.integrals.items()]
-    maths = [sp.latex(entries), *(f"{sp.latex(name)} = {sp.latex(value)}" for name, value in words.integrals.items())]
+    maths = [latex(entries), *(f"{latex(name)} = {latex(value)}" for name, value in words.integrals.items())]
     return Section(key, title, "\n".join(lines), "\n".join(maths))

@@ -70,7 +70,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0}
-DIGEST = "81736c85f0d422d5b5ea6dab446ac57c57c208ca37db6c6466a7d27c6309c547"
+DIGEST = "6f1ee5418b7c5239a7a11dc5fbe6ccf5e97d40674201f997cf34fc50c9fa599d"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -264,6 +264,10 @@ class Law:
         sigma = 1 / (lead.mT @ seen)[..., 0, 0].sqrt()
         return sigma, sigma**3 * (seen.mT @ self.rise @ seen)[..., 0, 0] / 2
 
+    def relaxation(self):
+        """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
+        return -self.rise @ torch.linalg.inv(self.S) / 2
+
     def moments(self, A, now, then, rate, degree, t1, t0):
         """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
 
@@ -281,10 +285,9 @@ class Law:
         top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
         return self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
 
-    def moments_x0(self, rate, degree, t1, t0):
+    def moments_x0(self, A, rate, degree, t1, t0):
         """(P, M) with z = P z + M_0 r + M_1 r' + ... over a step of the flow that predicts the data r; z - push e r moves."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
-        A = -self.rise @ torch.linalg.inv(self.S) / 2
         return apart(self.moments(A, 0 * lead, lead, rate, degree, t1, t0), self.mean(t0), self.mean(t1))
 
     def mean(self, t):
@@ -319,7 +322,8 @@ def coefficients(times, /, **params):
     _, _, inp_0, sigma_0 = law.denoiser(t0)
     sigma_hat, rise = law.level()
     rate = -rise/sigma_hat
-    _, M_m1 = law.moments_x0(rate, 3, t0, t_m1)
+    A = law.relaxation()
+    _, M_m1 = law.moments_x0(A, rate, 3, t0, t_m1)
     _, _, _, sigma_m1 = law.denoiser(t_m1)
     du_0_m1 = torch.log(sigma_m1/sigma_0)
     gap_0_m1 = since(1, du_0_m1)
@@ -338,7 +342,7 @@ def coefficients(times, /, **params):
     gap_m1_m3 = since(3, du_m1_m3)
     du_m2_m3 = torch.log(sigma_m3/sigma_m2)
     gap_m2_m3 = since(3, du_m2_m3)
-    P, M = law.moments_x0(rate, 2, t1, t0)
+    P, M = law.moments_x0(A, rate, 2, t1, t0)
     _, _, inp_1, sigma_1 = law.denoiser(t1)
 
     # A value is its coefficients in (x, m, d_m1, d_m2, d_m3, d), one row a coefficient, one column a step.

@@ -73,7 +73,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "sigma_data": 0.5}
-DIGEST = "c6c5a114ae5e1e2d7b963028dbae98bfcecdd1e288c15865b69b870833abf428"
+DIGEST = "6471982f2b41d1b7a40b8b0f8f734f4528ed56bf9ec3141cdd53e4d52711bb16"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -270,6 +270,10 @@ class Law:
         sigma = 1 / (lead.mT @ seen)[..., 0, 0].sqrt()
         return sigma, sigma**3 * (seen.mT @ self.rise @ seen)[..., 0, 0] / 2
 
+    def relaxation(self):
+        """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
+        return -self.rise @ torch.linalg.inv(self.S) / 2
+
     def moments(self, A, now, then, rate, degree, t1, t0):
         """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
 
@@ -287,10 +291,9 @@ class Law:
         top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
         return self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
 
-    def moments_gaussian(self, rate, degree, t1, t0):
+    def moments_gaussian(self, A, rate, degree, t1, t0):
         """The same where the data are Gaussian around r."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
-        A = -self.rise @ torch.linalg.inv(self.S) / 2
         Y, n = self.moments(A, -A @ lead, 0 * lead, rate, degree, t1, t0), A.shape[-1]
         return Y[:n, :n], Y[:n, n:]
 
@@ -323,7 +326,8 @@ def coefficients(times, /, **params):
     _, _, inp_0, sigma_0 = law.denoiser(t0)
     sigma_hat, rise = law.level()
     rate = -rise*sde.sigma_data/(sde.sigma_data**2 + sigma_hat**2)
-    _, M_m1 = prior.moments_gaussian(rate, 3, t0, t_m1)
+    A = prior.relaxation()
+    _, M_m1 = prior.moments_gaussian(A, rate, 3, t0, t_m1)
     _, _, _, sigma_m1 = law.denoiser(t_m1)
     u_m1 = -torch.atan(sigma_m1/sde.sigma_data)
     u_0 = -torch.atan(sigma_0/sde.sigma_data)
@@ -346,7 +350,7 @@ def coefficients(times, /, **params):
     gap_m1_m3 = since(3, du_m1_m3)
     du_m2_m3 = u_m2 - u_m3
     gap_m2_m3 = since(3, du_m2_m3)
-    P, M = prior.moments_gaussian(rate, 2, t1, t0)
+    P, M = prior.moments_gaussian(A, rate, 2, t1, t0)
     _, _, inp_1, sigma_1 = law.denoiser(t1)
 
     # A value is its coefficients in (x, m, r_m1, r_m2, r_m3, d), one row a coefficient, one column a step.

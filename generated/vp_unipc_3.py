@@ -42,6 +42,11 @@ The step t0 -> t1 = t0 - h:
 One network call and no noise per step.  The first step makes two network calls and no noise.  The last step makes
 no network calls and no noise.  Proven order 2 (the common step alone 4).  Assumed: a smooth network, an exact
 start, bounded ratios of steps.
+The local error of a step of length h, exact minus numerical:
+    e_x = h^5 * (3*D3*D_x/8 - 19*D4/720)
+    e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were as
+    long
+    D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2302.04867; diffusers UniPCMultistepScheduler.

@@ -2,9 +2,9 @@
 
 The features are the penultimate layer, standardised over the whole data set; the distance means nothing elsewhere, and is not
 FID.  A finite sample is biased upwards: compare at a like number of samples.  ``examples/train_classifier.py`` measured the
-figures of ``reference(data).figures`` at ``count`` samples: ``floor``, data drawn again against all,
-which perfect samples reach; ``ceiling``, Gaussian noise of the mean and variance of the data; ``halves``, two halves of the data against
-each other, biased on both sides; ``held``, images that were held out; and slightly spoiled data.
+figures of ``reference(data).figures`` at ``count`` samples: ``floor``, data drawn again against all, which perfect samples
+reach; ``ceiling``, Gaussian noise of the mean and variance of the data; ``halves``, two halves of the data against each other,
+biased on both sides; ``held``, images that were held out; and slightly spoiled data.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ BUDGETS = (20, 50, 100)
 END, LOW = 1e-3, 0.009  # the effective sigma at END
 SPREAD = 0.59  # of the data about their mean image
 BATCH = 250
+TOLERANCES = (1e-1, 1e-2)  # of RK45, relative and absolute
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,16 @@ class Table:
                 if name not in self.trials.known:
                     self.trials.add(name, self.measure(row, nfe))
                 yield row, nfe, self.trials.known[name]
+
+    def adaptive(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """RK45 at each tolerance, and the calls that it took; kept like the cells."""
+        for tolerance in TOLERANCES:
+            name = f"RK45, tolerance {tolerance:g} @ 0"
+            if name not in self.trials.known:
+                begun = time.perf_counter()
+                drawn, calls = self.reference(range(self.samples), tolerance)
+                self.trials.add(name, {**judged(drawn), "calls": calls, "seconds": round(time.perf_counter() - begun, 1)})
+            yield name.removesuffix(" @ 0"), self.trials.known[name]
 
     def measure(self, row: Row, nfe: int) -> dict[str, float]:
         begun = time.perf_counter()

@@ -42,7 +42,7 @@ def _refuse(key: str, what: str, fix: str) -> InputError:
     return InputError(where="-", key=key, what=what, fix=fix)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TimeGrid:
     """The times of one sampling run: ``.times`` (steps + 1,) float64 on the CPU, strictly decreasing and finite.
 
@@ -56,6 +56,9 @@ class TimeGrid:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", _checked(self.times))
+
+    def __repr__(self) -> str:
+        return f"TimeGrid({self.name}: {self.steps} steps from {self.times[0]:.4g} to {self.times[-1]:.4g})"
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,8 @@
 and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
 before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
 once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
-do not promote the state's dtype. A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
+do not promote the state's dtype. Where a step is sums and nothing else they are made in place, in memory that is used
+again (inplace.py). A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
 frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back
 from the device; then whether every output was finite is read, at once (watch.py).
 """
@@ -27,6 +28,7 @@ import stepsmith
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.inplace import InPlace, read_step
 from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, find_grid, full_params, make_plan, resolve
 from stepsmith.runtime.spectral import Transform
@@ -34,6 +36,7 @@ from stepsmith.runtime.start import Known
 from stepsmith.runtime.watch import Watch
 
 State = tuple[torch.Tensor, ...]
+Callback = Callable[[int, State, torch.Tensor | None], Any]
 _AHEAD = 2**18  # normals made at once, where a step needs fewer
 
 
@@ -47,7 +50,7 @@ def sample(
     last: str = "none",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    callback: Callable[[int, State], Any] | None = None,
+    callback: Callback | None = None,
     shape: Sequence[int] | None = None,
     progress: bool = False,
     constants: Mapping[str, Any] | None = None,
@@ -65,8 +68,11 @@ def sample(
     by name, each a tensor that broadcasts to (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and
     not on its neighbours. ``params`` override the module's ``PARAMS``. ``shape`` is that of one component of one sample
     (``network.shape`` unless given).
-    ``callback(k, state)`` is called after step k = 0 .. N - 1 (with cosine coefficients, for a module with
-    a FIELD). ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
+    ``callback(k, state, x0)`` is called after step k = 0 .. N - 1 (the state in cosine coefficients, for a module with a
+    FIELD): it may keep the state, and what it writes into it counts. ``x0`` is a copy of the data as the first network call
+    of the step predicts them, None for networks that predict something else (eps, score, v, flow, edm). A network may keep
+    its inputs and outputs, but must copy a view into its inputs that it keeps: their memory is used again.
+    ``last="denoise"`` adds a network call at ``times[-1]`` and returns the mean of the data given that state.
 
     ``init``: data, a tensor that broadcasts to the samples (a tuple of them for several data blocks): the run starts from the
     law of the state given them at ``times[0]``, so a grid that starts lower changes them less. ``start``: the state itself
@@ -95,7 +101,7 @@ def run_part(
     grid: TimeGrid | None,
     part: slice,
     cond: Mapping[str, Any],
-    callback: Callable[[int, State], Any] | None = None,
+    callback: Callback | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
     """The samples of some of the seeds of a plan, as one batch; refused where an output was not finite."""
@@ -131,7 +137,7 @@ def conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
 def run_plan(
     plan: Plan,
     watch: Watch,
-    callback: Callable[[int, State], Any] | None = None,
+    callback: Callback | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
     """The loop: draws the start, takes every step, returns the data component. No read from the device, no copy."""
@@ -151,15 +157,17 @@ def run_plan(
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
     drawn = _normals(plan, noise, [draws for _, draws in chosen])
+    steps = _steps(plan, chosen)
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        state, history = chosen[k][0](state, row, network(k), next(drawn), history)
+        state, history = steps[k](state, row, network(k), next(drawn), history)
         history = tuple(history)[: module.HISTORY]
         _check_state(plan, state)
         if known.laws:
             own = normals if not module.DRAWS else _again(plan, noise, k)
             state = known.kept(state, known.laws[k].drawn(own, given, known.data, plan.dtype))
         if callback is not None:
-            callback(k, state)
+            state = tuple(value.clone() for value in state)  # not written into again: the callback may keep it
+            callback(k, state, watch.predicted())
     if plan.last == "denoise":
         state = module.denoise(state, rows[-1], network(len(rows)))
     data = state[module.DATA]
@@ -240,6 +248,16 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
         if hasattr(module, f"step_{end}"):
             chosen[at] = getattr(module, f"step_{end}"), getattr(module, f"DRAWS_{end.upper()}", module.DRAWS)
     return chosen
+
+
+def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:
+    """The step of every row: in place where the functions can be read, else the function."""
+    found = {step: read_step(plan.module, step, draws) for step, draws in set(chosen)}
+    recipes = {step: recipe for step, recipe in found.items() if recipe is not None}
+    if len(recipes) < len(found):
+        return [step for step, _ in chosen]
+    memory, rows = InPlace(), zip(chosen, plan.table.tolist(), strict=True)
+    return [functools.partial(memory.step, recipes[step], (*row, 1.0)) for (step, _), row in rows]
 
 
 def _start(plan: Plan, known: Known, normals: State, given: State, transform: Transform | None) -> State:

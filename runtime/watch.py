@@ -16,6 +16,7 @@ import torch
 from stepsmith.errors import InputError
 
 State = tuple[torch.Tensor, ...]
+PREDICT_DATA = ("denoiser", "x0")  # kinds of networks whose first output is the mean of the data
 KINDS = "use a network of that kind, or an adapter of stepsmith.networks"
 
 
@@ -28,11 +29,18 @@ class Watch:
 
     def __init__(self, module: Any, network: Callable[[State, torch.Tensor], State], times: torch.Tensor) -> None:
         self.module, self.network, self.times = module, network, times
-        self.ends: list[tuple[int, torch.Tensor]] = []  # (step, least or largest value of an output), on the device
+        self.calls = 0  # of this step so far
+        self.first: State = ()  # the outputs of the first of them
+        self.ends: list[tuple[torch.Tensor, Any]] = []  # (steps + 1, outputs, 2) of each call of a step, and its pairs
 
     def at(self, step: int) -> Callable[[State, torch.Tensor], State]:
         """The network of a step."""
+        self.calls, self.first = 0, ()
         return functools.partial(self._call, step)
+
+    def predicted(self) -> torch.Tensor | None:
+        """A copy of the data as the first call of this step predicts them; None without a call, or for another kind."""
+        return self.first[0].clone() if self.first and self.module.NETWORK in PREDICT_DATA else None
 
     def _call(self, step: int, inputs: State, time: torch.Tensor) -> State:
         before = [_version(value) for value in inputs]
@@ -42,9 +50,20 @@ class Watch:
             raise InputError("-", "network", what, "let it make new tensors: x = x + 1, not x += 1")
         if what := self._wrong(inputs[0], outputs):
             raise InputError("-", "network", f"{what}, {self._place(step)}", KINDS)
-        for value in outputs:
-            self.ends += [(step, end) for end in torch.aminmax(value)]
-        return tuple(value.to(inputs[0].dtype) for value in outputs)  # a narrower one is welcome
+        outputs = tuple(value.to(inputs[0].dtype) for value in outputs)  # a narrower one is welcome
+        self.first = self.first or outputs
+        self._note(step, outputs)
+        return outputs
+
+    def _note(self, step: int, outputs: State) -> None:
+        """Keep the least and the largest value of each output, in memory made at the first call of its number in a step."""
+        if self.calls == len(self.ends):
+            ends = outputs[0].new_zeros(len(self.times), len(outputs), 2)
+            self.ends.append((ends, [[pair.unbind() for pair in row.unbind()] for row in ends.unbind()]))
+        for value, (least, largest) in zip(outputs, self.ends[self.calls][1][step], strict=True):
+            torch.amin(value, dim=(), out=least)
+            torch.amax(value, dim=(), out=largest)
+        self.calls += 1
 
     def _wrong(self, like: torch.Tensor, outputs: Any) -> str:
         """What is wrong with the outputs, as far as the host knows; like the first of the inputs they should be."""
@@ -70,16 +89,15 @@ class Watch:
 
     def read(self, data: torch.Tensor) -> None:
         """Refuse a run in which an output, or what it made of the data, was not finite.  This waits for the device, once."""
-        every = [*self.ends, *((-1, end) for end in torch.aminmax(data))]
-        finite = torch.stack([end.double() for _, end in every]).isfinite().tolist()
-        for (step, _), good in zip(every, finite, strict=True):
-            if good:
-                continue
-            if step < 0:
-                fix = "take a wider dtype, or a network that stays in bounds"
-                raise InputError("-", "network", "the samples are not finite, though its outputs are", fix)
-            what = f"it gives NaN or infinity, first {self._place(step)}"
+        ends = [ends.flatten(1) for ends, _ in self.ends]
+        steps = [torch.cat(ends, 1).isfinite().all(1)] if ends else []
+        *good, end = torch.cat([*steps, torch.stack(torch.aminmax(data)).isfinite().all()[None]]).tolist()
+        if not all(good):
+            what = f"it gives NaN or infinity, first {self._place(good.index(False))}"
             raise InputError("-", "network", what, "look at what it does there, or take a wider dtype")
+        if not end:
+            fix = "take a wider dtype, or a network that stays in bounds"
+            raise InputError("-", "network", "the samples are not finite, though its outputs are", fix)
 
 
 def _version(value: torch.Tensor) -> int:

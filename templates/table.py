@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from stepsmith.derive.program import EARLIER, UNIT, Evaluate, Normal, StepProgram, Update
 from stepsmith.derive.program.forms import Form, Layout, last_layout, layout
@@ -38,7 +39,7 @@ class TableText:
 
     # -- the sampler's lines ---------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def bases(self) -> tuple[str, ...]:
         """The unit rows: the bases as the scheme has them, and the outputs of the last call that are read."""
         outputs = [name for op in self.program.last if isinstance(op, Evaluate) for name in op.outputs]
@@ -133,8 +134,9 @@ class TableText:
 
     def returned(self) -> list[str]:
         """The lines that stack the columns."""
+        cells = self.cells()
         items = self.stacked()
-        zeros = sum(column not in self.cells() for column in self.columns)
+        zeros = sum(column not in cells for column in self.columns)
         lines = [f"zero = torch.zeros({zeros}, 1, dtype=torch.float64)"] if zeros else []
         lines.append(f"columns = {listed(items)}")
         return lines

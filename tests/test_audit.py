@@ -9,7 +9,7 @@ import audit
 from stepsmith.derive import catalogue, list_samplers
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "audit.md"
-QUICK = ("ddim", "dpmpp-2m", "dpmpp-3m", "heun", "sde-dpmpp-2m")
+QUICK = ("ddim", "dpmpp-2m", "dpmpp-3m", "heun", "unipc-3", "sde-dpmpp-2m")
 
 
 def test_the_page_says_what_is_derived() -> None:

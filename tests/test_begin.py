@@ -70,7 +70,7 @@ def test_what_is_known_stays_and_the_rest_goes_on_from_it(name):
     seen = []
     module = ss.load(name)
     grid = grid_of(module.SDE.replace("_", "-"), 30)
-    keep = lambda k, state: seen.append(state[module.DATA][:, 0].clone())  # noqa: E731
+    keep = lambda k, state, x0: seen.append(state[module.DATA][:, 0].clone())  # noqa: E731
     found = ss.sample(
         module, denoiser, grid, range(2000), shape=(2,), dtype=torch.float64, init=image, mask=mask, callback=keep
     )
@@ -174,7 +174,7 @@ def test_the_page_about_sampling_runs_and_does_what_it_says(tmp_path, monkeypatc
     for block in blocks:
         exec(block, names)
     image, halves, variants = names["image"], names["halves"], names["variants"]
-    assert torch.equal(halves[..., :4], image.expand(4, 1, 8, 8)[..., :4])
+    assert torch.equal(halves[..., :14], image.expand(4, 1, 28, 28)[..., :14])
     assert 0 < (variants - image).square().mean() < (names["labelled"][:4] - image).square().mean()
     assert (names["again"] - image).abs().max() < 2e-2 * image.abs().max()
-    assert names["labelled"].shape == (10, 1, 8, 8)
+    assert names["labelled"].shape == (10, 1, 28, 28)

@@ -42,15 +42,24 @@ WAVED: dict[str, Any] = {
 KICK = ss.ScoreParameterization(
     "kick", sp.ImmutableMatrix.zeros(2, 2), sp.ImmutableMatrix([[0], [1]]), sp.ImmutableMatrix([[1, 0]])
 )
+MATRIX = {"name": "matrix", "family": "conjugate", "B": [["lam*t", "0"], ["lam", "0"]], "params": {"lam": 0.4}}
+TURNED = {"name": "turned", "family": "adams", "order": 2, "frame": "eps-R"}
 METHODS: dict[str, Callable[[], Any]] = {
     "coupled exact": lambda: ss.derive(COUPLED, "oso"),
     "coupled conjugate": lambda: ss.derive(COUPLED, "conjugate", "eps-L"),
     "coupled adams": lambda: ss.derive(COUPLED, "adams-2"),
+    "coupled gaussian": lambda: ss.derive(COUPLED, "adams-3-gaussian"),
+    "coupled matrix": lambda: ss.derive(COUPLED, MATRIX),
+    "coupled rotation": lambda: ss.derive(COUPLED, "conjugate", "eps-R"),
+    "coupled rotation in two steps": lambda: ss.derive(COUPLED, TURNED, "eps-R"),
+    "coupled upper": lambda: ss.derive(COUPLED, "euler", "eps-U"),
+    "coupled kicks": lambda: ss.derive(COUPLED, "conjugate-vv"),
     "coupled edm": lambda: ss.derive(COUPLED, "conjugate", "edm"),
     "coupled own network": lambda: ss.derive(COUPLED, "euler", KICK),
     "coupled two draws": lambda: ss.derive(COUPLED, "euler-maruyama", "score"),
     "hot three steps": lambda: ss.derive(HOT, "dpmpp-3m"),
     "hot noise": lambda: ss.derive(HOT, "sde-dpmpp-2m"),
+    "waved conjugate": lambda: ss.derive(WAVED, "conjugate-identity"),
     "waved heun": lambda: ss.derive(WAVED, "heun"),
     "waved midpoint": lambda: ss.derive(WAVED, "dpmpp-2s"),
     "waved predictor": lambda: ss.derive(WAVED, "E! E!^@1"),

@@ -361,8 +361,8 @@ def test_samples_are_written_three_ways_with_their_record(run, tmp_path):
     with safe_open(told["safetensors"], "pt") as file:
         assert torch.equal(file.get_tensor("samples"), torch.from_numpy(array))
         assert json.loads(file.metadata()["record"]) == record
-    assert array.shape == (4, 1, 8, 8) and array.dtype == np.float32 and np.isfinite(array).all()
-    module, network = load("vp_conjugate"), networks.load("digits")
+    assert array.shape == (4, 1, 28, 28) and array.dtype == np.float32 and np.isfinite(array).all()
+    module, network = load("vp_conjugate"), networks.load("fashion")
     grid = TimeGrid.explicit(record["grid"]["times"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -373,7 +373,7 @@ def test_samples_are_written_three_ways_with_their_record(run, tmp_path):
     sigma = stepsmith.load_sde("vp").at().effective_sigma(grid.times.numpy())
     low, high = network.sigma_range  # the grid lies in it
     assert sigma[0] == pytest.approx(high, rel=1e-9) and sigma[-1] > low and record["grid"]["times"][-1] == 1e-3
-    assert record["model"] == {"name": "digits", "digest": network.digest} and len(network.digest) == 64
+    assert record["model"] == {"name": "fashion", "digest": network.digest} and len(network.digest) == 64
     assert set(record["versions"]) == {"stepsmith", "torch", "python"}
 
 
@@ -469,7 +469,7 @@ def test_the_diffusion_of_the_docs_that_is_in_no_catalogue_draws_samples(run, tm
     told = json.loads(done(run(*words, "--out", tmp_path / "a.npz", "--json")))
     assert told["nfe"] == 4 and told["record"]["sde"] not in list_sdes()
     with np.load(tmp_path / "a.npz") as file:
-        assert file["samples"].shape == (2, 1, 8, 8) and np.isfinite(file["samples"]).all()
+        assert file["samples"].shape == (2, 1, 28, 28) and np.isfinite(file["samples"]).all()
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_rectified_flow_starts_at_pure_noise(host):
 def test_the_sigmas_of_a_flow_are_those_of_flow_match_euler(more, wide):
     peer = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **more)
     scheduler = wide("ddim").from_config(peer.config)
-    for given in ({"num_inference_steps": 6}, {"sigmas": [1.0, 0.6, 0.3]}):
+    for given in ({"num_inference_steps": 6}, {"sigmas": [1.0, 0.6, 0.3]}, {"timesteps": [900.0, 600.0, 250.0]}):
         peer.set_timesteps(**given, mu=0.8)
         scheduler.set_timesteps(**given, mu=0.8)
         assert torch.allclose(scheduler.sigmas, peer.sigmas, atol=2e-6)

@@ -112,7 +112,7 @@ def test_outputs_that_do_not_fit_are_an_error_before_the_state_is_touched(output
     module, seen = ss.load(ss.emit(ss.derive("psld", "conjugate", "eps-L"))), []
     grid = ss.TimeGrid.uniform(ss.load_sde("psld"), 3)
     with pytest.raises(ss.InputError, match=what):
-        ss.sample(module, net("eps-L", outputs), grid, range(batch), shape=(3, 4, 4), callback=lambda k, z: seen.append(k))
+        ss.sample(module, net("eps-L", outputs), grid, range(batch), shape=(3, 4, 4), callback=lambda k, z, x0: seen.append(k))
     assert not seen
 
 

@@ -128,6 +128,13 @@ def test_the_last_sigma_may_be_above_0_and_the_rest_can_follow():
     assert (sample(trajectories.model, half, SIGMAS[3:], disable=True) - whole).abs().max() < 1e-12
 
 
+def test_a_step_without_a_call_shows_the_last_one():
+    seen = []
+    function("vp", "unipc-2")(trajectories.model, X, SIGMAS[:4], callback=seen.append, disable=True)
+    assert module("vp", "unipc-2").NFE_LAST == 0
+    assert [call["i"] for call in seen] == [0, 1, 2] and seen[2]["denoised"] is seen[1]["denoised"]
+
+
 def test_one_step_is_one_call_of_the_model():
     for sampler in ("dpmpp-2m", "unipc-3"):
         result = function("vp", sampler)(trajectories.model, X, SIGMAS[[0, -1]], disable=True)

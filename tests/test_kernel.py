@@ -12,7 +12,7 @@ import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
 from stepsmith.derive import load_sde
-from stepsmith.derive.maths import calculus
+from stepsmith.derive.maths import calculus, point
 from stepsmith.derive.maths.calculus import careful, s, t
 from stepsmith.derive.maths.entire import C, exponential
 from stepsmith.errors import Unsupported
@@ -137,6 +137,19 @@ def test_reduction_is_not_fooled_by_a_hidden_zero() -> None:
     a, b = sp.symbols("a b", real=True)
     x = (a + b) ** 2 - a**2 - 2 * a * b - b**2
     assert reduced(C(2, x) - 2) != 0
+
+
+def test_a_sign_is_read_through_cancellation() -> None:
+    """The sine of 10^60 sqrt(2) loses 60 of 78 digits, so that only a second look tells it from what is 10^-20 away."""
+    x = sp.Symbol("x")
+    wave, at = sp.sin(10**60 * sp.sqrt(x)), {x: sp.Integer(2)}
+    near = sp.Rational(str(wave.subs(at).evalf(25)))
+    for side in (1, -1):
+        gap = wave - near + side * sp.Rational(1, 10**20)
+        assert point.Point(at)(gap).contains(0)
+        assert point.sign(gap, at) == side
+    assert point.sign(sp.sin(x) ** 2 + sp.cos(x) ** 2 - 1, {x: sp.Rational(1, 3)}) == 0
+    assert [point.sign(e, {x: sp.Integer(-1)}) for e in (x, -x, sp.sqrt(x), 1 / (x + 1))] == [-1, 1, None, None]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,12 @@ def test_a_part_and_the_whole_drift_are_those_of_the_split():
         assert all((x - y).abs().max() < 1e-11 for x, y in zip(states[0], other, strict=True))
 
 
+def test_a_value_keeps_its_name_unless_the_step_has_it_for_itself():
+    step = ["f = score(z, t0)", "s1 = z + h/2*drift(z, f, t0)", "slow = s1 + h/2*drift(z, f, t0)", "z = slow"]
+    own = spec(step, (), let={"h": "t0 - t1"}, family="runge-kutta")
+    assert {"s1_", "slow"} <= {op.output for op in ss.derive("vp", own).program.ops if hasattr(op, "output")}
+
+
 @pytest.mark.parametrize(
     "name", ["vp_dpmpp_2m", "vp_dpmpp_3m_corrected", "vp_unipc_2", "vp_unipc_3", "vp_deis_3", "edm_dpmpp_3m"]
 )

@@ -178,7 +178,7 @@ def test_the_start_has_the_covariance_of_the_factor():
 def test_the_state_keeps_its_dtype_and_the_network_gets_float64_times(module, dtype):
     states, network = [], Counting(lambda inputs, time: (0.5 * inputs[0],))
     found = sample(
-        module, network, GRID, [0, 1], dtype=dtype, last="denoise", callback=lambda k, state: states.append(state)
+        module, network, GRID, [0, 1], dtype=dtype, last="denoise", callback=lambda k, state, x0: states.append(state)
     )
     assert found.dtype == dtype and found.shape == (2, 2, 3)
     assert all(value.dtype == dtype for state in states for value in state)
@@ -217,7 +217,7 @@ def test_first_and_last_steps_replace_the_common_one_and_are_counted():
 
 def test_the_callback_sees_every_state_in_order_and_denoise_is_the_mean_at_the_end():
     seen = []
-    found = sample(DDIM, shrink, GRID, [0], shape=(2, 3), callback=lambda k, state: seen.append((k, state[0])))
+    found = sample(DDIM, shrink, GRID, [0], shape=(2, 3), callback=lambda k, state, x0: seen.append((k, state[0])))
     assert [k for k, _ in seen] == [0, 1, 2, 3] and torch.equal(seen[-1][1], found)
     mean = sample(DDIM, shrink, GRID, [0], shape=(2, 3), last="denoise", dtype=torch.float64)
     x = by_hand([0], GRID.times.tolist())

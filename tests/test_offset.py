@@ -403,7 +403,7 @@ def test_the_start_is_drawn_around_the_offset_and_the_constant_is_the_callers() 
     sigma = math.sqrt(view.covariance(1.0)[0, 0])
     assert ((x.mean(0) - 0.995 * mu).abs() < 5 * sigma / math.sqrt(4000)).all()
     assert x.std(0).mean().item() == pytest.approx(sigma, rel=0.02)
-    ss.sample(module, network, grid, [0, 1], constants={"mu": mu}, callback=lambda k, state: states.append(state))
+    ss.sample(module, network, grid, [0, 1], constants={"mu": mu}, callback=lambda k, state, x0: states.append(state))
     assert len(states[0]) == 2 and torch.equal(states[0][1], mu.float().expand(2, 2, 3))
 
 
@@ -475,7 +475,7 @@ def test_the_command_line_takes_a_constant_from_a_file(tmp_path: Any) -> None:
 
     np.savez(tmp_path / "mu.npz", mu=np.full((1, 8, 8), 0.25))
     words = ["sample", "--sde", "ir-sde", "--sampler", "conjugate", "--steps", "3", "--seeds", "0-1", "--json"]
-    words += ["--out", str(tmp_path / "x.npz")]
+    words += ["--network", "digits", "--out", str(tmp_path / "x.npz")]
     done = CliRunner().invoke(cli, [*words, "--constant", f"mu={tmp_path / 'mu.npz'}"])
     assert done.exit_code == 0, done.output
     found = np.load(tmp_path / "x.npz")

@@ -35,7 +35,7 @@ ALLOWED = {
         "stepsmith.errors stepsmith.loading stepsmith.runtime stepsmith.derive stepsmith.templates torch numpy scipy"
     ),
     "stepsmith.derive": "stepsmith stepsmith.errors sympy mpmath flint numpy",
-    "stepsmith.templates": "stepsmith.errors stepsmith.files stepsmith.derive sympy mpmath jinja2",
+    "stepsmith.templates": "stepsmith.errors stepsmith.files stepsmith.derive sympy mpmath jinja2 markupsafe latex2mathml",
     "stepsmith.templates.torch": "torch",  # text of the emitted modules, never imported
     "stepsmith.templates.hosts": "stepsmith.generated torch tqdm diffusers comfy",  # the same
 }
@@ -73,7 +73,7 @@ ORDER = {
         "linear",
         "load",
     ),
-    "stepsmith.runtime": ("networks", "grid", "constants", "modules", "noise", "plan", "watch", "sampler", "shards"),
+    "stepsmith.runtime": ("networks", "grid", "constants", "modules", "noise", "plan", "watch", "inplace", "sampler", "shards"),
 }
 NO_CIRCLE = ("stepsmith.derive", "stepsmith.templates", "stepsmith.runtime", "stepsmith.measure", "stepsmith.cli")
 

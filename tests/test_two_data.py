@@ -67,7 +67,7 @@ def test_a_run_returns_the_first_data_block_and_the_callback_sees_both() -> None
     grid, seen = ss.TimeGrid.quadratic(sde, 40, end=1e-2), []
     out = ss.sample(
         module, network_of(sde.at(), "eps-L"), grid, range(4000), shape=(), dtype=torch.float64,
-        callback=lambda k, z: seen.append(z),
+        callback=lambda k, z, x0: seen.append(z),
     )  # fmt: skip
     assert torch.equal(out, seen[-1][module.DATA]) and module.DATA == 2
     _, mean, cov = law(sde.at(), 1e-2)

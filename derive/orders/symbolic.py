@@ -54,6 +54,9 @@ class ErrorTerm:
         body = sp.latex(self.coefficient * H**self.power) if self.coefficient != 0 else rf"O(h^{{{self.power + 1}}})"
         return rf"e_{{{self.block}}} = {body}"
 
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
     def at(self, **numbers: float) -> float:
         """The coefficient of h^power at these values of its symbols; InputError names a symbol without one."""
         missing = sorted({s.name for s in self.coefficient.free_symbols} - set(numbers))

@@ -15,6 +15,7 @@ from stepsmith.errors import InputError
 
 from ..maths.budget import within
 from ..maths.calculus import exact
+from ..maths.notation import latex
 from ..spec import sources as spec
 from . import closed, offset
 from .equations import Equations
@@ -37,6 +38,12 @@ class Reverse:
 @dataclass(frozen=True)
 class LinearSDE(Equations):
     """A linear SDE: the fields of ``Equations``, its transition, covariance, stationary law and reverse dynamics."""
+
+    def _repr_latex_(self) -> str:
+        """dz = F z dt + G dw, for a notebook."""
+        F = latex(self.F_let)
+        drift = rf"\left({F} z + {latex(self.offset_let)}\right)" if any(self.offset_let) else f"{F} z"
+        return rf"$\displaystyle dz = {drift}\,dt + {latex(self.G_let)}\,dw$"
 
     def commutes(self) -> bool:
         """Whether [F(t), F(s)] = 0 for all t and s, so that exp of the integral of F is the transition."""

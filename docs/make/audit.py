@@ -13,7 +13,7 @@ from stepsmith.derive.method import Method, derive
 from stepsmith.derive.orders.local import row_powers
 
 SDE = "vp"
-ORDINALS = {1: "", 2: "second ", 3: "third "}
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def _words(method: Any, sampler: str) -> str:
         said.append("nothing: the factor 2, and a first row of two calls")
     for place, k, power in row_powers(method):
         if power < method.step_order:
-            said.append(f"the {ORDINALS[k]}{place} row has a local error h^{power}")
+            row = ORDINALS[k - 1] if place == "first" else "last" if k == 1 else f"{ORDINALS[k - 1]} last"
+            said.append(f"the {row} row has a local error h^{power}")
     return "; ".join(said)
 
 
@@ -103,7 +104,8 @@ Made by `make docs`; nothing here but the claims is typed in. Each sampler is a 
 trajectories of the shipped code to 1e-10 on uneven grids (tests/test_shipped.py). The order of the formula is that of a common
 step with exact history on an uneven grid; that of the run counts first and last rows as shipped. Local errors are exact minus
 numerical, in units of alpha; h is the step in lambda = log(alpha/sigma), D1, D2, ... derivatives in lambda of the data prediction
-along the flow, r1 h, r1 r2 h the steps before. With noise the orders are weak ones, and 2 is the most that is asked for.
+along the flow, r1 h, r1 r2 h the steps before (as long in the term of unipc-3). With noise the orders are weak ones, and 2 is
+the most that is asked for.
 
 | sampler | shipped as | calls | claimed | formula | run | leading local error of the formula | what loses it |
 |---|---|---|---|---|---|---|---|

@@ -20,8 +20,8 @@ is 1). N is doubled from 8 until the slope converges; the lower slope is shown, 
 converged. A slope more than {GAP} under its proof fails `stepsmith verify`; one above it does not, because a linear
 problem may hide an error. The constant is the error of the uniform grid times N^order, in standard deviations:
 samplers of one order compare at equal calls by constant times calls^order. The leading error (exact minus numerical,
-of one step) is explained in the module; it is left out for modules that draw noise, and for `unipc-3`: from order 4 on
-the terms of a step that calls the network at carried values fill pages.
+of one step) is explained in the module; it is left out for modules that draw noise, and that of `unipc-3` is said for
+equal steps, as the term of any steps fills a page.
 
 What a proof assumes, in this table and everywhere: a network as smooth as the order asks, an exact start, steps whose
 ratios to their neighbours stay bounded (proven for random rational ratios between 5/7 and 7/5), a run that is zero-stable.

@@ -3,6 +3,7 @@
     audit    the orders of the samplers that people ship, claimed beside proven
     paper    the source paper's samplers on real images, from benchmarks/paper.jsonl (`stepsmith bench paper` measures them)
     orders   the proven and the measured order of every module
+    schedulers  what `stepsmith check` finds of the schedulers of diffusers (two minutes)
     which    which sampler, when, from errors at equal numbers of network calls, and which-tables (a few minutes)
 
 All are made where none is named.  Exit status 1 where a module falls short of its proof or, with ``--check``, a page differs.
@@ -60,7 +61,14 @@ def paper() -> dict[str, str]:
     return {"paper": paper.page(setting, cells)}
 
 
-PAGES = {"audit": audit, "orders": orders, "paper": paper, "which": which}
+def schedulers() -> dict[str, str]:
+    """docs/schedulers.md; needs diffusers."""
+    import schedulers
+
+    return {"schedulers": schedulers.page()}
+
+
+PAGES = {"audit": audit, "orders": orders, "paper": paper, "schedulers": schedulers, "which": which}
 
 
 def make(names: tuple[str, ...], out: Path, check: bool, pages: Mapping[str, Callable[[], dict[str, str]]] = PAGES) -> list[Path]:

@@ -49,7 +49,7 @@ def strip(method: ss.Method) -> bytes | None:
         return None
     kept = KEPT / f"{method.digest}.png"
     if not kept.is_file():
-        network, module = ss.networks.load("digits"), ss.load(ss.emit(method))
+        network, module = ss.networks.load("fashion"), ss.load(ss.emit(method))
         rows = []
         for calls in CALLS:
             steps, _ = budget_steps(calls, max(1, method.nfe), "none")
@@ -72,7 +72,7 @@ def picture(method: ss.Method) -> str:
     alt = f"Four rows of eight samples, at {budgets} network calls"
     return (
         f"![{alt}](../pictures/{method.name}.png)\n\n"
-        f"*The same eight seeds at {budgets} network calls (rows), on `{method.sde.name}` with the digits network, "
+        f"*The same eight seeds at {budgets} network calls (rows), on `{method.sde.name}` with the network of Fashion-MNIST, "
         "grid even in log-SNR. A sampler of two calls a step takes half the steps. Pictures show, they do not rank.*"
     )
 

@@ -17,16 +17,17 @@ from stepsmith.runtime.networks import galaxies, unet
 from stepsmith.runtime.networks.base import Network
 
 WEIGHTS = Path(__file__).parent / "weights"
-IN_PACKAGE = ("digits",)
+IN_PACKAGE = ("fashion", "fashion-psld-eps-l", "digits")
 SHIPPED: dict[str, Any] = {name: partial(unet.load, WEIGHTS / f"{name}.safetensors", name=name) for name in IN_PACKAGE}
 SHIPPED["galaxies"] = galaxies.load
 
 
 def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype | None = None) -> Network:
-    """``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors`` file of ``examples/train.py``, or
+    """``fashion``, ``fashion-psld-eps-l``, ``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors``
+    file of ``examples/train.py``, or
     ``module:name``, a Network of your own, or a function without arguments that makes one; its module is imported.
 
-    ``dtype`` is what the weights of the first three run in, float32 unless given; the state keeps its own.  InputError (key
+    ``dtype`` is what the weights of all but the last run in, float32 unless given; the state keeps its own.  InputError (key
     ``network``) for any other name, and for weights that cannot be read.
     """
     name, run = os.fspath(name_or_path), dtype or torch.float32

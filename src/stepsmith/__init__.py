@@ -39,7 +39,9 @@ _HOME = {
     "TimeGrid": ".runtime",
     "NoiseSource": ".runtime",
 }
-_MODULES = {"derive": ".derive", "networks": ".runtime.networks", "problems": ".measure.problems"}
+_MODULES = {
+    "data": ".runtime.data", "derive": ".derive", "networks": ".runtime.networks", "problems": ".measure.problems",
+}  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME), *sorted(_MODULES)]
 

@@ -69,10 +69,11 @@ def emit(method: Method, dialect: str = "torch", *, certified: bool = True) -> s
     Raises CertificateError where the text is not the method, a mistake of stepsmith; Unsupported for a dialect that is not
     built or has no room for the method, and for a diffusion at which no certificate can be had within the time.
     """
-    text = written(method, dialect, certified=certified)
+    text = written(method, certified=certified)
+    attached = templates.attach(text, dialect)
     if certified:
-        certify(method)
-    return text
+        _issue(method, text)
+    return attached
 
 
 def certify(method: Method) -> Certificate:

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from stepsmith import __version__
-from stepsmith.cli import bench, build, derive, error, sample, search, show, tune, verify
+from stepsmith.cli import bench, build, check, derive, error, report, sample, search, show, tune, verify
 from stepsmith.cli import list as list_
 from stepsmith.cli.shared import fail
 from stepsmith.errors import CertificateError, InputError, Unsupported, one_line
@@ -25,7 +25,7 @@ def cli() -> None:
     """A compiler from a linear diffusion to a proven sampler."""
 
 
-for verb in (list_, derive, error, build, show, verify, sample, tune, bench, search):
+for verb in (list_, derive, error, build, show, verify, sample, tune, bench, check, report, search):
     cli.add_command(verb.command)
 
 

@@ -16,8 +16,9 @@ from stepsmith.errors import InputError
 @click.option("--samples", type=click.IntRange(100), default=1000, show_default=True, help="Samples a cell.")
 @click.option("--nfe", type=int, multiple=True, help="Budgets of network calls: 20, 50 and 100 unless given.")
 @click.option("--row", "labels", multiple=True, help="Rows by their label; all of them unless given.")
+@click.option("--adaptive", is_flag=True, help="RK45 too, on all samples as one system.")
 @click.option("--record", type=click.Path(path_type=Path), default=Path("out/paper.jsonl"), show_default=True)
-def command(samples: int, nfe: tuple[int, ...], labels: tuple[str, ...], record: Path) -> None:
+def command(samples: int, nfe: tuple[int, ...], labels: tuple[str, ...], adaptive: bool, record: Path) -> None:
     """Frechet distances of the paper's samplers on a PSLD network of Fashion-MNIST, at equal network calls.
 
     What stands in the record is not measured again, so that a run that was stopped goes on.
@@ -32,11 +33,14 @@ def command(samples: int, nfe: tuple[int, ...], labels: tuple[str, ...], record:
         raise InputError("-", "row", f"there is no row {missing[0]!r}", f"name one of {', '.join(known)}")
     rows, budgets = [known[label] for label in labels or known], nfe or paper.BUDGETS
     record.parent.mkdir(parents=True, exist_ok=True)
-    cells = table(record, samples).cells(rows, budgets)
+    made = table(record, samples)
+    cells = made.cells(rows, budgets)
     with progress(cells, len(rows) * len(budgets), "cells", False) as bar:
         found = list(bar)
     for line in text(found):
         click.echo(line)
+    for name, cell in made.adaptive() if adaptive else ():
+        click.echo(f"{cell['calls']:5}  {cell['fd']:8.2f} +- {cell['error']:4.2f}  {cell['laplacian']:9.3f}  {name}")
 
 
 def table(record: Path, samples: int) -> Any:

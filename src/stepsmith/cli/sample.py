@@ -59,9 +59,9 @@ class Request:
 )
 @click.option(
     "--network",
-    default="digits",
+    default="fashion",
     show_default=True,
-    help="digits, galaxies, a checkpoint (.safetensors) or MODULE:NAME, a Network of your own.",
+    help="fashion, fashion-psld-eps-l, digits, galaxies, a checkpoint (.safetensors) or MODULE:NAME, a Network of your own.",
 )
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")

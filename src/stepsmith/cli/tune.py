@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ from typing import Any
 import click
 
 from stepsmith.cli.shared import json_option, out_option, print_json, quiet
+from stepsmith.errors import InputError
 
 
 @click.command("tune")
 @click.option("--sde", default="vp", show_default=True, help="A name or a .toml file.")
-@click.option("--network", default="digits", show_default=True, help="digits, galaxies or a checkpoint (.safetensors).")
+@click.option("--network", default="digits", show_default=True, help="digits, fashion, galaxies or a checkpoint (.safetensors).")
 @click.option("--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated.")
 @click.option("--seeds", default="0-63", show_default=True, help="The paths to tune on; judge with others.")
 @click.option("--start", type=float, help="Where the grid starts; by default as high as the network knows.")
@@ -27,20 +30,27 @@ from stepsmith.cli.shared import json_option, out_option, print_json, quiet
 @click.option(
     "--evaluations", type=click.IntRange(1, 10000), default=200, show_default=True, help="Of the loss, from each start."
 )
+@click.option("--gaussian", type=click.Path(path_type=Path), help="Find a parameter of --sampler from the data's covariance.")
+@click.option("--sampler", default="conjugate-ones", show_default=True, help="With --gaussian: what it is a parameter of.")
+@click.option("--parameter", default="lambda_", show_default=True, help="With --gaussian: its name.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="A picture of the error against the calls.")
 @out_option("Folder of the tuned modules and their records.", Path("out"))
 @json_option
 def command(
     sde: str, network: str, budgets: Sequence[int], seeds: str, out: Path, as_json: bool, device: str, plot: Path | None,
-    learn: bool, certified: int | None, evaluations: int, **given: Any,
+    learn: bool, certified: int | None, evaluations: int, gaussian: Path | None, sampler: str, parameter: str, **given: Any,
 ) -> None:  # fmt: skip
     """Choose grid, frame, order, clock and corrector for a network, on paths of its own; write the best as a baked module.
 
-    What was tried is kept in trials.jsonl of the folder: a run that was stopped goes on from there.
+    What was tried is kept in trials.jsonl of the folder: a run that was stopped goes on from there. With --gaussian FILE.npz
+    (images, covariance or eigenvalues) or a folder of images no network is called: a parameter of an eps-L sampler is found on
+    the quadratic grid, the last call the mean of the data.
     """
     import torch
 
+    if gaussian is not None:
+        return without_network(gaussian, sde, sampler, parameter, budgets, out, as_json)
     import stepsmith as ss
     from stepsmith.cli.sample import use_device
     from stepsmith.tuning import prepared, tuned
@@ -67,6 +77,58 @@ def command(
     click.echo(f"{seconds:.0f} s")
 
 
+AMONG = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+
+def without_network(
+    source: Path, sde: str, sampler: str, parameter: str, budgets: Sequence[int], out: Path, as_json: bool
+) -> None:  # fmt: skip
+    """The parameter of an eps-L sampler by the covariance of the data, a record a budget."""
+    import stepsmith as ss
+    from stepsmith.files import write_whole
+    from stepsmith.measure import gaussian
+    from stepsmith.runtime import budget_steps
+
+    variances = gaussian.modes(statistics(source))
+    method = ss.derive(sde, sampler, "eps-L")
+    if parameter not in method.params:
+        raise InputError("-", "parameter", f"{method.name} has no {parameter}", f"name one of {', '.join(method.params)}")
+    module = ss.load(ss.emit(method))
+    records: list[dict[str, Any]] = []
+    for nfe in budgets:
+        grid = ss.TimeGrid.quadratic(method.sde, budget_steps(nfe, method.nfe, "denoise")[0])
+
+        def measure(value: float, grid: Any = grid) -> float:
+            return gaussian.distance(module, grid, variances, {parameter: value})
+
+        value, seen = gaussian.best(measure, AMONG)
+        told = {"nfe": nfe, "sampler": sampler, "sde": sde, "data": source.name, "parameter": parameter, "value": value}
+        records.append({**told, "distance": seen[value], "at 0": seen[0.0], "distances": {f"{x:g}": e for x, e in seen.items()}})
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / f"{method.name}_{parameter.strip('_')}.json", json.dumps(records, indent=2).encode())
+    if as_json:
+        return print_json({"records": records})
+    for record in records:
+        found = "{nfe:5} calls: {parameter} = {value:.3f}, distance {distance:.3g}, at 0 {at 0:.3g}"
+        click.echo(found.format(**record))
+
+
+def statistics(source: Path) -> Any:
+    """Images of a folder, or the array of an .npz file."""
+    import numpy as np
+
+    from stepsmith.runtime import data
+
+    if source.is_dir():
+        return data.images(source)
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            return next(file[key] for key in ("eigenvalues", "covariance", "images") if key in file)
+    except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
+        what = "it holds no eigenvalues, covariance or images"
+        raise InputError(str(source), "gaussian", what, "write it with numpy.savez") from None
+
+
 def row(record: Mapping[str, Any]) -> str:
     """One number of calls as a line."""
     kept = outcome(record)
@@ -83,8 +145,6 @@ def outcome(record: Mapping[str, Any]) -> dict[str, float]:
 
 def draw(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Error against calls, what was kept and the baseline."""
-    from stepsmith.errors import InputError
-
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,0 +1,119 @@
+"""``stepsmith check``: somebody else's sampler on problems that are known exactly."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stepsmith.cli.shared import json_option, print_json
+from stepsmith.errors import InputError
+
+
+@click.command("check")
+@click.argument("target", metavar="MODULE:NAME")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An argument, as JSON: solver_order=3.")
+@click.option("--expect-order", type=float, help="Status 1 unless the order of the step, else of the run, is this.")
+@json_option
+def command(target: str, settings: tuple[str, ...], expect_order: float | None, as_json: bool) -> None:
+    """Measure a diffusers scheduler or a k-diffusion function: orders, variance, seeds, reads, rounding.
+
+    MODULE:NAME, or FILE.py:NAME, is imported: only name code that you would run. Schedulers are run as a pipeline runs them, with
+    clipping and thresholding turned off; functions on EDM's grid from 60 to 0.05. docs/check.md says how each figure is found.
+    """
+    import torch
+
+    from stepsmith.measure import check
+
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = check.judge(subject(target, options(settings)))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        for line in sentences(report):
+            click.echo(line)
+    found = report.run if report.formula is None else report.formula
+    if expect_order is not None and (found is None or abs(found - expect_order) > 0.4):
+        click.echo(f"-: the order {expect_order:g} was expected", err=True)
+        sys.exit(1)
+
+
+def options(settings: tuple[str, ...]) -> dict[str, Any]:
+    """The values of KEY=VALUE; a word that is no JSON is text."""
+    found = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or not key.isidentifier():
+            raise InputError("-", "set", f"{setting!r} is no KEY=VALUE", "write such as solver_order=3")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def subject(target: str, config: dict[str, Any]) -> Any:
+    """What is to be judged; InputError where it is neither a scheduler nor a function."""
+    from stepsmith.measure import check
+
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise InputError("-", "sampler", f"{target!r} is no MODULE:NAME", "write such as diffusers:DDIMScheduler")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(file(place) if place.endswith(".py") else importlib.import_module(place), name)
+        if isinstance(found, type):
+            return check.Scheduler.of(found, config)
+    except InputError:
+        raise
+    except Exception as error:  # a user's module raises what it likes
+        what = f"{target} cannot be had ({type(error).__name__}: {error})"
+        raise InputError("-", "sampler", what, "name what can be imported") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(found):
+        raise InputError("-", "sampler", f"{target} is neither a class nor a function", "name a scheduler or a function")
+    return check.Function(name, found, config)
+
+
+def file(path: str) -> Any:
+    """The module of a file."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[Path(path).stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def sentences(report: Any) -> list[str]:
+    """The findings, a line each."""
+    lines = [f"{report.name}: {'it draws noise' if report.random else 'deterministic'}."]
+    if not report.random:
+        if report.formula is not None:
+            lines.append(f"Order of the common step: {report.formula:.2f} (the error of single steps from exact values).")
+        told = ", ".join(f"{error:.1e} in {n}" for n, error in report.errors.items())
+        order = "it does not settle" if report.run is None else f"{report.run:.2f}"
+        lines.append(f"Order of a run, its first steps included: {order} (errors: {told} steps).")
+    if report.last is not None:
+        lines.append(f"The step to the end makes an error of {report.last:.1e} by itself.")
+    for n, (ratio, error) in report.variance.items():
+        lines.append(f"Variance in {n} steps: {ratio:.3f} of the exact one, with a standard error of {error:.3f}.")
+    same = "the same samples again" if report.repeats else "OTHER samples"
+    lines.append(f"The same generator gives {same}.")
+    if report.batch is not None:
+        lines.append(f"A sample {'does not depend' if report.batch else 'DEPENDS'} on the batch that it is drawn in.")
+    lines.append(f"Values read back from the device: {report.syncs:.1f} a step.")
+    narrow = ", ".join(f"{error:.1e} ({name})" for name, error in report.half.items())
+    lines.append(f"Narrow states change the samples by {narrow}.")
+    return lines

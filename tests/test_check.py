@@ -1,0 +1,143 @@
+"""``stepsmith check`` finds the audited orders again, a wrong coefficient, and a seed that depends on the batch."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from stepsmith.cli import cli
+from stepsmith.errors import InputError
+from stepsmith.measure import check
+
+diffusers = pytest.importorskip("diffusers")
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+AUDITED = (  # orders of the formula in docs/audit.md, which are proven
+    ("DDIMScheduler", {}, 1),
+    ("EulerDiscreteScheduler", {}, 1),
+    ("DPMSolverMultistepScheduler", {"solver_order": 2}, 2),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3}, 2),
+    ("DPMSolverSinglestepScheduler", {"solver_order": 2}, 2),
+    ("UniPCMultistepScheduler", {"solver_order": 2}, 3),
+    ("UniPCMultistepScheduler", {"solver_order": 3}, 4),
+    ("DEISMultistepScheduler", {"solver_order": 2}, 2),
+    ("DEISMultistepScheduler", {"solver_order": 3}, 3),
+    ("HeunDiscreteScheduler", {}, 2),
+)
+
+
+def scheduler(kind: Any, **config: Any) -> check.Scheduler:
+    return check.Scheduler.of(getattr(diffusers, kind) if isinstance(kind, str) else kind, config)
+
+
+@pytest.mark.parametrize(("kind", "config", "order"), AUDITED)
+def test_the_order_of_the_common_step_is_the_proven_one(kind: str, config: dict[str, Any], order: int) -> None:
+    found = check.formula(scheduler(kind, **config), (80, 160, 320))
+    assert found == pytest.approx(order, abs=0.2)
+
+
+def test_a_flow_scheduler_and_its_run() -> None:
+    errors, last = check.run_errors(scheduler("FlowMatchEulerDiscreteScheduler"), (20, 40, 80))
+    assert check.slope({1 / n: e for n, e in errors.items()}) == pytest.approx(1, abs=0.1)
+    assert last is not None and last < 1e-4
+
+
+class Wrong(diffusers.DPMSolverMultistepScheduler):  # type: ignore[misc, name-defined]
+    """One coefficient is off: the second difference has the weight 1/4 in place of 1/2."""
+
+    def multistep_dpm_solver_second_order_update(self, outputs: Any, *args: Any, sample: Any = None, **kwargs: Any) -> Any:
+        right = super().multistep_dpm_solver_second_order_update(outputs, *args, sample=sample, **kwargs)
+        first = self.dpm_solver_first_order_update(outputs[-1], *args, sample=sample, **kwargs)
+        return first + 0.5 * (right - first)
+
+
+class Mixed(diffusers.DDIMScheduler):  # type: ignore[misc, name-defined]
+    """Noise of one sample reaches the next: it is drawn for the batch as a whole."""
+
+    def step(self, out: Any, t: Any, x: Any, generator: Any = None, return_dict: bool = True) -> Any:
+        first = generator[0] if isinstance(generator, list) else generator
+        draw = torch.randn(x.shape, dtype=x.dtype, generator=first)
+        return super().step(out, t, x, eta=1.0, variance_noise=draw, return_dict=return_dict)
+
+
+def test_a_wrong_coefficient_loses_the_order() -> None:
+    assert check.formula(scheduler(Wrong), (80, 160, 320)) == pytest.approx(1, abs=0.1)
+
+
+def test_a_sample_that_depends_on_its_batch_is_found() -> None:
+    assert not check.batch_invariant(scheduler(Mixed))
+    assert check.batch_invariant(scheduler("DDPMScheduler"))
+
+
+def test_noise_is_seen_and_its_variance_measured() -> None:
+    report = check.judge(scheduler("DDPMScheduler"), (20, 40))
+    assert report.random and report.repeats and report.run is None
+    assert all(ratio < 0.9 for ratio, _ in report.variance.values())  # with few steps its small variance is too small
+    exact, error = check.variance(scheduler("SASolverScheduler"), 40)
+    assert exact == pytest.approx(1.0, abs=0.03 + 3 * error)
+
+
+def test_values_read_back_are_counted_without_those_of_the_network() -> None:
+    assert check.synchronisations(scheduler("DPMSolverMultistepScheduler")) == 0
+
+    def euler(model: Any, x: Any, sigmas: Any, disable: bool = False) -> Any:
+        for a, b in itertools.pairwise(sigmas):
+            x = x + (b - a) * (x - model(x, a.expand(len(x)))) / a
+            assert float(a) > 0  # one value
+        return x
+
+    own = check.Function("euler", euler)
+    assert check.synchronisations(own) == 1
+    errors, last = check.run_errors(own, (40, 80, 160))
+    assert last is None and check.slope({1 / n: e for n, e in errors.items()}) == pytest.approx(1, abs=0.1)
+
+
+def test_the_exact_flow_is_that_of_one_gaussian() -> None:
+    """y(s) - m is proportional to sqrt(c + s^2); held with the mixture's flow by a mixture of one."""
+    y = torch.tensor([[1.3, -0.4]], dtype=torch.float64)[..., None, None]
+    before = check.MIXTURE
+    try:
+        check.MIXTURE = check.PLAIN
+        (_, found) = check.flow(y, [3.0, 0.5])
+    finally:
+        check.MIXTURE = before
+    mean = torch.tensor([0.2, -0.1], dtype=torch.float64)[:, None, None]
+    assert found.numpy() == pytest.approx((mean + (y - mean) * math.sqrt((0.25 + 0.25) / (0.25 + 9))).numpy(), abs=1e-8)
+
+
+def test_the_verb_takes_classes_functions_of_files_and_what_we_emit(tmp_path: Path) -> None:
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(cli, ["check", *words])
+
+    found = run("diffusers:DDIMScheduler", "--json", "--expect-order", "1")
+    assert found.exit_code == 0 and json.loads(found.output)["formula"] == pytest.approx(1, abs=0.1)
+    assert run("diffusers:DDIMScheduler", "--expect-order", "2").exit_code == 1
+    assert CliRunner().invoke(cli, ["build", "vp_dpmpp_2m", "--dialect", "k-diffusion", "--out", str(tmp_path)]).exit_code == 0
+    told = run(f"{tmp_path}/vp_dpmpp_2m.py:sample_vp_dpmpp_2m")
+    assert told.exit_code == 0, told.output
+    order = float(next(line for line in told.output.splitlines() if "Order of a run" in line).split(":")[1].split()[0])
+    assert order == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("target", ["nothing", "os:sep", "no_such_module:x", "diffusers:UNet2DModel"])
+def test_what_is_no_sampler_is_one_line(target: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "stepsmith", "check", target], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "sampler: " in done.stderr
+
+
+def test_a_setting_is_key_value() -> None:
+    from stepsmith.cli.check import options
+
+    assert options(("solver_order=3", "use_karras_sigmas=true", "solver_type=bh1")) == {
+        "solver_order": 3, "use_karras_sigmas": True, "solver_type": "bh1",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="set: 'order' is no KEY=VALUE"):
+        options(("order",))

@@ -1,0 +1,101 @@
+"""The report: what it holds, that each format stands by itself, and that no string of a spec is markup in it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import stepsmith as ss
+from stepsmith import reporting
+from stepsmith.cli import cli
+from stepsmith.templates.report import Code, Math, Picture, Report, Section, Table, Text, render
+
+torch.set_num_threads(1)
+pytest.importorskip("latex2mathml")
+HOSTILE = r"<script>alert(1)</script> \input{/etc/passwd} 50% & $x_1^2$ {} ~ # |"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on a diffusion of two blocks with a deterministic sampler and one that draws noise."""
+    out = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporting, "BUDGETS", (4, 8))
+        patch.setattr(reporting, "PATHS", 8)
+        titles: list[str] = []
+        found = reporting.written(ss.load_sde("cld"), ("rvv", "euler-maruyama"), ss.networks.load("digits"), out, titles.append)
+    assert [path.suffix for path in found[-3:]] == [".md", ".tex", ".html"] and len(titles) == 8
+    return out
+
+
+def test_the_page_stands_by_itself(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text
+    pictures = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)">', text)
+    assert len(pictures) == 5 and all(len(alt) > 20 for alt in pictures)  # kernel, stability, errors, two strips
+    assert text.count("<math") >= 8 and "\\frac" not in re.sub(r"<annotation.*?</annotation>", "", text)
+
+
+def test_it_says_what_is_proven_and_what_was_measured(folder: Path) -> None:
+    text = (folder / "report.md").read_text()
+    rvv = ss.derive("cld", "rvv")
+    assert f"Proven order {rvv.order}." in text and "B! A B!@1" in text
+    assert "Proven weak order 1" in text and "largest stable step" in text
+    assert rvv.local_error and all(term.latex() in text or str(term) in text for term in rvv.local_error)
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
+        assert (folder / name).is_file()
+    row = next(line for line in text.splitlines() if line.startswith("| rvv | median |"))
+    errors = [float(cell) for cell in row.split("|")[3:5]]
+    assert errors[1] < errors[0]
+
+
+def test_latex_is_balanced_and_its_pictures_are_there(folder: Path) -> None:
+    text = (folder / "report.tex").read_text()
+    bare = re.sub(r"\\begin\{Verbatim\}.*?\\end\{Verbatim\}", "", text, flags=re.DOTALL).replace(r"\{", "").replace(r"\}", "")
+    assert bare.count("{") == bare.count("}")
+    begun, ended = re.findall(r"\\begin\{(\w+)\}", text), re.findall(r"\\end\{(\w+)\}", text)
+    assert sorted(begun) == sorted(ended)
+    for name in re.findall(r"\\includegraphics\[[^]]*\]\{([^}]+)\}", text):
+        assert (folder / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize("form", ["html", "md", "tex"])
+def test_no_string_is_markup(form: str) -> None:
+    blocks = (Text(HOSTILE), Table(("a",), ((HOSTILE,),)), Picture("p", HOSTILE, b"\x89PNG"), Math("x^2"), Code("a"))
+    text = render(Report(HOSTILE, (Section(HOSTILE, blocks),)), form)
+    assert "<script>" not in text if form != "tex" else r"\input" not in text
+    if form == "tex":
+        assert text.count(r"\textbackslash{}input\{/etc/passwd\}") == 5 and r"50\%" in text
+    if form == "md":
+        assert text.count("\\|") == 5
+
+
+def test_the_verb_wants_a_denoiser_and_a_folder(tmp_path: Path) -> None:
+    run = CliRunner().invoke(cli, ["report", "psld", "--network", "fashion-psld-eps-l", "--out", str(tmp_path)])
+    assert "give a denoiser" in str(run.exception)
+    (tmp_path / "file").write_text("")
+    run = CliRunner().invoke(cli, ["report", "psld", "--out", str(tmp_path / "file")])
+    assert "it is a file" in str(run.exception)
+
+
+def test_objects_show_themselves_in_a_notebook() -> None:
+    sde, method = ss.load_sde("psld"), ss.derive("psld", "rvv")
+    assert r"\mathrm{Minv}" in sde._repr_latex_() and sde._repr_latex_().startswith("$")
+    assert repr(method) == "Method(psld_rvv: 2 network calls, 0 draws a step)"
+    assert method.local_error and method.local_error[0].latex() in (method._repr_latex_() or "")
+    assert ss.derive("psld", "roba")._repr_latex_() is None
+    assert repr(ss.TimeGrid.quadratic(sde, 25)) == "TimeGrid(quadratic: 25 steps from 1 to 0.001)"
+    assert r"\left(" in ss.load_sde("ir-sde")._repr_latex_()
+
+
+def test_the_notebook_runs_from_top_to_bottom() -> None:
+    cells = json.loads((Path(__file__).parents[1] / "examples" / "tour.ipynb").read_text())["cells"]
+    names: dict[str, object] = {}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        assert not cell["outputs"]  # what it shows is made where it is run
+        exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    samples = names["samples"]
+    assert isinstance(samples, torch.Tensor) and samples.shape == (12, 1, 28, 28) and samples.isfinite().all()
