@@ -345,7 +345,7 @@ class Law:
         return -self.rise @ torch.linalg.inv(self.S) / 2
 
     def turning(self):
-        """What Q s in the drift adds to it, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y then moves as if alone."""
+        """What Q s in the drift adds, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y moves as if alone."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
         seen = torch.linalg.solve(self.S, lead)
         half = self.rise @ seen @ lead.mT / (2 * lead.mT @ seen)
