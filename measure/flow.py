@@ -166,8 +166,9 @@ def transport(
 ) -> torch.Tensor:
     """The states (n, ...) at ``law.high`` carried down to ``law.low`` by the probability flow, float64.
 
-    With ``skew`` the drift has Q s more, Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, p the mean of z for unit
-    data: another map with the same marginals.  ``score(inputs, time)`` takes the n blocks and the ``given`` constant components, as a network of kind ``score`` does.
+    With ``skew`` the drift has Q s more, Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, p the mean of z for
+    unit data: another map with the same marginals.  ``score(inputs, time)`` takes the n blocks and the ``given`` constant
+    components, as a network of kind ``score`` does.
     """
     ones = [*given, torch.ones_like(state[0])]
 
