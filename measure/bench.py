@@ -87,14 +87,14 @@ def contestants(sde: Any, noise: bool) -> tuple[Contestant, ...]:
 @dataclass(frozen=True, eq=False)
 class Task:
     """What is sampled: the network of a module's kind, the start (n, paths, ...), where the flow takes the data block, and
-    where that with the skew drift does (nowhere told of one block).
+    where that with the skew drift does, the same of one block.
     """
 
     network: Callable[[Any], Any]
     start: torch.Tensor
     end: torch.Tensor
     spread: float
-    turned: torch.Tensor | None = None
+    turned: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ class Bench:
         own = NoiseSource(range(CALIBRATION * 10**6, CALIBRATION * 10**6 + 64))
         apart = torch.stack([own.normal(shape, "start", 0, j, dtype=torch.float64) for j in range(len(L))])
         ends = [run(module, network, fine, each, {}) for each in (start, torch.tensordot(L, apart, 1))]
-        turned = run(load(SKEW), network, fine, start, {}) if sde.n > 1 else None
+        turned = run(load(SKEW), network, fine, start, {}) if sde.n > 1 else ends[0]
         return cls(sde, high, low, (Task(lambda module: network, start, ends[0], float(ends[1].var(0).mean().sqrt()), turned),))
 
     def times(self, grid: str, steps: int, spread: float) -> torch.Tensor:
@@ -207,7 +207,7 @@ def _exact_task(sde: Any, law: Laws, problem: GaussianMixture, paths: int) -> Ta
         ends.append(state[sde.data[0]])
     spread = float(problem.sample(64, CALIBRATION).var(0).mean().sqrt())
     network = functools.partial(network_of, problem=problem, law=law)
-    return Task(network, first, ends[0], spread, ends[1] if sde.n > 1 else None)
+    return Task(network, first, ends[0], spread, ends[-1])
 
 
 def _ends(sde: Any, bounds: tuple[float, float]) -> tuple[float, float]:
