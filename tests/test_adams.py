@@ -265,7 +265,7 @@ def test_components_may_have_the_names_of_its_values():
     [
         ({"order": 5}, "sampler.order"), ({"order": True}, "sampler.order"), ({"frame": "eps-Q"}, "sampler.frame"),
         ({"clock": 3}, "sampler.clock"), ({"clock": "lag"}, "sampler.clock"), ({"corrector": 1}, "sampler.corrector"),
-        ({"composition": "A!"}, "sampler.composition"), ({"target": "sde"}, "sampler.family"),
+        ({"composition": "A!"}, "sampler.composition"), ({"target": "sde"}, "sampler.target"),
     ],
 )  # fmt: skip
 def test_a_setting_that_does_not_fit_is_named(change, key):
