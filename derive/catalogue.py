@@ -20,13 +20,13 @@ ODE_LINES = (
 )  # fmt: skip
 SDE_LINES = ("ddim-eta", "sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver")
 BLOCK_LINES = ("heun-drift", "rvv2")
-ADAMS = ("adams-2", "adams-3", "adams-3-gaussian", "adams-2-sde")
+ADAMS = ("adams-2", "adams-3", "adams-3-gaussian", "adams-2-gaussian-sde", "adams-3-gaussian-skew")
 
 # Kept on disk for people to read: each sampler on the diffusion that it is at home on, and other networks and frames.
 # ``kept`` adds `conjugate` on every diffusion.
 HOME = {
     "psld": (*STEPPERS, *CONJUGATE, *SPLITTINGS, *CONJUGATE_SPLITTINGS, *BLOCK_LINES, *ADAMS[1:]),
-    "vp": (*ODE_LINES, *SDE_LINES, *ADAMS),
+    "vp": (*ODE_LINES, *SDE_LINES, *ADAMS[:4]),
     "blurring": ("oso",),
 }
 VARIANTS = (
@@ -77,7 +77,8 @@ ROWS = (  # diffusions, samplers, networks and frame; each diffusion with each s
     ("edm", ("dpmpp-2m",), "edm", None),
     ("psld cld psld-damped", BLOCK_LINES, "denoiser", None),
     ("vp edm ve rectified-flow psld cld hold", ADAMS[:2], "denoiser", None),
-    ("vp psld", ADAMS[2:], "denoiser", None),
+    ("vp psld", ADAMS[2:4], "denoiser", None),
+    ("psld cld", ADAMS[4:], "denoiser", None),
     ("rectified-flow", ("conjugate", "dpmpp-2m", *ADAMS[:2]), "flow", None),
     ("blurring", (*STEPPERS, "conjugate", "oso", "heun", "dpmpp-2m"), "eps-L", None),
     ("blurring", ("conjugate",), "x0", None),

@@ -148,6 +148,7 @@ def adams_lines(adams: Any) -> list[str]:
     """The rule of the family adams (lower/adams.py)."""
     count = adams.order if adams.order > 1 else "one"
     drawn, power = (" + C xi", "(1 + eta) G G^T") if adams.random else ("", "G G^T")
+    power = f"({power} - 2 Q)" if adams.skew else power
     noise = "C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds,   xi standard normal"
     law = f"eta = {adams.noise}: the reverse SDE dz = (F z - (1 + eta) G G^T score/2) dt + sqrt(eta) G dw is sampled,"
     lines = [
@@ -158,6 +159,9 @@ def adams_lines(adams: Any) -> list[str]:
         f"u = {CLOCKS.get(adams.clock, adams.clock)},",
         FRAMES[adams.frame],
     ]
+    if adams.skew:
+        lines.append("Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, a skew drift Q s, which keeps the marginals:")
+        lines.append("what the denoiser sees then follows the probability flow of one block, and the other blocks gain nothing")
     if adams.corrector:
         lines.append("first z is corrected by what the step before it lacks, as the value of r at t0 shows: a polynomial through")
         lines.append("this value and those of the step before takes the place of that without it")

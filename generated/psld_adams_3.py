@@ -70,7 +70,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0}
-DIGEST = "6f1ee5418b7c5239a7a11dc5fbe6ccf5e97d40674201f997cf34fc50c9fa599d"
+DIGEST = "cbe25c54b259adad1608ca69a82f0ee8a18631f165527159bd6c3b33b2bf22e1"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

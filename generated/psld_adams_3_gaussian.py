@@ -73,7 +73,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "sigma_data": 0.5}
-DIGEST = "6471982f2b41d1b7a40b8b0f8f734f4528ed56bf9ec3141cdd53e4d52711bb16"
+DIGEST = "faf7f78ede149344098999d3f33a8e75fa74518000e96816bb4f23bd6f4700ce"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

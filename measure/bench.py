@@ -40,6 +40,7 @@ SEED = 5  # of the starts
 CALIBRATION = 77  # the seed of the 64 samples whose spread is sigma_data; they are not judged
 SLICES = 64
 SHIPPED = ("ddim", "dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun")
+OURS_NOISY, SKEW = "adams-2-gaussian-sde", "adams-3-gaussian-skew"  # on the grid tan
 NOISY = ("sde-dpmpp-2m", "sde-dpmpp-3m", "sa-solver", "ddim-eta")
 PUBLISHED, SPLIT = ("euler-maruyama", "sscs"), ("roba", "baoab")  # of several blocks; the second are ours
 OURS = {
@@ -70,26 +71,30 @@ def gddim(order: int) -> dict[str, Any]:
 
 def contestants(sde: Any, noise: bool) -> tuple[Contestant, ...]:
     """The peers of a diffusion, and ours."""
-    if noise and sde.n == 1:
-        return tuple(Contestant(s, g, True) for s in NOISY for g in ("logsnr", "edm"))
     if noise:
-        return tuple(Contestant(s, "quadratic", s in PUBLISHED) for s in (*PUBLISHED, *SPLIT))
+        shipped = tuple(Contestant(s, g, True) for s in NOISY for g in ("logsnr", "edm"))
+        split = tuple(Contestant(s, "quadratic", s in PUBLISHED) for s in (*PUBLISHED, *SPLIT))
+        return (*(shipped if sde.n == 1 else split), Contestant(OURS_NOISY, "tan"))
     if sde.n == 1:
         peers_ = tuple(Contestant(s, g, True) for s in SHIPPED for g in ("logsnr", "edm", "uniform"))
     else:
         grids = ("quadratic", "logsnr", "uniform")
         peers_ = tuple(Contestant(gddim(q), g, True, f"gddim-{q}") for q in (1, 2, 3) for g in grids)
-    return peers_ + tuple(Contestant(s, g) for g, samplers in OURS.items() for s in samplers)
+    ours = tuple(Contestant(s, g) for g, samplers in OURS.items() for s in samplers)
+    return peers_ + ours + ((Contestant(SKEW, "tan"),) if sde.n > 1 else ())
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is sampled: the network of a module's kind, the start (n, paths, ...), where the flow takes the data block."""
+    """What is sampled: the network of a module's kind, the start (n, paths, ...), where the flow takes the data block, and
+    where that with the skew drift does, the same of one block.
+    """
 
     network: Callable[[Any], Any]
     start: torch.Tensor
     end: torch.Tensor
     spread: float
+    turned: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +131,8 @@ class Bench:
         own = NoiseSource(range(CALIBRATION * 10**6, CALIBRATION * 10**6 + 64))
         apart = torch.stack([own.normal(shape, "start", 0, j, dtype=torch.float64) for j in range(len(L))])
         ends = [run(module, network, fine, each, {}) for each in (start, torch.tensordot(L, apart, 1))]
-        return cls(sde, high, low, (Task(lambda module: network, start, ends[0], float(ends[1].var(0).mean().sqrt())),))
+        turned = run(load(SKEW), network, fine, start, {}) if sde.n > 1 else ends[0]
+        return cls(sde, high, low, (Task(lambda module: network, start, ends[0], float(ends[1].var(0).mean().sqrt()), turned),))
 
     def times(self, grid: str, steps: int, spread: float) -> torch.Tensor:
         """The grid between the ends; ``tan`` at the spread of the data."""
@@ -149,7 +155,8 @@ class Bench:
             spread = task.end.std(0).mean()
             ratio = (found.flatten(1).var(0).sum() / task.end.flatten(1).var(0).sum()).item()
             return {"variance": ratio, "distance": sliced(found, task.end) / float(spread)}
-        squares = (found - task.end).flatten(1).square().mean(1)
+        end = task.turned if getattr(module, "SKEW", False) else task.end
+        squares = (found - end).flatten(1).square().mean(1)
         pooled, middle = squares.mean().sqrt().item(), squares.sqrt().median().item()
         if not math.isfinite(pooled):
             return dict.fromkeys(("pooled", "median", "error"), math.inf)
@@ -192,12 +199,15 @@ def planar(seed: int) -> GaussianMixture:
 
 
 def _exact_task(sde: Any, law: Laws, problem: GaussianMixture, paths: int) -> Task:
-    first = starts(law, problem, paths, ())
-    score, state = problem.score_network("score", law, sde.data[0]), first
-    for piece in law.pieces:
-        state = transport(piece, score, state, (), 3)
+    first, score, ends = starts(law, problem, paths, ()), problem.score_network("score", law, sde.data[0]), []
+    for skew in (False, True) if sde.n > 1 else (False,):
+        state = first
+        for piece in law.pieces:
+            state = transport(piece, score, state, (), 3, skew)
+        ends.append(state[sde.data[0]])
     spread = float(problem.sample(64, CALIBRATION).var(0).mean().sqrt())
-    return Task(functools.partial(network_of, problem=problem, law=law), first, state[sde.data[0]], spread)
+    network = functools.partial(network_of, problem=problem, law=law)
+    return Task(network, first, ends[0], spread, ends[-1])
 
 
 def _ends(sde: Any, bounds: tuple[float, float]) -> tuple[float, float]:

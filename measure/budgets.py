@@ -97,15 +97,17 @@ class Course:
         return TimeGrid.logsnr(sde, steps, self.law.high, self.law.low, params=self.field)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
-    def ends(self, which: int) -> tuple[torch.Tensor, torch.Tensor, State]:
-        """States of a mixture at the start, where the probability flow takes them, and the constant components."""
+    def ends(self, which: int, skew: bool = False) -> tuple[torch.Tensor, torch.Tensor, State]:
+        """States of a mixture at the start, where the probability flow (with the ``skew`` drift) takes them, and the constant
+        components.
+        """
         mixture = self.problems[which].mixture
         values = torch.tensor(GIVEN, dtype=torch.float64).repeat(-(-mixture.size // len(GIVEN)))[: mixture.size]
         given = (values.expand(STATES, -1),) * len(self.law.sde.constant)
         start = starts(self.law, mixture, STATES, given)
         score, state = mixture.score_network("score", self.law, self.law.sde.data[0]), start
         for piece in self.law.pieces:
-            state = transport(piece, score, state, given, PANELS)
+            state = transport(piece, score, state, given, PANELS, skew)
         return start, state, given
 
 
@@ -149,7 +151,7 @@ def outcome(module: Any, course: Course, budget: int) -> Outcome:
 
 def flow_error(module: Any, course: Course, which: int, steps: int) -> float:
     """The median distance of the data block to the exact flow."""
-    start, end, given = course.ends(which)
+    start, end, given = course.ends(which, getattr(module, "SKEW", False))
     mixture = course.problems[which].mixture
     network = network_of(module, mixture, course.law)
     found = carried(module, network, course.grid(steps).times, start, given, course.field)

@@ -162,23 +162,34 @@ def transport(
     state: torch.Tensor,
     given: Sequence[torch.Tensor] = (),
     panels: int = 12,
+    skew: bool = False,
 ) -> torch.Tensor:
     """The states (n, ...) at ``law.high`` carried down to ``law.low`` by the probability flow, float64.
 
-    ``score(inputs, time)`` takes the n blocks and the ``given`` constant components, as a network of kind ``score`` does.
+    With ``skew`` the drift has Q s more, Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, p the mean of z for
+    unit data: another map with the same marginals.  ``score(inputs, time)`` takes the n blocks and the ``given`` constant
+    components, as a network of kind ``score`` does.
     """
     ones = [*given, torch.ones_like(state[0])]
 
     def rate(z: torch.Tensor, t: float) -> torch.Tensor:
         F, b, V = (torch.from_numpy(np.ascontiguousarray(M)) for M in law.rates(t))
         s = torch.stack(tuple(score((*z.unbind(0), *given), torch.tensor(t, dtype=torch.float64))))
-        flat = torch.einsum("ij,j...->i...", F, z) - torch.einsum("ij,j...->i...", V / 2, s)
+        M = V / 2 - torch.from_numpy(_turning(law, t)) if skew else V / 2
+        flat = torch.einsum("ij,j...->i...", F, z) - torch.einsum("ij,j...->i...", M, s)
         return flat + torch.einsum("ij,j...->i...", b, torch.stack(ones))
 
     for k in range(panels):
         start, end = (law.high + (law.low - law.high) * j / panels for j in (k, k + 1))
         state = _extrapolated(rate, state, start, end)
     return state
+
+
+def _turning(law: Law, t: float) -> np.ndarray:
+    p = law.transition(t, law.low)[:, law.sde.data[0]]
+    w = np.linalg.solve(law.covariance(t), p)
+    half = np.outer(law.rates(t)[2] @ w, p) / (2 * p @ w)
+    return half - half.T
 
 
 def _extrapolated(rate: Rate, z: torch.Tensor, start: float, end: float) -> torch.Tensor:

@@ -130,8 +130,16 @@ class Reference:
     @functools.cached_property
     def end(self) -> torch.Tensor:
         """Where the probability flow takes them by t_b."""
+        return self._moved(False)
+
+    @functools.cached_property
+    def turned(self) -> torch.Tensor:
+        """Where the flow with the skew drift does."""
+        return self._moved(True)
+
+    def _moved(self, skew: bool) -> torch.Tensor:
         score = MIXTURE.score_network("score", self.law, self.law.sde.data[0])
-        return transport(self.law, score, self.start, self.given)
+        return transport(self.law, score, self.start, self.given, skew=skew)
 
 
 def mean_of(law: Law | Laws, t: float, x0: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
@@ -221,7 +229,8 @@ def mixture_error(
     module: Any, reference: Reference, grid: str, steps: int, own: Mapping[str, float] | None = None
 ) -> torch.Tensor:
     """Exact minus numerical states of the mixture at t_b, (n, STATES, 2), in standard deviations of their block."""
-    network, end = network_of(module, MIXTURE, reference.law), reference.end
+    network = network_of(module, MIXTURE, reference.law)
+    end = reference.turned if getattr(module, "SKEW", False) else reference.end
     params = reference.arguments(module, own)
     state = carried(module, network, reference.times(steps, grid), reference.start, reference.given, params)
     return (end - state) / end.std((1, 2))[:, None, None]

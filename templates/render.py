@@ -108,6 +108,8 @@ def _constants(method: Any, columns: tuple[str, ...]) -> list[str]:
         lines.append(
             f"FIELD = {literal(sde.field)}  # what differs from frequency to frequency: the eigenvalue of minus the Laplacian"
         )
+    if method.sampler.adams is not None and method.sampler.adams.skew:
+        lines.append("SKEW = True  # its flow is another map than the probability flow, with the same marginals")
     lines += [f"DATA = {sde.data[0]}", f"INPUTS = {method.inputs}", f"OUTPUTS = {method.outputs}"]
     one = f"COEFFICIENTS = {quoted(columns)}"
     split = [

@@ -225,5 +225,5 @@ def test_a_noise_that_does_not_fit_is_refused(changes, words):
 
 
 def test_epsilon_of_several_blocks_takes_no_noise():
-    with pytest.raises(Unsupported, match="is not derived with noise"):
+    with pytest.raises(Unsupported, match="is not derived with noise or a skew drift"):
         ss.derive("psld", noisy(2, frame="eps-R"))

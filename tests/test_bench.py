@@ -39,7 +39,7 @@ def test_a_gaussian_run_has_the_error_that_its_formula_says():
     times = ss.TimeGrid.logsnr(VP, 6, 1.0, 0.05).times
     s, alpha = torch.from_numpy(sigma(times.numpy())), torch.exp(-times * (0.1 + 19.9 * times / 2) / 2)
     exact = start[0] / alpha[0] * ((0.25 + s[-1] ** 2) / (0.25 + s[0] ** 2)).sqrt() * alpha[-1]
-    ground = bench.Bench(VP, 1.0, 0.05, (bench.Task(lambda module: problem.network(), start, exact, 0.5),))
+    ground = bench.Bench(VP, 1.0, 0.05, (bench.Task(lambda module: problem.network(), start, exact, 0.5, exact),))
     cell = ground.cell(load("ddim"), "logsnr", 6)
     ended = start[0] / alpha[0] * torch.prod((0.25 + s[1:] * s[:-1]) / (0.25 + s[:-1] ** 2)) * alpha[-1]
     each = (ended - exact).abs()

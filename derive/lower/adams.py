@@ -17,7 +17,9 @@ value of r at t0, and N the polynomial that is 1 there and 0 at the times u_1, u
 
 With noise (1 + eta) G G^T stands in the place of G G^T, and a step draws C xi at once, the noise of the reverse SDE over it:
 
-    C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds.
+    C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds,
+
+and with a skew drift G G^T/2 - Q in the place of G G^T/2.
 """
 
 from __future__ import annotations
@@ -178,6 +180,8 @@ class AdamsStep:
         """The propagator and the moments of the step that ends ``end`` steps ago; -1 is the step to t1."""
         if self.w.sde.n > 1:
             return self._blocks(end, degree)
+        if self.adams.skew:
+            raise Unsupported("a skew matrix of one block is zero", "leave skew out, or take a diffusion of several blocks")
         closed = self.adams.clock == "log" and self.adams.frame in ("x0", "eps-R") and not self.noise.has(SIGMA, t)
         return self._closed(end, degree) if closed else self._quadrature(end, degree)
 
@@ -230,13 +234,14 @@ class AdamsStep:
         """Several blocks."""
         w, n, width = self.w, self.w.sde.n, len(self.tails)
         mark, lower, upper = self._ends(end)
-        if self.adams.random and self.adams.frame == "eps-R":
-            raise Unsupported(f"the frame eps-R of {n} blocks is not derived with noise", "use the frame x0 or gaussian")
+        if (self.adams.random or self.adams.skew) and self.adams.frame == "eps-R":
+            what = f"the frame eps-R of {n} blocks is not derived with noise or a skew drift"
+            raise Unsupported(what, "use the frame x0 or gaussian")
         variance = WIDTH**2 if self.adams.frame == "gaussian" else sp.S.Zero
         ends = w.moments[lower], w.moments[upper]
         drawn = self.adams.random and end < 0
         targets = (f"P{mark}", f"M{mark}", *(["C"] if drawn else []))
-        w.add(Moments(targets, self.adams.frame, degree, rate_of(self.clock), variance, self.noise, *ends))
+        w.add(Moments(targets, self.adams.frame, degree, rate_of(self.clock), variance, self.noise, self.adams.skew, *ends))
         M, C = entries(f"M{mark}", n, width * (degree + 1)), entries("C", n, n)
         lower_half = sp.Matrix(n, n, lambda i, j: C[i, j] if j <= i else 0) if drawn else None
         P = entries(f"P{mark}", n, n)

@@ -45,13 +45,14 @@ def by_clock(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     steps = ", ".join(" ".join(str(r) for r in ratios[: k + 1]) + " h" for k in range(len(ratios)))
     where = [
         "h = u(t1) - u(t0)" + (f"; the steps before it were {steps}" if steps else ""),
-        "k_x, ... = what a unit of r moves the blocks by in a unit of u, k = -G G^T C_out/(2 du/dt)",
+        "k_x, ... = what a unit of r moves the blocks by in a unit of u, "
+        + ("k = -(G G^T/2 - Q) C_out/(du/dt)" if adams.skew else "k = -G G^T C_out/(2 du/dt)"),
         "D1, D2, ... = the derivatives of r in u along the flow"
         + ("; D_k = its derivative along k" if adams.corrector else ""),
     ]
     if adams.corrector:
         where.append("e is that of the corrected state, the values of r before it made at exact states")
-    still = [all(e == 0 for e in sde.GG_let.row(i)) for i in range(sde.n)]
+    still = [all(e == 0 for e in sde.GG_let.row(i)) and not adams.skew for i in range(sde.n)]
     return tuple(
         ErrorTerm(b, order + 1, sp.S.Zero if none else tidy(error * sp.Symbol(f"k_{b}"), D), tuple(where))
         for b, none in zip(sde.state, still, strict=True)
@@ -99,7 +100,9 @@ def _flowing(at: Setting, count: int) -> tuple[list[Any], list[Any], Any, Any]:
     gained = mul(transpose(w), mul(point.V, w))[0][0]
     known = {SIGMA.name: sigma, RISE.name: gained * sigma * sigma * sigma / 2}
     du = point.of(sp.Matrix([rate_of(clock_of(sampler, sde))]), "", known)[0][0]
-    k = [(-(row[0]) / (du * 2)).c[0] for row in mul(point.V, out)]
+    pushed = [e * -1 / 2 for (e,) in mul(point.V, out)]
+    pushed = [a + e for a, (e,) in zip(pushed, mul(at.turning, out), strict=True)] if sampler.adams.skew else pushed
+    k = [(e / du).c[0] for e in pushed]
     flow = exact_flow(at, point.ring.number(1, 2))
     slopes = [_quantity(at, flow, skip, out)]
     while len(slopes) < count:

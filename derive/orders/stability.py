@@ -29,6 +29,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from ..program import UNIT, Evaluate, Normal, StepProgram
+from ..program.meaning import turning
 from ..proofs.reference import reference
 from ..sampler.network import kind_of, scalar
 
@@ -243,13 +244,15 @@ class Linear:
         return E
 
     def _rate(self, t: float) -> np.ndarray:
-        """F + G G^T S^-1 / 2."""
-        _, _, S = self.law(t)
+        """F + (G G^T/2 - Q) S^-1, Q the skew matrix of the sampler, if it has one."""
+        column, sigma, S = self.law(t)
         sde, now = self.method.sde, flint.arb(t)
         F, V = (
             np.array([[float(e[0].mid()) for e in row] for row in self.view.jets(M, now, 1)]) for M in (sde.F, sde.GG)
         )
-        return F + V @ np.linalg.inv(S) / 2
+        adams = self.method.sampler.adams
+        Q = turning(column[:, None].tolist(), sigma.tolist(), V.tolist()) if adams is not None and adams.skew else 0 * V
+        return F + (V / 2 - np.array(Q)) @ np.linalg.inv(S)
 
     def amplification(self, t0: float, t1: float) -> Amplification:
         A, E = self.step(t0, t1), self.flow(t0, t1)

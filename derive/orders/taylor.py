@@ -10,11 +10,12 @@ import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..maths.matrix import Matrix
 from ..program import UNIT, Evaluate, Normal, StepProgram
-from ..program.meaning import needed_by
+from ..program.meaning import needed_by, turning
 from ..program.program import scalars
 from ..sampler.network import takes_state
 from .point import Point, composed, draw
@@ -98,10 +99,19 @@ class Setting:
         return _combine(combined(skip, free), combined(out, self.net(inputs, noise)), 1)
 
     def drift(self, z: Sequence[Value], weight: Any, at: Series | None = None) -> list[Value]:
-        """F z + b - weight G G^T s."""
+        """F z + b - (weight G G^T - Q) s, Q the skew matrix of the sampler, if it has one."""
         F, V, b = (M if at is None else composed(M, at) for M in (self.point.F, self.point.V, self.point.b))
         forced = _combine(combined(F, z), combined(b, self.carried(len(z[0][0].c))), 1)
-        return _combine(forced, combined(V, self.score(z, at)), -weight)
+        forced = _combine(forced, combined(V, self.score(z, at)), -weight)
+        if self.method.sampler.adams is None or not self.method.sampler.adams.skew:
+            return forced
+        return _combine(forced, combined(self.turning if at is None else composed(self.turning, at), self.score(z, at)), 1)
+
+    @cached_property
+    def turning(self) -> Matrix:
+        """Q around t0."""
+        p = [[row[self.method.sde.data[0]]] for row in self.point.Psi]
+        return turning(p, self.point.Sigma, self.point.V)
 
 
 def _combine(A: Sequence[Value], B: Sequence[Value], weight: Any) -> list[Value]:

@@ -131,7 +131,8 @@ class Moments:
 
     ``rate`` is u' = du/dt, an expression in t, the lets, the parameters, the effective sigma ``sigma_hat`` and its
     derivative ``rise``.  With ``noise``, an expression eta of the same kind, (1 + eta) G G^T stands in the place of G G^T, and
-    a third target, where there is one, is the lower factor of int P(t_1, s) eta G G^T P(t_1, s)^T ds.
+    a third target, where there is one, is the lower factor of int P(t_1, s) eta G G^T P(t_1, s)^T ds.  With ``skew``
+    G G^T/2 - Q stands in the place of G G^T/2 (meaning.py has Q).
     """
 
     targets: tuple[str, ...]
@@ -140,6 +141,7 @@ class Moments:
     rate: sp.Expr
     variance: sp.Expr
     noise: sp.Expr
+    skew: bool
     lower: sp.Expr
     upper: sp.Expr
 

@@ -188,11 +188,12 @@ def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tu
         sigma = 1 / weight.sqrt()
         known = {"sigma_hat": sigma, "rise": gained * sigma * sigma * sigma / 2}
         (du,), (data,), (eta,) = env.of(sp.Matrix([statement.rate, statement.variance, statement.noise]), "", known)
-        half = (1 + eta) * env.number(sp.Rational(1, 2))
+        M = scaled(env.V, (1 + eta) * env.number(sp.Rational(1, 2)))
+        M = add(M, scaled(turning(p, env.Sigma, env.V), -1)) if statement.skew else M
         if statement.frame == "eps-R":
-            return env.F, scaled(mul(env.V, transpose(inverse_of(env.R))), half), du, eta
+            return env.F, mul(M, transpose(inverse_of(env.R))), du, eta
         inverse = add(solve(env.Sigma), scaled(mul(w, transpose(w)), -data / (1 + data * weight)))
-        pull = scaled(mul(env.V, inverse), half)
+        pull = mul(M, inverse)
         return add(env.F, pull), scaled(mul(pull, p), -1), du, eta
 
     def rate(env: Env) -> Matrix:
@@ -208,6 +209,15 @@ def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tu
         return found
     C = reading.spread(lambda env: scaled(flow(env)[0], -1), lambda env: scaled(env.V, flow(env)[3]), lower, upper)
     return *found, factor(C)
+
+
+def turning(p: Matrix, sigma: Matrix, V: Matrix) -> Matrix:
+    """Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p: with Q s in the drift y = p^T Sigma^-1 z/(p^T Sigma^-1 p)
+    follows the probability flow of one block (methods.md F4, in the metric of Sigma).
+    """
+    w = mul(solve(sigma), p)
+    half = mul(mul(V, w), transpose(p))
+    return scaled(add(half, scaled(transpose(half), -1)), 1 / (2 * mul(transpose(p), w)[0][0]))
 
 
 def _spread(reading: Reading, statement: Spread, lower: Any, upper: Any) -> Matrix:

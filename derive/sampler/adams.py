@@ -9,6 +9,11 @@
     noise      eta, an expression in t, the parameters, the effective sigma ``sigma_hat`` and, of one block in the clock log,
                the step ``h`` in it: the reverse SDE dz = (F z - (1 + eta) G G^T s/2) dt + sqrt(eta) G dw is sampled, whose
                marginals are those of the diffusion for every eta >= 0
+    skew       of several blocks: Q s with a skew matrix Q is added to the drift, which leaves the marginals as they are, so
+               that what the scalar denoiser sees, y, follows the probability flow of one block, dy/dlog(sigma_hat) = y - D:
+               the other blocks then change nothing about y
+
+    Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p),  g = G G^T Sigma^-1 p,      dz/dt = F z - (G G^T/2 - Q) s
 
 With noise a step pulls z - p r (p r the mean, r the data) together by exp(-int eta dlambda) more than the probability flow
 does, lambda = -log(sigma_hat) of one block, and draws what is lacking:
@@ -32,7 +37,7 @@ from stepsmith.errors import InputError
 from ..spec import sources as spec
 
 FRAMES = ("x0", "gaussian", "v", "eps-R")
-KEYS = ("order", "frame", "clock", "corrector", "noise")
+KEYS = ("order", "frame", "clock", "corrector", "noise", "skew")
 MOST = 4
 
 
@@ -45,6 +50,7 @@ class Adams:
     clock: str = "log"
     corrector: bool = False
     noise: str | float = 0
+    skew: bool = False
 
     @property
     def random(self) -> bool:
@@ -68,9 +74,10 @@ def read(where: str, table: Mapping[str, Any]) -> Adams:
     if not isinstance(settings.clock, str):
         what = f"{spec.shown(settings.clock)} is no clock"
         raise InputError(where, "sampler.clock", what, 'write log, theta or an expression such as "sqrt(t)"')
-    if not isinstance(settings.corrector, bool):
-        what = f"{spec.shown(settings.corrector)} is neither true nor false"
-        raise InputError(where, "sampler.corrector", what, "write true or false")
+    for key in ("corrector", "skew"):
+        if not isinstance(value := getattr(settings, key), bool):
+            what = f"{spec.shown(value)} is neither true nor false"
+            raise InputError(where, f"sampler.{key}", what, "write true or false")
     if settings.random and table.get("target") != "sde":
         raise InputError(where, "sampler.target", "the steps draw noise", 'say target = "sde"')
     if not settings.random and table.get("target", "ode") != "ode":

@@ -344,6 +344,13 @@ class Law:
         """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
         return -self.rise @ torch.linalg.inv(self.S) / 2
 
+    def turning(self):
+        """What Q s in the drift adds, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y moves as if alone."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        seen = torch.linalg.solve(self.S, lead)
+        half = self.rise @ seen @ lead.mT / (2 * lead.mT @ seen)
+        return (half - half.mT) @ torch.linalg.inv(self.S)
+
     def scattered(self, A, G, t1, t0):
         """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, a piece at a time."""
         m = len(self.h)

@@ -1,6 +1,8 @@
-"""Adams multistep of order 2 with noise for phase-space Langevin diffusion, critically damped.
+"""Adams multistep of order 3 with a corrector around Gaussian data.
 
-Exact for a data prediction that is linear in log-SNR.
+For phase-space Langevin diffusion, critically damped.
+
+And a skew drift that makes several blocks as good as one.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -9,29 +11,39 @@ with beta = beta_min + t*(beta_max - beta_min)
 with Minv = (Gamma - nu)^2/4
 
 The step t0 -> t1 = t0 - h:
-    z' = P z + sum_k M_k r^(k) + C xi,   P the propagator of dz/dt = (F - (1 + eta) G G^T C_skip/2) z from t0 to t1,
-    M_k = int_t1^t0 P(t1, s) (1 + eta) G G^T C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,
-    C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds,   xi standard normal,
-    the reverse SDE dz = (F z - (1 + eta) G G^T score/2) dt + sqrt(eta) G dw is sampled,
-    r^(k) the derivatives in u at t0 of the polynomial through the last 2 values of r,
-    u = -log(sigma_hat), sigma_hat the effective sigma: sigma/alpha of one block,
-    C_skip = -Sigma^-1, C_out = Sigma^-1 p, r the prediction of the data
+    z' = P z + sum_k M_k r^(k),   P the propagator of dz/dt = (F - (G G^T - 2 Q) C_skip/2) z from t0 to t1,
+    M_k = int_t1^t0 P(t1, s) (G G^T - 2 Q) C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,
+    r^(k) the derivatives in u at t0 of the polynomial through the last 3 values of r,
+    u = -arctan(sigma_hat/sigma_data), sigma_hat the effective sigma: sigma/alpha of one block,
+    C_skip = -(Sigma + sigma_data^2 p p^T)^-1, C_out = -C_skip p: the data taken for a Gaussian of that variance
+    Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, a skew drift Q s, which keeps the marginals:
+    what the denoiser sees then follows the probability flow of one block, and the other blocks gain nothing
+    first z is corrected by what the step before it lacks, as the value of r at t0 shows: a polynomial through
+    this value and those of the step before takes the place of that without it
 
-One network call and two normal draws per step.  Proven weak order 2, strong order -.  Assumed: a smooth network, an
+One network call and no noise per step.  Proven order 3 (the common step alone 4).  Assumed: a smooth network, an
 exact start, bounded ratios of steps.
+The local error of a step of length h, exact minus numerical:
+    e_x = h^5 * k_x*(5*D3*D_k*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)^2 - 3*D4*(r1 + 1)*(r1*r2 + r1 +
+        1)*(10*r1^2*r2 + 10*r1^2 + 5*r1*r2 + 10*r1 + 3))/(4320*r1^2*r2 + 4320*r1^2 + 4320*r1*r2 + 8640*r1 + 4320)
+    e_m = h^5 * k_m*(5*D3*D_k*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)^2 - 3*D4*(r1 + 1)*(r1*r2 + r1 +
+        1)*(10*r1^2*r2 + 10*r1^2 + 5*r1*r2 + 10*r1 + 3))/(4320*r1^2*r2 + 4320*r1^2 + 4320*r1*r2 + 8640*r1 + 4320)
+    h = u(t1) - u(t0); the steps before it were r1 h, r1 r2 h
+    k_x, ... = what a unit of r moves the blocks by in a unit of u, k = -(G G^T/2 - Q) C_out/(du/dt)
+    D1, D2, ... = the derivatives of r in u along the flow; D_k = its derivative along k
+    e is that of the corrected state, the values of r before it made at exact states
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
-Reference: SDE-DPM-Solver++ (arXiv 2211.01095) and SA-Solver (arXiv 2309.05019) with the exact moments, for any number of blocks.
+Reference: arXiv 2302.04867 with the exact moments of the flow of Gaussian data; the skew drift after arXiv 1506.04696.
 
 Use, with times that decrease, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))
     for row in table:
-        noise = tuple(torch.randn(shape) for _ in range(DRAWS))
-        state, history = step(state, row.unbind(), network, noise, history)
+        state, history = step(state, row.unbind(), network, (), history)
     data = denoise(state, table[-1].unbind(), network)[DATA]
 """
 
@@ -43,33 +55,35 @@ import torch
 
 API = 1
 SDE = "psld"
-SAMPLER = "adams-2-sde"
+SAMPLER = "adams-3-gaussian-skew"
 NETWORK = "denoiser"
 NFE = 1
-DRAWS = 2
-HISTORY = 1
-ORDER = None
-WEAK_ORDER = 2
+DRAWS = 0
+HISTORY = 3
+ORDER = 3
+WEAK_ORDER = None
 STRONG_ORDER = None
 COMPONENTS = ("x", "m")
+SKEW = True  # its flow is another map than the probability flow, with the same marginals
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
 COEFFICIENTS = tuple(
     """
-    y_x y_m sigma_0 x_x x_m x_d_m1 x_w1 x_d m_x m_m m_d_m1 m_w1 m_w2 m_d y_end_x y_end_m sigma_1
+    y_x y_m sigma_0 r0_x r0_m r0_d x_x x_m x_r_m1 x_r_m2 x_r_m3 x_d m_x m_m m_r_m1 m_r_m2 m_r_m3 m_d y_end_x
+    y_end_m sigma_1
     """.split()
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
-PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "eta": 1.0}
-DIGEST = "2888639ab9e773622bf9b705a6665a38906efa7e7bd1fc9b66e735c56917386c"
+PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "sigma_data": 0.5}
+DIGEST = "bc62f0cd19bce8fdb0db932d220b1db5a31aa0a10ebd63d77740e9b2fb0df933"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
 class Diffusion:
     """dz = F z dt + G dw, from the covariance L0 L0^T at START."""
 
-    def __init__(self, Gamma, nu, kappa, beta_min, beta_max, eta):
+    def __init__(self, Gamma, nu, kappa, beta_min, beta_max, sigma_data):
         if not (Gamma != nu and Gamma >= 0 and nu >= 0 and kappa > 0 and beta_min > 0 and beta_max > 0):
             raise ValueError(
                 "the parameters must fulfil Gamma != nu, Gamma >= 0, nu >= 0, kappa > 0, beta_min > 0, beta_max "
@@ -80,7 +94,7 @@ class Diffusion:
         self.kappa = kappa
         self.beta_min = beta_min
         self.beta_max = beta_max
-        self.eta = eta
+        self.sigma_data = sigma_data
         self.Minv = (self.Gamma - self.nu)**2/4
         self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
         self.data = [0]
@@ -182,12 +196,10 @@ def pieces(sde, times):
     return START + torch.cat((between, first)), place
 
 
-def apart(Y, before, after):
-    """(P, M) of z from those of z - Q r side by side, Q before and after."""
-    n, w = before.shape[:2]
-    M = Y[:n, n:] + torch.einsum("ij...,jk...->ik...", after, Y[n : n + w, n:])
-    M[:, :w] -= torch.einsum("ij...,jk...->ik...", Y[:n, :n], before)
-    return Y[:n, :n], M
+def gaussian(sde, spread):
+    """The diffusion as it is when the data are Gaussian with this standard deviation, sde itself from now on."""
+    sde.L0 = torch.cat((sde.L0, spread * torch.eye(len(sde.L0), dtype=torch.float64)[:, [DATA]]), dim=-1)
+    return sde
 
 
 class Law:
@@ -265,19 +277,12 @@ class Law:
         """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
         return -self.rise @ torch.linalg.inv(self.S) / 2
 
-    def scattered(self, A, G, t1, t0):
-        """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, a piece at a time."""
-        m = len(self.h)
-        K, (inside, over) = self.K[1 : m + 1], propagate(A, self.h, self.rule)
-        own = factor(K @ columns(inside, self.V @ G, self.h, self.rule))
-        P = K @ over @ self.Z[1 : m + 1] @ self.over
-        first, last = self.place(t0), self.place(t1) - 1
-        C = own[first]
-        for k in range(1, int((last - first).max()) + 1):
-            longer = first + k <= last
-            i = (first + k)[longer]
-            C[longer] = factor(torch.cat((P[i] @ C[longer], own[i]), dim=-1))
-        return C.movedim(0, -1)
+    def turning(self):
+        """What Q s in the drift adds, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y moves as if alone."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        seen = torch.linalg.solve(self.S, lead)
+        half = self.rise @ seen @ lead.mT / (2 * lead.mT @ seen)
+        return (half - half.mT) @ torch.linalg.inv(self.S)
 
     def moments(self, A, now, then, rate, degree, t1, t0):
         """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
@@ -296,14 +301,11 @@ class Law:
         top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
         return self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
 
-    def moments_x0(self, A, rate, degree, t1, t0):
-        """(P, M) with z = P z + M_0 r + M_1 r' + ... over a step of the flow that predicts the data r; z - push e r moves."""
+    def moments_gaussian(self, A, rate, degree, t1, t0):
+        """The same where the data are Gaussian around r."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
-        return apart(self.moments(A, 0 * lead, lead, rate, degree, t1, t0), self.mean(t0), self.mean(t1))
-
-    def mean(self, t):
-        """push e, the mean of z for unit data."""
-        return self.push[self.place(t)][..., [DATA]].movedim(0, -1)
+        Y, n = self.moments(A, -A @ lead, 0 * lead, rate, degree, t1, t0), A.shape[-1]
+        return Y[:n, :n], Y[:n, n:]
 
 
 def start(time, /, **params):
@@ -327,27 +329,58 @@ def coefficients(times, /, **params):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]
+    t_m2 = torch.cat((times[:1].expand(2), t0))[: len(t0)]
+    t_m3 = torch.cat((times[:1].expand(3), t0))[: len(t0)]
     law = Law(sde, times)
+    prior = Law(gaussian(sde, abs(sde.sigma_data)), times)
     _, _, inp_0, sigma_0 = law.denoiser(t0)
     sigma_hat, rise = law.level()
-    rate = -rise/sigma_hat
-    eta = sde.eta + 0 * law.s
-    A = (1 + eta)[..., None, None] * law.relaxation()
-    P, M = law.moments_x0(A, rate, 1, t1, t0)
-    C = law.scattered(A, eta.sqrt()[..., None, None] * sde.G(law.s), t1, t0)
+    rate = -rise*sde.sigma_data/(sde.sigma_data**2 + sigma_hat**2)
+    A = prior.relaxation() + prior.turning()
+    _, M_m1 = prior.moments_gaussian(A, rate, 3, t0, t_m1)
     _, _, _, sigma_m1 = law.denoiser(t_m1)
-    du_0_m1 = torch.log(sigma_m1/sigma_0)
+    u_m1 = -torch.atan(sigma_m1/sde.sigma_data)
+    u_0 = -torch.atan(sigma_0/sde.sigma_data)
+    du_0_m1 = u_0 - u_m1
     gap_0_m1 = since(1, du_0_m1)
+    _, _, _, sigma_m2 = law.denoiser(t_m2)
+    u_m2 = -torch.atan(sigma_m2/sde.sigma_data)
+    du_0_m2 = u_0 - u_m2
+    gap_0_m2 = since(2, du_0_m2)
+    _, _, _, sigma_m3 = law.denoiser(t_m3)
+    u_m3 = -torch.atan(sigma_m3/sde.sigma_data)
+    du_0_m3 = u_0 - u_m3
+    gap_0_m3 = since(3, du_0_m3)
+    share_1 = (du_0_m1**2/(gap_0_m2*gap_0_m3) + 1 - du_0_m1/gap_0_m3 - du_0_m1/gap_0_m2)/gap_0_m1
+    share_2 = 2*(1/gap_0_m3 + 1/gap_0_m2 - 2*du_0_m1/(gap_0_m2*gap_0_m3))/gap_0_m1
+    share_3 = 6/(gap_0_m1*gap_0_m2*gap_0_m3)
+    du_m1_m2 = u_m1 - u_m2
+    gap_m1_m2 = since(2, du_m1_m2)
+    du_m1_m3 = u_m1 - u_m3
+    gap_m1_m3 = since(3, du_m1_m3)
+    du_m2_m3 = u_m2 - u_m3
+    gap_m2_m3 = since(3, du_m2_m3)
+    P, M = prior.moments_gaussian(A, rate, 2, t1, t0)
     _, _, inp_1, sigma_1 = law.denoiser(t1)
 
-    # A value is its coefficients in (x, m, d_m1, w1, w2, d), one row a coefficient, one column a step.
-    x, m, d_m1, w1, w2, d = torch.eye(6, dtype=torch.float64)[:, :, None]
+    # A value is its coefficients in (x, m, r_m1, r_m2, r_m3, d), one row a coefficient, one column a step.
+    x, m, r_m1, r_m2, r_m3, d = torch.eye(6, dtype=torch.float64)[:, :, None]
     y = inp_0[0, 0]*x + inp_0[0, 1]*m
-    d01 = (d - d_m1)/gap_0_m1
-    x_new = P[0, 0]*x + P[0, 1]*m + M[0, 0]*d + M[0, 1]*d01 + C[0, 0]*w1
-    m_new = P[1, 0]*x + P[1, 1]*m + M[1, 0]*d + M[1, 1]*d01 + C[1, 0]*w1 + C[1, 1]*w2
+    r0 = (1 + sde.sigma_data**2/sigma_0**2)*d - sde.sigma_data**2/sigma_0**2*y
+    d12 = (r_m1 - r_m2)/gap_m1_m2
+    d23 = (r_m2 - r_m3)/gap_m2_m3
+    d123 = (d12 - d23)/gap_m1_m3
+    missed = r0 - r_m1 - du_0_m1*(d12 + du_0_m2*d123)
+    x_c = x + (M_m1[0, 1]*share_1 + M_m1[0, 2]*share_2 + M_m1[0, 3]*share_3)*missed
+    m_c = m + (M_m1[1, 1]*share_1 + M_m1[1, 2]*share_2 + M_m1[1, 3]*share_3)*missed
+    d01 = (r0 - r_m1)/gap_0_m1
+    d012 = (d01 - d12)/gap_0_m2
+    d1 = d01 + du_0_m1*d012
+    d2 = 2*d012
+    x_new = P[0, 0]*x_c + P[0, 1]*m_c + M[0, 0]*r0 + M[0, 1]*d1 + M[0, 2]*d2
+    m_new = P[1, 0]*x_c + P[1, 1]*m_c + M[1, 0]*r0 + M[1, 1]*d1 + M[1, 2]*d2
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
-    columns = (*y[:2], sigma_0, *x_new[:4], x_new[5], *m_new, *y_end[:2], sigma_1)
+    columns = (*y[:2], sigma_0, *r0[:2], r0[5], *x_new, *m_new, *y_end[:2], sigma_1)
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
     if not table.isfinite().all():
         raise ValueError("float64 does not hold a coefficient of these times and parameters: take milder ones")
@@ -357,14 +390,15 @@ def coefficients(times, /, **params):
 def step(state, c, network, noise=(), history=()):
     """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     x, m = state
-    w1, w2 = noise
-    (d_m1,) = history
-    y_x, y_m, sigma_0, x_x, x_m, x_d_m1, x_w1, x_d, m_x, m_m, m_d_m1, m_w1, m_w2, m_d, *_ = c
+    r_m1, r_m2, r_m3 = history
+    y_x, y_m, sigma_0, r0_x, r0_m, r0_d, x_x, x_m, x_r_m1, x_r_m2, x_r_m3, x_d, m_x, m_m = c[0:14]
+    m_r_m1, m_r_m2, m_r_m3, m_d = c[14:18]
     y = y_x * x + y_m * m
     (d,) = network((y,), sigma_0)
-    x_new = x_x * x + x_m * m + x_d_m1 * d_m1 + x_w1 * w1 + x_d * d
-    m_new = m_x * x + m_m * m + m_d_m1 * d_m1 + m_w1 * w1 + m_w2 * w2 + m_d * d
-    return (x_new, m_new), (d,)
+    x_new = x_x * x + x_m * m + x_r_m1 * r_m1 + x_r_m2 * r_m2 + x_r_m3 * r_m3 + x_d * d
+    m_new = m_x * x + m_m * m + m_r_m1 * r_m1 + m_r_m2 * r_m2 + m_r_m3 * r_m3 + m_d * d
+    r0 = r0_x * x + r0_m * m + r0_d * d
+    return (x_new, m_new), (r0, r_m1, r_m2)
 
 
 def nfe(steps):
@@ -375,7 +409,7 @@ def nfe(steps):
 def denoise(state, c, network):
     """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
     x, m = state
-    y_end_x, y_end_m, sigma_1 = c[14:17]
+    y_end_x, y_end_m, sigma_1 = c[18:21]
     y_end = y_end_x * x + y_end_m * m
     (d_end,) = network((y_end,), sigma_1)
     return (d_end, m)

@@ -1,0 +1,387 @@
+"""Adams multistep of order 2 with noise around Gaussian data.
+
+For phase-space Langevin diffusion, critically damped.
+
+In the angle arctan(sigma/sigma_data).
+
+The diffusion, forward in the network's time t:
+    dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
+    dm = (-beta*m*nu/2 - beta*x/2) dt + sqrt(beta*nu/Minv) dw_2
+with beta = beta_min + t*(beta_max - beta_min)
+with Minv = (Gamma - nu)^2/4
+
+The step t0 -> t1 = t0 - h:
+    z' = P z + sum_k M_k r^(k) + C xi,   P the propagator of dz/dt = (F - (1 + eta) G G^T C_skip/2) z from t0 to t1,
+    M_k = int_t1^t0 P(t1, s) (1 + eta) G G^T C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,
+    C C^T = int_t1^t0 P(t1, s) eta G G^T(s) P(t1, s)^T ds,   xi standard normal,
+    the reverse SDE dz = (F z - (1 + eta) G G^T score/2) dt + sqrt(eta) G dw is sampled,
+    r^(k) the derivatives in u at t0 of the polynomial through the last 2 values of r,
+    u = -arctan(sigma_hat/sigma_data), sigma_hat the effective sigma: sigma/alpha of one block,
+    C_skip = -(Sigma + sigma_data^2 p p^T)^-1, C_out = -C_skip p: the data taken for a Gaussian of that variance
+
+One network call and two normal draws per step.  Proven weak order 2, strong order -.  Assumed: a smooth network, an
+exact start, bounded ratios of steps.
+
+The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
+With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
+    score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
+Reference: SDE-DPM-Solver++ (arXiv 2211.01095) with the exact moments of the reverse SDE of Gaussian data, for any number of blocks.
+
+Use, with times that decrease, a network and the shape (batch, ...) of a component:
+    table, L = coefficients(times), start(times[0])
+    state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
+    history = tuple(torch.zeros(shape) for _ in range(HISTORY))
+    for row in table:
+        noise = tuple(torch.randn(shape) for _ in range(DRAWS))
+        state, history = step(state, row.unbind(), network, noise, history)
+    data = denoise(state, table[-1].unbind(), network)[DATA]
+"""
+
+# Certified at 3 points (seed 1): table to 1e-12 and start to 1e-12 of balls, steps to 1e-11 of the program.
+
+import math
+
+import torch
+
+API = 1
+SDE = "psld"
+SAMPLER = "adams-2-gaussian-sde"
+NETWORK = "denoiser"
+NFE = 1
+DRAWS = 2
+HISTORY = 1
+ORDER = None
+WEAK_ORDER = 2
+STRONG_ORDER = None
+COMPONENTS = ("x", "m")
+DATA = 0
+INPUTS = 1
+OUTPUTS = 1
+COEFFICIENTS = tuple(
+    """
+    y_x y_m sigma_0 r0_x r0_m r0_d x_x x_m x_r_m1 x_w1 x_d m_x m_m m_r_m1 m_w1 m_w2 m_d y_end_x y_end_m
+    sigma_1
+    """.split()
+)
+SIGMA_COLUMNS = ("sigma_0", "sigma_1")
+PARAMS = {
+    "Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "eta": 1.0, "sigma_data": 0.5,
+}
+DIGEST = "4235732a357f214cd308de525cc85759592fa5d9627af0af45d273731b91d6e4"
+START, END = 0.0, 1.0  # the span of the network's time
+
+
+class Diffusion:
+    """dz = F z dt + G dw, from the covariance L0 L0^T at START."""
+
+    def __init__(self, Gamma, nu, kappa, beta_min, beta_max, eta, sigma_data):
+        if not (Gamma != nu and Gamma >= 0 and nu >= 0 and kappa > 0 and beta_min > 0 and beta_max > 0):
+            raise ValueError(
+                "the parameters must fulfil Gamma != nu, Gamma >= 0, nu >= 0, kappa > 0, beta_min > 0, beta_max "
+                "> 0"
+            )
+        self.Gamma = Gamma
+        self.nu = nu
+        self.kappa = kappa
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+        self.eta = eta
+        self.sigma_data = sigma_data
+        self.Minv = (self.Gamma - self.nu)**2/4
+        self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
+        self.data = [0]
+        self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
+
+    def beta(self, t):
+        return self.beta_min + t*(self.beta_max - self.beta_min)
+
+    def F(self, t):
+        beta = self.beta(t)
+        return matrix(((-self.Gamma*beta/2, self.Minv*beta/2), (-beta/2, -beta*self.nu/2)), t)
+
+    def G(self, t):
+        beta = self.beta(t)
+        return matrix(((torch.sqrt(self.Gamma*beta), 0), (0, torch.sqrt(beta*self.nu/self.Minv))), t)
+
+    def speed(self, t):
+        """How many short pieces a unit of time is cut into, at least."""
+        return self.F(t).abs().sum(-1).amax(-1)
+
+
+def gauss(n):
+    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
+    k = torch.arange(1, n, dtype=torch.float64)
+    off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
+    u, V = torch.linalg.eigh(off + off.mT)
+    k, u = torch.arange(n), u[:, None]
+    reach = ((u ** (k + 1) - (-1.0) ** (k + 1)) / (k + 1)) @ torch.linalg.inv(u**k) / 2
+    return (u[:, 0] + 1) / 2, V[0] ** 2, reach
+
+
+def since(row, gap):
+    """The gap from this row on, infinite in the rows before: a difference across it vanishes there."""
+    return torch.cat((torch.full_like(gap[:row], torch.inf), gap[row:]))
+
+
+def matrix(rows, like):
+    """The matrices of some entries, (*like.shape, rows, columns)."""
+    entries = [torch.as_tensor(e, dtype=torch.float64).expand(like.shape) for row in rows for e in row]
+    return torch.stack(entries, dim=-1).unflatten(-1, (len(rows), -1))
+
+
+def propagate(M, h, rule):
+    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
+    (_, w, reach), (k, rows, n) = rule, M.shape[-3:]
+    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
+    hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
+    A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
+    ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
+    Y = torch.linalg.solve(torch.eye(k * n, dtype=M.dtype) - A, ones).unflatten(-2, (k, n)).mT
+    return Y, eye + torch.einsum("k,...kab->...ab", w, Y @ hM)
+
+
+def columns(Y, G, h, rule):
+    """Y(s) G(s) sqrt(ds) side by side: their covariance is the integral of Y G G^T Y^T over the piece."""
+    return ((h[..., None] * rule[1]).sqrt()[..., None, None] * Y @ G).movedim(-3, -2).flatten(-2)
+
+
+def factor(columns, order=None):
+    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    order = order or range(columns.shape[-2])
+    L = columns.new_zeros(*columns.shape[:-1], len(order))
+    for k, j in enumerate(order):
+        rest, row = list(order[k:]), columns[..., j, None, :]
+        unit = row / row.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+        L[..., rest, k] = (columns[..., rest, :] * unit).sum(-1)
+        columns = columns - L[..., k, None] * unit
+    return L
+
+
+def prefix_products(A):
+    """A_i ... A_0 for all i, in log2 N rounds."""
+    d = 1
+    while d < len(A):
+        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
+    return A
+
+
+def prefix_factors(A, C, order):
+    """The factors of the covariances of z_i = A_i z_(i-1) + C_i noise, in log2 N rounds."""
+    d = 1
+    while d < len(A):
+        C = torch.cat((C[:d], factor(torch.cat((A[d:] @ C[:-d], C[d:]), dim=-1), order)))
+        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
+    return C
+
+
+def pieces(sde, times):
+    """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
+    b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
+    cut = ((b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
+    rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
+    if not int(cut.sum()) + rest <= 100 * (len(times) + 300):
+        raise ValueError("the rates are too large for their time span: shorten it, or start it later")
+    place = torch.nn.functional.pad(cut.cumsum(0), (1, 0))
+    i = torch.arange(len(cut)).repeat_interleave(cut)
+    between = a[i] * (b / a)[i] ** (1 - (torch.arange(len(i)) - place[i]) / cut[i])
+    first = (times[-1] - START) * (1 - torch.arange(rest + 1, dtype=torch.float64) / rest)
+    return START + torch.cat((between, first)), place
+
+
+def gaussian(sde, spread):
+    """The diffusion as it is when the data are Gaussian with this standard deviation, sde itself from now on."""
+    sde.L0 = torch.cat((sde.L0, spread * torch.eye(len(sde.L0), dtype=torch.float64)[:, [DATA]]), dim=-1)
+    return sde
+
+
+class Law:
+    """The law of z given the data at some times; between them lie short pieces a < s < b, the latest first.
+
+    At the edges of the pieces: push = Psi(t, START), K K^T = Sigma, Z = K^-1, lead = Z push e.
+    """
+
+    def __init__(self, sde, *times):
+        rule, eye = gauss(8), torch.eye(len(sde.L0), dtype=torch.float64)
+        self.times = torch.cat(times).unique().flip(0)
+        self.data = sde.data
+        edges, self.edge = pieces(sde, self.times)
+        h = -edges.diff()
+        s = edges[1:, None] + h[:, None] * rule[0]
+        back, over = propagate(-sde.F(s), h, rule)  # Psi(a, s), Psi(a, b)
+        noise = columns(back, sde.G(s), h, rule)
+
+        # From START up.  Near it columns are carried to START, where a nearly singular law keeps its digits.
+        ends, step = edges[:-1].flip(0), torch.linalg.inv(over).flip(0)
+        push = torch.cat((eye[None], prefix_products(step)))
+        pull = torch.linalg.inv_ex(push)[0]
+        near = ((ends - START) * sde.speed(ends) < 1).cumprod(0).bool()[:, None, None]
+        before = torch.cat((torch.ones_like(near[:1]), near[:-1]))
+        A = torch.where(near, eye, torch.where(before, push[1:], step))
+        C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
+        C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
+        W = prefix_factors(A, C, sde.order)
+        self.push = push[1:].flip(0)
+        self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
+        whole = torch.cat((torch.where(near, pull[1:], eye), torch.where(near, eye, push[1:])[..., [DATA]]), dim=-1)
+        white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False).flip(0)
+        self.Z = white[..., :-1]
+        self.lead = white[..., -1:]
+
+        # The pieces between the times, without those from START.
+        m = int(self.edge[-1])
+        self.rule, self.h, self.s, self.over = rule, h[:m], s[:m], over[:m]
+        self.back = back[:m]
+        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V, Sigma^-1 push e = V^T S^-1 lead(a),
+        # S = I + int_a^s g g^T: a sum, so that nothing cancels.
+        self.V = self.Z[1 : m + 1, None] @ self.back
+        g = self.V @ sde.G(self.s)
+        self.rise = g @ g.mT
+        self.S = eye + torch.einsum("jk,i,ikab->ijab", rule[2], self.h, self.rise)
+
+    def place(self, t):
+        """The edges of the times t."""
+        return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
+
+    def between(self, M, t1, t0):
+        """The product of a matrix a piece over the pieces between two times, in the order of time."""
+        first, last = self.place(t0), self.place(t1) - 1
+        Y = M[last]
+        for k in range(1, int((last - first).max()) + 1):
+            longer = last - k >= first
+            Y[longer] = Y[longer] @ M[(last - k)[longer]]
+        return Y.movedim(0, -1)
+
+    def denoiser(self, t):
+        """(C_skip, C_out, C_in, sigma) of the denoiser's score at the times t."""
+        Z, lead = self.Z[self.place(t)], self.lead[self.place(t)]
+        sigma = 1 / lead.norm(dim=(-2, -1))
+        tables = -Z.mT @ Z, Z.mT @ lead, sigma[:, None, None] ** 2 * lead.mT @ Z
+        return *(M.movedim(0, -1) for M in tables), sigma
+
+    def level(self):
+        """The effective sigma at the nodes and its derivative in time."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        seen = torch.linalg.solve(self.S, lead)
+        sigma = 1 / (lead.mT @ seen)[..., 0, 0].sqrt()
+        return sigma, sigma**3 * (seen.mT @ self.rise @ seen)[..., 0, 0] / 2
+
+    def relaxation(self):
+        """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
+        return -self.rise @ torch.linalg.inv(self.S) / 2
+
+    def scattered(self, A, G, t1, t0):
+        """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, a piece at a time."""
+        m = len(self.h)
+        K, (inside, over) = self.K[1 : m + 1], propagate(A, self.h, self.rule)
+        own = factor(K @ columns(inside, self.V @ G, self.h, self.rule))
+        P = K @ over @ self.Z[1 : m + 1] @ self.over
+        first, last = self.place(t0), self.place(t1) - 1
+        C = own[first]
+        for k in range(1, int((last - first).max()) + 1):
+            longer = first + k <= last
+            i = (first + k)[longer]
+            C[longer] = factor(torch.cat((P[i] @ C[longer], own[i]), dim=-1))
+        return C.movedim(0, -1)
+
+    def moments(self, A, now, then, rate, degree, t1, t0):
+        """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
+
+        r is a polynomial of this degree in a clock, r' its derivative, `rate` that of the clock at the nodes, (pieces, nodes).
+        """
+        m, (n, w) = len(self.h), now.shape[-2:]
+        size = n + w * (degree + 1)
+        M = A.new_zeros(*A.shape[:2], size, size)
+        top = torch.cat((A, now, rate[..., None, None] * then), dim=-1)[..., :size]
+        M[..., :n, : top.shape[-1]] = top
+        for k in range(n, size - w):
+            M[..., k, k + w] = -rate
+        Y = propagate(M, self.h, self.rule)[1]
+        K = self.K[1 : m + 1]
+        top = torch.cat((K @ Y[:, :n, :n] @ self.Z[1 : m + 1] @ self.over, K @ Y[:, :n, n:]), dim=-1)
+        return self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
+
+    def moments_gaussian(self, A, rate, degree, t1, t0):
+        """The same where the data are Gaussian around r."""
+        lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
+        Y, n = self.moments(A, -A @ lead, 0 * lead, rate, degree, t1, t0), A.shape[-1]
+        return Y[:n, :n], Y[:n, n:]
+
+
+def start(time, /, **params):
+    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    law = Law(sde, t.reshape(-1))
+    return factor(law.K[law.place(t)])
+
+
+def start_data(time, /, **params):
+    """What the data are multiplied with in the mean of the state at `time`, (*time.shape, n, data blocks)."""
+    sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
+    law = Law(sde, t.reshape(-1))
+    return law.push[law.place(t)][..., sde.data]
+
+
+def coefficients(times, /, **params):
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
+    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+        raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
+    t0, t1 = times[:-1], times[1:]
+    t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]
+    law = Law(sde, times)
+    prior = Law(gaussian(sde, abs(sde.sigma_data)), times)
+    _, _, inp_0, sigma_0 = law.denoiser(t0)
+    sigma_hat, rise = law.level()
+    rate = -rise*sde.sigma_data/(sde.sigma_data**2 + sigma_hat**2)
+    eta = sde.eta + 0 * law.s
+    A = (1 + eta)[..., None, None] * prior.relaxation()
+    P, M = prior.moments_gaussian(A, rate, 1, t1, t0)
+    C = prior.scattered(A, eta.sqrt()[..., None, None] * sde.G(law.s), t1, t0)
+    _, _, _, sigma_m1 = law.denoiser(t_m1)
+    u_m1 = -torch.atan(sigma_m1/sde.sigma_data)
+    u_0 = -torch.atan(sigma_0/sde.sigma_data)
+    du_0_m1 = u_0 - u_m1
+    gap_0_m1 = since(1, du_0_m1)
+    _, _, inp_1, sigma_1 = law.denoiser(t1)
+
+    # A value is its coefficients in (x, m, r_m1, w1, w2, d), one row a coefficient, one column a step.
+    x, m, r_m1, w1, w2, d = torch.eye(6, dtype=torch.float64)[:, :, None]
+    y = inp_0[0, 0]*x + inp_0[0, 1]*m
+    r0 = (1 + sde.sigma_data**2/sigma_0**2)*d - sde.sigma_data**2/sigma_0**2*y
+    d01 = (r0 - r_m1)/gap_0_m1
+    x_new = P[0, 0]*x + P[0, 1]*m + M[0, 0]*r0 + M[0, 1]*d01 + C[0, 0]*w1
+    m_new = P[1, 0]*x + P[1, 1]*m + M[1, 0]*r0 + M[1, 1]*d01 + C[1, 0]*w1 + C[1, 1]*w2
+    y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
+    columns = (*y[:2], sigma_0, *r0[:2], r0[5], *x_new[:4], x_new[5], *m_new, *y_end[:2], sigma_1)
+    table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
+    if not table.isfinite().all():
+        raise ValueError("float64 does not hold a coefficient of these times and parameters: take milder ones")
+    return table
+
+
+def step(state, c, network, noise=(), history=()):
+    """One step of the state (x, m), each (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
+    x, m = state
+    w1, w2 = noise
+    (r_m1,) = history
+    y_x, y_m, sigma_0, r0_x, r0_m, r0_d, x_x, x_m, x_r_m1, x_w1, x_d, m_x, m_m, m_r_m1, m_w1, m_w2, m_d, *_ = c
+    y = y_x * x + y_m * m
+    (d,) = network((y,), sigma_0)
+    x_new = x_x * x + x_m * m + x_r_m1 * r_m1 + x_w1 * w1 + x_d * d
+    m_new = m_x * x + m_m * m + m_r_m1 * r_m1 + m_w1 * w1 + m_w2 * w2 + m_d * d
+    r0 = r0_x * x + r0_m * m + r0_d * d
+    return (x_new, m_new), (r0,)
+
+
+def nfe(steps):
+    """Network calls of a run of `steps` steps."""
+    return NFE * steps
+
+
+def denoise(state, c, network):
+    """The mean of the data given the state at the end of the grid; `c` the unbound LAST row.  One network call."""
+    x, m = state
+    y_end_x, y_end_m, sigma_1 = c[17:20]
+    y_end = y_end_x * x + y_end_m * m
+    (d_end,) = network((y_end,), sigma_1)
+    return (d_end, m)
