@@ -277,7 +277,7 @@ class Law:
         """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
         return -self.rise @ torch.linalg.inv(self.S) / 2
 
-    def turning(self):
+    def skew(self):
         """What Q s in the drift adds, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y moves as if alone."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
         seen = torch.linalg.solve(self.S, lead)
@@ -336,7 +336,7 @@ def coefficients(times, /, **params):
     _, _, inp_0, sigma_0 = law.denoiser(t0)
     sigma_hat, rise = law.level()
     rate = -rise*sde.sigma_data/(sde.sigma_data**2 + sigma_hat**2)
-    A = prior.relaxation() + prior.turning()
+    A = prior.relaxation() + prior.skew()
     _, M_m1 = prior.moments_gaussian(A, rate, 3, t0, t_m1)
     _, _, _, sigma_m1 = law.denoiser(t_m1)
     u_m1 = -torch.atan(sigma_m1/sde.sigma_data)

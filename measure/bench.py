@@ -94,7 +94,7 @@ class Task:
     start: torch.Tensor
     end: torch.Tensor
     spread: float
-    turned: torch.Tensor
+    skewed: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,8 @@ class Bench:
         own = NoiseSource(range(CALIBRATION * 10**6, CALIBRATION * 10**6 + 64))
         apart = torch.stack([own.normal(shape, "start", 0, j, dtype=torch.float64) for j in range(len(L))])
         ends = [run(module, network, fine, each, {}) for each in (start, torch.tensordot(L, apart, 1))]
-        turned = run(load(SKEW), network, fine, start, {}) if sde.n > 1 else ends[0]
-        return cls(sde, high, low, (Task(lambda module: network, start, ends[0], float(ends[1].var(0).mean().sqrt()), turned),))
+        skewed = run(load(SKEW), network, fine, start, {}) if sde.n > 1 else ends[0]
+        return cls(sde, high, low, (Task(lambda module: network, start, ends[0], float(ends[1].var(0).mean().sqrt()), skewed),))
 
     def times(self, grid: str, steps: int, spread: float) -> torch.Tensor:
         """The grid between the ends; ``tan`` at the spread of the data."""
@@ -155,7 +155,7 @@ class Bench:
             spread = task.end.std(0).mean()
             ratio = (found.flatten(1).var(0).sum() / task.end.flatten(1).var(0).sum()).item()
             return {"variance": ratio, "distance": sliced(found, task.end) / float(spread)}
-        end = task.turned if getattr(module, "SKEW", False) else task.end
+        end = task.skewed if getattr(module, "SKEW", False) else task.end
         squares = (found - end).flatten(1).square().mean(1)
         pooled, middle = squares.mean().sqrt().item(), squares.sqrt().median().item()
         if not math.isfinite(pooled):
@@ -187,7 +187,7 @@ def sliced(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def planar(seed: int) -> GaussianMixture:
-    """Six components in the plane, standard deviations 0.2 along and 0.04 across, turned at random."""
+    """Six components in the plane, standard deviations 0.2 along and 0.04 across, skewed at random."""
     generator = torch.Generator().manual_seed(seed)
     weights = 0.3 + torch.rand(6, generator=generator, dtype=torch.float64)
     means = torch.randn(6, 2, generator=generator, dtype=torch.float64)

@@ -175,7 +175,7 @@ def transport(
     def rate(z: torch.Tensor, t: float) -> torch.Tensor:
         F, b, V = (torch.from_numpy(np.ascontiguousarray(M)) for M in law.rates(t))
         s = torch.stack(tuple(score((*z.unbind(0), *given), torch.tensor(t, dtype=torch.float64))))
-        M = V / 2 - torch.from_numpy(_turning(law, t)) if skew else V / 2
+        M = V / 2 - torch.from_numpy(_skew_matrix(law, t)) if skew else V / 2
         flat = torch.einsum("ij,j...->i...", F, z) - torch.einsum("ij,j...->i...", M, s)
         return flat + torch.einsum("ij,j...->i...", b, torch.stack(ones))
 
@@ -185,7 +185,7 @@ def transport(
     return state
 
 
-def _turning(law: Law, t: float) -> np.ndarray:
+def _skew_matrix(law: Law, t: float) -> np.ndarray:
     p = law.transition(t, law.low)[:, law.sde.data[0]]
     w = np.linalg.solve(law.covariance(t), p)
     half = np.outer(law.rates(t)[2] @ w, p) / (2 * p @ w)

@@ -133,7 +133,7 @@ class Reference:
         return self._moved(False)
 
     @functools.cached_property
-    def turned(self) -> torch.Tensor:
+    def skewed(self) -> torch.Tensor:
         """Where the flow with the skew drift does."""
         return self._moved(True)
 
@@ -230,7 +230,7 @@ def mixture_error(
 ) -> torch.Tensor:
     """Exact minus numerical states of the mixture at t_b, (n, STATES, 2), in standard deviations of their block."""
     network = network_of(module, MIXTURE, reference.law)
-    end = reference.turned if getattr(module, "SKEW", False) else reference.end
+    end = reference.skewed if getattr(module, "SKEW", False) else reference.end
     params = reference.arguments(module, own)
     state = carried(module, network, reference.times(steps, grid), reference.start, reference.given, params)
     return (end - state) / end.std((1, 2))[:, None, None]

@@ -208,7 +208,7 @@ class HostText:
         law = MOMENTS[statement.frame].partition(".")[0]
         if not self.nodes:
             gain = "(1 + eta)[..., None, None] * " if statement.noise != 0 else ""
-            lines.append(f"A = {gain}{law}.relaxation()" + (f" + {law}.turning()" if statement.skew else ""))
+            lines.append(f"A = {gain}{law}.relaxation()" + (f" + {law}.skew()" if statement.skew else ""))
         self.nodes |= set(lines)
         lines.append(self._call(targets, MOMENTS[statement.frame], ["A", "rate", str(statement.degree), *ends]))
         if len(statement.targets) > 2:

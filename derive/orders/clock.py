@@ -101,7 +101,7 @@ def _flowing(at: Setting, count: int) -> tuple[list[Any], list[Any], Any, Any]:
     known = {SIGMA.name: sigma, RISE.name: gained * sigma * sigma * sigma / 2}
     du = point.of(sp.Matrix([rate_of(clock_of(sampler, sde))]), "", known)[0][0]
     pushed = [e * -1 / 2 for (e,) in mul(point.V, out)]
-    pushed = [a + e for a, (e,) in zip(pushed, mul(at.turning, out), strict=True)] if sampler.adams.skew else pushed
+    pushed = [a + e for a, (e,) in zip(pushed, mul(at.Q, out), strict=True)] if sampler.adams.skew else pushed
     k = [(e / du).c[0] for e in pushed]
     flow = exact_flow(at, point.ring.number(1, 2))
     slopes = [_quantity(at, flow, skip, out)]

@@ -29,7 +29,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from ..program import UNIT, Evaluate, Normal, StepProgram
-from ..program.meaning import turning
+from ..program.meaning import skew_matrix
 from ..proofs.reference import reference
 from ..sampler.network import kind_of, scalar
 
@@ -251,7 +251,7 @@ class Linear:
             np.array([[float(e[0].mid()) for e in row] for row in self.view.jets(M, now, 1)]) for M in (sde.F, sde.GG)
         )
         adams = self.method.sampler.adams
-        Q = turning(column[:, None].tolist(), sigma.tolist(), V.tolist()) if adams is not None and adams.skew else 0 * V
+        Q = skew_matrix(column[:, None].tolist(), sigma.tolist(), V.tolist()) if adams is not None and adams.skew else 0 * V
         return F + (V / 2 - np.array(Q)) @ np.linalg.inv(S)
 
     def amplification(self, t0: float, t1: float) -> Amplification:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..maths.matrix import Matrix
 from ..program import UNIT, Evaluate, Normal, StepProgram
-from ..program.meaning import needed_by, turning
+from ..program.meaning import needed_by, skew_matrix
 from ..program.program import scalars
 from ..sampler.network import takes_state
 from .point import Point, composed, draw
@@ -105,13 +105,13 @@ class Setting:
         forced = _combine(forced, combined(V, self.score(z, at)), -weight)
         if self.method.sampler.adams is None or not self.method.sampler.adams.skew:
             return forced
-        return _combine(forced, combined(self.turning if at is None else composed(self.turning, at), self.score(z, at)), 1)
+        return _combine(forced, combined(self.Q if at is None else composed(self.Q, at), self.score(z, at)), 1)
 
     @cached_property
-    def turning(self) -> Matrix:
-        """Q around t0."""
+    def Q(self) -> Matrix:
+        """The skew matrix of the sampler around t0."""
         p = [[row[self.method.sde.data[0]]] for row in self.point.Psi]
-        return turning(p, self.point.Sigma, self.point.V)
+        return skew_matrix(p, self.point.Sigma, self.point.V)
 
 
 def _combine(A: Sequence[Value], B: Sequence[Value], weight: Any) -> list[Value]:

@@ -189,7 +189,7 @@ def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tu
         known = {"sigma_hat": sigma, "rise": gained * sigma * sigma * sigma / 2}
         (du,), (data,), (eta,) = env.of(sp.Matrix([statement.rate, statement.variance, statement.noise]), "", known)
         M = scaled(env.V, (1 + eta) * env.number(sp.Rational(1, 2)))
-        M = add(M, scaled(turning(p, env.Sigma, env.V), -1)) if statement.skew else M
+        M = add(M, scaled(skew_matrix(p, env.Sigma, env.V), -1)) if statement.skew else M
         if statement.frame == "eps-R":
             return env.F, mul(M, transpose(inverse_of(env.R))), du, eta
         inverse = add(solve(env.Sigma), scaled(mul(w, transpose(w)), -data / (1 + data * weight)))
@@ -211,7 +211,7 @@ def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tu
     return *found, factor(C)
 
 
-def turning(p: Matrix, sigma: Matrix, V: Matrix) -> Matrix:
+def skew_matrix(p: Matrix, sigma: Matrix, V: Matrix) -> Matrix:
     """Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p: with Q s in the drift y = p^T Sigma^-1 z/(p^T Sigma^-1 p)
     follows the probability flow of one block (methods.md F4, in the metric of Sigma).
     """

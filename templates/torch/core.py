@@ -344,7 +344,7 @@ class Law:
         """What V (z - push e d) goes by along the probability flow, at the nodes: Y' = Y A."""
         return -self.rise @ torch.linalg.inv(self.S) / 2
 
-    def turning(self):
+    def skew(self):
         """What Q s in the drift adds, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y moves as if alone."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
         seen = torch.linalg.solve(self.S, lead)
