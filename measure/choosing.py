@@ -13,23 +13,31 @@ and candidates are ranked by sqrt(mean median).  The pooled error is carried by 
 smaller pooled error (docs/tune.md; with 64 paths and more its pooled error is the smaller one).
 
 Paths are halved: one half chooses, the other says whether the choice holds.
+
+The steps of a chosen grid are then searched: in log sigma each is multiplied by exp(2 tanh(th/2)) and all are scaled to the same
+whole, with th by COBYLA (Powell 1994) from th = 0, which needs no derivatives of the network.  Any grid has the row's order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import scipy.optimize
 import torch
 
 from stepsmith.measure.slopes import carried
-from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.grid import TimeGrid, invert_increasing
 from stepsmith.runtime.noise import NoiseSource
 
 SCALES = (0.5, 1.0, 2.0)  # of tan, in standard deviations of the data
 ASINH = ((0.3, 1.5), (0.3, 2.5), (1.0, 1.5), (1.0, 2.5), (1.0, 4.0))  # centre in standard deviations of the data, k
+
+FIRST_STRETCH = 0.3  # of a step in the search, at first
+BAD = 50.0  # log of the loss where a run is not finite
 
 
 @dataclass(frozen=True)
@@ -71,22 +79,37 @@ BLOCKS = (BASELINE, *(row for row in ROWS if row.frame == "gaussian" and row.clo
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row on a grid, with the numbers that the grid takes."""
+    """A row on a grid, with the numbers that the grid takes; ``th`` says how its steps are stretched."""
 
     row: Row
     grid: str
     given: Mapping[str, float] = field(default_factory=dict)
+    th: tuple[float, ...] = ()
 
     def __hash__(self) -> int:
-        return hash((self.row, self.grid, *self.given.items()))
+        return hash((self.row, self.grid, *self.given.items(), self.th))
 
     @property
     def name(self) -> str:
         numbers = ", ".join(f"{key} {value:g}" for key, value in self.given.items())
-        return f"{self.row.name} on {self.grid}" + (f" ({numbers})" if numbers else "")
+        searched = ", its steps searched" if self.th else ""
+        return f"{self.row.name} on {self.grid}" + (f" ({numbers})" if numbers else "") + searched
 
     def times(self, sde: Any, steps: int, start: float, end: float) -> torch.Tensor:
-        return getattr(TimeGrid, self.grid)(sde, steps, start, end, **self.given).times
+        times = getattr(TimeGrid, self.grid)(sde, steps, start, end, **self.given).times
+        if not self.th:
+            return times
+        sigma = sde.at().effective_sigma
+        levels = stretched(torch.from_numpy(np.log(sigma(times.numpy()))), torch.tensor((*self.th, 0.0), dtype=torch.float64))
+        inner = invert_increasing(sigma, levels[1:-1].exp().numpy(), *times[[-1, 0]].tolist())
+        return torch.cat((times[:1], torch.from_numpy(inner), times[-1:]))
+
+
+def stretched(levels: torch.Tensor, th: torch.Tensor) -> torch.Tensor:
+    """Falling levels whose steps are multiplied by exp(2 tanh(th/2)) and scaled to the same whole."""
+    steps = levels.diff() * (2 * torch.tanh(th / 2)).exp()
+    inner = levels[0] + (levels[-1] - levels[0]) * (steps.cumsum(0) / steps.sum())[:-1]
+    return torch.cat((levels[:1], inner, levels[-1:]))
 
 
 FIRST = Candidate(BASELINE, "logsnr")  # what a choice has to beat: UniPC's idea
@@ -99,10 +122,19 @@ def grids(spread: float) -> tuple[tuple[str, dict[str, float]], ...]:
     return ("logsnr", {}), ("edm", {}), ("quadratic", {}), *tans, *asinhs
 
 
-def refined(candidate: Candidate) -> list[Candidate]:
-    """The candidate with each number of its grid a little smaller and larger."""
-    near = ((key, value * factor) for key, value in candidate.given.items() for factor in (0.7, 0.85, 1.2, 1.4))
-    return [replace(candidate, given={**candidate.given, key: rounded(value)}) for key, value in near]
+def searched(candidate: Candidate, steps: int, error: Callable[[Candidate], Error], evaluations: int) -> Candidate:
+    """The candidate with th of the least loss that COBYLA finds in so many evaluations of the ``error``."""
+    seen: dict[float, Candidate] = {}
+
+    def loss(th: np.ndarray) -> float:
+        trial = replace(candidate, th=tuple(map(rounded, th)))
+        value = min(math.log(error(trial).loss), BAD)
+        seen.setdefault(value, trial)
+        return value
+
+    options = {"maxiter": evaluations, "rhobeg": FIRST_STRETCH}
+    scipy.optimize.minimize(loss, np.zeros(steps - 1), method="COBYLA", options=options)
+    return seen[min(seen)]
 
 
 def candidates(blocks: int, spread: float) -> list[Candidate]:

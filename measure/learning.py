@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from stepsmith.errors import InputError
-from stepsmith.measure.choosing import Error, Paths, Row
+from stepsmith.measure.choosing import Error, Paths, Row, stretched
 from stepsmith.runtime.grid import invert_increasing
 
 PENALTY, FLOOR, SHARE = 1e-4, 0.05, 0.1
@@ -92,8 +92,7 @@ class Base:
 
     def times(self, th: torch.Tensor) -> torch.Tensor:
         """The times of th, with their derivatives."""
-        gaps = self.levels.diff() * (2 * torch.tanh(th[: self.steps] / 2)).exp()
-        inner = self.levels[0] + (self.levels[-1] - self.levels[0]) * (gaps.cumsum(0) / gaps.sum())[:-1]
+        inner = stretched(self.levels, th[: self.steps])[1:-1]
         sigma, (high, low) = self.view.effective_sigma, self.grid[[0, -1]].tolist()
         times = invert_increasing(sigma, inner.detach().exp().numpy(), low, high)
         near = np.minimum(NEAR * (times - low), NEAR * (high - times))

@@ -16,7 +16,7 @@ from stepsmith.certificate import written
 from stepsmith.cli import main
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure import choosing, learning
-from stepsmith.measure.choosing import BASELINE, FIRST, Error, Paths, Row
+from stepsmith.measure.choosing import BASELINE, FIRST, Candidate, Error, Paths, Row
 from stepsmith.measure.problems import GaussianMixture
 from stepsmith.measure.slopes import carried
 from stepsmith.measure.trials import Trials
@@ -30,9 +30,10 @@ CALLS = 8
 
 @pytest.fixture(scope="module", autouse=True)
 def few_rows():
-    """Two rows instead of a dozen: what is chosen among does not matter here."""
+    """Two rows instead of a dozen and a short search: what is chosen among does not matter here."""
     patch = pytest.MonkeyPatch()
     patch.setattr(choosing, "ROWS", (BASELINE, GAUSSIAN))
+    patch.setattr(tuning, "SEARCH", 20)
     yield
     patch.undo()
 
@@ -91,10 +92,21 @@ def test_the_record_says_what_was_tried_and_for_whom(chosen, tmp_path):
     path = tuned.write(tmp_path)
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["network"]["digest"] == ss.load(path).NETWORK_DIGEST == "ab" * 32
-    assert record["candidates"][0]["name"] == record["kept"] and record["seeds"] == "0-15"
+    assert record["kept"] in [each["name"] for each in record["candidates"]] and record["seeds"] == "0-15"
     assert {"predicted", "held_out", "baseline", "span", "teacher"} <= set(record)
     assert "logsnr" in {each["name"].split(" on ")[1] for each in record["candidates"]}
     assert record["candidates"] == chosen.record["candidates"]
+
+
+def test_the_steps_are_searched_and_the_search_holds_on_other_paths(monkeypatch):
+    monkeypatch.setattr(tuning, "SEARCH", 80)
+    bench = tuning.prepared("vp", PROBLEM.network(), range(64), kind="denoiser", start=None, end=1e-3, teacher=40, shape=(2,))
+    start, log = Candidate(GAUSSIAN, "tan", {"scale": 0.5}), bench.log(CALLS)
+    found = tuning.searched(bench, CALLS, start, log, lambda: None)
+    errors = [[bench.error(candidate, CALLS, half).loss for candidate in (found, start)] for half in (0, 1)]
+    assert all(one < 0.7 * two for one, two in errors)
+    times = bench.times(found, CALLS)
+    assert torch.equal(times[[0, -1]], bench.times(start, CALLS)[[0, -1]]) and (times.diff() < 0).all()
 
 
 def test_a_choice_that_does_not_hold_gives_the_baseline(monkeypatch):
@@ -117,17 +129,18 @@ def test_a_run_that_is_stopped_goes_on_from_what_it_found(tmp_path, chosen):
             raise KeyboardInterrupt
         return network(inputs, time)
 
-    stop, trials = 150, tmp_path / "trials.jsonl"
+    stop, trials = None, tmp_path / "trials.jsonl"
+    ss.tune("vp", counted, CALLS, **made())
+    of_all, stop = len(calls), len(calls) + 150
     with pytest.raises(KeyboardInterrupt):
         ss.tune("vp", counted, CALLS, **made(trials=trials))
     found = len(trials.read_text().splitlines())
     assert 0 < found < len(chosen.record["candidates"])
     trials.write_text(trials.read_text() + '{"setting": "cut sho')
     calls.clear()
-    stop = None
     again = ss.tune("vp", counted, CALLS, **made(trials=trials))
     assert again.record["candidates"] == chosen.record["candidates"] and again.module.TIMES == chosen.module.TIMES
-    assert len(calls) == 40 + CALLS * (len(chosen.record["candidates"]) - found + 2)
+    assert len(calls) == of_all - CALLS * found
 
 
 def test_what_was_found_with_other_paths_is_not_taken(tmp_path):

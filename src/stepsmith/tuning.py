@@ -1,7 +1,7 @@
 """``stepsmith.tune``: a sampler of the family adams, its grid, and if wanted its times and weights, made for one network.
 
     1. the paths of K seeds, where a teacher takes them: adams-3 with a corrector on log-SNR, 80 steps
-    2. every candidate (measure/choosing.py) on one half of the paths, and the grid of the best refined
+    2. every candidate (measure/choosing.py) on one half of the paths, and the steps of the two best rows searched
     3. the best is kept if it beats adams-3 with a corrector on log-SNR on the other half too; else that is kept
     4. with ``learn`` times and weights (measure/learning.py) on the first half, kept if they win on the other
     5. the certificate of the method that was kept, and the baked module
@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from stepsmith.runtime.noise import seeds_text
 from stepsmith.runtime.plan import make_plan
 
 TEACHER, END, LEAST = 80, 1e-3, 8  # steps of the teacher, end of the grid, seeds at least
+LEADERS, SEARCH = 2, 100  # rows whose steps are searched, evaluations of the error for each
 EVALUATIONS = 200  # of the loss, from each start of the learning
 
 
@@ -215,15 +216,31 @@ def choose(bench: Bench, nfe: int, log: Trials) -> Chosen:
         known = log.known.get(candidate.name) or log.add(candidate.name, _told(bench.error(candidate, nfe, 0)))
         tried[candidate] = Error(**known)
 
-    best = lambda: min(tried, key=lambda candidate: tried[candidate].loss)  # noqa: E731
     every = choosing.candidates(bench.sde.n, bench.paths.spread)
     for candidate in bench.watched(every, len(every), f"{bench.sde.name}, {nfe} calls"):
         measure(candidate)
-    for candidate in choosing.refined(best()):
-        measure(candidate)
-    held = {candidate: bench.error(candidate, nfe, 1) for candidate in (best(), FIRST)}
+    ranked = sorted(tried, key=lambda candidate: tried[candidate].loss)
+    best, leaders = ranked[0], list({candidate.row: candidate for candidate in reversed(ranked)}.values())[::-1][:LEADERS]
+    with bench.watched(None, SEARCH * LEADERS, f"{bench.sde.name}, {nfe} calls, the steps") as bar:
+        for candidate in leaders:
+            measure(searched(bench, nfe, candidate, log, bar.update))
+    found = min(tried, key=lambda candidate: tried[candidate].loss)
+    held = {candidate: bench.error(candidate, nfe, 1) for candidate in (found, best, FIRST)}
     kept = min(held, key=lambda candidate: held[candidate].loss)
     return Chosen(kept, tried[kept], held[kept], held[FIRST], tried)
+
+
+def searched(bench: Bench, nfe: int, candidate: Candidate, log: Trials, told: Callable[[], Any]) -> Candidate:
+    """The candidate with the steps that are best on the half that chooses."""
+    name = f"steps from {candidate.name}, {SEARCH} evaluations"
+
+    def error(trial: Candidate) -> Error:
+        told()
+        return bench.error(trial, nfe, 0)
+
+    if name not in log.known:
+        log.add(name, choosing.searched(candidate, nfe, error, SEARCH).th)
+    return replace(candidate, th=tuple(log.known[name]))
 
 
 def learned(bench: Bench, nfe: int, chosen: Chosen, certified: int | None, evaluations: int, log: Trials) -> Learned:
