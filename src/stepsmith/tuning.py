@@ -37,7 +37,7 @@ from stepsmith.runtime.noise import seeds_text
 from stepsmith.runtime.plan import make_plan
 
 TEACHER, END, LEAST = 80, 1e-3, 8  # steps of the teacher, end of the grid, seeds at least
-LEADERS, SEARCH = 2, 100  # rows whose steps are searched, evaluations of the error for each
+LEADERS, SEARCH = 2, 10  # rows whose steps are searched, evaluations of the error for each and a step
 EVALUATIONS = 200  # of the loss, from each start of the learning
 
 
@@ -221,7 +221,7 @@ def choose(bench: Bench, nfe: int, log: Trials) -> Chosen:
         measure(candidate)
     ranked = sorted(tried, key=lambda candidate: tried[candidate].loss)
     best, leaders = ranked[0], list({candidate.row: candidate for candidate in reversed(ranked)}.values())[::-1][:LEADERS]
-    with bench.watched(None, SEARCH * LEADERS, f"{bench.sde.name}, {nfe} calls, the steps") as bar:
+    with bench.watched(None, SEARCH * nfe * LEADERS, f"{bench.sde.name}, {nfe} calls, the steps") as bar:
         for candidate in leaders:
             measure(searched(bench, nfe, candidate, log, bar.update))
     found = min(tried, key=lambda candidate: tried[candidate].loss)
@@ -232,14 +232,15 @@ def choose(bench: Bench, nfe: int, log: Trials) -> Chosen:
 
 def searched(bench: Bench, nfe: int, candidate: Candidate, log: Trials, told: Callable[[], Any]) -> Candidate:
     """The candidate with the steps that are best on the half that chooses."""
-    name = f"steps from {candidate.name}, {SEARCH} evaluations"
+    evaluations = SEARCH * nfe
+    name = f"steps from {candidate.name}, {evaluations} evaluations"
 
     def error(trial: Candidate) -> Error:
         told()
         return bench.error(trial, nfe, 0)
 
     if name not in log.known:
-        log.add(name, choosing.searched(candidate, nfe, error, SEARCH).th)
+        log.add(name, choosing.searched(candidate, nfe, error, evaluations).th)
     return replace(candidate, th=tuple(log.known[name]))
 
 
