@@ -1,6 +1,6 @@
 """What ``stepsmith tune`` gains at equal network calls, on paths that it never saw.
 
-    python benchmarks/tune.py [digits | galaxies | planar | drawn] [--nfe 8 --nfe 10] [--learn] [--paths N] [--json]
+    python benchmarks/tune.py [digits | fashion | galaxies | planar | drawn] [--nfe 8 --nfe 10] [--learn] [--paths N] [--json]
 
 The peers are the emitted rows ddim, dpmpp-2m, unipc-2, unipc-3 and deis-3 on log-SNR, EDM and quadratic grids over the same
 span; beside each figure of ours stands the best of the fifteen for that figure alone, in hindsight.  Seeds 0 on are tuned on,
@@ -30,6 +30,7 @@ GRIDS = ("logsnr", "edm", "quadratic")
 FIRST, TRUTH, BATCH = 100_000, 200, 256
 NETWORKS = {
     "digits": lambda: ss.networks.load("digits"),
+    "fashion": lambda: ss.networks.load("fashion"),
     "galaxies": lambda: ss.networks.load("galaxies"),
     "planar": lambda: planar(1).network(),
     "drawn": lambda: drawn_mixture(seed=3).network(),
