@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from adams import planar
 
 import stepsmith as ss
+from stepsmith.measure.bench import planar
 from stepsmith.measure.budgets import drawn_mixture
 from stepsmith.measure.choosing import BASELINE, Paths, drawn
 from stepsmith.measure.slopes import carried

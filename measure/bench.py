@@ -187,7 +187,7 @@ def sliced(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def planar(seed: int) -> GaussianMixture:
-    """Six components in the plane, standard deviations 0.2 along and 0.04 across, skewed at random."""
+    """Six components in the plane, standard deviations 0.2 along and 0.04 across, turned at random."""
     generator = torch.Generator().manual_seed(seed)
     weights = 0.3 + torch.rand(6, generator=generator, dtype=torch.float64)
     means = torch.randn(6, 2, generator=generator, dtype=torch.float64)

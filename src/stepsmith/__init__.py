@@ -32,6 +32,7 @@ _HOME = {
     "sample": ".runtime",
     "write_samples": ".runtime",
     "read_samples": ".runtime",
+    "equidistributed": ".measure.equidistributed",
     "feature_moments": ".measure.moments",
     "invert": ".runtime",
     "step_with_logprob": ".runtime",

@@ -1,0 +1,160 @@
+"""Grids on which the steps of a sampler err alike, along paths of the network that it will run with.
+
+    z_i     the states at nodes s_i, even in log sigma, of a run of the sampler with FINER steps between two nodes
+    e_ij    the error of one step from z_i to s_j with the history that exact states leave: the root mean square of
+            L_j^-1 (S(z_i) - z_j), its mean over the paths; L_j L_j^T = Sigma + c^2 p p^T, the covariance of the state at s_j for
+            data of the standard deviation c of the ends, so that an error counts by what it does to the data
+
+    NINE steps and more   steps as dense in log sigma as (e/h)^(1/order)/h, e that of a step of length h between neighbours:
+                          where it shrinks as the proven order says, the error per unit of log sigma is the same in every step
+    fewer                 the nodes with the least sum of errors, by a dynamic program; a node is reached with the history of
+                          the best way to it
+
+The error of a step that corrects the one before it is that of its prediction: an exact state has nothing to correct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepsmith.errors import InputError
+from stepsmith.measure.choosing import drawn
+from stepsmith.runtime.constants import blocks_of
+from stepsmith.runtime.grid import TimeGrid, invert_increasing
+from stepsmith.runtime.plan import make_plan
+from stepsmith.runtime.sampler import steps_of
+
+State = tuple[torch.Tensor, ...]
+NINE, NODES, DENSE, FINER = 9, 32, 48, 3  # steps; nodes of the program and of the density; steps between two nodes
+SMOOTH = (0.1, 0.2, 0.4, 0.2, 0.1)  # weights of neighbours in the density
+
+
+def equidistributed(
+    module: Any, network: Any, sde: Any, steps: int, *, seeds: str | int | Iterable[int] = range(32),
+    start: float | None = None, end: float = 1e-3, params: Mapping[str, float] | None = None, shape: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> TimeGrid:  # fmt: skip
+    """The grid of ``steps`` steps from ``start`` (the end of the span) to ``end`` for a deterministic module and its network.
+
+    ``sde`` is the diffusion of the module, ``seeds`` start the paths; the other arguments are those of ``sample``.
+    Raises InputError for a module that draws noise, has no proven order, or takes constants or a field.
+    """
+    nodes, view = DENSE if TimeGrid.logsnr(sde, steps, start, end).steps >= NINE else NODES, sde.at(**_of(sde, params))
+    grid = TimeGrid.logsnr(sde, nodes, start, end, params=_of(sde, params))
+    plan = make_plan(module, network, grid, seeds, params=params, shape=shape, device=device)
+    module = plan.module
+    if not module.ORDER or len(module.COMPONENTS) != blocks_of(module) or any(n for _, n in steps_of(module, 3)) or plan.columns:
+        what = f"{module.SDE} {module.SAMPLER} draws noise, has no proven order, or takes constants or a field"
+        raise InputError("-", "grid", what, "take a deterministic sampler with an order, such as adams-3")
+    levels = np.log(view.effective_sigma(grid.times.numpy()))
+    fine = np.interp(np.arange(nodes * FINER + 1) / FINER, np.arange(nodes + 1), levels)
+    starts = drawn(module, grid.times[0].item(), plan.noise.seeds, plan.shape, plan.device)
+    paths = Paths.of(module, network, dict(params or {}), grid.times, _times(view, fine, grid.times), starts)
+    found = _even(levels, paths.density(levels), steps) if steps >= NINE else levels[list(paths.least(steps))]
+    return TimeGrid(_times(view, found, grid.times), "equidistributed")
+
+
+def _of(sde: Any, params: Mapping[str, float] | None) -> dict[str, float]:
+    """The parameters that are the diffusion's."""
+    return {name: value for name, value in (params or {}).items() if name in sde.params}
+
+
+def _times(view: Any, levels: np.ndarray, span: torch.Tensor) -> torch.Tensor:
+    """The times of some levels log sigma, their ends those of the span."""
+    inner = invert_increasing(view.effective_sigma, np.exp(levels[1:-1]), *span[[-1, 0]].tolist())
+    return torch.cat((span[:1], torch.from_numpy(inner), span[-1:]))
+
+
+def _even(levels: np.ndarray, density: np.ndarray, steps: int) -> np.ndarray:
+    """Levels between which the integral of a density, a number an interval, is the same."""
+    whole = np.concatenate(([0.0], np.cumsum(density * -np.diff(levels))))
+    return np.interp(np.linspace(0.0, whole[-1], steps + 1), whole, levels)
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """The states of some paths at the nodes, (n, K, ...) each, and the inverse factors of their covariance there."""
+
+    module: Any
+    network: Any
+    params: Mapping[str, float]
+    times: torch.Tensor
+    states: Sequence[torch.Tensor]
+    whitening: Sequence[torch.Tensor]
+    outputs: dict[int, State] = field(default_factory=dict)  # of the network at exact states
+
+    @classmethod
+    def of(
+        cls, module: Any, network: Any, params: Mapping[str, float], times: torch.Tensor, fine: torch.Tensor,
+        starts: torch.Tensor,
+    ) -> Paths:  # fmt: skip
+        """From a run over the ``fine`` times, FINER steps between two nodes."""
+        table = module.coefficients(fine, **params)
+        state, history, states = tuple(starts), _none(module, starts), [starts]
+        with torch.no_grad():
+            for k, (row, (step, _)) in enumerate(zip(table, steps_of(module, len(table)), strict=True)):
+                state, history = step(state, row.unbind(), network, (), history)
+                if (k + 1) % FINER == 0:
+                    states.append(torch.stack(state))
+        spread = states[-1][module.DATA].var(0).mean()
+        low_factor, mean = module.start(times, **params), module.start_data(times, **params)
+        law = low_factor @ low_factor.mT + spread * mean @ mean.mT
+        return cls(module, network, params, times, states, torch.linalg.inv(torch.linalg.cholesky(law)).unbind())
+
+    def step(self, chain: tuple[int, ...], j: int, history: State, steps: int) -> tuple[float, State]:
+        """The error of the step from the last node of a chain to the node j, and the history after it."""
+        i, k, last = chain[-1], len(chain) - 1, len(self.times) - 1
+        row = self.module.coefficients(self.times[[*chain, *dict.fromkeys((j, last))]], **self.params)[k]
+        step, _ = steps_of(self.module, steps)[k]
+        with torch.no_grad():
+            found, history = step(tuple(self.states[i]), row.unbind(), self._asked(i), (), history)
+        gap = torch.tensordot(self.whitening[j].to(found[0]), torch.stack(found) - self.states[j], 1)
+        return gap.transpose(0, 1).flatten(1).square().mean(1).sqrt().mean().item(), history
+
+    def _asked(self, i: int) -> Any:
+        """The network; at the exact state of a node it is called once where a step calls it once."""
+        if self.module.NFE > 1:
+            return self.network
+
+        def network(inputs: State, time: torch.Tensor) -> State:
+            if i not in self.outputs:
+                self.outputs[i] = self.network(inputs, time)
+            return self.outputs[i]
+
+        return network
+
+    def density(self, levels: np.ndarray) -> np.ndarray:
+        """How many steps a unit of log sigma is worth, up to a factor, a number an interval."""
+        history, steps, errors = _none(self.module, self.states[0]), len(self.times) - 1, []
+        for i in range(steps):
+            error, history = self.step(tuple(range(i + 1)), i + 1, history, steps)
+            errors.append(error)
+        h = -np.diff(levels)
+        density = (np.maximum(errors, 1e-300) / h) ** (1 / self.module.ORDER) / h
+        density[: self.module.HISTORY + 1] = density[self.module.HISTORY + 1]  # the first steps have another order
+        padded = np.pad(np.log(density), len(SMOOTH) // 2, mode="edge")
+        return np.exp(np.convolve(padded, SMOOTH, "valid"))
+
+    def least(self, steps: int) -> tuple[int, ...]:
+        """The nodes of the least sum of errors."""
+        last = len(self.times) - 1
+        best: dict[int, tuple[float, tuple[int, ...], State]] = {0: (0.0, (0,), _none(self.module, self.states[0]))}
+        for k in range(steps):
+            reached: dict[int, tuple[float, tuple[int, ...], State]] = {}
+            left = steps - k - 1  # steps after this one
+            for i, (cost, chain, history) in best.items():
+                for j in range(i + 1, last - left + 1) if left else (last,):
+                    error, after = self.step(chain, j, history, steps)
+                    if j not in reached or cost + error < reached[j][0]:
+                        reached[j] = (cost + error, (*chain, j), after)
+            best = reached
+        return best[last][1]
+
+
+def _none(module: Any, like: torch.Tensor) -> State:
+    return (torch.zeros_like(like[0]),) * module.HISTORY
