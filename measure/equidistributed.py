@@ -1,16 +1,17 @@
 """Grids on which the steps of a sampler err alike, along paths of the network that it will run with.
 
     z_i     the states at nodes s_i, even in log sigma, of a run of the sampler with FINER steps between two nodes
-    e_ij    the error of one step from z_i to s_j with the history that exact states leave: the root mean square of
-            L_j^-1 (S(z_i) - z_j), its mean over the paths; L_j L_j^T = Sigma + c^2 p p^T, the covariance of the state at s_j for
-            data of the standard deviation c of the ends, so that an error counts by what it does to the data
+    e_ij    the error of one step from z_i to s_j with the history that exact states leave, S(z_i) - z_j: what the denoiser
+            sees of it, p^T Sigma^-1 e/(p^T Sigma^-1 p), in standard deviations (sigma^2 + c^2)^1/2, c that of the ends; the root
+            mean square of a path, then the mean over the paths
 
-    NINE steps and more   steps as dense in log sigma as (e/h)^(1/order)/h, e that of a step of length h between neighbours:
-                          where it shrinks as the proven order says, the error per unit of log sigma is the same in every step
+    NINE steps and more   steps as dense in log sigma as e^(1/q)/h, e that of a step of length h between neighbours and q the
+                          power of h in it: the sum of the errors of so many steps is then least, and each has the same share
     fewer                 the nodes with the least sum of errors, by a dynamic program; a node is reached with the history of
                           the best way to it
 
-The error of a step that corrects the one before it is that of its prediction: an exact state has nothing to correct.
+q is the proven order + 1, or the order where every second node says so: the error of a step that corrects the one before it is
+that of its prediction, since an exact state has nothing to correct.
 """
 
 from __future__ import annotations
@@ -78,14 +79,14 @@ def _even(levels: np.ndarray, density: np.ndarray, steps: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """The states of some paths at the nodes, (n, K, ...) each, and the inverse factors of their covariance there."""
+    """The states of some paths at the nodes, (n, K, ...) each, and the rows that make an error what the denoiser sees of it."""
 
     module: Any
     network: Any
     params: Mapping[str, float]
     times: torch.Tensor
     states: Sequence[torch.Tensor]
-    whitening: Sequence[torch.Tensor]
+    seen: Sequence[torch.Tensor]
     outputs: dict[int, State] = field(default_factory=dict)  # of the network at exact states
 
     @classmethod
@@ -102,9 +103,10 @@ class Paths:
                 if (k + 1) % FINER == 0:
                     states.append(torch.stack(state))
         spread = states[-1][module.DATA].var(0).mean()
-        low_factor, mean = module.start(times, **params), module.start_data(times, **params)
-        law = low_factor @ low_factor.mT + spread * mean @ mean.mT
-        return cls(module, network, params, times, states, torch.linalg.inv(torch.linalg.cholesky(law)).unbind())
+        L, p = module.start(times, **params), module.start_data(times, **params)
+        w = torch.cholesky_solve(p, L)
+        level = (p.mT @ w).reciprocal()  # sigma^2
+        return cls(module, network, params, times, states, (level * w.mT / (level + spread).sqrt())[:, 0].unbind())
 
     def step(self, chain: tuple[int, ...], j: int, history: State, steps: int) -> tuple[float, State]:
         """The error of the step from the last node of a chain to the node j, and the history after it."""
@@ -113,8 +115,8 @@ class Paths:
         step, _ = steps_of(self.module, steps)[k]
         with torch.no_grad():
             found, history = step(tuple(self.states[i]), row.unbind(), self._asked(i), (), history)
-        gap = torch.tensordot(self.whitening[j].to(found[0]), torch.stack(found) - self.states[j], 1)
-        return gap.transpose(0, 1).flatten(1).square().mean(1).sqrt().mean().item(), history
+        gap = torch.tensordot(self.seen[j].to(found[0]), torch.stack(found) - self.states[j], 1)
+        return gap.flatten(1).square().mean(1).sqrt().mean().item(), history
 
     def _asked(self, i: int) -> Any:
         """The network; at the exact state of a node it is called once where a step calls it once."""
@@ -129,16 +131,22 @@ class Paths:
         return network
 
     def density(self, levels: np.ndarray) -> np.ndarray:
-        """How many steps a unit of log sigma is worth, up to a factor, a number an interval."""
-        history, steps, errors = _none(self.module, self.states[0]), len(self.times) - 1, []
-        for i in range(steps):
-            error, history = self.step(tuple(range(i + 1)), i + 1, history, steps)
-            errors.append(error)
-        h = -np.diff(levels)
-        density = (np.maximum(errors, 1e-300) / h) ** (1 / self.module.ORDER) / h
-        density[: self.module.HISTORY + 1] = density[self.module.HISTORY + 1]  # the first steps have another order
+        """How dense the steps are to be in log sigma, up to a factor, a number an interval."""
+        fine, double = self.errors(1), self.errors(2)
+        first, order = self.module.HISTORY + 1, self.module.ORDER  # the first steps have another order
+        fall = np.log2(double[first:] / np.sqrt(fine[0::2] * fine[1::2])[first:])
+        density = fine ** (1 / np.clip(np.rint(np.median(fall)), order, order + 1)) / -np.diff(levels)
+        density[:first] = density[first]
         padded = np.pad(np.log(density), len(SMOOTH) // 2, mode="edge")
         return np.exp(np.convolve(padded, SMOOTH, "valid"))
+
+    def errors(self, stride: int) -> np.ndarray:
+        """Of the steps from every stride-th node to the next."""
+        nodes, history, errors = range(0, len(self.times), stride), _none(self.module, self.states[0]), []
+        for k, j in enumerate(nodes[1:]):
+            error, history = self.step(tuple(nodes[: k + 1]), j, history, len(nodes) - 1)
+            errors.append(error)
+        return np.maximum(errors, 1e-300)
 
     def least(self, steps: int) -> tuple[int, ...]:
         """The nodes of the least sum of errors."""
