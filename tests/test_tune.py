@@ -282,7 +282,7 @@ def test_the_verb_writes_a_module_a_record_and_a_picture(tmp_path, monkeypatch, 
 
 def test_the_lines_of_the_page_on_tuning_run(capsys):
     page = (Path(__file__).parents[1] / "docs" / "tune.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = "".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
     names: dict = {}
     exec(lines, names)
     assert names["samples"].shape == (4, 1, 8, 8) and " on " in capsys.readouterr().out

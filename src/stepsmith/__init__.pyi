@@ -18,6 +18,7 @@ from stepsmith.errors import InputError as InputError
 from stepsmith.errors import Unsupported as Unsupported
 from stepsmith.loading import load as load
 from stepsmith.measure import problems as problems
+from stepsmith.measure.equidistributed import equidistributed as equidistributed
 from stepsmith.measure.moments import feature_moments as feature_moments
 from stepsmith.runtime import NoiseSource as NoiseSource
 from stepsmith.runtime import TimeGrid as TimeGrid
