@@ -19,6 +19,7 @@ from stepsmith.runtime.networks.adapters import (
 )
 from stepsmith.runtime.networks.base import Counting, Network, counting
 from stepsmith.runtime.networks.discrete import diffusers, discrete
+from stepsmith.runtime.networks.published import cld, psld
 from stepsmith.runtime.networks.shipped import SHIPPED, load
 from stepsmith.runtime.networks.unet import predicting_data
 
@@ -27,6 +28,7 @@ __all__ = [
     "Counting",
     "Network",
     "channels",
+    "cld",
     "clip_sigma",
     "counting",
     "denoiser",
@@ -41,4 +43,5 @@ __all__ = [
     "guided",
     "load",
     "predicting_data",
+    "psld",
 ]
