@@ -34,6 +34,8 @@ _HOME = {
     "read_samples": ".runtime",
     "feature_moments": ".measure.moments",
     "invert": ".runtime",
+    "draw_path": ".runtime",
+    "follow_path": ".runtime",
     "step_with_logprob": ".runtime",
     "transition": ".runtime",
     "TimeGrid": ".runtime",
