@@ -1,7 +1,7 @@
 """stepsmith.runtime: load an emitted step module and run it. Needs torch; never SymPy, Jinja or stepsmith.derive."""
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.density import step_with_logprob, transition
+from stepsmith.runtime.density import draw_path, follow_path, step_with_logprob, transition
 from stepsmith.runtime.grid import TimeGrid, budget_steps
 from stepsmith.runtime.inversion import invert
 from stepsmith.runtime.modules import check_module, load
@@ -19,6 +19,8 @@ __all__ = [
     "check_module",
     "check_output",
     "count_nfe",
+    "draw_path",
+    "follow_path",
     "invert",
     "load",
     "parse_seeds",

@@ -1,18 +1,23 @@
-"""The density of a step that draws noise, given the state before it: what reinforcement learning asks of a sampler.
+"""The densities of a step that draws noise, given the state before it: what reinforcement learning asks of a sampler.
 
-Where every draw follows the step's last network call, the step is Gaussian,
+Draws that no network call separates are a drawing part.  What the network has given before it is known, so it is Gaussian,
 
-    z' = m(z, n) + N xi,    xi standard normals,    log p(z' | z) = -|N^+ (z' - m)|^2/2 - log |det R| - (r/2) log 2 pi
+    u = m + N xi,    xi standard normals,    log p(u) = -|N^+ (u - m)|^2/2 - log pdet N - (r/2) log 2 pi
 
-at every place of a component, N = Q R of r = DRAWS columns; the sum over the places is the density of a sample.  m is the step
-without noise and keeps the graph of the network's outputs n; N is a matrix of the row.  With fewer draws than components the
-density is that on the range of N.
+at every place of a component; the sum over the places is the density of a sample.  u is the state that the step ends in if
+nothing more is drawn and the network gives zeros from there on, and m the same without noise: it keeps the graph of the
+network's outputs.  N is a matrix of the row, r its rank, pdet the product of its singular values that are not zero: where r is
+less than the number of components the density is that on the range of N.
+
+Where every draw follows the last network call there is one part, and u is the new state: its density is that of the step.
+Elsewhere the step is not Gaussian, and the product over its parts is the density of the path (u_1, u_2, ...), given the state.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,75 +25,210 @@ import torch
 
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import blocks_of
+from stepsmith.runtime.sampler import steps_of
 
 State = tuple[torch.Tensor, ...]
+Network = Callable[[State, Any], State]
+Step = Callable[..., tuple[State, State]]
 
 
 @dataclass(frozen=True, eq=False)
 class Transition:
-    """The law of a step: ``mean``, a tensor (batch, ...) a component, and ``factor`` N, (n, DRAWS) float64 on the host;
+    """The Gaussian law of a state: ``mean``, a tensor (batch, ...) a component, and ``factor`` N, (n, draws) float64 on the host;
     ``history`` is that after the step."""
 
     mean: State
     factor: torch.Tensor
     history: State
 
-    def draw(self, noise: State) -> State:
+    def draw(self, noise: Sequence[torch.Tensor]) -> State:
         """m + N xi, with one tensor of normals a draw."""
         moving = zip(self.mean, self.factor.tolist(), strict=False)
         new = (m + sum((w * xi for w, xi in zip(row, noise, strict=True)), torch.zeros_like(m)) for m, row in moving)
         return (*new, *self.mean[len(self.factor) :])
 
+    def normals(self, state: State) -> State:
+        """N^+ (state - m), a tensor a draw: the shortest that lead to the state, or to its projection onto the range of N."""
+        gap = torch.stack([z - m for z, m in zip(state[: len(self.factor)], self.mean, strict=False)])
+        back = torch.linalg.pinv(self.factor).to(gap.device, gap.dtype)
+        return torch.einsum("ij,jb...->ib...", back, gap).unbind()
+
     def log_prob(self, state: State) -> torch.Tensor:
         """(batch,) log p(state), differentiable in the mean.  A state off the range of N has the density of its projection."""
-        Q, R = torch.linalg.qr(self.factor)
-        back = torch.linalg.solve_triangular(R, Q.mT, upper=True)
-        gap = torch.stack([z - m for z, m in zip(state[: len(self.factor)], self.mean, strict=False)])
-        xi = torch.einsum("ij,jb...->bi...", back.to(gap.device, gap.dtype), gap).flatten(1)
-        places = gap[0].numel() // max(1, gap.shape[1])
-        volume = float(R.diagonal().abs().log().sum()) + len(R) / 2 * math.log(2 * math.pi)
-        return -xi.square().sum(1) / 2 - places * volume
+        xi = torch.stack(self.normals(state), 1).flatten(1)
+        lengths = torch.linalg.svdvals(self.factor)[: torch.linalg.matrix_rank(self.factor)]
+        volume = float(lengths.log().sum()) + len(lengths) / 2 * math.log(2 * math.pi)
+        return -xi.square().sum(1) / 2 - math.prod(state[0].shape[1:]) * volume
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A step as its drawing parts: ``drawn``, the state u that each of them drew; ``log_probs`` (parts, batch), the log-density
+    of each given what came before it; ``state`` and ``history`` after the step."""
+
+    drawn: tuple[State, ...]
+    log_probs: torch.Tensor
+    state: State
+    history: State
+
+    @property
+    def log_prob(self) -> torch.Tensor:
+        """(batch,) the log-density of the path, log p(u_1) + log p(u_2 | u_1) + ..., given the state before the step."""
+        return self.log_probs.sum(0)
 
 
 def transition(
-    module: Any, row: torch.Tensor, state: State, network: Callable[[State, Any], State], history: State = ()
+    module: Any, row: torch.Tensor, state: State, network: Network, history: State = (), step: Step | None = None
 ) -> Transition:
-    """The law of the state after ``module.step`` with a row of its table, given the state before it.
+    """The law of the state after a step with a row of the module's table, given the state before it.
 
-    InputError (key ``sampler``) for a step that draws no noise, that calls its network after a draw, whose law is not
-    Gaussian, or that works on frequencies.
+    ``step``: ``module.step`` unless given; ``module.step_first`` for the first row and ``module.step_last`` for the last where
+    the module has them.  InputError (key ``sampler``) for a step that draws no noise, that calls its network after a draw, whose
+    law is not Gaussian, or that works on frequencies.
     """
-    factor = noise_factor(module, row)
-    zeros = tuple(torch.zeros_like(state[0]) for _ in range(module.DRAWS))
-    mean, after = module.step(state, row.unbind(), network, zeros, history)
-    return Transition(tuple(mean), factor, tuple(after))
+    part = drawing_parts(module, row, step)[0]
+    if not part.last:
+        what = f"{_name(module)} calls its network after a draw, so the law of its step is not Gaussian"
+        fix = "take draw_path, or a sampler whose draws come last, such as ddim-eta or euler-maruyama"
+        raise InputError("-", "sampler", what, fix)
+    function, draws = _stepping(module, step)
+    mean, after = function(state, row.unbind(), network, _zeros(state[0], draws), history)
+    return Transition(tuple(mean), part.factor, tuple(after))
 
 
 def step_with_logprob(
-    module: Any, row: torch.Tensor, state: State, network: Callable[[State, Any], State], noise: State, history: State = ()
+    module: Any, row: torch.Tensor, state: State, network: Network, noise: State, history: State = (), step: Step | None = None
 ) -> tuple[State, State, torch.Tensor]:
-    """(the state after the step, the history, the log-density (batch,) of that state); as ``module.step`` but for the last."""
-    law = transition(module, row, state, network, history)
+    """(the state after the step, the history, the log-density (batch,) of that state); as the step but for the last."""
+    law = transition(module, row, state, network, history, step)
     new = law.draw(noise)
     return new, law.history, law.log_prob(new)
 
 
-def noise_factor(module: Any, row: torch.Tensor) -> torch.Tensor:
-    """N of a row, (n, DRAWS) float64: what one unit of each draw adds to the state; InputError as ``transition``."""
-    name, count = f"{module.SDE} {module.SAMPLER}", len(module.COMPONENTS)
-    if not module.DRAWS or hasattr(module, "FIELD"):
-        what = f"{name} draws no noise, or works on frequencies"
-        raise InputError("-", "sampler", what, "use one such as ddim-eta or sde-dpmpp-2m")
+def draw_path(
+    module: Any, row: torch.Tensor, state: State, network: Network, noise: State, history: State = (), step: Step | None = None
+) -> Path:
+    """A step of any sampler that draws noise, as the step with this noise, and the density of each of its drawing parts.
+
+    Arguments as :func:`transition`.  InputError (key ``sampler``) for a step that draws no noise or works on frequencies.
+    """
+
+    def chosen(law: Transition, draws: Sequence[int]) -> tuple[State, State]:
+        own = tuple(noise[j] for j in draws)
+        return law.draw(own), own
+
+    return _path(module, row, state, network, history, step, drawing_parts(module, row, step), chosen)
+
+
+def follow_path(
+    module: Any, row: torch.Tensor, state: State, network: Network, drawn: Sequence[State], history: State = (),
+    step: Step | None = None,
+) -> Path:  # fmt: skip
+    """The step through the states that were ``drawn`` before: their density for this network and this state before the step,
+    differentiable in the network's outputs and in ``state``, and the state to which they lead.  Errors as :func:`draw_path`."""
+    parts, following = drawing_parts(module, row, step), iter(drawn)
+    if len(drawn) != len(parts):
+        what = f"there are {len(drawn)} states, this step of {_name(module)} has {len(parts)} drawing parts"
+        raise InputError("-", "drawn", what, "give those of a path of the same row")
+
+    def chosen(law: Transition, draws: Sequence[int]) -> tuple[State, State]:
+        point = next(following)
+        return point, law.normals(point)
+
+    return _path(module, row, state, network, history, step, parts, chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A drawing part: how many network ``calls`` come before it, whether it is ``last``, with none behind it, which ``draws`` it
+    has, and N, (n, draws) float64."""
+
+    calls: int
+    last: bool
+    draws: tuple[int, ...]
+    factor: torch.Tensor
+
+
+def drawing_parts(module: Any, row: torch.Tensor, step: Step | None = None) -> tuple[Part, ...]:
+    """The parts of a step with a row of its table, read off one call of it: unit draws side by side in the batch, and a network
+    of zeros, which sees a draw where it enters.  InputError as :func:`draw_path`."""
+    function, count = _stepping(module, step)
+    if not count or hasattr(module, "FIELD"):
+        raise _refused(f"{_name(module)} draws no noise, or works on frequencies")
     seen: list[torch.Tensor] = []
 
     def network(inputs: State, time: Any) -> State:
-        seen.extend(inputs)
-        return tuple(torch.zeros_like(inputs[0]) for _ in range(module.OUTPUTS))
+        seen.append(torch.stack(inputs))
+        return _zeros(inputs[0], module.OUTPUTS)
 
-    units = torch.cat((torch.zeros(1, module.DRAWS), torch.eye(module.DRAWS))).to(torch.float64)
-    still = (torch.zeros(len(units), dtype=torch.float64),)
-    moved, _ = module.step(still * count, row.cpu().unbind(), network, units.unbind(1), still * module.HISTORY)
-    if any((value != value[0]).any() for value in seen):
-        what = f"{name} calls its network after a draw, so the law of its step is not Gaussian"
-        raise InputError("-", "sampler", what, "use one whose draws come last, such as ddim-eta or euler-maruyama")
-    return torch.stack([z[1:] - z[0] for z in moved[: blocks_of(module)]])
+    units = torch.cat((torch.zeros(1, count), torch.eye(count))).to(torch.float64)
+    still = _zeros(units[:, 0], len(module.COMPONENTS)), _zeros(units[:, 0], module.HISTORY)
+    moved, _ = function(still[0], row.cpu().unbind(), network, units.unbind(1), still[1])
+    reach = [values[:, 1:] - values[:, :1] for values in (*seen, torch.stack(moved[: blocks_of(module)]))]
+    entered = [next((k for k, values in enumerate(reach) if values[:, j].any()), None) for j in range(count)]
+    parts = []
+    for calls in sorted({k for k in entered if k is not None}):
+        draws = tuple(j for j, k in enumerate(entered) if k == calls)
+        factor = reach[-1][:, draws]
+        if torch.linalg.matrix_rank(factor) < torch.linalg.matrix_rank(torch.cat(reach)[:, draws]):
+            raise _refused(f"{_name(module)} draws noise that its network sees and its state does not keep")
+        parts.append(Part(calls, calls == len(seen), draws, factor))
+    if not parts:
+        raise _refused(f"{_name(module)} draws no noise in this step")
+    return tuple(parts)
+
+
+def _path(
+    module: Any, row: torch.Tensor, state: State, network: Network, history: State, step: Step | None,
+    parts: Sequence[Part], chosen: Callable[[Transition, Sequence[int]], tuple[State, State]],
+) -> Path:  # fmt: skip
+    """The parts in turn: the law of each, then the state and the normals that ``chosen`` takes of it."""
+    function, count = _stepping(module, step)
+    noise = list(_zeros(state[0], count))
+    known: list[State] = []  # the outputs of the calls so far
+
+    def reached(calls: float) -> tuple[State, State]:
+        """Where the step ends with the noise so far, if its network gives zeros after some calls."""
+        numbers = itertools.count()
+
+        def answer(inputs: State, time: Any) -> State:
+            if (number := next(numbers)) >= calls:
+                return _zeros(inputs[0], module.OUTPUTS)
+            if number == len(known):
+                known.append(network(inputs, time))
+            return known[number]
+
+        return function(state, row.unbind(), answer, tuple(noise), history)
+
+    drawn, log_probs = [], []
+    for part in parts:
+        mean, after = reached(part.calls)
+        law = Transition(tuple(mean), part.factor, tuple(after))
+        point, normals = chosen(law, part.draws)
+        for j, xi in zip(part.draws, normals, strict=True):
+            noise[j] = xi
+        drawn.append(point)
+        log_probs.append(law.log_prob(point))
+    new, after = reached(math.inf)
+    return Path(tuple(drawn), torch.stack(log_probs), tuple(new), tuple(after))
+
+
+def _stepping(module: Any, step: Step | None) -> tuple[Step, int]:
+    """The step function and how many normals it draws."""
+    step = module.step if step is None else step
+    draws = dict(steps_of(module, 3))  # of three rows one is the first, one the last and one between
+    if step not in draws:
+        raise InputError("-", "step", f"it is no step of {_name(module)}", "give module.step or its step_first or step_last")
+    return step, draws[step]
+
+
+def _zeros(like: torch.Tensor, count: int) -> State:
+    return tuple(torch.zeros_like(like) for _ in range(count))
+
+
+def _name(module: Any) -> str:
+    return f"{module.SDE} {module.SAMPLER}"
+
+
+def _refused(what: str) -> InputError:
+    return InputError("-", "sampler", what, "use one such as ddim-eta or sde-dpmpp-2m")

@@ -36,18 +36,18 @@ def philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor], rounds:
     together.
 
     A round: (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)), then k += (W0, W1)
-    mod 2^32. Products wrap in int64, which leaves their 64 bits right; the shift is arithmetic, so the high word is
-    masked.
+    mod 2^32. Products wrap in int64, which leaves their 64 bits right. What stands above the low 32 bits of c1 and c3,
+    and what the arithmetic shift brings in, is masked where it would matter: before the next product, and at the end.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(rounds):
         first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = ((second >> 32) & _MASK) ^ c1 ^ k0
-        c2 = ((first >> 32) & _MASK) ^ c3 ^ k1
-        c1, c3 = second & _MASK, first & _MASK
+        c0 = ((second >> 32) ^ c1 ^ k0).bitwise_and_(_MASK)
+        c2 = ((first >> 32) ^ c3 ^ k1).bitwise_and_(_MASK)
+        c1, c3 = second, first
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    return c0, c1 & _MASK, c2, c3 & _MASK
 
 
 def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -186,15 +186,16 @@ class NoiseSource:
         name = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:4], "little")
         low, high = self.keys.unsqueeze(-1).unbind(0)
         counter = (ranged(0, (size + 3) // 4, 0), ranged(index, draws, 2), ranged(step, steps, 3), ranged(name, 1, 0))
-        normals = _box_muller(philox(counter, (low, high))).narrow(-1, 0, size)
-        return normals.to(dtype).reshape(steps, draws, len(self.seeds), *shape)
+        normals = _box_muller(philox(counter, (low, high)), dtype).narrow(-1, 0, size)
+        return normals.contiguous().reshape(steps, draws, len(self.seeds), *shape)
 
 
-def _box_muller(words: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(..., 4 blocks) float64 normals from four (..., blocks) words; block b fills elements 4b .. 4b + 3."""
+def _box_muller(words: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """(..., 4 blocks) normals, made in float64 and rounded once, from four (..., blocks) words; block b fills elements
+    4b .. 4b + 3."""
     normals = []
     for u, v in (words[:2], words[2:]):
-        radius = torch.sqrt(-2.0 * torch.log((u.to(torch.float64) + 0.5) * 2.0**-32))
-        angle = v.to(torch.float64) * (2.0 * math.pi * 2.0**-32)
-        normals += [radius * torch.cos(angle), radius * torch.sin(angle)]
+        radius = u.to(torch.float64).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = v.to(torch.float64).mul_(2.0 * math.pi * 2.0**-32)
+        normals += [angle.cos().mul_(radius).to(dtype), angle.sin_().mul_(radius).to(dtype)]
     return torch.stack(normals, dim=-1).flatten(-2)

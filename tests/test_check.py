@@ -77,6 +77,31 @@ def test_a_sample_that_depends_on_its_batch_is_found() -> None:
     assert check.batch_invariant(scheduler("DDPMScheduler"))
 
 
+def ancestral(draw: Any) -> check.Function:
+    """Euler steps to a lower level, and noise back up to the wanted one, drawn by ``draw(x)``."""
+
+    def sample(model: Any, x: Any, sigmas: Any) -> Any:
+        for a, b in itertools.pairwise(sigmas):
+            low = b * b / a
+            x = x + (low - a) * (x - model(x, a.expand(len(x)))) / a + (b**2 - low**2).sqrt() * draw(x)
+        return x
+
+    return check.Function("ancestral", sample)
+
+
+def test_a_function_that_draws_for_the_batch_as_a_whole_is_found() -> None:
+    own = torch.random.get_rng_state()
+    report = check.judge(ancestral(torch.randn_like), (20, 40))
+    assert report.random and report.repeats and not report.batch
+    assert torch.equal(own, torch.random.get_rng_state())
+
+    def each(x: Any) -> Any:  # a generator a sample, seeded by what it is
+        seeds = (1000 * x.double().flatten(1).abs().sum(1)).long().tolist()
+        return torch.stack([torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(x)
+
+    assert check.batch_invariant(ancestral(each))
+
+
 def test_noise_is_seen_and_its_variance_measured() -> None:
     report = check.judge(scheduler("DDPMScheduler"), (20, 40))
     assert report.random and report.repeats and report.run is None

@@ -1,9 +1,11 @@
-"""The density of a step: that of the normals that were drawn, with the Jacobian; its gradient; what has none is refused."""
+"""The density of a step or of its path: that of the normals that were drawn, with the Jacobian; its gradient; what has none
+is refused."""
 
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ def drawn(name, seed=1, batch=5, shape=(3,)):
 
 
 @pytest.mark.parametrize(
-    "name", ["vp_ddim_eta", "vp_sde_dpmpp_2m", "vp_sde_dpmpp_3m", "vp_sa_solver", "psld_euler_maruyama", "vp_euler_maruyama"]
+    "name", ["vp_ddim_eta", "vp_sde_dpmpp_2m", "vp_sde_dpmpp_3m", "psld_euler_maruyama", "vp_euler_maruyama"]
 )
 def test_the_density_is_that_of_the_normals_over_the_jacobian_of_the_step(name):
     module, row, state, noise, history = drawn(name)
@@ -65,6 +67,162 @@ def test_with_fewer_draws_than_components_it_is_the_density_on_their_range():
     assert torch.allclose(found, told, rtol=1e-12)
 
 
+def run(module, table, state, network, shape=(3,), seed=2):
+    """The paths of all rows of a module whose steps are all alike, and the normals that they drew."""
+    generator = torch.Generator().manual_seed(seed)
+    paths, noise = [], []
+    for row in table:
+        noise += [[torch.randn(len(state[0]), *shape, dtype=torch.float64, generator=generator) for _ in range(module.DRAWS)]]
+        paths.append(ss.draw_path(module, row, state, network, noise[-1]))
+        state = paths[-1].state
+    return paths, noise
+
+
+def follow(module, table, state, network, paths):
+    """The sum of the log-densities of the states that were drawn, for another network."""
+    total = torch.zeros(len(state[0]), dtype=torch.float64)
+    for row, path in zip(table, paths, strict=True):
+        again = ss.follow_path(module, row, state, network, path.drawn)
+        total, state = total + again.log_prob, again.state
+    return total
+
+
+SPLIT = ["psld_roba", "psld_sscs", "psld_baoab", "psld_conjugate_oba", "hold_sscs"]
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_a_path_is_the_step_and_has_the_density_of_its_normals_over_their_jacobian(name):
+    """With a linear network the states that two steps draw are a linear function of all their normals."""
+    module, _, state, _, _ = drawn(name, shape=(2,))
+    table = module.coefficients([0.6, 0.45, 0.3])
+    network = network_of(module, torch.tensor(0.3, dtype=torch.float64))
+    paths, noise = run(module, table, state, network, (2,))
+    before = (state, *(path.state for path in paths))
+    for row, z, xi, path in zip(table, before, noise, paths, strict=False):
+        assert all(map(torch.equal, module.step(z, row.unbind(), network, xi)[0], path.state))
+
+    def points(xi):  # of the first place of the first sample
+        z, found = tuple(value[:1, :1] for value in state), []
+        for row, part in zip(table, xi.reshape(2, module.DRAWS), strict=True):
+            path = ss.draw_path(module, row, z, network, tuple(value.reshape(1, 1) for value in part))
+            found += [value for u in path.drawn for value in u]
+            z = path.state
+        return torch.cat(found).flatten()
+
+    J = torch.autograd.functional.jacobian(points, torch.zeros(2 * module.DRAWS, dtype=torch.float64))
+    found = sum(path.log_prob for path in paths)
+    normal = sum(-(xi.square() + math.log(2 * math.pi)).sum(1) / 2 for step in noise for xi in step)
+    if name.endswith("sscs"):  # the first part has a line, of its own length; the second all of the state
+        blocks = len(module.COMPONENTS)
+        at = lambda k, first, draws: J[2 * blocks * k + first :][:blocks, module.DRAWS * k :][:, draws]  # noqa: E731
+        volume = sum(at(k, 0, [0]).norm().log() + at(k, blocks, slice(1, blocks + 1)).det().abs().log() for k in (0, 1))
+    else:
+        volume = torch.linalg.slogdet(J)[1]
+    assert torch.allclose(found, normal - 2 * volume, rtol=1e-10)
+    assert torch.allclose(follow(module, table, state, network, paths), found, rtol=1e-10)
+
+
+def test_the_part_of_roba_is_its_ornstein_uhlenbeck_part_in_other_coordinates():
+    """z_O is exact in closed form; u = T z_O with a T that is no matter of the network, and cancels in ratios of densities."""
+    module, row, state, noise, _ = drawn("psld_roba")
+    p, h, zero = module.PARAMS, 0.3 - 0.2, torch.zeros(1, dtype=torch.float64)  # the third row
+    beta, Minv = p["beta_min"], (p["Gamma"] - p["nu"]) ** 2 / 4
+    rates = torch.tensor([p["Gamma"] * beta * h, p["nu"] * beta * h], dtype=torch.float64)
+    S = torch.diag((-torch.expm1(-rates) * torch.tensor([1.0, 1 / Minv], dtype=torch.float64)).sqrt())
+    path = ss.draw_path(module, row, state, network_of(module, torch.tensor(0.3, dtype=torch.float64)), noise)
+    mean = torch.stack(state, -1) * torch.exp(-rates / 2)
+    z_O = mean + torch.stack(noise, -1) @ S
+    exact = torch.distributions.MultivariateNormal(mean, scale_tril=S).log_prob(z_O).sum(1)
+    quiet = lambda xi: torch.cat(module.step((zero, zero), row.unbind(), network_of(module, 0.0), xi.split(1))[0])  # noqa: E731
+    T = torch.autograd.functional.jacobian(quiet, torch.zeros(2, dtype=torch.float64)) @ torch.linalg.inv(S)
+    assert torch.allclose(path.log_prob, exact - 3 * torch.linalg.slogdet(T)[1], rtol=1e-10)
+    assert torch.allclose(torch.stack(path.drawn[0], -1), z_O @ T.mT, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_score_of_a_path_is_its_slope(name):
+    module, _, state, _, _ = drawn(name)
+    table = module.coefficients([0.6, 0.45, 0.3, 0.2])
+    W = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        paths, _ = run(module, table, state, network_of(module, W))
+    found = lambda W: follow(module, table, state, network_of(module, W), paths).sum()  # noqa: E731
+    (slope,) = torch.autograd.grad(found(W), W)
+    up, down = (found(W.detach() + e).item() for e in (1e-5, -1e-5))
+    assert abs(slope) > 1e-3 and slope.item() == pytest.approx((up - down) / 2e-5, rel=1e-6)
+
+
+def test_where_every_draw_comes_last_the_path_is_the_step():
+    module, row, state, noise, history = drawn("vp_sde_dpmpp_2m")
+    network = network_of(module, torch.tensor(0.3, dtype=torch.float64))
+    new, after, told = ss.step_with_logprob(module, row, state, network, noise, history)
+    path = ss.draw_path(module, row, state, network, noise, history)
+    assert torch.allclose(path.state[0], new[0], rtol=1e-14) and all(map(torch.equal, path.history, after))
+    assert torch.allclose(path.log_prob, told, rtol=1e-13) and len(path.drawn) == 1
+    assert torch.equal(path.drawn[0][0], new[0])
+
+
+def test_singular_noise_before_a_call_has_the_density_on_its_range():
+    module, row, state, noise, _ = drawn("cld_roba")
+    network = network_of(module, torch.tensor(0.3, dtype=torch.float64))
+    path = ss.draw_path(module, row, state, network, noise)
+    quiet = ss.draw_path(module, row, state, network, tuple(0 * xi for xi in noise))
+    moved = torch.stack([a - b for a, b in zip(path.drawn[0], quiet.drawn[0], strict=True)])
+    length = (moved[:, 0, 0] / noise[0][0, 0]).norm()
+    told = (-noise[0].square() / 2 - length.log() - math.log(2 * math.pi) / 2).sum(1)
+    assert module.DRAWS == 1 and torch.allclose(path.log_prob, told, rtol=1e-10)
+
+
+def test_first_and_last_steps_of_their_own_have_paths():
+    """SA-Solver predicts with the noise, calls its network and corrects with the same noise; its last step only predicts."""
+    module, row, state, noise, history = drawn("vp_sa_solver")
+    network = network_of(module, torch.tensor(0.3, dtype=torch.float64))
+    first = module.coefficients([0.6, 0.45, 0.3, 0.2])[0]
+    for step, own in ((module.step_first, first), (module.step_last, row)):
+        path = ss.draw_path(module, own, state, network, noise, history, step=step)
+        told, kept = step(state, own.unbind(), network, noise, history)
+        assert torch.equal(path.state[0], told[0]) and all(map(torch.equal, path.history, kept))
+    _, _, found = ss.step_with_logprob(module, row, state, network, noise, history, step=module.step_last)
+    scale = row[module.COEFFICIENTS.index("x_w1")]
+    assert torch.allclose(found, (-noise[0].square() / 2 - scale.log() - math.log(2 * math.pi) / 2).sum(1), rtol=1e-11)
+    with pytest.raises(InputError, match="step: it is no step of vp sa-solver"):
+        ss.draw_path(module, row, state, network, noise, history, step=len)
+
+
+def test_states_of_another_number_of_parts_are_refused():
+    module, row, state, noise, _ = drawn("psld_sscs")
+    network = network_of(module, torch.tensor(0.3, dtype=torch.float64))
+    path = ss.draw_path(module, row, state, network, noise)
+    with pytest.raises(InputError, match="drawn: there are 1 states, this step of psld sscs has 2 drawing parts"):
+        ss.follow_path(module, row, state, network, path.drawn[:1])
+
+
+def test_no_part_calls_the_network_again():
+    module, row, state, noise, _ = drawn("psld_baoab")
+    calls = []
+    network = lambda inputs, time: (calls.append(time), inputs)[1]  # noqa: E731
+    ss.draw_path(module, row, state, network, noise)
+    assert len(calls) == module.NFE == 4
+
+
+def test_noise_that_a_state_does_not_keep_has_no_such_density():
+    lost = lambda state, c, network, noise=(), history=(): (network((state[0] + c[0] * noise[0],), c[0]), ())  # noqa: E731
+    module = SimpleNamespace(
+        SDE="a", SAMPLER="b", step=lost, DRAWS=1, NFE=1, OUTPUTS=1, HISTORY=0, COMPONENTS=("x",), COEFFICIENTS=("c",)
+    )
+    z = (torch.zeros(2, 3),)
+    with pytest.raises(InputError, match="draws noise that its network sees and its state does not keep"):
+        ss.draw_path(module, torch.ones(1).double(), z, lambda inputs, time: inputs, z)
+
+
+def test_a_step_without_noise_at_these_parameters_is_refused():
+    module, _, state, noise, _ = drawn("vp_ddim_eta")
+    row = module.coefficients([0.6, 0.4], eta=0.0)[0]
+    for ask in (ss.step_with_logprob, ss.draw_path):
+        with pytest.raises(InputError, match="draws no noise in this step"):
+            ask(module, row, state, network_of(module, torch.tensor(1.0)), noise)
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [
@@ -80,6 +238,9 @@ def test_a_step_without_such_a_density_is_refused(name, what):
     row, z = module.coefficients([0.6, 0.4], **field)[0], torch.zeros(2, 3)
     with pytest.raises(InputError, match=what):
         ss.transition(module, row, (z,) * len(module.COMPONENTS), network_of(module, torch.tensor(1.0)))
+    if "its network" not in what:
+        with pytest.raises(InputError, match=what):
+            ss.draw_path(module, row, (z,) * len(module.COMPONENTS), network_of(module, torch.tensor(1.0)), ())
 
 
 def test_the_example_earns_more_after_fifty_updates():

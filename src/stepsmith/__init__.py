@@ -35,6 +35,8 @@ _HOME = {
     "equidistributed": ".measure.equidistributed",
     "feature_moments": ".measure.moments",
     "invert": ".runtime",
+    "draw_path": ".runtime",
+    "follow_path": ".runtime",
     "step_with_logprob": ".runtime",
     "transition": ".runtime",
     "TimeGrid": ".runtime",

@@ -23,6 +23,8 @@ from stepsmith.measure.moments import feature_moments as feature_moments
 from stepsmith.runtime import NoiseSource as NoiseSource
 from stepsmith.runtime import TimeGrid as TimeGrid
 from stepsmith.runtime import data as data
+from stepsmith.runtime import draw_path as draw_path
+from stepsmith.runtime import follow_path as follow_path
 from stepsmith.runtime import invert as invert
 from stepsmith.runtime import networks as networks
 from stepsmith.runtime import read_samples as read_samples

@@ -111,8 +111,7 @@ def sentences(report: Any) -> list[str]:
         lines.append(f"Variance in {n} steps: {ratio:.3f} of the exact one, with a standard error of {error:.3f}.")
     same = "the same samples again" if report.repeats else "OTHER samples"
     lines.append(f"The same generator gives {same}.")
-    if report.batch is not None:
-        lines.append(f"A sample {'does not depend' if report.batch else 'DEPENDS'} on the batch that it is drawn in.")
+    lines.append(f"A sample {'does not depend' if report.batch else 'DEPENDS'} on the batch that it is drawn in.")
     lines.append(f"Values read back from the device: {report.syncs:.1f} a step.")
     narrow = ", ".join(f"{error:.1e} ({name})" for name, error in report.half.items())
     lines.append(f"Narrow states change the samples by {narrow}.")
