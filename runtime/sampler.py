@@ -29,6 +29,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.inplace import InPlace, read_step
+from stepsmith.runtime.networks.base import conditions
 from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, find_grid, full_params, make_plan, resolve
 from stepsmith.runtime.spectral import Transform
@@ -118,20 +119,6 @@ def batch_size(batch: int | None, count: int) -> int:
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError("-", "batch", f"{batch!r} seeds cannot run at a time", "give a whole number, 1 or more")
     return batch or count
-
-
-def conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
-    """Conditions with an entry a seed: tensors and lists; one of a single entry is that of every seed."""
-    given: dict[str, Any] = {}
-    for name, value in (cond or {}).items():
-        if not isinstance(value, torch.Tensor | list | tuple) or len(value) not in (1, count):
-            what = f"{name} has no entry a seed"
-            raise InputError("-", "cond", what, f"give a tensor or a list of {count} entries, or of one")
-        if isinstance(value, torch.Tensor):
-            given[name] = value.expand(count, *value.shape[1:])
-        else:
-            given[name] = value if len(value) == count else value * count
-    return given
 
 
 def run_plan(
