@@ -428,7 +428,7 @@ def test_the_snippets_of_the_page_run(tmp_path, monkeypatch, few_candidates):
             return torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)
 
     page = (GENERATED.parent / "docs" / "hosts.md").read_text()
-    first, second, _ = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    first, second, *_ = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "vp_dpmpp_2m.py").write_text(attach((GENERATED / "vp_dpmpp_2m.py").read_text(), "diffusers"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""docs/hosts.md runs as it stands (its snippets of diffusers in test_diffusers.py), and the dialects on the command line."""
+"""docs/hosts.md runs as it stands (diffusers in test_diffusers.py, ONNX in test_onnx.py); the dialects on the command line."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ def built(tmp_path, monkeypatch):
 
 def test_the_page_has_a_command_a_host_and_a_snippet_where_one_writes_python():
     assert [arguments[arguments.index("--dialect") + 1] for arguments in COMMANDS] == ["diffusers", "k-diffusion", "comfyui"]
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 def test_the_command_of_diffusers_runs_where_diffusers_is_not_installed(built, monkeypatch):

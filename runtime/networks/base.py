@@ -48,8 +48,8 @@ class Network:
                 raise ValueError(f"the network takes samples of shape {self.shape}, not {tuple(item.shape[1:])}")
         if isinstance(time, float):  # a row of a baked module: no float64 on the device
             time = torch.tensor(time, dtype=torch.promote_types(inputs[0].dtype, torch.float32), device=inputs[0].device)
-        own = conditions({name: value for name, value in self.cond.items() if name not in cond}, len(inputs[0]), inputs[0].device)
-        return self.fn(inputs, time, **own, **cond)
+        left_out = {name: value for name, value in self.cond.items() if name not in cond}
+        return self.fn(inputs, time, **conditions(left_out, inputs[0].shape[0], inputs[0].device), **cond)
 
 
 def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -> dict[str, Any]:

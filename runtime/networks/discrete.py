@@ -62,7 +62,7 @@ def discrete(
         index = index.round().long() if whole else index.to(run)
         width = (1 + sigma.square()).sqrt()
         x = wide / width
-        out = fn(x.to(run), index.expand(len(y)), **cond)[:, : y.shape[1]].to(wide.dtype)
+        out = fn(x.to(run), index.expand(y.shape[0]), **cond)[:, : y.shape[1]].to(wide.dtype)
         if prediction == "sample":
             return (out.to(y.dtype),)
         if prediction == "epsilon":

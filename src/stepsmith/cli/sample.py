@@ -60,7 +60,7 @@ class Request:
     "--network",
     default="fashion",
     show_default=True,
-    help="fashion, fashion-psld-eps-l, digits, galaxies, a checkpoint (.safetensors) or MODULE:NAME, a Network of your own.",
+    help="fashion, fashion-psld-eps-l, digits, galaxies, a file (.safetensors of examples/train.py, .onnx) or MODULE:NAME.",
 )
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
