@@ -505,6 +505,18 @@ def test_a_sampler_that_is_tuned_to_a_pipelines_network_and_its_guidance_runs_in
     assert distance(result, ss.sample(tuned.module, network, None, [0], start=latents)) < 3e-5
 
 
+@pytest.mark.parametrize("name", ["vp_dpmpp_2m", "vp_sde_dpmpp_2m"])
+def test_sample_from_a_unit_start_and_a_generator_is_the_pipeline(name, host):
+    scheduler = host(name).Scheduler(**SD)
+    pipeline = stable_diffusion(scheduler)
+    own, none = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(5))
+    network = ss.networks.diffusers(pipeline.unet, scheduler, {"encoder_hidden_states": own})
+    network = ss.networks.guided(network, 3.0, {"encoder_hidden_states": none})
+    expected, grid = drawn(pipeline), ss.TimeGrid.explicit(scheduler._times)
+    given = {"start": "unit", "last": "denoise", "generator": torch.Generator().manual_seed(0)}
+    assert distance(ss.sample(name, network, grid, [0], **given), expected) < 3e-5
+
+
 def test_what_does_not_fit_is_told(host):
     make = host("vp_dpmpp_2m").Scheduler
     with pytest.raises(ValueError, match=r"effective sigma of vp ends at 152\.167, and 157\.407 is asked for"):
