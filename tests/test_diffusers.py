@@ -180,6 +180,25 @@ def test_in_float64_only_the_rounding_of_the_peers_sigmas_to_float32_is_left(nam
     assert distance(result, expected) < 2e-6
 
 
+@pytest.mark.parametrize(("name", "order"), [("vp_dpmpp_3m", 3), ("vp_deis_2", 2), ("vp_deis_3", 3)])
+def test_of_higher_rows_the_last_two_steps_differ_where_the_peer_lowers_its_order(name, order, host):
+    """Below 15 steps it does so unless told; DEIS ends at the smallest sigma.  Else a row is its peer, to its float32 sigmas."""
+    kind = diffusers.DPMSolverMultistepScheduler if name == "vp_dpmpp_3m" else diffusers.DEISMultistepScheduler
+    end = {"final_sigmas_type": "zero" if name == "vp_dpmpp_3m" else "sigma_min"}
+    x = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for lowered in (False, True):
+        peer = kind(**SD, solver_order=order, lower_order_final=lowered)
+        peer.set_timesteps(12)
+        scheduler = host(name).Scheduler.from_config(peer.config, **end)
+        scheduler.set_timesteps(timesteps=peer.timesteps)
+        one = two = x
+        gaps = []
+        for t in peer.timesteps:
+            one, two = (s.step(toy(z, t), t, z, return_dict=False)[0] for s, z in ((scheduler, one), (peer, two)))
+            gaps.append(distance(one, two))
+        assert max(gaps[:-2] if lowered else gaps) < 2e-6 and (gaps[-1] > 2e-5) == lowered
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize(
     "more",
