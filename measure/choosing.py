@@ -20,6 +20,7 @@ whole, with th by COBYLA (Powell 1994) from th = 0, which needs no derivatives o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -170,14 +171,20 @@ class Error:
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Starts (n, K, ...) and the data at the ends (K, ...) of K paths, float64."""
+    """Starts (n, K, ...) and the data at the ends (K, ...) of K paths, float64, and the conditions, an entry a path."""
 
     starts: torch.Tensor
     ends: torch.Tensor
+    cond: Mapping[str, Any] = field(default_factory=dict)
 
     def half(self, which: int) -> Paths:
         """Every second path."""
-        return Paths(self.starts[:, which::2], self.ends[which::2])
+        cond = {name: value[which::2] for name, value in self.cond.items()}
+        return Paths(self.starts[:, which::2], self.ends[which::2], cond)
+
+    def given(self, network: Any) -> Any:
+        """The network with the conditions of these paths."""
+        return functools.partial(network, **self.cond) if self.cond else network
 
     @property
     def spread(self) -> float:
@@ -195,7 +202,7 @@ def drawn(module: Any, start: float, seeds: Sequence[int], shape: Sequence[int],
 def error_of(module: Any, network: Any, times: torch.Tensor, paths: Paths, params: Mapping[str, float]) -> Error:
     """Of a module on a grid; infinite where it refuses the grid."""
     try:
-        found = carried(module, network, times, paths.starts, (), params)
+        found = carried(module, paths.given(network), times, paths.starts, (), params)
     except (ValueError, ArithmeticError):
         return Error(math.inf, math.inf, math.inf)
     return Error.of(found[module.DATA], paths.ends)

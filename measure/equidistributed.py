@@ -27,6 +27,7 @@ from stepsmith.errors import InputError
 from stepsmith.measure.choosing import drawn
 from stepsmith.runtime.constants import blocks_of
 from stepsmith.runtime.grid import TimeGrid, invert_increasing
+from stepsmith.runtime.noise import parse_seeds
 from stepsmith.runtime.plan import make_plan
 from stepsmith.runtime.sampler import steps_of
 
@@ -54,7 +55,7 @@ def equidistributed(
         raise InputError("-", "grid", what, "take a deterministic sampler with an order, such as adams-3")
     levels = np.log(view.effective_sigma(grid.times.numpy()))
     fine = np.interp(np.arange(nodes * FINER + 1) / FINER, np.arange(nodes + 1), levels)
-    starts = drawn(module, grid.times[0].item(), plan.noise.seeds, plan.shape, plan.device)
+    starts = drawn(module, grid.times[0].item(), parse_seeds(seeds), plan.shape, plan.device)
     paths = Paths.of(module, network, dict(params or {}), grid.times, _times(view, fine, grid.times), starts)
     found = _even(levels, paths.density(levels), steps) if steps >= NINE else levels[list(paths.least(steps))]
     return TimeGrid(_times(view, found, grid.times), "equidistributed")

@@ -199,7 +199,7 @@ def normals_of(base: Base, paths: Paths) -> torch.Tensor:
 
 def error_of(base: Base, th: torch.Tensor, network: Any, paths: Paths) -> Error:
     with torch.no_grad():
-        return Error.of(base.at(th).run(network, normals_of(base, paths)), paths.ends)
+        return Error.of(base.at(th).run(paths.given(network), normals_of(base, paths)), paths.ends)
 
 
 def learned(base: Base, network: Any, paths: Paths, evaluations: int, told: Callable[[], Any] = lambda: None) -> torch.Tensor:
@@ -218,7 +218,7 @@ def learned(base: Base, network: Any, paths: Paths, evaluations: int, told: Call
         nonlocal best
         told()
         try:
-            loss = loss_of(base, th, network, normals, paths.ends)
+            loss = loss_of(base, th, paths.given(network), normals, paths.ends)
             (th.grad,) = torch.autograd.grad(loss, th)
         except RuntimeError as error:
             if "grad" not in str(error):

@@ -36,6 +36,7 @@ import torch
 from stepsmith.errors import InputError, Unsupported
 
 MOST_STEPS = 1_000_000
+END = 1e-3  # where grids end unless told
 FEW = 12  # times that are shown
 _SLACK = 1e-12  # an end given in decimal may miss the end of the span by a rounding
 
@@ -83,13 +84,13 @@ class TimeGrid:
         return grid
 
     @classmethod
-    def uniform(cls, sde: Any, steps: int, start: float | None = None, end: float = 1e-3) -> TimeGrid:
+    def uniform(cls, sde: Any, steps: int, start: float | None = None, end: float = END) -> TimeGrid:
         """t_k = start + (k/N) (end - start)."""
         start, end = _ends(sde, steps, start, end)
         return cls(_pin(start + _fractions(steps) * (end - start), start, end), "uniform")
 
     @classmethod
-    def quadratic(cls, sde: Any, steps: int, start: float | None = None, end: float = 1e-3) -> TimeGrid:
+    def quadratic(cls, sde: Any, steps: int, start: float | None = None, end: float = END) -> TimeGrid:
         """t_k = end + (start - end) (1 - k/N)^2, the quadratic striding of the public PSLD code."""
         start, end = _ends(sde, steps, start, end)
         return cls(_pin(end + (start - end) * _fractions(steps)[::-1] ** 2, start, end), "quadratic")
@@ -100,7 +101,7 @@ class TimeGrid:
         sde: Any,
         steps: int,
         start: float | None = None,
-        end: float = 1e-3,
+        end: float = END,
         *,
         params: Mapping[str, float] | None = None,
     ) -> TimeGrid:
@@ -113,7 +114,7 @@ class TimeGrid:
         sde: Any,
         steps: int,
         start: float | None = None,
-        end: float = 1e-3,
+        end: float = END,
         rho: float = 7.0,
         *,
         params: Mapping[str, float] | None = None,
@@ -129,7 +130,7 @@ class TimeGrid:
         sde: Any,
         steps: int,
         start: float | None = None,
-        end: float = 1e-3,
+        end: float = END,
         scale: float = 0.5,
         *,
         params: Mapping[str, float] | None = None,
@@ -145,7 +146,7 @@ class TimeGrid:
         sde: Any,
         steps: int,
         start: float | None = None,
-        end: float = 1e-3,
+        end: float = END,
         centre: float = 0.3,
         k: float = 2.5,
         *,
@@ -194,6 +195,22 @@ class TimeGrid:
 def _positive(key: str, value: float) -> None:
     if not (np.isfinite(value) and value > 0):
         raise _refuse(key, f"{value!r} is not a positive number", f"give {key} > 0")
+
+
+def span_of(
+    sde: Any, sigmas: tuple[float, float] | None, start: float | None = None, end: float | None = None
+) -> tuple[float, float]:
+    """Where a grid starts and ends: as asked, else at the end of the span of the SDE and at END, but within the effective
+    ``sigmas`` that a network was trained for, if they are given.  Raises InputError for times that are not those of a grid."""
+    first, last = _ends(sde, 1, start, END if end is None else end)
+    if sigmas is None:
+        return first, last
+    least, most = np.asarray(sde.at().effective_sigma(np.array([last, first]))).tolist()
+    if end is None and least < sigmas[0] < most:
+        last = TimeGrid.sigmas(sde, [most, sigmas[0]]).times[-1].item()
+    if start is None and most > sigmas[1] > least:
+        first = TimeGrid.sigmas(sde, [sigmas[1], max(least, sigmas[0])]).times[0].item()
+    return first, last
 
 
 def budget_steps(nfe: int, nfe_per_step: int, last: str = "none") -> tuple[int, int]:

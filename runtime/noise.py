@@ -19,7 +19,8 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -133,8 +134,14 @@ class NoiseSource:
         words = torch.tensor(values, dtype=torch.int64)
         object.__setattr__(self, "keys", torch.stack([words & _MASK, words >> 32]))
 
+    ahead = 2**18  # normals made at once, where a step needs fewer
+
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def of_seeds(self, part: slice) -> NoiseSource:
+        """The same of some of the seeds."""
+        return NoiseSource(self.seeds[part])
 
     def to(self, device: torch.device | str) -> NoiseSource:
         """The same source with its keys on ``device``."""
@@ -187,7 +194,59 @@ class NoiseSource:
         low, high = self.keys.unsqueeze(-1).unbind(0)
         counter = (ranged(0, (size + 3) // 4, 0), ranged(index, draws, 2), ranged(step, steps, 3), ranged(name, 1, 0))
         normals = _box_muller(philox(counter, (low, high)), dtype).narrow(-1, 0, size)
-        return normals.contiguous().reshape(steps, draws, len(self.seeds), *shape)
+        return normals.reshape(steps, draws, len(self.seeds), *shape)
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorSource:
+    """Standard normals from generators of torch, as the pipelines of diffusers draw them: one a sample, or one for the batch.
+
+    Every draw moves a generator on, so a run is repeated by generators in the same state, and with one for the batch a sample
+    depends on its neighbours.  Drawn in ``drawn_in`` where the generator is, then brought to the device.
+    """
+
+    generators: tuple[torch.Generator, ...]
+    count: int
+    drawn_in: torch.dtype
+    device: Any = None
+    ahead = 1  # in the order of their use
+
+    @classmethod
+    def of(cls, generator: Any, count: int, dtype: torch.dtype) -> GeneratorSource:
+        """InputError (key ``generator``) for what is neither a generator nor one a sample."""
+        given = tuple(generator) if isinstance(generator, list | tuple) else (generator,)
+        if not all(isinstance(each, torch.Generator) for each in given) or len(given) not in (1, count):
+            what = f"{len(given)} of {', '.join({type(each).__name__ for each in given})}"
+            raise InputError("-", "generator", what, f"give one torch.Generator, or a list of {count}, one a sample")
+        return cls(given, count, dtype)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def of_seeds(self, part: slice) -> GeneratorSource:
+        """The same of some of the samples."""
+        generators = self.generators if len(self.generators) != self.count else self.generators[part]
+        return replace(self, generators=generators, count=len(range(self.count)[part]))
+
+    def to(self, device: torch.device | str) -> GeneratorSource:
+        """The same source with its normals on ``device``."""
+        return replace(self, device=device)
+
+    def normal(
+        self, shape: Sequence[int], stream: str, step: int = 0, index: int = 0, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Standard normals (count, *shape): the next ones, whatever stream, step and index say."""
+        share = self.count // len(self.generators)
+        size = (share, *shape)
+        drawn = [torch.randn(size, generator=each, dtype=self.drawn_in, device=each.device) for each in self.generators]
+        return upload(torch.cat(drawn), self.device or "cpu").to(dtype)
+
+    def block(
+        self, shape: Sequence[int], stream: str, step: int, steps: int, draws: int, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """The next draws of some steps, (steps, draws, count, *shape)."""
+        drawn = [self.normal(shape, stream, dtype=dtype) for _ in range(steps * draws)]
+        return torch.stack(drawn).unflatten(0, (steps, draws))
 
 
 def _box_muller(words: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:

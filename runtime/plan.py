@@ -15,7 +15,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import check_constants
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module
-from stepsmith.runtime.noise import NoiseSource
+from stepsmith.runtime.noise import GeneratorSource, NoiseSource, parse_seeds
 from stepsmith.runtime.spectral import Columns, Transform, field_of
 from stepsmith.runtime.start import Known, Law, asked
 
@@ -30,7 +30,7 @@ class Plan:
     table: torch.Tensor  # (steps, K) float64, on the host; a coefficient a frequency adds trailing dimensions
     law: Law  # of the state at the first time
     known: Known
-    noise: NoiseSource
+    noise: NoiseSource | GeneratorSource
     shape: tuple[int, ...]  # one component of one sample
     device: torch.device
     dtype: torch.dtype
@@ -42,8 +42,7 @@ class Plan:
     def of_seeds(self, part: slice) -> Plan:
         """The same run of some of the seeds."""
         cut = tuple(value if value.shape[0] == 1 else value[part] for value in self.constants)
-        noise = NoiseSource(self.noise.seeds[part])
-        return replace(self, noise=noise, known=self.known.of_seeds(part), constants=cut)
+        return replace(self, noise=self.noise.of_seeds(part), known=self.known.of_seeds(part), constants=cut)
 
 
 def make_plan(
@@ -61,6 +60,7 @@ def make_plan(
     init: Any = None,
     start: Any = None,
     mask: Any = None,
+    generator: Any = None,
 ) -> Plan:
     """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
     module = resolve(module)
@@ -76,14 +76,17 @@ def make_plan(
     _check_sigma(module, table)
     _warn_range(module, network, table)
     _warn_tuned(module, network)
-    noise, kind = NoiseSource(seeds), find_dtype(dtype)
+    kind = find_dtype(dtype)
+    noise = NoiseSource(seeds) if generator is None else GeneratorSource.of(generator, len(parse_seeds(seeds)), kind)
     known = Known.of(module, init, start, mask, len(noise), size, kind)
     if mask is not None:
         known = replace(known, laws=tuple(Law.at(module, time, inputs, data=True) for time in grid.times[1:].tolist()))
+    unit = isinstance(start, str)
+    law = Law.at(module, grid.times[0].item(), inputs, data=unit or init is not None)
     return Plan(
         module=module,
         table=table,
-        law=Law.at(module, grid.times[0].item(), inputs, data=init is not None),
+        law=law.of_unit_data() if unit else law,
         known=known,
         noise=noise,
         shape=size,

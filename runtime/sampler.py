@@ -29,7 +29,8 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.inplace import InPlace, read_step
-from stepsmith.runtime.noise import NoiseSource, parse_seeds, seeds_text, upload
+from stepsmith.runtime.networks.base import conditions
+from stepsmith.runtime.noise import GeneratorSource, NoiseSource, parse_seeds, seeds_text, upload
 from stepsmith.runtime.plan import Plan, find_device, find_dtype, find_grid, full_params, make_plan, resolve
 from stepsmith.runtime.spectral import Transform
 from stepsmith.runtime.start import Known
@@ -37,7 +38,6 @@ from stepsmith.runtime.watch import Watch
 
 State = tuple[torch.Tensor, ...]
 Callback = Callable[[int, State, torch.Tensor | None], Any]
-_AHEAD = 2**18  # normals made at once, where a step needs fewer
 
 
 def sample(
@@ -59,6 +59,7 @@ def sample(
     mask: Any = None,
     cond: Mapping[str, Any] | None = None,
     batch: int | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> torch.Tensor:
     """Samples (len(seeds), *shape) in ``dtype`` (float32 unless given) on ``device`` (the CPU unless given).
 
@@ -76,10 +77,13 @@ def sample(
 
     ``init``: data, a tensor that broadcasts to the samples (a tuple of them for several data blocks): the run starts from the
     law of the state given them at ``times[0]``, so a grid that starts lower changes them less. ``start``: the state itself
-    at ``times[0]``, a tensor a component, in place of a draw. With ``mask``, 1 where ``init`` is to stay as it is, these
-    places are drawn from that law after every step, with the normals of the start where the sampler draws none.
+    at ``times[0]``, a tensor a component, in place of a draw; or ``"unit"``: a draw as if the data were N(0, 1), not 0, which
+    makes it N(0, 1) where the variance is preserved, as hosts of such networks start. With ``mask``, 1 where ``init`` is to stay
+    as it is, these places are drawn from that law after every step, with the normals of the start where the sampler draws none.
     ``cond``: what the network is given by name besides, ``network(inputs, time, **cond)``: tensors and lists with an entry a
-    seed. ``batch``: how many seeds run at a time (all of them unless given).
+    seed. ``batch``: how many seeds run at a time (all of them unless given). ``generator``: one of torch, or a list of one a
+    sample, from which all that is drawn comes in its order; the seeds then only count, and a sample is no longer a function of
+    its seed (with one generator it depends on the batch too).
 
     Raises :class:`InputError` before the first network call for a module, network, grid, seed, parameter, shape or
     device that does not fit; at any call whose outputs have another number, shape or a wider dtype, or that wrote into its
@@ -87,7 +91,7 @@ def sample(
     """
     plan = make_plan(
         module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
-        constants=constants, init=init, start=start, mask=mask,
+        constants=constants, init=init, start=start, mask=mask, generator=generator,
     )  # fmt: skip
     count, given = len(plan.noise), conditions(cond, len(plan.noise))
     size = batch_size(batch, count)
@@ -118,20 +122,6 @@ def batch_size(batch: int | None, count: int) -> int:
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError("-", "batch", f"{batch!r} seeds cannot run at a time", "give a whole number, 1 or more")
     return batch or count
-
-
-def conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
-    """Conditions with an entry a seed: tensors and lists; one of a single entry is that of every seed."""
-    given: dict[str, Any] = {}
-    for name, value in (cond or {}).items():
-        if not isinstance(value, torch.Tensor | list | tuple) or len(value) not in (1, count):
-            what = f"{name} has no entry a seed"
-            raise InputError("-", "cond", what, f"give a tensor or a list of {count} entries, or of one")
-        if isinstance(value, torch.Tensor):
-            given[name] = value.expand(count, *value.shape[1:])
-        else:
-            given[name] = value if len(value) == count else value * count
-    return given
 
 
 def run_plan(
@@ -274,21 +264,21 @@ def _start(plan: Plan, known: Known, normals: State, given: State, transform: Tr
     return (*state, *given)
 
 
-def _again(plan: Plan, noise: NoiseSource, step: int) -> State:
+def _again(plan: Plan, noise: NoiseSource | GeneratorSource, step: int) -> State:
     """Normals of their own, for what is known after a step that draws."""
     return tuple(noise.normal(plan.shape, "known", step, j, dtype=torch.float64) for j in range(len(plan.law.factor)))
 
 
-def _normals(plan: Plan, noise: NoiseSource, draws: Sequence[int]) -> Iterator[State]:
+def _normals(plan: Plan, noise: NoiseSource | GeneratorSource, draws: Sequence[int]) -> Iterator[State]:
     """The draws of each step in turn, made for several small steps at once, which changes none of them."""
     most = max(draws)
-    ahead = max(1, _AHEAD // max(1, most * len(noise) * math.prod(plan.shape)))
+    ahead = max(1, noise.ahead // max(1, most * len(noise) * math.prod(plan.shape)))
     for first in range(0, len(draws), ahead):
         wanted = draws[first : first + ahead]
-        if most == 0:
+        if max(wanted) == 0:
             yield from ((),) * len(wanted)
             continue
-        block = noise.block(plan.shape, "step", first, len(wanted), most, dtype=plan.dtype)
+        block = noise.block(plan.shape, "step", first, len(wanted), max(wanted), dtype=plan.dtype)
         for count, step in zip(wanted, block.unbind(0), strict=True):
             yield step.unbind(0)[:count]
 

@@ -27,10 +27,11 @@ from stepsmith.errors import InputError
 from stepsmith.files import write_whole
 from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.networks.base import conditions
 from stepsmith.runtime.noise import parse_seeds, seeds_text
 from stepsmith.runtime.output import check_folder, write
 from stepsmith.runtime.plan import Plan, make_plan, resolve
-from stepsmith.runtime.sampler import batch_size, conditions, record, run_part
+from stepsmith.runtime.sampler import batch_size, record, run_part
 
 MANIFEST = "manifest.json"
 BATCH = 256

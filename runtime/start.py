@@ -18,6 +18,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import blocks_of, fitted, names_of
 from stepsmith.runtime.noise import upload
 
+UNIT = "unit"  # a start as if the data were N(0, 1)
 State = tuple[torch.Tensor, ...]
 Rows = tuple[tuple[Any, ...], ...]  # numbers, or tensors over the frequencies of a FIELD
 
@@ -35,12 +36,17 @@ class Law:
         """The law at a time.  InputError (key ``start``) for entries that are not finite, and where the module cannot say D."""
         if data and not hasattr(module, "start_data"):
             what = f"{module.SDE} {module.SAMPLER} does not say how the state follows from the data"
-            raise InputError("-", "init", what, "emit the module again; a baked one starts from noise alone")
+            raise InputError("-", "init", what, "emit or bake the module again")
         n, m = blocks_of(module), len(names_of(module)) + 1
         asked = {"start": n, **({"start_data": None} if data else {})}
         asked |= {"start_mean": m} if hasattr(module, "start_mean") else {}
         tables = {name: _table(module, name, time, params, (n, width)) for name, width in asked.items()}
         return cls(*(tables.get(name, ()) for name in ("start", "start_data", "start_mean")))
+
+    def of_unit_data(self) -> Law:
+        """The law without data where these are N(0, 1): the factor of L L^T + D D^T."""
+        L, D = (torch.tensor(rows, dtype=torch.float64) for rows in (self.factor, self.data))
+        return Law(tuple(map(tuple, torch.linalg.cholesky(L @ L.mT + D @ D.mT).tolist())), (), self.mean)
 
     def drawn(self, normals: Sequence[torch.Tensor], given: State, data: State, dtype: torch.dtype) -> State:
         """The blocks that move, summed in float64 and rounded once; ``given`` the constants, ``data`` x0 or nothing."""
@@ -98,13 +104,17 @@ class Known:
     ) -> Known:
         """InputError (keys ``init``, ``start``, ``mask``) for what does not broadcast to (seeds, *shape), or does not go
         together."""
-        if init is not None and start is not None and mask is None:
+        if isinstance(start, str) and (start != UNIT or hasattr(module, "FIELD")):
+            what = f"{start!r} is no start" if start != UNIT else "the state is made of frequencies, not of pixels"
+            raise InputError("-", "start", what, f"give {UNIT!r}, or a tensor a component")
+        if init is not None and start is not None and (mask is None or isinstance(start, str)):
             raise InputError("-", "init", "start says where the run begins already", "give one of the two")
         if mask is not None and (init is None or hasattr(module, "FIELD")):
             what = "there are no data to keep" if init is None else "the state is made of frequencies, not of pixels"
             raise InputError("-", "mask", what, "give init too" if init is None else "use a diffusion without a field")
         fit = lambda key, value: fitted(key, "what is given", value, (seeds, *shape), dtype)  # noqa: E731
-        data, state = (tuple(fit(key, value) for value in _each(values)) for key, values in (("init", init), ("start", start)))
+        own = None if isinstance(start, str) else start
+        data, state = (tuple(fit(key, value) for value in _each(values)) for key, values in (("init", init), ("start", own)))
         if state and len(state) != blocks_of(module):
             what = f"it has {len(state)} components, and {module.SDE} has {blocks_of(module)}"
             raise InputError("-", "start", what, f"give one a component: {', '.join(module.COMPONENTS)}")

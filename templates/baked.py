@@ -26,7 +26,8 @@ Rows = Sequence[Sequence[float]]
 class Baked:
     """What is baked of the module with the text ``source``: Python floats, and the constants that differ, as text.
 
-    ``factor`` is the lower factor of the covariance at ``times[0]``, ``mean`` the rows of ``start_mean`` there, if there are any.
+    ``factor`` is the lower factor of the covariance at ``times[0]``, ``gain`` and ``mean`` the rows of ``start_data`` and, where
+    there is one, of ``start_mean`` there.
     ``learned``: the table is that of steps of one block that weigh every output so far, with functions of their own.
     """
 
@@ -34,6 +35,7 @@ class Baked:
     times: Sequence[float]
     table: Rows
     factor: Rows
+    gain: Rows
     mean: Rows
     constants: Mapping[str, str]
     about: Sequence[str] = ()
@@ -58,6 +60,7 @@ def write(baked: Baked) -> str:
         constants=[constants[name] for name in KEPT if name in constants],
         digest="None" if baked.network_digest is None else literal(baked.network_digest),
         times=listed(map(repr, baked.times)), table=_rows(baked.table), factor=_row_of_rows(baked.factor),
+        gain=_row_of_rows(baked.gain),
         mean=_row_of_rows(baked.mean) if baked.mean else "", functions=[functions[name] for name in names if functions[name]],
         learned=baked.learned, ends=_ends(functions, len(baked.table), random), random=random, carried=carried,
         given=(", noise" if random else ", ()" if carried else "") + (", history" if carried else ""),

@@ -61,6 +61,7 @@ def test_the_trajectory_is_that_of_the_module_to_the_last_place(pair):
     baked, grid = ss.load(text), grid_of(module)
     assert torch.equal(baked.coefficients(grid.times), module.coefficients(grid.times))
     assert torch.equal(baked.start(baked.TIMES[0]), module.start(baked.TIMES[0]))
+    assert torch.equal(baked.start_data(baked.TIMES[0]), module.start_data(baked.TIMES[0]))
     one = trajectory(module, module.coefficients(grid.times).unbind())
     for a, b in zip(one, trajectory(baked, baked.TABLE), strict=True):
         assert (a - b).abs().max() <= 1e-15 * max(1.0, a.abs().max().item())

@@ -64,6 +64,63 @@ def test_the_state_of_the_caller_is_taken_as_it_is():
     assert torch.equal(found, again)
 
 
+@pytest.mark.parametrize("name", ["vp_ddim", "psld_rvv2"])
+def test_a_start_of_unit_data_is_the_law_of_the_state_when_the_data_are_normal(name):
+    module, grid = ss.load(name), grid_of(name.split("_")[0], 4)
+    L, D = module.start(grid.times[0]), module.start_data(grid.times[0])
+    factor = torch.linalg.cholesky(L @ L.T + D @ D.T)
+    normals = [ss.NoiseSource(range(3)).normal((2,), "start", 0, j, dtype=torch.float64) for j in range(len(L))]
+    state = tuple(sum(w * z for w, z in zip(row, normals, strict=True)) for row in factor)
+    runs = [
+        ss.sample(name, denoiser, grid, range(3), shape=(2,), dtype=torch.float64, start=start) for start in ("unit", state, None)
+    ]
+    assert torch.allclose(runs[0], runs[1], rtol=1e-12) and not torch.allclose(runs[0], runs[2], rtol=1e-8)
+    assert name != "vp_ddim" or abs(factor.item() - 1) < 1e-12
+
+
+def generators(seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("name", ["vp_ddim_eta", "psld_roba"])
+def test_generators_give_what_is_drawn_in_its_order(name):
+    """The start, then the draws of each step, as the loop of the module's docstring would draw them."""
+    module, grid = ss.load(name), grid_of(name.split("_")[0], 4)
+    draw = lambda: torch.randn(3, 2, generator=own)  # noqa: E731
+    (own,) = generators([5])
+    normals = [draw() for _ in module.COMPONENTS]
+    state = tuple(
+        sum(w * z.double() for w, z in zip(row, normals, strict=True)).float() for row in module.start(grid.times[0]).tolist()
+    )
+    for row in module.coefficients(grid.times):
+        noise = tuple(draw() for _ in range(module.DRAWS))
+        state, _ = module.step(state, row.unbind(), lambda y, s: (denoiser(y, s)[0].float(),), noise)
+    given = lambda y, s: (denoiser(y, s)[0].float(),)  # noqa: E731
+    found = ss.sample(name, given, grid, range(3), shape=(2,), generator=generators([5])[0])
+    assert torch.allclose(found, state[module.DATA], rtol=1e-5, atol=1e-6)
+
+
+def test_a_generator_a_sample_makes_the_batch_indifferent():
+    image, mask = torch.tensor([0.7, 5.0]), torch.tensor([1.0, 0.0])
+    given = {"shape": (2,), "dtype": torch.float64, "init": image, "mask": mask}
+    runs = [
+        ss.sample("psld_roba", denoiser, grid_of("psld", 5), range(4), generator=generators(seeds), batch=batch, **given)
+        for seeds, batch in ((range(4), None), (range(4), 1), (range(4, 8), None))
+    ]
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("name", ["vp_adams_3", "psld_rvv2", "rectified_flow_conjugate"])
+def test_a_baked_module_begins_at_data_as_its_module_does(name):
+    grid = grid_of(ss.load(name).SDE, 5, start=0.6)
+    baked = ss.load(ss.bake(name, grid))
+    runs = [
+        ss.sample(each, denoiser, at, range(3), shape=(2,), init=torch.tensor([0.7, -0.2]), dtype=torch.float64)
+        for each, at in ((name, grid), (baked, None))
+    ]
+    assert torch.equal(*runs)
+
+
 @pytest.mark.parametrize("name", ["vp_ddim", "vp_ddim_eta", "psld_rvv2", "psld_roba"])
 def test_what_is_known_stays_and_the_rest_goes_on_from_it(name):
     mask, image = torch.tensor([1.0, 0.0]), torch.tensor([0.7, 5.0])
@@ -126,6 +183,10 @@ def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
         ({"cond": {"label": torch.zeros(9)}}, "cond: label has no entry a seed"),
         ({"batch": 0}, "batch: 0 seeds"),
         ({"init": torch.full((2,), float("nan"))}, "not finite"),
+        ({"start": "noise"}, "start: 'noise' is no start; give 'unit'"),
+        ({"start": "unit", "init": torch.zeros(2)}, "init: start says where"),
+        ({"generator": [torch.Generator()] * 2}, "generator: 2 of Generator; give one torch.Generator, or a list of 3"),
+        ({"generator": 7}, "generator: 1 of int"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_call(options, words):

@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 import stepsmith as ss
 from stepsmith.errors import Unsupported
+from stepsmith.measure import choosing
 from stepsmith.templates import attach
 
 diffusers = pytest.importorskip("diffusers")
@@ -46,6 +48,13 @@ def wide():
     """The scheduler of a sampler on a diffusion of the user's own, for the whole range of a flow."""
     emit = lambda sampler: ss.emit(ss.derive(ss.load_sde(WIDE), sampler), "diffusers", certified=False)  # noqa: E731
     return functools.cache(lambda sampler: ss.load(emit(sampler)).Scheduler)
+
+
+@pytest.fixture
+def few_candidates(monkeypatch):
+    """Two rows on six grids: what is chosen among does not matter here."""
+    monkeypatch.setattr(choosing, "ROWS", choosing.ROWS[:1] + choosing.ROWS[6:7])
+    monkeypatch.setattr(choosing, "ASINH", ())
 
 
 def distance(a, b):
@@ -169,6 +178,25 @@ def test_in_float64_only_the_rounding_of_the_peers_sigmas_to_float32_is_left(nam
     for t in peer.timesteps:
         expected = peer.step(toy(expected, t), t, expected, return_dict=False)[0]
     assert distance(result, expected) < 2e-6
+
+
+@pytest.mark.parametrize(("name", "order"), [("vp_dpmpp_3m", 3), ("vp_deis_2", 2), ("vp_deis_3", 3)])
+def test_of_higher_rows_the_last_two_steps_differ_where_the_peer_lowers_its_order(name, order, host):
+    """Below 15 steps it does so unless told; DEIS ends at the smallest sigma.  Else a row is its peer, to its float32 sigmas."""
+    kind = diffusers.DPMSolverMultistepScheduler if name == "vp_dpmpp_3m" else diffusers.DEISMultistepScheduler
+    end = {"final_sigmas_type": "zero" if name == "vp_dpmpp_3m" else "sigma_min"}
+    x = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for lowered in (False, True):
+        peer = kind(**SD, solver_order=order, lower_order_final=lowered)
+        peer.set_timesteps(12)
+        scheduler = host(name).Scheduler.from_config(peer.config, **end)
+        scheduler.set_timesteps(timesteps=peer.timesteps)
+        one = two = x
+        gaps = []
+        for t in peer.timesteps:
+            one, two = (s.step(toy(z, t), t, z, return_dict=False)[0] for s, z in ((scheduler, one), (peer, two)))
+            gaps.append(distance(one, two))
+        assert max(gaps[:-2] if lowered else gaps) < 2e-6 and (gaps[-1] > 2e-5) == lowered
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -413,24 +441,26 @@ torch.save(torch.from_numpy(images), {str(tmp_path / "images.pt")!r})
     assert (again - torch.from_numpy(picture)).abs().max() < 5e-5  # weights that are mapped from a file take other kernels
 
 
-def test_the_snippet_of_the_page_runs(tmp_path, monkeypatch):
+def test_the_snippets_of_the_page_run(tmp_path, monkeypatch, few_candidates):
     class Tiny(diffusers.StableDiffusionPipeline):
         def encode_prompt(self, *args, **kwargs):
             return torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)
 
     page = (GENERATED.parent / "docs" / "hosts.md").read_text()
-    snippet = page[page.index("```python") :].split("```")[1].removeprefix("python")
+    first, second, *_ = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "vp_dpmpp_2m.py").write_text(attach((GENERATED / "vp_dpmpp_2m.py").read_text(), "diffusers"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     tiny = stable_diffusion(diffusers.DDIMScheduler(**SD, clip_sample=False), Tiny)
     monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", lambda path: tiny)
     space = {}
-    exec(snippet, space)
+    exec(first, space)
     del sys.modules["vp_dpmpp_2m"]
     assert type(space["pipeline"].scheduler).__module__ == "vp_dpmpp_2m" and space["image"].size[0] > 0
     saved = tmp_path / "with-my-sampler" / "scheduler" / "vp_dpmpp_2m.py"
     assert saved.read_text() == (tmp_path / "vp_dpmpp_2m.py").read_text()
+    exec(second, space)
+    assert len(space["pipeline"].scheduler.timesteps) == 10 == space["tuned"].record["nfe"]
 
 
 def test_a_copy_runs_apart_and_a_second_run_is_the_first(host):
@@ -474,8 +504,36 @@ def test_a_baked_module_runs_on_its_own_grid(host):
     own = ss.load(attach(text, "diffusers")).Scheduler(**SD)
     assert distance(drive(own, x, num_inference_steps=6), free) < 1e-5  # its timesteps are not rounded
     assert torch.allclose(own.timesteps.double(), scheduler.timesteps.double())
-    with pytest.raises(ValueError, match="psld rvv2 is baked for 6 noise levels, and this run has 20"):
+    with pytest.raises(ValueError, match="psld rvv2 is baked for 5 steps, 6 with the mean"):
         own.set_timesteps(20)
+
+
+def test_a_sampler_that_is_tuned_to_a_pipelines_network_and_its_guidance_runs_in_the_pipeline(few_candidates, tmp_path):
+    """The file of `tune` takes the steps of its module from the pipeline's latents, at the guidance that it was tuned for."""
+    pipeline, steps = stable_diffusion(diffusers.DDIMScheduler(**SD, clip_sample=False)), 6
+    own, none = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(5))
+    network = ss.networks.diffusers(pipeline.unet, pipeline.scheduler, {"encoder_hidden_states": own})
+    network = ss.networks.guided(network, 3.0, {"encoder_hidden_states": none})
+    tuned = ss.tune("vp", network, steps, seeds="0-7", teacher=40)
+    assert tuned.record["held_out"]["pooled"] <= tuned.record["baseline"]["pooled"]
+    module = ss.load(tuned.write(tmp_path, dialect="diffusers"))
+    pipeline.scheduler = module.Scheduler.from_config(pipeline.scheduler.config)
+    result = drawn(pipeline, steps=steps)
+    assert len(pipeline.scheduler.timesteps) == steps == module.nfe(steps)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert distance(result, ss.sample(tuned.module, network, None, [0], start=latents)) < 3e-5
+
+
+@pytest.mark.parametrize("name", ["vp_dpmpp_2m", "vp_sde_dpmpp_2m"])
+def test_sample_from_a_unit_start_and_a_generator_is_the_pipeline(name, host):
+    scheduler = host(name).Scheduler(**SD)
+    pipeline = stable_diffusion(scheduler)
+    own, none = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(5))
+    network = ss.networks.diffusers(pipeline.unet, scheduler, {"encoder_hidden_states": own})
+    network = ss.networks.guided(network, 3.0, {"encoder_hidden_states": none})
+    expected, grid = drawn(pipeline), ss.TimeGrid.explicit(scheduler._times)
+    given = {"start": "unit", "last": "denoise", "generator": torch.Generator().manual_seed(0)}
+    assert distance(ss.sample(name, network, grid, [0], **given), expected) < 3e-5
 
 
 def test_what_does_not_fit_is_told(host):

@@ -93,3 +93,35 @@ def test_a_flow_model_is_asked_at_its_timesteps():
     (found,) = network((y,), torch.tensor(t / (1 - t), dtype=torch.float64))
     assert network.shape == (2, 4, 6) and seen[0].tolist() == pytest.approx([800.0] * 3)
     assert torch.allclose(found, (1 - t) * y * (1 - t * 0.5), rtol=1e-5)
+
+
+TINY = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 4, "sample_size": 8}
+
+
+@pytest.mark.parametrize("kind", ["classes", "texts"])
+def test_conditions_go_with_their_samples_whatever_the_batch(kind):
+    """A class of its own, or a text with what Stable Diffusion XL adds to it."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    if kind == "classes":
+        blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+        unet = diffusers.UNet2DModel(**TINY, **blocks, in_channels=1, out_channels=2, num_class_embeds=3)
+        cond = {"class_labels": torch.tensor([0, 1, 2])}
+    else:
+        blocks = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+        added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 32}
+        unet = diffusers.UNet2DConditionModel(
+            **TINY, **blocks, **added, in_channels=1, out_channels=1, cross_attention_dim=8
+        )
+        sizes = {"encoder_hidden_states": (3, 8), "text_embeds": (8,), "time_ids": (6,)}
+        cond = {name: torch.rand(3, *size) for name, size in sizes.items()}
+    grid = ss.TimeGrid.logsnr(ss.load_sde("vp"), 3, 0.7, 0.02)
+
+    def run(seeds, cond, fixed=None, batch=None):
+        network = ss.networks.diffusers(unet.eval(), diffusers.DDPMScheduler(), fixed)
+        return ss.sample("vp_dpmpp_2m", network, grid, seeds, cond=cond, batch=batch)
+
+    together, last = run(range(3), cond), {name: value[2:] for name, value in cond.items()}
+    assert torch.allclose(run(range(3), cond, batch=1), together, atol=1e-4)
+    fixed = run(range(3), {}, last)
+    assert torch.allclose(fixed[2], together[2], atol=1e-4) and (fixed[:2] - together[:2]).abs().amax((1, 2, 3)).min() > 1e-3

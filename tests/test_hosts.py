@@ -1,4 +1,4 @@
-"""docs/hosts.md runs as it stands (its snippet of diffusers in test_diffusers.py), and the dialects on the command line."""
+"""docs/hosts.md runs as it stands (diffusers in test_diffusers.py, ONNX in test_onnx.py); the dialects on the command line."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ def built(tmp_path, monkeypatch):
 
 def test_the_page_has_a_command_a_host_and_a_snippet_where_one_writes_python():
     assert [arguments[arguments.index("--dialect") + 1] for arguments in COMMANDS] == ["diffusers", "k-diffusion", "comfyui"]
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 4
 
 
 def test_the_command_of_diffusers_runs_where_diffusers_is_not_installed(built, monkeypatch):
@@ -50,7 +50,7 @@ def test_the_command_of_diffusers_runs_where_diffusers_is_not_installed(built, m
 def test_the_snippet_of_k_diffusion_runs(built):
     built(COMMANDS[1])
     space = {}
-    exec(SNIPPETS[1], space)
+    exec(SNIPPETS[2], space)
     assert 0.9 < space["samples"].std() < 1.1
 
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from stepsmith.errors import InputError
 from stepsmith.measure import problems
 from stepsmith.measure.probe import affine_map, moments
-from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, record, sample, sampler
+from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, record, sample
 from stepsmith.runtime.start import Law
 
 torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def test_noise_of_a_run_is_the_named_stream_of_each_step(monkeypatch):
 
     source = NoiseSource("3-5")
     for ahead in (2**18, 24, 1):  # all steps at once, two, one
-        monkeypatch.setattr(sampler, "_AHEAD", ahead)
+        monkeypatch.setattr(NoiseSource, "ahead", ahead)
         seen.clear()
         sample(variant(TOY, step=step), shrink, GRID, "3-5", shape=(2,))
         assert len(seen) == GRID.steps

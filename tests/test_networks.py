@@ -342,7 +342,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage):
 
 @pytest.mark.parametrize("name", ["digit", "", "weights.pt", "../digits"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name):
-    known = r"name one of fashion, fashion-psld-eps-l, digits, galaxies, a \.safetensors file, or module:name"
+    known = r"name one of fashion, fashion-psld-eps-l, digits, galaxies, a \.safetensors or \.onnx file, or module:name"
     with pytest.raises(InputError, match=known):
         networks.load(name)
 

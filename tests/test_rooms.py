@@ -30,7 +30,9 @@ FOLDERS = {
 # The only imports of a room beside the standard library and itself.  The command line and the root may import all.
 ALLOWED = {
     "stepsmith.generated": "torch",
-    "stepsmith.runtime": "stepsmith stepsmith.errors stepsmith.files stepsmith.generated torch numpy tqdm safetensors PIL",
+    "stepsmith.runtime": (
+        "stepsmith stepsmith.errors stepsmith.files stepsmith.generated torch numpy tqdm safetensors PIL onnxruntime"
+    ),
     "stepsmith.measure": (
         "stepsmith.errors stepsmith.loading stepsmith.runtime stepsmith.derive stepsmith.templates torch numpy scipy"
     ),

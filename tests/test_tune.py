@@ -156,6 +156,18 @@ def test_the_paths_start_where_sample_starts(modules):
     assert torch.equal(choosing.drawn(module, 1.0, seeds, (2,))[0], plan.law.drawn(normals, (), (), plan.dtype)[0])
 
 
+def test_conditions_go_with_their_paths(chosen):
+    network, seen = PROBLEM.network(), set()
+
+    def conditional(inputs, time, *, label):
+        seen.add(tuple(label.tolist()))
+        return network(inputs, time)
+
+    tuned = ss.tune("vp", conditional, CALLS, **made(cond={"label": torch.arange(16)}))
+    assert seen == {tuple(range(16)), tuple(range(0, 16, 2)), tuple(range(1, 16, 2))}
+    assert tuned.record["candidates"] == chosen.record["candidates"]
+
+
 def test_several_blocks_are_tuned(monkeypatch):
     monkeypatch.setattr(choosing, "BLOCKS", (BASELINE, GAUSSIAN))
     monkeypatch.setattr(choosing, "ASINH", ())

@@ -149,8 +149,8 @@ def guided(
         w = scale if interval is None else _within(time, interval, scale)
         return tuple(_rescaled(none + w * (own - none), own, rescale) for none, own in (out.chunk(2) for out in outputs))
 
-    said = {name: getattr(network, name) for name in ("sigma_range", "inputs", "outputs", "module", "name", "digest", "picture")
-            if hasattr(network, name)}  # fmt: skip
+    names = ("sigma_range", "inputs", "outputs", "module", "name", "digest", "picture", "cond")
+    said = {name: getattr(network, name) for name in names if hasattr(network, name)}
     return Network(call, getattr(network, "kind", "denoiser"), tuple(network.shape), **said)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from stepsmith.errors import InputError
 
 Tensors = tuple[Tensor, ...]
 Range = tuple[float, float]
@@ -21,6 +23,7 @@ class Network:
     ``sigma_range`` the least and the largest effective sigma that it was trained for; ``inputs`` and ``outputs`` are counts.
     ``module`` holds the weights, if there are any; ``name`` and ``digest`` (sha256 of the file of weights) go into records.
     ``picture`` maps samples to [-1, 1] for a person to look at, where the data are not in that range themselves.
+    ``cond`` holds conditions, an entry for all samples of a batch, which a call that does not name them gets.
 
     A call raises ValueError for inputs of another number or shape.
     """
@@ -35,6 +38,7 @@ class Network:
     name: str = "custom"
     digest: str | None = None
     picture: Callable[[Tensor], Tensor] | None = None
+    cond: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, inputs: Tensors, time: Tensor | float, **cond: Any) -> Tensors:
         if len(inputs) != self.inputs:
@@ -44,7 +48,23 @@ class Network:
                 raise ValueError(f"the network takes samples of shape {self.shape}, not {tuple(item.shape[1:])}")
         if isinstance(time, float):  # a row of a baked module: no float64 on the device
             time = torch.tensor(time, dtype=torch.promote_types(inputs[0].dtype, torch.float32), device=inputs[0].device)
-        return self.fn(inputs, time, **cond)
+        left_out = {name: value for name, value in self.cond.items() if name not in cond}
+        return self.fn(inputs, time, **conditions(left_out, inputs[0].shape[0], inputs[0].device), **cond)
+
+
+def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -> dict[str, Any]:
+    """Conditions with an entry a sample: tensors and lists; one of a single entry is that of every sample.  InputError (key
+    ``cond``) for another number of entries."""
+    given: dict[str, Any] = {}
+    for name, value in (cond or {}).items():
+        if not isinstance(value, Tensor | list | tuple) or len(value) not in (1, count):
+            what = f"{name} has no entry a seed"
+            raise InputError("-", "cond", what, f"give a tensor or a list of {count} entries, or of one")
+        if isinstance(value, Tensor):
+            given[name] = value.to(device).expand(count, *value.shape[1:])
+        else:
+            given[name] = value if len(value) == count else value * count
+    return given
 
 
 class Counting:

@@ -12,7 +12,8 @@ with y = data + sigma noise and abar the cumulated product of the alphas.  Betwe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def discrete(
         index = index.round().long() if whole else index.to(run)
         width = (1 + sigma.square()).sqrt()
         x = wide / width
-        out = fn(x.to(run), index.expand(len(y)), **cond)[:, : y.shape[1]].to(wide.dtype)
+        out = fn(x.to(run), index.expand(y.shape[0]), **cond)[:, : y.shape[1]].to(wide.dtype)
         if prediction == "sample":
             return (out.to(y.dtype),)
         if prediction == "epsilon":
@@ -71,20 +72,35 @@ def discrete(
     return Network(call, "denoiser", tuple(shape), bounds, **known)
 
 
-def diffusers(model: Any, scheduler: Any, shape: tuple[int, ...] | None = None, **known: Any) -> Network:
+def diffusers(
+    model: Any,
+    scheduler: Any,
+    conditions: Mapping[str, Any] | None = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+    **known: Any,
+) -> Network:
     """A denoiser from a model of diffusers, ``model(x, k, return_dict=False, **cond)[0]``, trained as ``scheduler`` says.
 
     Its ``prediction_type`` and ``alphas_cumprod`` count, or that it is one of flow matching.  ``shape`` is that of a sample, by
-    default the model's ``in_channels`` and ``sample_size``.  Conditions such as ``encoder_hidden_states`` are those of
-    ``sample(..., cond=)``.
+    default the model's ``in_channels`` and ``sample_size``.  ``conditions`` such as ``encoder_hidden_states`` have one entry for
+    all samples; those of ``sample(..., cond=)`` may have one a sample.  What the model does not take by name (``text_embeds``,
+    ``time_ids``) goes into its ``added_cond_kwargs``.
     """
     config = model.config
     if shape is None:
         size = config.sample_size
         shape = (config.in_channels, *((size, size) if isinstance(size, int) else size))
     parameter = next(model.parameters())
-    call = lambda x, k, **cond: model(x, k, return_dict=False, **cond)[0]  # noqa: E731
-    named = {"module": model, "name": type(model).__name__, **known}
+    taken = inspect.signature(model.forward).parameters
+
+    def call(x: Tensor, k: Tensor, **cond: Any) -> Tensor:
+        if "added_cond_kwargs" in taken:
+            added = {name: cond.pop(name) for name in list(cond) if name not in taken}
+            cond |= {"added_cond_kwargs": added} if added else {}
+        return model(x, k, return_dict=False, **cond)[0]
+
+    named = {"module": model, "name": type(model).__name__, "cond": conditions or {}, **known}
     if not hasattr(scheduler, "alphas_cumprod") or scheduler.alphas_cumprod is None:
         count = scheduler.config.num_train_timesteps
         flow = lambda x, t, **cond: call(x, count * t, **cond)  # noqa: E731

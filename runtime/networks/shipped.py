@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.networks import galaxies, unet
+from stepsmith.runtime.networks import galaxies, onnx_model, unet
 from stepsmith.runtime.networks.base import Network
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -24,8 +24,8 @@ SHIPPED["galaxies"] = galaxies.load
 
 def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.dtype | None = None) -> Network:
     """``fashion``, ``fashion-psld-eps-l``, ``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors``
-    file of ``examples/train.py``, or
-    ``module:name``, a Network of your own, or a function without arguments that makes one; its module is imported.
+    file of ``examples/train.py``, an ``.onnx`` file of a denoiser (:func:`onnx`), or ``module:name``, a Network of your own, or a
+    function without arguments that makes one; its module is imported.
 
     ``dtype`` is what the weights of all but the last run in, float32 unless given; the state keeps its own.  InputError (key
     ``network``) for any other name, and for weights that cannot be read.
@@ -35,8 +35,10 @@ def load(name_or_path: str | os.PathLike[str], device: Any = None, dtype: torch.
         return SHIPPED[name](device, run)
     if re.fullmatch(r"[\w.]+:\w+", name):
         return _imported(name)
+    if name.endswith(".onnx"):
+        return onnx_model.onnx(name)
     if not name.endswith(".safetensors"):
-        fix = f"name one of {', '.join(SHIPPED)}, a .safetensors file, or module:name of a Network"
+        fix = f"name one of {', '.join(SHIPPED)}, a .safetensors or .onnx file, or module:name of a Network"
         raise InputError("-", "network", f"unknown network {name!r}", fix)
     return unet.load(name, device, run)
 

@@ -50,6 +50,7 @@ def bake(
     times = grid.times.tolist()
     try:
         table, factor = module.coefficients(grid.times, **values), module.start(times[0], **values)
+        gain = module.start_data(times[0], **values)
         mean = module.start_mean(times[0], **values).tolist() if hasattr(module, "start_mean") else ()
     except ValueError as error:
         raise InputError("-", "grid", str(error), "change the grid or the parameters") from error
@@ -62,7 +63,7 @@ def bake(
     }
     text = write(
         Baked(
-            source_text(module), times, table.tolist(), factor.tolist(), mean, constants,
+            source_text(module), times, table.tolist(), factor.tolist(), gain.tolist(), mean, constants,
             about=[f"The grid is {grid.name}, from {times[0]:.6g} to {times[-1]:.6g}; {cost}", *about],
             network_digest=network_digest,
             note=f"Held to {name} (program {module.DIGEST[:12]}): the same trajectory to {LIMIT:g}.",
@@ -88,11 +89,15 @@ def bake_learned(module: Any, linear: Any, times: torch.Tensor, params: Mapping[
         "SIGMA_COLUMNS": 'SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")', "PARAMS": f"PARAMS = {assigned(values)}",
         "DIGEST": f'DIGEST = "{digest_of(module.DIGEST, times.tolist(), values, rows)}"',
     }  # fmt: skip
-    factor, name = module.start(times[0], **values), f"{module.SDE}_{module.SAMPLER}"
+    factor, gain = (f(times[0], **values) for f in (module.start, module.start_data))
+    name = f"{module.SDE}_{module.SAMPLER}"
     note = f"Learned around {name} (program {module.DIGEST[:12]}): held to what was learned, to {LEARNED:g}."
     text = write(
-        Baked(source_text(module), times.tolist(), rows, factor.tolist(), (), constants, note=note, learned=True, **said)
-    )
+        Baked(
+            source_text(module), times.tolist(), rows, factor.tolist(), gain.tolist(), (), constants,
+            note=note, learned=True, **said,
+        )
+    )  # fmt: skip
     baked = modules.from_text(text)
     normals = torch.randn(BATCH, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
     wanted = linear.run(waves(1), normals)

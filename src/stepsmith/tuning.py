@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,11 +33,13 @@ from stepsmith.measure import choosing, learning
 from stepsmith.measure.choosing import BASELINE, FIRST, Candidate, Error, Paths, Row
 from stepsmith.measure.trials import Trials
 from stepsmith.runtime import TimeGrid, modules, parse_seeds, sample
-from stepsmith.runtime.grid import invert_increasing
+from stepsmith.runtime.grid import span_of
+from stepsmith.runtime.networks.base import conditions
 from stepsmith.runtime.noise import seeds_text
 from stepsmith.runtime.plan import make_plan
+from stepsmith.templates import attach
 
-TEACHER, END, LEAST = 80, 1e-3, 8  # steps of the teacher, end of the grid, seeds at least
+TEACHER, LEAST = 80, 8  # steps of the teacher, seeds at least
 LEADERS, SEARCH = 2, 10  # rows whose steps are searched, evaluations of the error for each and a step
 EVALUATIONS = 200  # of the loss, from each start of the learning
 
@@ -61,11 +64,13 @@ class Tuned:
         """<sde>_tuned_<nfe>, of the files."""
         return f"{self.record['sde']}_tuned_{self.record['nfe']}".replace("-", "_").lower()
 
-    def write(self, folder: Path) -> Path:
-        """The module and its record beside it, <name>.py and <name>.json; the path of the module."""
+    def write(self, folder: str | os.PathLike[str], dialect: str = "torch") -> Path:
+        """The module, for a host where a ``dialect`` is given (docs/hosts.md), and its record, <name>.py and <name>.json; the
+        path of the module."""
+        folder, text = Path(folder), attach(self.text, dialect)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{self.name}.json", (json.dumps(self.record, indent=2) + "\n").encode())
-        write_whole(folder / f"{self.name}.py", self.text.encode())
+        write_whole(folder / f"{self.name}.py", text.encode())
         return folder / f"{self.name}.py"
 
 
@@ -142,32 +147,35 @@ class Learned:
 
 def tune(
     sde: Any, network: Any, nfe: int, *, seeds: str | int | Iterable[int] = range(64), kind: str = "denoiser",
-    start: float | None = None, end: float = END, teacher: int = TEACHER, learn: bool = False, certified: int | None = None,
-    evaluations: int = EVALUATIONS, shape: Sequence[int] | None = None, device: str = "cpu", trials: Path | None = None,
-    progress: bool = False,
+    start: float | None = None, end: float | None = None, teacher: int = TEACHER, learn: bool = False,
+    certified: int | None = None, evaluations: int = EVALUATIONS, shape: Sequence[int] | None = None, device: str = "cpu",
+    cond: Mapping[str, Any] | None = None, trials: Path | None = None, progress: bool = False,
 ) -> Tuned:  # fmt: skip
     """The sampler of ``nfe`` network calls that is best for this network, as a baked module with its record.
 
     ``sde`` as in ``load_sde``; ``network`` as in ``sample``, what it predicts in ``kind``.  ``seeds`` start the paths that are
-    tuned on, so judge with others.  The grid runs from ``start`` (the end of the span, or where the network's ``sigma_range``
-    ends) to ``end``.  ``learn``: times and weights are learned too, with ``evaluations`` of the loss from each start;
-    ``certified=p``: only such weights that leave what the row gives for polynomials of degree < p.  ``trials``: a file of
-    lines that keeps what every candidate gave; a run that is stopped goes on from there.
+    tuned on, so judge with others; ``cond``, as in ``sample``, has an entry a seed or one for all.  The grid runs from ``start``
+    (the end of the span) to ``end`` (1e-3), an end that is not given within the network's ``sigma_range``.
+
+    ``learn``: times and weights are learned too, with ``evaluations`` of the loss from each start; ``certified=p``: only such
+    weights that leave what the row gives for polynomials of degree < p.  ``trials``: a file of lines that keeps what every
+    candidate gave; a run that is stopped goes on from there.
 
     The error is the distance to the ends of a teacher of ``teacher`` steps, pooled over the paths and the median of the paths.
     Deterministic for given seeds on one machine.  Raises InputError for input that does not fit; Unsupported for a diffusion
     with constants, several data blocks or a coefficient a frequency, and for learning with several blocks.
     """
     bench = prepared(
-        sde, network, seeds, kind=kind, start=start, end=end, teacher=teacher, shape=shape, device=device, trials=trials,
-        progress=progress,
+        sde, network, seeds, kind=kind, start=start, end=end, teacher=teacher, shape=shape, device=device, cond=cond,
+        trials=trials, progress=progress,
     )  # fmt: skip
     return tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations)
 
 
 def prepared(
-    sde: Any, network: Any, seeds: str | int | Iterable[int], *, kind: str, start: float | None, end: float, teacher: int,
-    shape: Sequence[int] | None = None, device: str = "cpu", trials: Path | None = None, progress: bool = False,
+    sde: Any, network: Any, seeds: str | int | Iterable[int], *, kind: str, start: float | None, end: float | None, teacher: int,
+    shape: Sequence[int] | None = None, device: str = "cpu", cond: Mapping[str, Any] | None = None, trials: Path | None = None,
+    progress: bool = False,
 ) -> Bench:  # fmt: skip
     """The paths of a network, the teacher run, for any numbers of calls; arguments as :func:`tune`."""
     sde, seeds = load_sde(sde), parse_seeds(seeds)
@@ -175,14 +183,15 @@ def prepared(
         raise Unsupported(f"{sde.name} has constants, several data blocks or a coefficient a frequency", "tune another diffusion")
     if len(seeds) < LEAST:
         raise InputError("-", "seeds", f"{len(seeds)} are too few to tune on", f"give {LEAST} or more, 64 by default")
-    span = _span(sde, network, start, end)
+    span = span_of(sde, getattr(network, "sigma_range", None), start, end)
     module = modules.from_text(written(derive(sde, BASELINE.source, kind), certified=False))
     grid = TimeGrid.logsnr(sde, teacher, *span)
     plan = make_plan(module, network, grid, seeds, shape=shape, device=device)  # refuses what does not fit
     ends = sample(
-        module, network, grid, seeds, shape=plan.shape, device=device, dtype=torch.float64, progress=progress
+        module, network, grid, seeds, shape=plan.shape, device=device, dtype=torch.float64, cond=cond, progress=progress
     )
-    paths = Paths(choosing.drawn(module, span[0], seeds, plan.shape, plan.device), ends)
+    given = conditions(cond, len(seeds), plan.device)
+    paths = Paths(choosing.drawn(module, span[0], seeds, plan.shape, plan.device), ends, given)
     return Bench(sde, network, kind, span, seeds, teacher, paths, trials, progress, loaded={BASELINE: module})
 
 
@@ -270,17 +279,6 @@ def _check(bench: Bench, nfe: int, learn: bool, certified: int | None) -> None:
         raise Unsupported("times and weights are learned for a denoiser and one block", "leave learning out")
     if certified is not None and not (learn and 1 <= certified <= 4):
         raise InputError("-", "certified", f"{certified!r}", "give an order from 1 to 4, together with learning")
-
-
-def _span(sde: LinearSDE, network: Any, start: float | None, end: float) -> tuple[float, float]:
-    """Where the grid starts and ends; by default no higher than the network knows."""
-    last, bounds = float(sde.time[1]), getattr(network, "sigma_range", None)
-    if start is not None or bounds is None:
-        return (last if start is None else start), end
-    sigma = sde.at().effective_sigma
-    if float(sigma(last)) <= bounds[1]:
-        return last, end
-    return float(invert_increasing(sigma, [bounds[1]], end, last)[0]), end
 
 
 def _told(error: Error) -> dict[str, float]:

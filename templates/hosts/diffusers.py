@@ -27,7 +27,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     A step may call the network more than once, or not at all: `timesteps` are those that it is asked for, `order` the
     calls a step.  final_sigmas_type "zero" ends with the mean of the data, "sigma_min" at the smallest sigma of the training.
     `params` are the module's own parameters.  Other arguments as in DPMSolverMultistepScheduler and
-    FlowMatchEulerDiscreteScheduler.  A module that is baked runs on its own grid: ask for as many steps as it has times.
+    FlowMatchEulerDiscreteScheduler.  A module that is baked runs on its own grid: ask for as many steps as it has, or
+    for one more, which is the mean of the data behind them.
     """
 
     _compatibles = [*(each.name for each in KarrasDiffusionSchedulers), "FlowMatchEulerDiscreteScheduler"]  # noqa: RUF012
@@ -109,9 +110,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             sigmas = sigmas[:-1]
         levels, stamps = self.trained.levels(num_inference_steps, sigmas, timesteps, mu)
         self.num_inference_steps = len(levels)
-        mean = self.config.final_sigmas_type == "zero"
-        if not mean and levels[-1] > self.trained.least * (1 + 1e-9):
+        mean = self.config.final_sigmas_type == "zero" if BAKED is None else len(levels) == len(BAKED)
+        if not mean and (BAKED or levels[-1] > self.trained.least * (1 + 1e-9)):
             levels.append(self.trained.least)
+        self._mean = mean
         self._times, self._levels = grid_of(levels, self.config.params or {})
         self._run = self._replay(0)
         self._asked = [(sigma, self._stamp(sigma, stamps)) for _, sigma, _ in self._run.calls]
@@ -124,8 +126,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _replay(self, first):
         """The run from a level on."""
-        mean, params = self.config.final_sigmas_type == "zero", self.config.params or {}
-        return Replay(Run(self._times[first:], self._levels[first:], mean, params))
+        return Replay(Run(self._times[first:], self._levels[first:], self._mean, self.config.params or {}))
 
     def _stamp(self, sigma, stamps):
         """The timestep of an effective sigma, that of the level where it is one."""

@@ -86,8 +86,8 @@ def grid_of(sigmas, params):
     if BAKED is None:
         return times_at(sigmas, params)
     if len(BAKED) != len(sigmas):
-        what = f"{SDE} {SAMPLER} is baked for {len(BAKED)} noise levels, and this run has {len(sigmas)}"
-        raise ValueError(f"{what}: ask for as many steps as are baked")
+        what = f"{SDE} {SAMPLER} is baked for {len(BAKED) - 1} steps, {len(BAKED)} with the mean of the data at the end"
+        raise ValueError(f"{what}: ask for as many")
     times = torch.tensor(BAKED, dtype=torch.float64)
     first = Run(times, [0.0], True, params).calls()[0][1]
     return times, [first, *sigmas_at(times, params).tolist()]

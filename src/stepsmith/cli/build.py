@@ -16,7 +16,7 @@ import click
 
 from stepsmith import digests
 from stepsmith.cli.sample import GRIDS
-from stepsmith.cli.shared import json_option, out_option, print_json, progress
+from stepsmith.cli.shared import DIALECTS, json_option, out_option, print_json, progress
 from stepsmith.errors import InputError
 
 FEW = 8  # modules that are not worth a process
@@ -45,7 +45,7 @@ class Emitted(NamedTuple):
     "--no-certificate", "certified", is_flag=True, flag_value=False, default=True, help="Hand out texts that nothing has held."
 )
 @click.option(
-    "--dialect", type=click.Choice(["torch", "diffusers", "k-diffusion", "comfyui"]), default="torch", show_default=True,
+    "--dialect", type=click.Choice(DIALECTS), default="torch", show_default=True,
     help="For which host: a module, with a scheduler, a sampling function, or that and a node behind it; with --out.",
 )
 @click.option("--bake", is_flag=True, help="Bake a grid in: its table of coefficients as literals, on torch alone.")

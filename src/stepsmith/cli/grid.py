@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stepsmith.cli.sample import END, GRIDS
+from stepsmith.cli.sample import GRIDS
 from stepsmith.cli.shared import json_option, plot_option, print_json
 from stepsmith.errors import InputError
 
@@ -19,7 +19,7 @@ from stepsmith.errors import InputError
 @click.option("--nfe", type=int, help="A budget of network calls of --sampler instead of steps.")
 @click.option("--sampler", help="With --nfe: a name, a .toml file or a composition string.")
 @click.option("--start", type=float, help="Where the grid starts: the end of the span by default.")
-@click.option("--end", type=float, default=END, show_default=True, help="Where the grid ends.")
+@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
 @plot_option("Draw the times against the effective sigma into this file.")
 @json_option
 def command(

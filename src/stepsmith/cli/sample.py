@@ -20,7 +20,6 @@ GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 LASTS = ("none", "denoise")
 STEPS = 50  # where neither steps nor calls are given
-END = 1e-3
 BATCH = 256  # in a folder
 ENGINES = ("local", "ray")
 FIRST, ELSE = "adams-3", "conjugate"  # the sampler where none is given (docs/which.md)
@@ -61,13 +60,13 @@ class Request:
     "--network",
     default="fashion",
     show_default=True,
-    help="fashion, fashion-psld-eps-l, digits, galaxies, a checkpoint (.safetensors) or MODULE:NAME, a Network of your own.",
+    help="fashion, fashion-psld-eps-l, digits, galaxies, a file (.safetensors of examples/train.py, .onnx) or MODULE:NAME.",
 )
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
 @click.option("--grid", type=click.Choice(GRIDS), default="logsnr", show_default=True)
 @click.option("--start", type=float, help="Where the grid starts: the end of the span, or where the network's range ends.")
-@click.option("--end", type=float, help=f"Where the grid ends: {END:g}, or where the network's range begins.")
+@click.option("--end", type=float, help="Where the grid ends: 0.001, or where the network's range begins.")
 @click.option(
     "--last",
     type=click.Choice(LASTS),
@@ -234,6 +233,7 @@ def read_baked(request: Request) -> tuple[Any, Any, int]:
 def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[Any, Any, int]:
     """The Method of the request, its grid, and the calls of a budget that are left over."""
     import stepsmith as ss
+    from stepsmith.runtime.grid import span_of
 
     sde = ss.load_sde(request.sde)
     method = method_of(sde, request.sampler, network.kind)
@@ -241,7 +241,8 @@ def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[A
     # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
     own = {name: value for name, value in params.items() if name in sde.params}
     known = WithParameters(sde, own) if own else sde
-    start, end = ends(known, network, request)
+    bounds = network.sigma_range if network.kind in ("denoiser", "edm") else None
+    start, end = span_of(known, bounds, request.start, request.end)
     return method, getattr(ss.TimeGrid, request.grid)(known, steps, start=start, end=end), left
 
 
@@ -255,24 +256,6 @@ def method_of(sde: Any, sampler: str | None, kind: str) -> Any:
         return derive(sde, FIRST, kind)
     except Unsupported:
         return derive(sde, ELSE, kind)
-
-
-def ends(sde: Any, network: Any, request: Request) -> tuple[float | None, float]:
-    """Where the grid starts and ends: as asked, or inside the range of effective sigmas that the network was trained for."""
-    from stepsmith.runtime import TimeGrid
-
-    start, end = request.start, END if request.end is None else request.end
-    bounds = network.sigma_range
-    if bounds is None or network.kind not in ("denoiser", "edm"):
-        return start, end
-    first = sde.time[1] if start is None else start
-    TimeGrid.uniform(sde, 1, first, end)  # refuses ends that are none
-    reached = sde.at().effective_sigma([end, first]).tolist()
-    if request.end is None and reached[0] < bounds[0] < reached[1]:
-        end = TimeGrid.sigmas(sde, [reached[1], bounds[0]]).times[-1].item()
-    if start is None and reached[1] > bounds[1] > reached[0]:
-        start = TimeGrid.sigmas(sde, [bounds[1], max(reached[0], bounds[0])]).times[0].item()
-    return start, end
 
 
 def calls_of(method: Any, steps: int, last: str) -> int:

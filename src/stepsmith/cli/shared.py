@@ -13,6 +13,8 @@ import click
 
 from stepsmith.errors import InputError, one_line
 
+DIALECTS = ("torch", "diffusers", "k-diffusion", "comfyui")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

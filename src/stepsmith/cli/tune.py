@@ -11,17 +11,17 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, out_option, plot_option, print_json, quiet
+from stepsmith.cli.shared import DIALECTS, json_option, out_option, plot_option, print_json, quiet
 from stepsmith.errors import InputError
 
 
 @click.command("tune")
 @click.option("--sde", default="vp", show_default=True, help="A name or a .toml file.")
-@click.option("--network", default="digits", show_default=True, help="digits, fashion, galaxies or a checkpoint (.safetensors).")
+@click.option("--network", default="digits", show_default=True, help="A name, a checkpoint or MODULE:NAME, as of sample.")
 @click.option("--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated.")
 @click.option("--seeds", default="0-63", show_default=True, help="The paths to tune on; judge with others.")
 @click.option("--start", type=float, help="Where the grid starts; by default as high as the network knows.")
-@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
+@click.option("--end", type=float, help="Where the grid ends: 0.001, or where the network's range begins.")
 @click.option("--teacher", type=click.IntRange(20, 1000), default=80, show_default=True, help="Steps of the teacher.")
 @click.option("--learn", is_flag=True, help="Learn times and weights too.")
 @click.option(
@@ -33,13 +33,17 @@ from stepsmith.errors import InputError
 @click.option("--gaussian", type=click.Path(path_type=Path), help="Find a parameter of --sampler from the data's covariance.")
 @click.option("--sampler", default="conjugate-ones", show_default=True, help="With --gaussian: what it is a parameter of.")
 @click.option("--parameter", default="lambda_", show_default=True, help="With --gaussian: its name.")
+@click.option(
+    "--dialect", type=click.Choice(DIALECTS), default="torch", show_default=True, help="For which host (docs/hosts.md)."
+)
 @click.option("--device", default="cpu", show_default=True)
 @plot_option("A picture of the error against the calls.")
 @out_option("Folder of the tuned modules and their records.", Path("out"))
 @json_option
 def command(
     sde: str, network: str, budgets: Sequence[int], seeds: str, out: Path, as_json: bool, device: str, plot: Path | None,
-    learn: bool, certified: int | None, evaluations: int, gaussian: Path | None, sampler: str, parameter: str, **given: Any,
+    dialect: str, learn: bool, certified: int | None, evaluations: int, gaussian: Path | None, sampler: str, parameter: str,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Choose grid, frame, order, clock and corrector for a network, on paths of its own; write the best as a baked module.
 
@@ -66,7 +70,7 @@ def command(
         sde, called, seeds, kind="denoiser", device=device, trials=out / "trials.jsonl", progress=shown, **given
     )
     found = [tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations) for nfe in budgets]
-    paths = [each.write(out) for each in found]
+    paths = [each.write(out, dialect) for each in found]
     seconds = round(time.perf_counter() - begun, 1)
     if plot is not None:
         drawn([each.record for each in found]).save(plot)
