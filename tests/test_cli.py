@@ -397,14 +397,14 @@ def test_a_budget_of_calls_buys_steps_and_the_rest_is_told(run, tmp_path, words,
     assert (f"{left} calls left over" in text) == (left > 0)
 
 
-@pytest.mark.parametrize(("sde", "sampler"), [("vp", "adams-3"), ("psld", "adams-3"), ("blurring", None)])
-def test_a_diffusion_alone_has_a_sampler_of_its_own(run, refused, tmp_path, sde, sampler):
+@pytest.mark.parametrize(("sde", "sampler"), [("vp", "adams-3"), ("psld", "adams-3-gaussian-skew"), ("blurring", None)])
+def test_a_diffusion_alone_has_the_sampler_of_the_defaults_on_its_grid(run, refused, tmp_path, sde, sampler):
     words = ("sample", "--sde", sde, "--steps", "2", "--seeds", "1", "--out", tmp_path / "a.npz")
     if sampler is None:
         refused(words, "-", "unsupported", "one noise level", "eps-L")
     else:
         told = json.loads(done(run(*words, "--json")))["record"]
-        assert told["sampler"] == told["specs"]["sampler"] == sampler
+        assert told["sampler"] == told["specs"]["sampler"] == sampler and told["grid"]["name"] == "asinh"
 
 
 def test_a_network_of_ones_own_is_named_by_its_module(run, refused, tmp_path, monkeypatch):

@@ -256,11 +256,11 @@ def _literal(text: str) -> sympy.Rational:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """How to fix an unknown word: the closest known one, and all of them."""
+    """How to fix an unknown word: the closest known one, and all of them unless they are many."""
     known = sorted(known)
     closest = difflib.get_close_matches(word[:MAX_NAME], known, 1, 0.5)
     listed = f"known: {', '.join(known) or 'none'}"
-    return f"did you mean {closest[0]!r}? {listed}" if closest else listed
+    return f"did you mean {closest[0]!r}?" + (f" {listed}" if len(listed) < 300 else "") if closest else listed
 
 
 def parse(

@@ -1,5 +1,6 @@
 """The pages of docs/ that are made from the catalogue: ``python docs/make [PAGE ...] [--out docs] [--check]``.
 
+    defaults  derive/specs/defaults.toml: the sampler and grid that `stepsmith sample` takes where none is named (minutes)
     audit    the orders of the samplers that people ship, claimed beside proven
     paper    the source paper's samplers on real images, from benchmarks/paper.jsonl (`stepsmith bench paper` measures them)
     orders   the proven and the measured order of every module
@@ -68,7 +69,14 @@ def schedulers() -> dict[str, str]:
     return {"schedulers": schedulers.page()}
 
 
-PAGES = {"audit": audit, "orders": orders, "paper": paper, "schedulers": schedulers, "which": which}
+def defaults() -> dict[str, str]:
+    """derive/specs/defaults.toml"""
+    import defaults
+
+    return {"../derive/specs/defaults.toml": defaults.page()}
+
+
+PAGES = {"audit": audit, "defaults": defaults, "orders": orders, "paper": paper, "schedulers": schedulers, "which": which}
 
 
 def make(names: tuple[str, ...], out: Path, check: bool, pages: Mapping[str, Callable[[], dict[str, str]]] = PAGES) -> list[Path]:
@@ -76,7 +84,7 @@ def make(names: tuple[str, ...], out: Path, check: bool, pages: Mapping[str, Cal
     changed = []
     made = {page: text for name in dict.fromkeys(names or pages) for page, text in pages[name]().items()}
     for page, text in made.items():
-        path = out / f"{page}.md"
+        path = out / (page if Path(page).suffix else f"{page}.md")
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             changed.append(path)
             if not check:

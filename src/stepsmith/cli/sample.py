@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ LASTS = ("none", "denoise")
 STEPS = 50  # where neither steps nor calls are given
 BATCH = 256  # in a folder
 ENGINES = ("local", "ray")
-FIRST, ELSE = "adams-3", "conjugate"  # the sampler where none is given (docs/which.md)
+DEFAULTS = "specs/defaults.toml"  # of stepsmith.derive: sampler and grid where no sampler is given
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Request:
     network: str
     steps: int | None
     nfe: int | None
-    grid: str
+    grid: str | None
     start: float | None
     end: float | None
     last: str
@@ -53,8 +56,8 @@ class Request:
 @click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
 @click.option(
     "--sampler",
-    help=f"A name, a .toml file, a composition string, or a baked .py with its own grid; {FIRST} by default, {ELSE} where that "
-    "is not derived.",
+    help="A name, a .toml file, a composition string, or a baked .py with its own grid; by default adams-3, of several blocks "
+    "adams-3-gaussian-skew, where they are derived.",
 )
 @click.option(
     "--network",
@@ -64,7 +67,7 @@ class Request:
 )
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
-@click.option("--grid", type=click.Choice(GRIDS), default="logsnr", show_default=True)
+@click.option("--grid", type=click.Choice(GRIDS), help="logsnr by default, asinh with a default sampler.")
 @click.option("--start", type=float, help="Where the grid starts: the end of the span, or where the network's range ends.")
 @click.option("--end", type=float, help="Where the grid ends: 0.001, or where the network's range begins.")
 @click.option(
@@ -236,26 +239,28 @@ def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[A
     from stepsmith.runtime.grid import span_of
 
     sde = ss.load_sde(request.sde)
-    method = method_of(sde, request.sampler, network.kind)
+    method, grid = chosen(sde, request, network.kind)
     steps, left = steps_and_left(request, method)
     # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
     own = {name: value for name, value in params.items() if name in sde.params}
     known = WithParameters(sde, own) if own else sde
     bounds = network.sigma_range if network.kind in ("denoiser", "edm") else None
     start, end = span_of(known, bounds, request.start, request.end)
-    return method, getattr(ss.TimeGrid, request.grid)(known, steps, start=start, end=end), left
+    return method, getattr(ss.TimeGrid, grid)(known, steps, start=start, end=end), left
 
 
-def method_of(sde: Any, sampler: str | None, kind: str) -> Any:
-    """The method; the first of the two samplers that is derived for this diffusion and network, where none is named."""
+def chosen(sde: Any, request: Request, kind: str) -> tuple[Any, str]:
+    """The method and the name of its grid: as asked, else the first of the defaults that is derived for diffusion and network."""
     from stepsmith.derive.method import derive
 
-    if sampler is not None:
-        return derive(sde, sampler, kind)
-    try:
-        return derive(sde, FIRST, kind)
-    except Unsupported:
-        return derive(sde, ELSE, kind)
+    if request.sampler is not None:
+        return derive(sde, request.sampler, kind), request.grid or "logsnr"
+    known = tomllib.loads(files("stepsmith.derive").joinpath(DEFAULTS).read_text(encoding="utf-8"))
+    *names, last = ("several", "one", "else") if sde.n > 1 else ("one", "else")
+    for name in names:
+        with contextlib.suppress(Unsupported):
+            return derive(sde, known[name]["sampler"], kind), request.grid or known[name]["grid"]
+    return derive(sde, known[last]["sampler"], kind), request.grid or known[last]["grid"]
 
 
 def calls_of(method: Any, steps: int, last: str) -> int:
