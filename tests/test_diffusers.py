@@ -480,7 +480,7 @@ def test_a_baked_module_runs_on_its_own_grid(host):
 
 def test_what_does_not_fit_is_told(host):
     make = host("vp_dpmpp_2m").Scheduler
-    with pytest.raises(ValueError, match=r"effective sigma of vp ends at 152\.167, and 157\.407 is asked for"):
+    with pytest.raises(ValueError, match=r"effective sigma of vp ends at 152\.167, and the noise levels begin at 157\.407"):
         make().set_timesteps(10)
     with pytest.raises(ValueError, match="noise levels must decrease to a positive one, and"):
         make(**SD).set_timesteps(timesteps=[10, 20])
