@@ -13,7 +13,7 @@ import torch
 from stepsmith.errors import InputError
 from stepsmith.runtime.networks import galaxies, unet
 from stepsmith.runtime.networks.base import Network
-from stepsmith.usercode import module_of
+from stepsmith.runtime.usercode import module_of
 
 WEIGHTS = Path(__file__).parent / "weights"
 IN_PACKAGE = ("fashion", "fashion-psld-eps-l", "digits")

@@ -12,7 +12,7 @@ import click
 
 from stepsmith.cli.shared import json_option, print_json
 from stepsmith.errors import InputError
-from stepsmith.usercode import module_of
+from stepsmith.runtime.usercode import module_of
 
 
 @click.command("check")
