@@ -14,6 +14,7 @@ from .describe import equations, frequency
 from .maths.bounded import small, tame
 from .maths.budget import within
 from .maths.calculus import exact, t
+from .maths.entire import C
 from .maths.notation import latex
 from .sde import closed as kernel
 from .sde import offset
@@ -50,17 +51,29 @@ def report(sde: LinearSDE) -> list[Section]:
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     heads += [frequency(sde)] if sde.field else []
-    flow = "dz = (F z + b - A s)"
+    flow = "dz = (F z - A s)" if sde.offset_let.is_zero_matrix else "dz = (F z + b - A s)"
     title, maths = f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", [*formulas.equations(sde), *formulas.lets(sde)]
     return [
-        Section("sde", title, "\n".join([*equations(sde), *heads]), "\n".join(maths), HEADINGS["sde"][0]),
+        Section("sde", title, "\n".join([*equations(sde), *heads, *_start(sde)]), "\n".join(maths), HEADINGS["sde"][0]),
         _section(sde, "transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
         *_offset(sde, start),
         _section(sde, "covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
         _section(sde, "stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
-        _reverse(sde, "probability_flow", f"probability flow {flow} dt, A =", 0),
-        _reverse(sde, "reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, A =", 1),
+        _reverse(sde, "probability_flow", f"probability flow {flow} dt, s the score, A =", 0),
+        _reverse(sde, "reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, s the score, A =", 1),
     ]
+
+
+def _start(sde: LinearSDE) -> list[str]:
+    """How the blocks start: the data, with a known blur where one is given, and the variances of the others."""
+    if sde.n == 1 and sde.initial_let.is_zero_matrix:
+        return []
+    starts = []
+    for i, name in enumerate(sde.state):
+        variance = sde.initial_let[i, i]
+        law = ["data"] * (i in sde.data) + [f"N(0, {variance})"] * (variance != 0)
+        starts.append(f"{name} = {' + '.join(law)}")
+    return [f"start, t = {exact(sde.time[0])}: {', '.join(starts)}"]
 
 
 def _offset(sde: LinearSDE, start: sp.Expr) -> list[Section]:
@@ -84,13 +97,28 @@ def _section(sde: LinearSDE, key: str, title: str, make: Callable[[], kernel.Wor
     if not small(sp.Tuple(*words.entries), MAX_SHOWN):
         return Section(key, title, "too long to be shown; use sde.at(...)", "", heading)
     entries = words.entries.applyfunc(lambda e: sp.factor_terms(e) if tame(e) else e)
+    entries, functions = _functions(entries)
     rows, columns = entries.shape
     lines = [f"[{i}][{j}]  {entries[i, j]}" for i in range(rows) for j in range(columns)]
-    lines += [f"{name} = {value}" for name, value in words.integrals.items()]
-    names = {**{str(name): _integral(sde, str(name)) for name in words.integrals}, **sde.latex}
+    lines += [f"{name} = {value}" for name, value in {**words.integrals, **functions}.items()]
+    lines += [ENTIRE] if entries.has(C) or functions else []
+    names = {str(name): rf"C_{{{value.args[0]}}}" for name, value in functions.items()}
+    names |= {**{str(name): _integral(sde, str(name)) for name in words.integrals}, **sde.latex}
     maths = _matrix(left, entries, sde, names)
-    maths += [f"{names[str(name)]} = {latex(value, names)}" for name, value in words.integrals.items()]
+    maths += [f"{names[str(name)]} = {latex(value, names)}" for name, value in {**words.integrals, **functions}.items()]
     return Section(key, title, "\n".join(lines), "\n".join(maths), heading)
+
+
+ENTIRE = "C(0, x) = cosh(sqrt(x)), C(1, x) = sinh(sqrt(x))/sqrt(x): entire functions, real for x < 0 too"
+
+
+def _functions(entries: sp.Matrix) -> tuple[sp.Matrix, dict[sp.Symbol, sp.Expr]]:
+    """The functions C(k, x) of a matrix as symbols C0, C1, ..., where all have the same x, and what these stand for."""
+    calls = sorted(entries.atoms(C), key=sp.default_sort_key)
+    short = {call: sp.Symbol(f"C{call.args[0]}", real=True) for call in calls}
+    if len({call.args[1] for call in calls}) != 1 or {str(s) for s in short.values()} & {str(s) for s in entries.free_symbols}:
+        return entries, {}
+    return entries.xreplace(short), {symbol: call for call, symbol in short.items()}
 
 
 WIDE = 600  # characters of LaTeX of a matrix that is written entry by entry

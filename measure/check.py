@@ -94,7 +94,7 @@ class Scheduler:
             between = [float(s) for s in one.sigmas_interpol]
             sigmas = [between[i] if i % 2 else s for i, s in enumerate(sigmas[: len(between)])]
         if len(sigmas) < count and not hasattr(one, "alphas_cumprod"):
-            raise InputError("-", "sampler", f"{self.name} does not tell its noise levels", "give it sigmas or alphas_cumprod")
+            raise InputError("-", "sampler", f"{self.name} does not give its noise levels", "give it sigmas or alphas_cumprod")
         if len(sigmas) < count:
             table = one.alphas_cumprod.double().numpy()
             logs = np.log((1 - table) / table) / 2

@@ -104,4 +104,4 @@ def test_the_verb_gives_an_object_and_a_picture(tmp_path):
     assert told["budgets"] == [4, 8] and all(len(row["cells"]) == 2 for row in told["rows"])
     assert (tmp_path / "a.png").stat().st_size > 1000
     wrong = run("--sampler", "ddim")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("-: sampler: 'ddim' is no SAMPLER@GRID;")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("sampler: 'ddim' is no SAMPLER@GRID;")

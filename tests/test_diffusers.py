@@ -538,7 +538,7 @@ def test_sample_from_a_unit_start_and_a_generator_is_the_pipeline(name, host):
 
 def test_what_does_not_fit_is_told(host):
     make = host("vp_dpmpp_2m").Scheduler
-    with pytest.raises(ValueError, match=r"effective sigma of vp ends at 152\.167, and 157\.407 is asked for"):
+    with pytest.raises(ValueError, match=r"effective sigma of vp ends at 152\.167, and the noise levels begin at 157\.407"):
         make().set_timesteps(10)
     with pytest.raises(ValueError, match="noise levels must decrease to a positive one, and"):
         make(**SD).set_timesteps(timesteps=[10, 20])

@@ -27,7 +27,7 @@ def built(tmp_path, monkeypatch):
 
     def run(arguments):
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-        assert result.exit_code == 0 and "1 modules built" in result.output
+        assert result.exit_code == 0 and "1 module built" in result.output
         return sorted(tmp_path.rglob("*.py"))
 
     monkeypatch.chdir(tmp_path)

@@ -296,7 +296,7 @@ def test_verify_prints_proven_beside_measured_and_exits_1_on_a_gap(run, monkeypa
     good = taken("vp_heun").check
     monkeypatch.setattr(orders, "check", lambda row: good)
     found = run("verify", "vp-heun")
-    assert found.status == 0 and re.search(r"vp_heun +order +2 +\d\.\d+ ", found.out) and "1 modules measured" in found.out
+    assert found.status == 0 and re.search(r"vp_heun +order +2 +\d\.\d+ ", found.out) and "measured: 1," in found.out
     bad = dataclasses.replace(good, measured=0.8, why=("measured 0.800 on a grid uniform, proven 2",))
     monkeypatch.setattr(orders, "check", lambda row: bad)
     assert run("verify", "vp_heun").status == 1

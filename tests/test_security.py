@@ -489,15 +489,18 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-HEAD = """# What was tried at the front door, and what came back
+HEAD = """# Security: untrusted input, and how it is answered
 
-Specs, compositions, checkpoints and parameters are untrusted. Each row below is a test (`tests/test_security.py` tries them
-again and compares; `python tests/test_security.py` writes this page): the answer is a value, or one line that names the place
-and a fix.
-Beside these, `tests/test_front_door_fuzz.py` makes 100,000 cases from a seed (grammar, mutated texts, mutated bytes of the
-catalogue) in a process whose audit hook forbids to open, connect, execute, compile or import anything.
+Specs, compositions, checkpoints and parameters may come from people you do not trust. They are never executed. Each row of the tables
+below is a test: the left column is an input, and the right column is the result, which is a value or one line that names the place
+and a fix. `tests/test_security.py` tries all of them again and compares; `python tests/test_security.py` writes this page. In
+addition, `tests/test_front_door_fuzz.py` makes 100,000 random cases (from the grammar, mutated texts, mutated bytes of the catalogue)
+in a process that may not open, connect, execute, compile or import anything.
 
-What holds where:
+Two inputs are executed, because you name them as code: a network `module:name` or `file.py:name`, and the argument of
+`stepsmith check`.
+
+The limits are:
 
 | limit | where | value |
 |---|---|---|
@@ -518,7 +521,7 @@ def page() -> str:
     lines, heading = [HEAD], ""
     for what, (own, call) in CASES.items():
         if own != heading:
-            lines.append(f"## {own}\n\n| tried | came back |\n|---|---|")
+            lines.append(f"## {own}\n\n| input | result |\n|---|---|")
             heading = own
         lines.append(f"| {cell(what)} | {cell(outcome(call))} |")
     text = "\n".join(lines) + "\n"

@@ -167,7 +167,7 @@ def test_tasks_of_ray_one_killed_in_mid_shard_give_the_bytes_of_one(run: Any, he
         assert files(here / "out") == files(here / "one")
         (here / "shards_nan.py").write_text(OWN.replace("return y /", "return float('nan') * y /"))
         found = run("--network", "shards_nan:net", "--out", "nan", "--engine", "ray")
-        assert found.status == 2 and found.err.startswith("-: network: it gives NaN") and found.err.count("\n") == 1
+        assert found.status == 2 and found.err.startswith("network: it gives NaN") and found.err.count("\n") == 1
     finally:
         ray.shutdown()
 
@@ -177,7 +177,7 @@ def test_ray_makes_folders_only_and_is_asked_for_where_it_is_missing(run: Any, m
     assert (found.status, found.err) == (2, "a.npz: engine: ray makes the files of a folder; give --out without a suffix\n")
     monkeypatch.setitem(sys.modules, "ray", None)
     found = run("--out", "out", "--engine", "ray")
-    assert found.status == 2 and found.err.startswith("-: engine: Ray is not installed; pip install 'stepsmith[ray]'")
+    assert found.status == 2 and found.err.startswith("engine: Ray is not installed; pip install 'stepsmith[ray]'")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -24,10 +24,10 @@ def _idle_calls(method: Any) -> list[str]:
     found = []
     if repeated := program.nfe - reuse(program).nfe:
         found.append(
-            f"{repeated} of the {program.nfe} evaluations see a state and a time that did not change; drop their !"
+            f"{repeated} of the {program.nfe} network calls see a state and a time that did not change; leave out their !"
         )
     if idle := sum(isinstance(op, Evaluate) and not _read(method.program, op) for op in method.program.ops):
-        found.append(f"{idle} of the {program.nfe} evaluations are read by nothing on {method.sde.name}; drop their !")
+        found.append(f"nothing reads {idle} of the {program.nfe} network calls on {method.sde.name}; leave out their !")
     return found
 
 
@@ -58,7 +58,7 @@ def _doubled_draws(sampler: Any) -> list[str]:
             continue
         if token.letter in waiting and (before is None or before.letter != token.letter):
             found.append(
-                f"no evaluation sees the first of two draws of {token.letter}; a second one only doubles the draws"
+                f"no network call sees the first of two draws of {token.letter}; one draw does the same"
             )
         waiting.add(token.letter)
     return found

@@ -90,11 +90,10 @@ class Stability:
         """What ``stepsmith error`` prints."""
         if not self.steps:
             return []
-        head = (
-            f"data N(0, {self.variance:g}): spectral radius of a step (exact), condition of the step and of the frame"
-        )
+        head = f"stability on data N(0, {self.variance:g}), with their exact network:"
         rows = [
-            f"    t = {s.t0:.4g} -> {s.t1:.4g}: {s.radius:.4f} ({s.exact:.4f}), {s.condition:.3g}, {s.frame:.3g}"
+            f"    step t = {s.t0:.4g} -> {s.t1:.4g}: spectral radius {s.radius:.4f}, of the exact step {s.exact:.4f}; "
+            f"condition number {s.condition:.3g}, of the factor of the covariance {s.frame:.3g}"
             for s in self.steps
         ]
         if not self.largest:

@@ -27,7 +27,7 @@ from . import stationary as law
 from .equations import Equations
 from .smooth import defaults
 
-NUMERIC = "use sde.at(...), which takes the numeric route under the same interface"
+NUMERIC = "it is computed numerically; in Python, use sde.at(...)"
 
 
 def commutes(F: sp.Matrix) -> bool:

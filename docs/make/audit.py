@@ -98,14 +98,14 @@ def _words(method: Any, sampler: str) -> str:
 
 def markdown() -> str:
     """docs/audit.md."""
-    head = """# Audit: the orders of the samplers people ship
+    head = """# Audit: the orders of published samplers
 
-Made by `make docs`; nothing here but the claims is typed in. Each sampler is a spec of the catalogue that reproduces the
-trajectories of the shipped code to 1e-10 on uneven grids (tests/test_shipped.py). The order of the formula is that of a common
-step with exact history on an uneven grid; that of the run counts first and last rows as shipped. Local errors are exact minus
-numerical, in units of alpha; h is the step in lambda = log(alpha/sigma), D1, D2, ... derivatives in lambda of the data prediction
-along the flow, r1 h, r1 r2 h the steps before (as long in the term of unipc-3). With noise the orders are weak ones, and 2 is
-the most that is asked for.
+`make docs` writes this page; everything except the claims is derived. Each sampler is a spec of the catalogue that reproduces the
+trajectories of the published code to 1e-10 on uneven grids (tests/test_shipped.py). The order of the formula is that of a common
+step with exact history on an uneven grid. The order of the run includes the first and last steps as in the published code. Local
+errors are exact minus numerical, in units of alpha. In them, h is the step in lambda = log(alpha/sigma); D1, D2, ... are the
+derivatives in lambda of the data prediction along the flow; and r1 h, r1 r2 h are the lengths of the earlier steps (equal to h in the
+term of unipc-3). The orders of samplers with noise are weak orders, which are tested up to 2.
 
 | sampler | shipped as | calls | claimed | formula | run | leading local error of the formula | what loses it |
 |---|---|---|---|---|---|---|---|

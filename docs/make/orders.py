@@ -11,23 +11,23 @@ LEADING = 100  # characters of a leading error that a table can bear
 INTRODUCTION = f"""\
 # Proven and measured orders
 
-Written by `make docs`; do not edit. The proof expands the program in the step (derive/orders). The measurement runs
-the emitted module (measure/slopes.py), without Monte Carlo: deterministic modules from 200 states of a Gaussian
-mixture in two dimensions with its exact network, against the probability flow; modules that draw noise by the exact
-recursion of mean and covariance on Gaussian data. Each runs from effective sigma 2 to 0.6, on a uniform grid at the
-default parameters and on an uneven one with every parameter changed by a tenth or more (lambda of a conjugate sampler
-is 1). N is doubled from 8 until the slope converges; the lower slope is shown, and ~ marks one that has not
-converged. A slope more than {GAP} under its proof fails `stepsmith verify`; one above it does not, because a linear
-problem may hide an error. The constant is the error of the uniform grid times N^order, in standard deviations:
-samplers of one order compare at equal calls by constant times calls^order. The leading error (exact minus numerical,
-of one step) is explained in the module; it is left out for modules that draw noise, and that of `unipc-3` is said for
-equal steps, as the term of any steps fills a page.
+`make docs` writes this page; do not edit it. The table at the end has a row for each module of the catalogue.
 
-What a proof assumes, in this table and everywhere: a network as smooth as the order asks, an exact start, steps whose
-ratios to their neighbours stay bounded (proven for random rational ratios between 5/7 and 7/5), a run that is zero-stable.
-Where it is not, the order is none, with the reason: "none (not zero-stable: root 3.0)". Strong order has two meanings. A
-module's STRONG_ORDER is that of the best coupling of its draws with the Brownian path; where the draws are to be the
-increments of the path, it is 1 at most unless the exact solution does without the path's integral, and the module says so.
+**The proof** expands the program of a step in the step size (derive/orders). **The measurement** runs the emitted module
+(measure/slopes.py), without Monte Carlo. Deterministic modules start from 200 states of a Gaussian mixture in two dimensions with
+its exact network, and are compared with the probability flow. For modules that draw noise, mean and covariance are computed exactly
+on Gaussian data. Each module runs from effective sigma 2 to 0.6, once on a uniform grid at the default parameters, and once on an
+uneven grid with every parameter changed by a tenth or more (lambda of a conjugate sampler is 1). The number of steps N is doubled
+from 8 until the slope converges. The lower of the two slopes is shown, and ~ marks a slope that has not converged. A slope more than {GAP} under the proven order fails `stepsmith verify`; a slope above it does not, because a linear problem may hide an error.
+
+**The columns.** The constant is the error on the uniform grid times N^order, in standard deviations. Samplers of the same order are
+compared at equal network calls by the constant times calls^order. The module explains the symbols of the leading error (exact minus
+numerical, of one step). It is left out for modules that draw noise, and for `unipc-3` it is given for equal steps, because the
+general term fills a page.
+
+**The assumptions** of a proof are a network as smooth as the order requires, an exact start, and bounded ratios of neighbouring steps
+(proven for random rational ratios between 5/7 and 7/5). A run must also be zero-stable; otherwise the order is "none", with the
+reason, such as "none (not zero-stable: root 3.0)". [What you can trust](trust.md) explains the two meanings of strong order.
 
 | module | kind | proven | measured | calls | draws | constant | leading error |
 |---|---|---|---|---|---|---|---|

@@ -30,13 +30,14 @@ INVERSE = {"DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"}  # from
 HEAD = """# Schedulers of diffusers, measured
 
 Made by `python docs/make schedulers` with diffusers {version}, one core, float64 networks of an exact mixture of Gaussians in the
-plane. These are measurements, not proofs; [the audit](audit.md) has what is proven of the formulas. `stepsmith check
-diffusers:DDIMScheduler` prints a line of this table at length, and works on a scheduler of your own:
-[Check a sampler](check.md) says how each figure is found.
+plane. These are measurements, not proofs; [the audit](audit.md) has the proven orders of the formulas. `stepsmith check
+diffusers:DDIMScheduler` prints a row of this table in sentences, and also works on your own scheduler.
+[Check any sampler](check.md) explains how each figure is measured.
 
-*Step* is the order of the common step, *run* that of a run with its first steps; *last* is the error of the step to the end by
-itself. For samplers that draw noise, *variance* is that of Gaussian data over the exact one in 20 and 40 steps (standard error
-{error:.3f}). *Reads*: values read back from the device a step. *bf16*: what states of bfloat16 change.
+*Step* is the order of the common step, and *run* that of a run with its first steps. *Last* is the error of the step to the end alone.
+For samplers that draw noise, *variance* is the variance on Gaussian data divided by the exact one, in 20 and 40 steps (standard error
+{error:.3f}). *Batch* says whether a sample is the same alone and in a batch. *Reads* is the number of values that a step reads from the device.
+*bf16* is the change of the samples if the state has bfloat16.
 
 | scheduler | step | run | last | variance | batch | reads | bf16 |
 |---|---|---|---|---|---|---|---|
@@ -55,7 +56,7 @@ def page() -> str:
         except InputError as refused:
             left.append(f"- `{name}`: {refused.what}.")
         except Exception as error:  # a scheduler may want what a pipeline of its own gives
-            left.append(f"- `{name}` cannot be run so: {type(error).__name__}, {one_line(str(error))[:110].strip()}.")
+            left.append(f"- `{name}` cannot be run in this way: {type(error).__name__}, {one_line(str(error))[:110].strip()}.")
     left += [f"- `{name}`: for distilled networks, no discretisation of the flow." for name in sorted(DISTILLED)]
     left += [f"- `{name}`: runs from the data to the noise." for name in sorted(INVERSE)]
     head = HEAD.format(version=importlib.metadata.version("diffusers"), error=(1 / check.SAMPLES) ** 0.5)

@@ -27,11 +27,11 @@ def tables(parts: Sequence[Part]) -> str:
     return "\n".join([*lines, "## All errors", "", *matrix(parts), ""])
 
 
-MADE = "Written by `make docs`; do not edit."
+MADE = "`make docs` writes this page; do not edit it."
 TITLE = (
     "# Which sampler, when",
     "",
-    f"{MADE} Every statement of this page is counted in [the tables](which-tables.md).",
+    f"{MADE} Its statements are counts of the cells of [the tables](which-tables.md).",
     "",
 )
 TABLES_TITLE = ("# Which sampler, when: the tables", "", f"{MADE} [Which sampler, when](which.md) says how to read them.", "")
@@ -109,7 +109,7 @@ def _own(parts: Sequence[Part]) -> str:
             label, (mean, count) = ranked[0]
             size = f"{_factor(mean)} times the least error, a geometric mean over {count} diffusions"
             said.append(f"{name}, {words}: `{label}` ({size})")
-    return _sentence(said) + " `stepsmith derive` and `stepsmith search` say what else yours allows."
+    return _sentence(said) + " `stepsmith search` looks for samplers of your own diffusion."
 
 
 def means(parts: Sequence[Part], random: bool) -> dict[str, tuple[float, int]]:
@@ -142,25 +142,26 @@ def _factor(value: float) -> str:
 
 ABOUT = [
     *f"""\
-**What this is not.** The data are Gaussian mixtures and Gaussians, the networks their exact scores, the arithmetic float64: no
-trained network, no images, no FID. An error here is what the sampler itself adds; a network's own error comes on top, and at many
-calls it may be the larger. Errors with noise and errors without are different measures: do not compare them.
+**The limits.** The data are Gaussian mixtures and Gaussians, the networks are their exact scores, and the arithmetic is float64. No
+trained network, no images and no FID are involved. An error on this page is the error of the sampler alone. A trained network adds
+its own error, which may be larger when there are many calls. Errors with noise and errors without noise are different measures and
+cannot be compared.
 
-**How it was measured** (measure/budgets.py). All modules of a diffusion have the same number of network calls, as `module.nfe`
-counts them, on the same span and kind of grid: from effective sigma 160, or the end of the diffusion's span where that is lower,
-down to 0.01 (to 1% above where a span ends there); quadratic in t for several blocks, even in log sigma for one; nothing after
-the last time. Starts have the exact law. *No noise*: the median over 100 states of the distance in the data block to the exact
-probability flow, in standard deviations of the data. *Noise*: relative error of the variance plus error of the mean in standard
-deviations, of the data at the end of a run on Gaussian data, exactly, without Monte Carlo. Each on two problems: a mixture in the
-plane and a round Gaussian; a mixture in eight dimensions drawn from a seed and a flat Gaussian (variances 1, 0.1, 0.01). An error
-is the geometric mean over the two; where another sampler is the best on one of them alone, that is said. A blurring diffusion is
-measured at one frequency, k2 = 0.01.
+**How it was measured** (measure/budgets.py). All modules of a diffusion make the same number of network calls, as `module.nfe` counts
+them, on the same span and kind of grid. Runs go from effective sigma 160 (or the end of the diffusion's span, if that is lower) down
+to 0.01 (or to 1% above the start of the span). The grid is quadratic in t for several blocks and even in log sigma for one block, and
+there is no further call at the last time. Starts have the exact law. *No noise*: the error is the median over 100 states of the
+distance to the exact probability flow, in the data block, in standard deviations of the data. *Noise*: the error is the relative
+error of the variance plus the error of the mean in standard deviations, for Gaussian data, computed without Monte Carlo. Each is
+measured on two problems: a mixture in the plane and a mixture in eight dimensions drawn from a seed, or with noise a round Gaussian
+and a flat Gaussian (variances 1, 0.1, 0.01). An error is the geometric mean over the two; the tables mention it if another sampler is
+the best on one of them alone. A blurring diffusion is measured at one frequency, k2 = 0.01.
 
-**How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least are called equal; of equals the one with fewer calls and
-draws a step, less history and fewer coefficients comes first. The factor is the next one's error over the least. Orders are the
-proven ones of a run (weak ones with noise). Parameters are the defaults. Samplers whose errors agree at every budget are listed
-once, under the simplest. Only what the catalogue emits is compared: a sampler that a diffusion lacks was not measured there, and
-a cell without a rival counts for no one; the samplers of the head are ordered by the share of their cells.
+**How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least count as equal. Among equals, the sampler with fewer calls and draws a step, less history and
+fewer coefficients comes first. The factor is the next sampler's error divided by the least. Orders are the proven orders of a run
+(weak orders with noise). Parameters have their defaults. Samplers whose errors agree at every number of calls are listed once, under
+the simplest. Only modules of the catalogue are compared. A sampler without a module for a diffusion was not measured there, and a cell
+with a single sampler is not counted. In the list above, samplers are ordered by the share of cells in which they are best or equal.
 """.splitlines(),
     "",
 ]

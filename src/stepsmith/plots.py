@@ -88,12 +88,13 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     return drawn
 
 
-def panels(count: int, height: float = 3.0) -> tuple[Any, list[Any]]:
-    """A figure of so many panels side by side."""
+def panels(count: int, height: float = 3.0, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of so many panels side by side, in rows of this height."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.7 * count if count > 1 else 6.4, height), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    columns = count // rows
+    figure = Figure(figsize=(3.7 * columns if columns > 1 else 6.4, height * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def line(k: int, marks: bool = True) -> dict[str, Any]:
@@ -113,8 +114,8 @@ def law(sde: Any) -> Plot:
     means = np.array([view.transition(t, start)[:, sde.data[0]] for t in times])
     covariances = np.array([view.covariance(t) for t in times])
     spreads = np.sqrt(np.einsum("tii->ti", covariances))
-    figure, axes = panels(4 if sde.n > 1 else 3)
     single = sde.n == 1
+    figure, axes = panels(3) if single else panels(4, 2.6, rows=2)
     for k, block in enumerate(sde.state):
         axes[0].plot(times, means[:, k], **line(k, False), label=block)
         axes[1].plot(times, spreads[:, k], **line(k, False), label=block)
@@ -191,7 +192,8 @@ def measures(groups: Mapping[str, Mapping[str, Sequence[float]]], budgets: Seque
         panel.set_xticks(budgets, map(str, budgets), minor=False)
         panel.minorticks_off()
     figure.legend(known.values(), known, loc="outside right upper")
-    return Plot(figure, f"{_listed(groups)} against {_listed(budgets)} network calls for {', '.join(names)}.")
+    told = f"{_listed(groups)} against {_listed(budgets)} network calls for {', '.join(names)}."
+    return Plot(figure, told[:1].upper() + told[1:])
 
 
 @styled

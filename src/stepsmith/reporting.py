@@ -129,7 +129,7 @@ def diffusion(sde: Any) -> Iterator[Block]:
         yield Text(f"{part.heading}:" if part.latex else f"{part.heading}: {part.text}.")
         yield from map(Math, part.latex.splitlines())
     if any("C_{" in part.latex for part in parts):
-        yield Text("The entire functions C_k, which hold for any damping:")
+        yield Text("C_k stands for these entire functions, which cover weak, critical and strong damping in one formula:")
         yield Math(r"C_{k}(x) = {}_0F_1\left(; k + \frac{1}{2}; \frac{x}{4}\right)")
         yield Math(r"C_{0}(x^2) = \cosh x,\quad C_{1}(x^2) = \frac{\sinh x}{x}")
     rows = tuple((name, f"{value:g}") for name, value in sde.params.items())
@@ -153,6 +153,8 @@ def sampler(method: Any) -> Iterator[Block]:
         yield Code("\n".join(describe.update_rule(method)))
     yield Text(f"{describe.cost(method)} {describe.claims(method)} {describe.ASSUMED}")
     terms = method.local_error or ()
+    if not terms and not method.random:
+        yield Text("The leading local error of this method is not derived.")
     if terms:
         yield Text(
             "The leading local error of a step of length h, exact minus numerical. A dot is a rate in reverse time, an index "
@@ -185,7 +187,11 @@ def size(method: Any) -> Iterator[Block]:
         f"Its size at the default parameters, on data N(0, {VARIANCE:g}), from t = {t0:.3g}, where the effective sigma is "
         f"{SIGMA:g}: the root mean square in standard deviations of the block, h the step in t."
     )
-    rows = tuple((b, f"{e:.3g} h^{power}", f"{e * step**power:.2g}") for b, e in zip(method.sde.state, found, strict=True))
+    rows = tuple(
+        (term.block, f"{e:.3g} h^{power}", f"{e * step**power:.2g}")
+        for term, e in zip(method.local_error, found, strict=True)
+        if term.coefficient != 0  # of higher order
+    )
     yield Table(("block", "size", f"at h = {step:g}"), rows)
 
 

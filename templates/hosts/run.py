@@ -134,8 +134,8 @@ def spanning(most, least, params):
         else:  # beyond alpha = 0, or the end of the span
             more /= 4
     if found[0] < wanted and not (most == math.inf and found[0] > 500):
-        what = f"the effective sigma of {SDE} ends at {found[0]:.6g}, and {most:.6g} is asked for"
-        raise ValueError(f"{what}: take a diffusion that goes on, or other parameters")
+        what = f"the effective sigma of {SDE} ends at {found[0]:.6g}, and the noise levels begin at {most:.6g}"
+        raise ValueError(f"{what}; give the Scheduler params with which it goes that far, or begin with less noise")
     while found[-1] > least:
         low /= 10
         if low < 1e-13 * high:

@@ -16,7 +16,7 @@ import click
 
 from stepsmith import digests
 from stepsmith.cli.sample import GRIDS
-from stepsmith.cli.shared import DIALECTS, json_option, out_option, print_json, progress
+from stepsmith.cli.shared import DIALECTS, json_option, out_option, own_options, own_row, print_json, progress
 from stepsmith.errors import InputError
 
 FEW = 8  # modules that are not worth a process
@@ -37,10 +37,7 @@ class Emitted(NamedTuple):
     "--check", is_flag=True, help="Compare with the files; exit 1 with a diff where one differs or is an orphan."
 )
 @out_option("Folder of the emitted modules; ./generated of a checkout by default.")
-@click.option("--sde", help="A diffusion of your own: a name or a .toml file, with --sampler and --out.")
-@click.option("--sampler", help="A name, a .toml file or a composition string, with --sde.")
-@click.option("--network", default="denoiser", show_default=True, help="What the network gives, with --sde.")
-@click.option("--frame", help="The frozen quantity of a conjugate sampler, with --sde.")
+@own_options
 @click.option(
     "--no-certificate", "certified", is_flag=True, flag_value=False, default=True, help="Hand out texts that nothing has held."
 )
@@ -77,7 +74,7 @@ def command(
         text = functools.partial(baked, text=text, grid=grid, steps=steps, end=end)
     if dialect != "torch":
         text = functools.partial(attached, text=text, dialect=dialect)
-    modules = emit_all(chosen(names, every, out), text, as_json, **own)
+    modules = emit_all(chosen(names, every, out), own_row(**own), text, as_json)
     if steps is not None:
         modules = [module._replace(name=f"{module.name}_{grid}_{steps}") for module in modules]
     texts = kept_files(modules) if every else {f"{module.name}.py": module.text for module in modules}
@@ -92,8 +89,9 @@ def command(
         names = [module.name for module in modules]
         print_json({"modules": names, "changed": [d.name for d in differences], "seconds": seconds, "checked": check})
     else:
-        done, found = ("checked", "differ") if check else ("built", "changed")
-        click.echo(f"{len(modules)} modules {done} in {seconds} s, {len(differences)} files {found}")
+        done, found = ("checked", "that differ") if check else ("built", "changed")
+        count = f"{len(modules)} module{'' if len(modules) == 1 else 's'}"
+        click.echo(f"{count} {done} in {seconds} s; files {found} in {place}: {len(differences)}")
     if check and differences:
         sys.exit(1)
 
@@ -125,18 +123,13 @@ def chosen(names: Sequence[str], every: bool, out: Path | None) -> list[Any]:
     return rows
 
 
-def emit_all(
-    rows: Sequence[Any], text: Text, as_json: bool, sde: str | None, sampler: str | None, network: str, frame: str | None
-) -> list[Emitted]:
-    """The modules, written by ``text``: that of a diffusion of the user's own, and those of the rows."""
-    if (sde is None) != (sampler is None):
-        raise InputError("-", "sampler" if sampler is None else "sde", "--sde and --sampler go together", "give both")
+def emit_all(rows: Sequence[Any], own: Any, text: Text, as_json: bool) -> list[Emitted]:
+    """The modules, written by ``text``: that of the user's ``own`` row, and those of the rows of the catalogue."""
     modules = []
-    if sde is not None:
+    if own is not None:
         from stepsmith.derive import catalogue
-        from stepsmith.derive.method import derive
 
-        method = derive(sde, sampler, network, frame)
+        method = own.derive()
         catalogue.refuse_clash(method)
         modules.append(_emitted(method, text))
     with progress(None, len(rows), "building", as_json) as bar:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import os
 import sys
 import warnings
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
 from stepsmith.cli.shared import json_option, print_json
 from stepsmith.errors import InputError
+from stepsmith.runtime.usercode import module_of
 
 
 @click.command("check")
@@ -44,7 +41,7 @@ def command(target: str, settings: tuple[str, ...], expect_order: float | None, 
             click.echo(line)
     found = report.run if report.formula is None else report.formula
     if expect_order is not None and (found is None or abs(found - expect_order) > 0.4):
-        click.echo(f"-: the order {expect_order:g} was expected", err=True)
+        click.echo(f"the order {expect_order:g} was expected", err=True)
         sys.exit(1)
 
 
@@ -69,9 +66,8 @@ def subject(target: str, config: dict[str, Any]) -> Any:
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise InputError("-", "sampler", f"{target!r} is no MODULE:NAME", "write such as diffusers:DDIMScheduler")
-    sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(file(place) if place.endswith(".py") else importlib.import_module(place), name)
+        found = getattr(module_of(place), name)
         if isinstance(found, type):
             return check.Scheduler.of(found, config)
     except InputError:
@@ -79,21 +75,9 @@ def subject(target: str, config: dict[str, Any]) -> Any:
     except Exception as error:  # a user's module raises what it likes
         what = f"{target} cannot be had ({type(error).__name__}: {error})"
         raise InputError("-", "sampler", what, "name what can be imported") from error
-    finally:
-        sys.path.remove(os.getcwd())
     if not callable(found):
         raise InputError("-", "sampler", f"{target} is neither a class nor a function", "name a scheduler or a function")
     return check.Function(name, found, config)
-
-
-def file(path: str) -> Any:
-    """The module of a file."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[Path(path).stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def sentences(report: Any) -> list[str]:
@@ -103,7 +87,7 @@ def sentences(report: Any) -> list[str]:
         if report.formula is not None:
             lines.append(f"Order of the common step: {report.formula:.2f} (the error of single steps from exact values).")
         told = ", ".join(f"{error:.1e} in {n}" for n, error in report.errors.items())
-        order = "it does not settle" if report.run is None else f"{report.run:.2f}"
+        order = "it does not converge" if report.run is None else f"{report.run:.2f}"
         lines.append(f"Order of a run, its first steps included: {order} (errors: {told} steps).")
     if report.last is not None:
         lines.append(f"The step to the end makes an error of {report.last:.1e} by itself.")

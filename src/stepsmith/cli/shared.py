@@ -30,9 +30,30 @@ def plot_option(text: str) -> Callable[[Any], Any]:
     return click.option("--plot", type=click.Path(path_type=Path), help=text)
 
 
+def own_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--sde --sampler --network --frame``: a method that is in no catalogue (``own_row``)."""
+    for option in (
+        click.option("--frame", help="With --sde: the quantity that a conjugate sampler freezes over a step."),
+        click.option("--network", default="denoiser", show_default=True, help="With --sde: what the network predicts."),
+        click.option("--sampler", help="With --sde: a name, a .toml file or a composition."),
+        click.option("--sde", help="A diffusion of your own, with --sampler: a name or a .toml file."),
+    ):
+        command = option(command)
+    return command
+
+
+def own_row(sde: str | None, sampler: str | None, network: str, frame: str | None) -> Any:
+    """The row of ``own_options``, as one of the catalogue; None where none is asked for."""
+    from stepsmith.derive.catalogue import Row
+
+    if (sde is None) != (sampler is None):
+        raise InputError("-", "sampler" if sampler is None else "sde", "--sde and --sampler go together", "give both")
+    return None if sde is None or sampler is None else Row(sde, sampler, network, frame)
+
+
 def fail(line: str, status: int) -> NoReturn:
-    """End with one line on stderr."""
-    click.echo(one_line(line), err=True)
+    """End with one line on stderr; ``-`` stands for no file and is left out."""
+    click.echo(one_line(line).removeprefix("-: "), err=True)
     sys.exit(status)
 
 

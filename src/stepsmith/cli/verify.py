@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -11,12 +12,13 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, plot_option, print_json, progress
+from stepsmith.cli.shared import json_option, own_options, own_row, plot_option, print_json, progress
 from stepsmith.errors import InputError
 
 
 @click.command("verify")
 @click.argument("names", nargs=-1)
+@own_options
 @click.option("--all", "everything", is_flag=True, help="The whole catalogue.")
 @click.option(
     "--coefficients",
@@ -27,7 +29,7 @@ from stepsmith.errors import InputError
 @plot_option("Draw error against steps beside the proven slopes into this file.")
 @json_option
 def command(
-    names: Sequence[str], everything: bool, coefficients: bool, end: float | None, plot: Path | None, as_json: bool
+    names: Sequence[str], everything: bool, coefficients: bool, end: float | None, plot: Path | None, as_json: bool, **given: Any
 ) -> None:  # fmt: skip
     """Hold NAMES of the catalogue to their proofs; exit 1 where a measured order falls more than 0.1 under the proven one.
 
@@ -38,27 +40,33 @@ def command(
     from stepsmith import plots
     from stepsmith.derive import catalogue
 
-    if not names and not everything:
-        raise InputError("-", "names", "nothing to verify", "name modules or say --all")
+    own = own_row(**given)
+    if not names and not everything and own is None:
+        raise InputError("-", "names", "nothing to verify", "name modules, give --sde and --sampler, or say --all")
+    if coefficients and own is not None:
+        raise InputError("-", "sde", "--coefficients is for the catalogue", "use stepsmith build: it certifies what it writes")
     if coefficients and end is not None and not 0 < end < 0.1:
         raise InputError("-", "end", f"{end!r} is no end of the grid", "give a time between 0 and 0.1")
     if coefficients and plot is not None:
         raise InputError("-", "plot", "--coefficients measures no order", "leave one of them out")
     plots.check(plot)
-    rows = [catalogue.find(name) for name in names] or list(catalogue.rows())
-    failed = verify_coefficients(rows, end, as_json) if coefficients else verify_orders(rows, as_json, plot)
+    rows = list(catalogue.rows()) if everything else [catalogue.find(name) for name in names]
+    failed = verify_coefficients(rows, end, as_json) if coefficients else verify_orders(rows, own, as_json, plot)
     if failed:
         sys.exit(1)
 
 
-def verify_orders(rows: Sequence[Any], as_json: bool, plot: Path | None = None) -> list[str]:
-    """Proven and measured orders of rows of the catalogue; the names of those that fall short."""
-    from stepsmith.measure.orders import HEAD, check_all
+def verify_orders(rows: Sequence[Any], own: Any, as_json: bool, plot: Path | None = None) -> list[str]:
+    """Proven and measured orders of rows of the catalogue, and of the user's own; the names of those that fall short."""
+    import stepsmith as ss
+    from stepsmith.measure.orders import HEAD, check_all, compare
 
     if not as_json:
         click.echo(HEAD)
+    mine = [] if own is None else [own.derive()]
+    measured = itertools.chain((compare(method, ss.load(ss.emit(method))) for method in mine), check_all(rows))
     checks = []
-    with progress(check_all(rows), len(rows), "measuring", as_json) as bar:
+    with progress(measured, len(rows) + len(mine), "measuring", as_json) as bar:
         for check in bar:
             checks.append(check)
             if not as_json:
@@ -72,7 +80,7 @@ def verify_orders(rows: Sequence[Any], as_json: bool, plot: Path | None = None) 
         print_json({"modules": [check.values for check in checks], "failed": failed})
     else:
         proven = sum(check.proven is not None for check in checks)
-        click.echo(f"{len(checks)} modules measured, {proven} with a proof, {len(failed)} failed")
+        click.echo(f"measured: {len(checks)}, with a proven order: {proven}, failed: {len(failed)}")
     return failed
 
 
