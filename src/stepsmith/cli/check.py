@@ -12,7 +12,6 @@ import click
 
 from stepsmith.cli.shared import json_option, print_json
 from stepsmith.errors import InputError
-from stepsmith.runtime.usercode import module_of
 
 
 @click.command("check")
@@ -62,6 +61,7 @@ def options(settings: tuple[str, ...]) -> dict[str, Any]:
 def subject(target: str, config: dict[str, Any]) -> Any:
     """What is to be judged; InputError where it is neither a scheduler nor a function."""
     from stepsmith.measure import check
+    from stepsmith.runtime.usercode import module_of
 
     place, _, name = target.rpartition(":")
     if not place or not name:
