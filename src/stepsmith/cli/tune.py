@@ -64,9 +64,9 @@ def command(
 ) -> None:  # fmt: skip
     """Choose grid, frame, order, clock and corrector for a network, on its own paths, and write the best as a baked module.
 
-    Each trial is stored in trials.jsonl of the folder, so a run that was stopped can be resumed. With --gaussian FILE.npz (images,
-    covariance or eigenvalues) or a folder of images, no network is called: a parameter of an eps-L sampler is chosen on the
-    quadratic grid, with the mean of the data as the last call.
+    Each trial is stored in trials.jsonl of the folder, so a run that was stopped can be resumed. With --gaussian FILE.npz
+    (images, covariance or eigenvalues) or a folder of images, no network is called: a parameter of an eps-L sampler is chosen
+    on the quadratic grid, with the mean of the data as the last call.
     """
     import torch
 
