@@ -491,11 +491,12 @@ def cell(text: str) -> str:
 
 HEAD = """# Security: untrusted input, and how it is answered
 
-Specs, compositions, checkpoints and parameters may come from people you do not trust. They are never executed. Each row of the tables
-below is a test: the left column is an input, and the right column is the result, which is a value or one line that names the place
-and a fix. `tests/test_security.py` tries all of them again and compares; `python tests/test_security.py` writes this page. In
-addition, `tests/test_front_door_fuzz.py` makes 100,000 random cases (from the grammar, mutated texts, mutated bytes of the catalogue)
-in a process that may not open, connect, execute, compile or import anything.
+Specs, compositions, checkpoints and parameters may come from people you do not trust. They are never executed. Each row
+of the tables below is a test: the left column is an input, and the right column is the result, which is a value or one
+line that names the place and a fix. `tests/test_security.py` tries all of them again and compares; `python
+tests/test_security.py` writes this page. In addition, `tests/test_front_door_fuzz.py` makes 100,000 random cases (from
+the grammar, mutated texts, mutated bytes of the catalogue) in a process that may not open, connect, execute, compile or
+import anything.
 
 Two inputs are executed, because you name them as code: a network `module:name` or `file.py:name`, and the argument of
 `stepsmith check`.

@@ -100,12 +100,13 @@ def markdown() -> str:
     """docs/audit.md."""
     head = """# Audit: the orders of published samplers
 
-`make docs` writes this page; everything except the claims is derived. Each sampler is a spec of the catalogue that reproduces the
-trajectories of the published code to 1e-10 on uneven grids (tests/test_shipped.py). The order of the formula is that of a common
-step with exact history on an uneven grid. The order of the run includes the first and last steps as in the published code. Local
-errors are exact minus numerical, in units of alpha. In them, h is the step in lambda = log(alpha/sigma); D1, D2, ... are the
-derivatives in lambda of the data prediction along the flow; and r1 h, r1 r2 h are the lengths of the earlier steps (equal to h in the
-term of unipc-3). The orders of samplers with noise are weak orders, which are tested up to 2.
+`make docs` writes this page; everything except the claims is derived. Each sampler is a spec of the catalogue that
+reproduces the trajectories of the published code to 1e-10 on uneven grids (tests/test_shipped.py). The order of the
+formula is that of a common step with exact history on an uneven grid. The order of the run includes the first and last
+steps as in the published code. Local errors are exact minus numerical, in units of alpha. In them, h is the step in
+lambda = log(alpha/sigma); D1, D2, ... are the derivatives in lambda of the data prediction along the flow; and r1 h, r1
+r2 h are the lengths of the earlier steps (equal to h in the term of unipc-3). The orders of samplers with noise are
+weak orders, which are tested up to 2.
 
 | sampler | shipped as | calls | claimed | formula | run | leading local error of the formula | what loses it |
 |---|---|---|---|---|---|---|---|

@@ -29,15 +29,15 @@ DISTILLED = {  # made for networks that jump to the data: their step is no discr
 INVERSE = {"DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"}  # from the data to the noise
 HEAD = """# Schedulers of diffusers, measured
 
-Made by `python docs/make schedulers` with diffusers {version}, one core, float64 networks of an exact mixture of Gaussians in the
-plane. These are measurements, not proofs; [the audit](audit.md) has the proven orders of the formulas. `stepsmith check
-diffusers:DDIMScheduler` prints a row of this table in sentences, and also works on your own scheduler.
+Made by `python docs/make schedulers` with diffusers {version}, one core, float64 networks of an exact mixture of
+Gaussians in the plane. These are measurements, not proofs; [the audit](audit.md) has the proven orders of the formulas.
+`stepsmith check diffusers:DDIMScheduler` prints a row of this table in sentences, and also works on your own scheduler.
 [Check any sampler](check.md) explains how each figure is measured.
 
-*Step* is the order of the common step, and *run* that of a run with its first steps. *Last* is the error of the step to the end alone.
-For samplers that draw noise, *variance* is the variance on Gaussian data divided by the exact one, in 20 and 40 steps (standard error
-{error:.3f}). *Batch* says whether a sample is the same alone and in a batch. *Reads* is the number of values that a step reads from the device.
-*bf16* is the change of the samples if the state has bfloat16.
+*Step* is the order of the common step, and *run* that of a run with its first steps. *Last* is the error of the step to
+the end alone. For samplers that draw noise, *variance* is the variance on Gaussian data divided by the exact one, in 20
+and 40 steps (standard error {error:.3f}). *Batch* says whether a sample is the same alone and in a batch. *Reads* is
+the number of values that a step reads from the device. *bf16* is the change of the samples if the state has bfloat16.
 
 | scheduler | step | run | last | variance | batch | reads | bf16 |
 |---|---|---|---|---|---|---|---|

@@ -142,26 +142,28 @@ def _factor(value: float) -> str:
 
 ABOUT = [
     *f"""\
-**The limits.** The data are Gaussian mixtures and Gaussians, the networks are their exact scores, and the arithmetic is float64. No
-trained network, no images and no FID are involved. An error on this page is the error of the sampler alone. A trained network adds
-its own error, which may be larger when there are many calls. Errors with noise and errors without noise are different measures and
-cannot be compared.
+**The limits.** The data are Gaussian mixtures and Gaussians, the networks are their exact scores, and the arithmetic is
+float64. No trained network, no images and no FID are involved. An error on this page is the error of the sampler alone.
+A trained network adds its own error, which may be larger when there are many calls. Errors with noise and errors
+without noise are different measures and cannot be compared.
 
-**How it was measured** (measure/budgets.py). All modules of a diffusion make the same number of network calls, as `module.nfe` counts
-them, on the same span and kind of grid. Runs go from effective sigma 160 (or the end of the diffusion's span, if that is lower) down
-to 0.01 (or to 1% above the start of the span). The grid is quadratic in t for several blocks and even in log sigma for one block, and
-there is no further call at the last time. Starts have the exact law. *No noise*: the error is the median over 100 states of the
-distance to the exact probability flow, in the data block, in standard deviations of the data. *Noise*: the error is the relative
-error of the variance plus the error of the mean in standard deviations, for Gaussian data, computed without Monte Carlo. Each is
-measured on two problems: a mixture in the plane and a mixture in eight dimensions drawn from a seed, or with noise a round Gaussian
-and a flat Gaussian (variances 1, 0.1, 0.01). An error is the geometric mean over the two; the tables mention it if another sampler is
-the best on one of them alone. A blurring diffusion is measured at one frequency, k2 = 0.01.
+**How it was measured** (measure/budgets.py). All modules of a diffusion make the same number of network calls, as
+`module.nfe` counts them, on the same span and kind of grid. Runs go from effective sigma 160 (or the end of the
+diffusion's span, if that is lower) down to 0.01 (or to 1% above the start of the span). The grid is quadratic in t for
+several blocks and even in log sigma for one block, and there is no further call at the last time. Starts have the exact
+law. *No noise*: the error is the median over 100 states of the distance to the exact probability flow, in the data
+block, in standard deviations of the data. *Noise*: the error is the relative error of the variance plus the error of
+the mean in standard deviations, for Gaussian data, computed without Monte Carlo. Each is measured on two problems: a
+mixture in the plane and a mixture in eight dimensions drawn from a seed, or with noise a round Gaussian and a flat
+Gaussian (variances 1, 0.1, 0.01). An error is the geometric mean over the two; the tables mention it if another sampler
+is the best on one of them alone. A blurring diffusion is measured at one frequency, k2 = 0.01.
 
-**How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least count as equal. Among equals, the sampler with fewer calls and draws a step, less history and
-fewer coefficients comes first. The factor is the next sampler's error divided by the least. Orders are the proven orders of a run
-(weak orders with noise). Parameters have their defaults. Samplers whose errors agree at every number of calls are listed once, under
-the simplest. Only modules of the catalogue are compared. A sampler without a module for a diffusion was not measured there, and a cell
-with a single sampler is not counted. In the list above, samplers are ordered by the share of cells in which they are best or equal.
+**How to read it.** Errors within {100 * (EQUAL - 1):.0f}% of the least count as equal. Among equals, the sampler with
+fewer calls and draws a step, less history and fewer coefficients comes first. The factor is the next sampler's error
+divided by the least. Orders are the proven orders of a run (weak orders with noise). Parameters have their defaults.
+Samplers whose errors agree at every number of calls are listed once, under the simplest. Only modules of the catalogue
+are compared. A sampler without a module for a diffusion was not measured there, and a cell with a single sampler is not
+counted. In the list above, samplers are ordered by the share of cells in which they are best or equal.
 """.splitlines(),
     "",
 ]

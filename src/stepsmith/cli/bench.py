@@ -20,12 +20,18 @@ ERRORS = "errors of the data to the probability flow: pooled / median of the pat
 @click.group("bench", invoke_without_command=True)
 @click.pass_context
 @click.option("--sde", "source", default="vp", show_default=True, help="A name or a .toml file.")
-@click.option("--network", "name", help="A network as of `stepsmith sample`; three exact problems unless given.")
-@click.option("--sampler", "samplers", multiple=True, help="SAMPLER@GRID besides those that are always run.")
+@click.option("--network", "name", help="A network, named as for `stepsmith sample`; by default three exact problems.")
+@click.option(
+    "--sampler", "samplers", multiple=True, help="SAMPLER@GRID, in addition to the standard ones; may be repeated."
+)
 @click.option("--nfe", default="5,8,10,15,20,30,50", show_default=True, help="Budgets of network calls.")
-@click.option("--paths", type=click.IntRange(8), default=1024, show_default=True, help="Paths a problem.")
-@click.option("--seed", type=click.IntRange(0), default=5, show_default=True, help="Of the problems and the starts.")
-@click.option("--noise", is_flag=True, help="The samplers that draw noise, held to the law at the end.")
+@click.option("--paths", type=click.IntRange(8), default=1024, show_default=True, help="Paths for each problem.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=5, show_default=True, help="The seed of the problems and the starts."
+)
+@click.option(
+    "--noise", is_flag=True, help="Run the samplers that draw noise, and compare them with the law at the end."
+)
 @plot_option("Draw error against calls into this file.")
 @json_option
 def command(
@@ -33,7 +39,7 @@ def command(
     source: str, name: str | None, samplers: Sequence[str], nfe: str, paths: int, seed: int, noise: bool, plot: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Run ours and the peers at equal network calls, from the same starts to the same end.
+    """Compare the samplers of stepsmith with others at equal network calls, from the same starts to the same end.
 
     The last column is the geometric mean over the budgets of the ratio to the best peer, chosen in hindsight at each budget.
     """
@@ -57,11 +63,15 @@ def command(
     def made(sampler: Any) -> Any:
         """The module of a sampler: that of the catalogue, or derived, once however many grids it is run on."""
         if str(sampler) not in emitted:
-            known = [row.name for row in catalogue.rows() if (row.sde, row.sampler, row.network) == (source, sampler, kind)]
+            known = [
+                row.name for row in catalogue.rows() if (row.sde, row.sampler, row.network) == (source, sampler, kind)
+            ]
             emitted[str(sampler)] = ss.load(known[0] if known else certificate.emit(derive(sde, sampler, kind)))
         return emitted[str(sampler)]
 
-    ground = bench.Bench.exact(sde, paths, seed) if network is None else bench.Bench.trained(sde, network, paths, made, seed)
+    ground = (
+        bench.Bench.exact(sde, paths, seed) if network is None else bench.Bench.trained(sde, network, paths, made, seed)
+    )
     run = (*bench.contestants(sde, noise), *map(_contestant, samplers))
     lines = []
     with progress(None, len(run), "running", as_json) as bar:
@@ -107,16 +117,26 @@ def _contestant(text: str) -> Any:
     return Contestant(sampler, grid)
 
 
-def _table(lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]) -> list[str]:
+def _table(
+    lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]
+) -> list[str]:
     """The table, peers first, with the ratio to the best of them where there is one."""
     from stepsmith.measure.bench import ratio
 
-    head = f"{'sampler':18} {'grid':10}" + "".join(f"{calls:>17}" for calls in budgets) + ("      to best peer" if best else "")
+    head = (
+        f"{'sampler':18} {'grid':10}"
+        + "".join(f"{calls:>17}" for calls in budgets)
+        + ("      to best peer" if best else "")
+    )
     found = [ERRORS if best else DRAWS, head]
     for line in lines:
         pairs = zip(*(line.values(key) for key in keys), strict=True)
         cells = "".join(f"{one:8.1e}/{two:8.1e}" if best else f"{one:8.3f}/{two:8.3f}" for one, two in pairs)
-        end = "".join(f"{'/' if k else '    '}{ratio(line, best[key], key):6.2f}" for k, key in enumerate(keys)) if best else ""
+        end = (
+            "".join(f"{'/' if k else '    '}{ratio(line, best[key], key):6.2f}" for k, key in enumerate(keys))
+            if best
+            else ""
+        )
         mark = "  peer" if line.contestant.peer else ""
         found.append(f"{line.contestant.name:18} {line.contestant.grid:10}{cells}{end}{mark}")
     if best:
@@ -130,6 +150,8 @@ def _drawn(lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence
     from stepsmith import plots
 
     ours = [line for line in lines if not line.contestant.peer or not best]
-    groups = {key: {f"{line.contestant.name}, {line.contestant.grid}": line.values(key) for line in ours} for key in keys}
+    groups = {
+        key: {f"{line.contestant.name}, {line.contestant.grid}": line.values(key) for line in ours} for key in keys
+    }
     peers = {key: {"best peer, in hindsight": best[key]} if best else {} for key in keys}
     return plots.measures({key: {**groups[key], **peers[key]} for key in keys}, budgets, log=bool(best))

@@ -34,18 +34,26 @@ class Emitted(NamedTuple):
 @click.command("build")
 @click.argument("names", nargs=-1)
 @click.option(
-    "--check", is_flag=True, help="Compare with the files; exit 1 with a diff where one differs or is an orphan."
+    "--check", is_flag=True, help="Compare with the files; exit 1 with a diff if one differs or belongs to no module."
 )
-@out_option("Folder of the emitted modules; ./generated of a checkout by default.")
+@out_option("Folder for the modules; by default ./generated of a clone.")
 @own_options
 @click.option(
-    "--no-certificate", "certified", is_flag=True, flag_value=False, default=True, help="Hand out texts that nothing has held."
+    "--no-certificate",
+    "certified",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Write modules without checking them.",
 )
 @click.option(
-    "--dialect", type=click.Choice(DIALECTS), default="torch", show_default=True,
-    help="For which host: a module, with a scheduler, a sampling function, or that and a node behind it; with --out.",
+    "--dialect",
+    type=click.Choice(DIALECTS),
+    default="torch",
+    show_default=True,
+    help="The host that the file is for: none, or one that needs a scheduler, a function or a node; with --out.",
 )
-@click.option("--bake", is_flag=True, help="Bake a grid in: its table of coefficients as literals, on torch alone.")
+@click.option("--bake", is_flag=True, help="Store the table of coefficients of one grid in the file.")
 @click.option("--steps", type=int, help="Steps of the grid, with --bake.")
 @click.option("--grid", type=click.Choice(GRIDS), default="quadratic", show_default=True, help="The grid, with --bake.")
 @click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends, with --bake.")
@@ -54,10 +62,11 @@ def command(
     names: Sequence[str], check: bool, out: Path | None, as_json: bool, certified: bool, dialect: str, bake: bool,
     steps: int | None, grid: str, end: float, **own: Any,
 ) -> None:  # fmt: skip
-    """Emit NAMES of the catalogue; without NAMES derive all of it, and write the modules that are kept and digests.txt.
+    """Write the step modules NAMES of the catalogue, or that of a diffusion of your own (--sde, --sampler, --out).
 
-    Each text is held to its proofs first (src/stepsmith/certificate.py); one that fails ends the run with exit status 1, and
-    nothing is written.  --check compares texts alone.  With --bake the files are <name>_<grid>_<steps>.py.
+    Without either, the whole catalogue is derived, and the modules that are kept in ./generated are written.  Each module is
+    first executed and checked (docs/numerics.md); if one fails, nothing is written and the exit status is 1.  --check only
+    compares texts.  With --bake the files are named <name>_<grid>_<steps>.py.
     """
     from stepsmith import certificate
     from stepsmith.templates.files import compare, folder, write
@@ -67,7 +76,9 @@ def command(
     place, every = folder(out), not names and own["sde"] is None
     if (bake or dialect != "torch") and (every or out is None):
         key, what = ("bake", "a baked module") if bake else ("dialect", dialect)
-        raise InputError("-", key, f"{what} is for named modules, in a folder of yours", "give NAMES or --sde, and --out")
+        raise InputError(
+            "-", key, f"{what} is for named modules, in a folder of yours", "give NAMES or --sde, and --out"
+        )
     begun = time.perf_counter()
     text = functools.partial(certificate.written if check else certificate.emit, certified=certified)
     if steps is not None:

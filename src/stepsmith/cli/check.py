@@ -16,14 +16,22 @@ from stepsmith.errors import InputError
 
 @click.command("check")
 @click.argument("target", metavar="MODULE:NAME")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An argument, as JSON: solver_order=3.")
-@click.option("--expect-order", type=float, help="Status 1 unless the order of the step, else of the run, is this.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An argument of the scheduler, as JSON, such as solver_order=3; may be repeated.",
+)
+@click.option(
+    "--expect-order", type=float, help="Exit with status 1 unless the order of the step (else of the run) is this."
+)
 @json_option
 def command(target: str, settings: tuple[str, ...], expect_order: float | None, as_json: bool) -> None:
     """Measure a diffusers scheduler or a k-diffusion function: orders, variance, seeds, reads, rounding.
 
-    MODULE:NAME, or FILE.py:NAME, is imported: only name code that you would run. Schedulers are run as a pipeline runs them, with
-    clipping and thresholding turned off; functions on EDM's grid from 60 to 0.05. docs/check.md says how each figure is found.
+    MODULE:NAME, or FILE.py:NAME, is imported and executed, so only name code that you trust. A scheduler runs as in a pipeline,
+    with clipping and thresholding turned off; a function runs on EDM's grid from 60 to 0.05. docs/check.md explains each figure.
     """
     import torch
 
@@ -76,7 +84,9 @@ def subject(target: str, config: dict[str, Any]) -> Any:
         what = f"{target} cannot be had ({type(error).__name__}: {error})"
         raise InputError("-", "sampler", what, "name what can be imported") from error
     if not callable(found):
-        raise InputError("-", "sampler", f"{target} is neither a class nor a function", "name a scheduler or a function")
+        raise InputError(
+            "-", "sampler", f"{target} is neither a class nor a function", "name a scheduler or a function"
+        )
     return check.Function(name, found, config)
 
 
@@ -85,7 +95,9 @@ def sentences(report: Any) -> list[str]:
     lines = [f"{report.name}: {'it draws noise' if report.random else 'deterministic'}."]
     if not report.random:
         if report.formula is not None:
-            lines.append(f"Order of the common step: {report.formula:.2f} (the error of single steps from exact values).")
+            lines.append(
+                f"Order of the common step: {report.formula:.2f} (the error of single steps from exact values)."
+            )
         told = ", ".join(f"{error:.1e} in {n}" for n, error in report.errors.items())
         order = "it does not converge" if report.run is None else f"{report.run:.2f}"
         lines.append(f"Order of a run, its first steps included: {order} (errors: {told} steps).")

@@ -15,7 +15,7 @@ from stepsmith.cli.shared import json_option, plot_option, print_json
 @plot_option("Draw the law of the state and the effective sigma against t into this file.")
 @json_option
 def command(sde: str, latex: bool, plot: Path | None, as_json: bool) -> None:
-    """Transition, covariance, stationary law and reverse dynamics of SDE (a name or a .toml file)."""
+    """Print the transition, covariance, stationary law and reverse dynamics of SDE, a name or a .toml file."""
     from stepsmith import plots
     from stepsmith.derive import load_sde
     from stepsmith.derive.report import report

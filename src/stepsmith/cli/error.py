@@ -14,15 +14,18 @@ from stepsmith.errors import Unsupported
 @click.command("error")
 @click.argument("sde")
 @click.argument("sampler")
-@click.option("--network", default="denoiser", show_default=True, help="What the network gives.")
-@click.option("--frame", help="The frozen quantity of a conjugate sampler.")
+@click.option("--network", default="denoiser", show_default=True, help="What the network predicts.")
+@click.option("--frame", help="The quantity that a conjugate sampler freezes over a step.")
 @click.option("--latex", is_flag=True, help="Print the error terms as LaTeX.")
 @plot_option("Draw the spectral radius of a step into this file.")
 @json_option
 def command(
     sde: str, sampler: str, network: str, frame: str | None, latex: bool, plot: Path | None, as_json: bool
 ) -> None:
-    """Order, leading local error, cost and stability of SAMPLER on SDE (names, .toml files; SAMPLER also a composition)."""
+    """Print the proven order, leading local error, cost and stability of SAMPLER on SDE.
+
+    Both are names or .toml files; SAMPLER may also be a composition, such as "B! A B!@1".
+    """
     from stepsmith import plots
     from stepsmith.derive.method import derive
 

@@ -14,12 +14,18 @@ from stepsmith.errors import InputError
 
 @click.command("grid")
 @click.argument("sde")
-@click.option("--grid", "names", type=click.Choice(GRIDS), multiple=True, help="May be repeated; all of them unless given.")
+@click.option(
+    "--grid",
+    "names",
+    type=click.Choice(GRIDS),
+    multiple=True,
+    help="A kind of grid; may be repeated; by default all kinds.",
+)
 @click.option("--steps", type=int, help="Steps of the grid (10 by default).")
-@click.option("--nfe", type=int, help="A budget of network calls of --sampler instead of steps.")
-@click.option("--sampler", help="With --nfe: a name, a .toml file or a composition string.")
-@click.option("--start", type=float, help="Where the grid starts: the end of the span by default.")
-@click.option("--end", type=float, default=1e-3, show_default=True, help="Where the grid ends.")
+@click.option("--nfe", type=int, help="Network calls of a run of --sampler, instead of --steps.")
+@click.option("--sampler", help="With --nfe: a name, a .toml file or a composition.")
+@click.option("--start", type=float, help="First time of the grid; by default the end of the span.")
+@click.option("--end", type=float, default=1e-3, show_default=True, help="Last time of the grid.")
 @plot_option("Draw the times against the effective sigma into this file.")
 @json_option
 def command(
@@ -41,7 +47,9 @@ def command(
         found = {name: {"times": grid.tolist(), "sigmas": sigma(grid).tolist()} for name, grid in times.items()}
         print_json({"sde": diffusion.name, "steps": count, "grids": found})
         return
-    click.echo(f"{diffusion.name}: times of {count} steps (effective sigma)\n  k" + "".join(f"{name:>22}" for name in times))
+    click.echo(
+        f"{diffusion.name}: times of {count} steps (effective sigma)\n  k" + "".join(f"{name:>22}" for name in times)
+    )
     for k, row in enumerate(zip(*times.values(), strict=True)):
         click.echo(f"{k:3}" + "".join(f"{t:11.5g} ({float(sigma(t)):8.3g})" for t in row))
 
@@ -54,5 +62,7 @@ def _steps(steps: int | None, nfe: int | None, sampler: str | None) -> int:
     if nfe is None and sampler is None:
         return 10 if steps is None else steps
     if nfe is None or sampler is None or steps is not None:
-        raise InputError("-", "nfe", "a budget needs --nfe and --sampler, and no --steps", "give both, or --steps alone")
+        raise InputError(
+            "-", "nfe", "a budget needs --nfe and --sampler, and no --steps", "give both, or --steps alone"
+        )
     return budget_steps(nfe, load_sampler(sampler).nfe)[0]

@@ -17,7 +17,7 @@ from stepsmith.errors import InputError
 @click.argument("word", default="")
 @json_option
 def command(word: str, as_json: bool) -> None:
-    """The catalogue: diffusions and samplers, and with WORD the modules too, of all of them what has WORD in its name."""
+    """List the diffusions and samplers of the catalogue; with WORD, list also the modules, and only names that contain WORD."""
     from stepsmith.derive import catalogue, list_samplers, list_sdes, load_sampler, load_sde
 
     sdes = {name: load_sde(name).doc for name in list_sdes() if word in name}
@@ -47,7 +47,9 @@ def command(word: str, as_json: bool) -> None:
         for name in modules:
             click.echo(f"  {name}")
     elif not word:
-        click.echo(f"\n{len(modules)} modules are in the catalogue; `stepsmith list psld` names those with psld in their names.")
+        click.echo(
+            f"\n{len(modules)} modules are in the catalogue; `stepsmith list psld` names those with psld in their names."
+        )
     if not (sdes or samplers or modules):
         raise InputError("-", "word", f"nothing in the catalogue has {word!r} in its name", "leave it out to see all")
 

@@ -15,12 +15,14 @@ from stepsmith.errors import InputError
 @click.command("report")
 @click.argument("sde")
 @click.argument("samplers", nargs=-1)
-@click.option("--network", default="fashion", show_default=True, help="As of `stepsmith sample`.")
+@click.option("--network", default="fashion", show_default=True, help="A denoiser, named as for `stepsmith sample`.")
 @out_option("Folder of report.html, report.tex, report.md and the pictures.", Path("out/report"))
 def command(sde: str, samplers: tuple[str, ...], network: str, out: Path) -> None:
-    """Write a report on a diffusion and samplers: derived, proven, measured, drawn. SDE and SAMPLER are names or .toml files.
+    """Write a report on SDE and SAMPLERS, with what was derived, proven and measured, and with samples.
 
-    Without a sampler it is written of conjugate, rvv and adams-3; of one block of conjugate, heun and adams-3.
+    SDE and SAMPLERS are names or .toml files; a sampler may also be a composition.
+
+    Without SAMPLERS it covers conjugate, rvv and adams-3, or for one block conjugate, heun and adams-3.
     """
     import torch
 

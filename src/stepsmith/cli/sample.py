@@ -56,42 +56,53 @@ class Request:
 @click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
 @click.option(
     "--sampler",
-    help="A name, a .toml file, a composition string, or a baked .py with its own grid; by default adams-3, of several blocks "
-    "adams-3-gaussian-skew, where they are derived.",
+    help="A name, a .toml file, a composition, or a baked .py file with its own grid; by default adams-3, for several blocks "
+    "adams-3-gaussian-skew, if they can be derived.",
 )
 @click.option(
     "--network",
     default="fashion",
     show_default=True,
-    help="fashion, fashion-psld-eps-l, digits, galaxies, a file (.safetensors of examples/train.py, .onnx) or MODULE:NAME.",
+    help="fashion, fashion-psld-eps-l, digits, galaxies, a file (.safetensors, .onnx), or your own: MODULE:NAME or FILE.py:NAME.",
 )
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
 @click.option("--grid", type=click.Choice(GRIDS), help="logsnr by default, asinh with a default sampler.")
-@click.option("--start", type=float, help="Where the grid starts: the end of the span, or where the network's range ends.")
-@click.option("--end", type=float, help="Where the grid ends: 0.001, or where the network's range begins.")
+@click.option(
+    "--start",
+    type=float,
+    help="First time of the grid; by default the end of the span, or as high as the network's range allows.",
+)
+@click.option(
+    "--end", type=float, help="Last time of the grid; by default 0.001, or as low as the network's range allows."
+)
 @click.option(
     "--last",
     type=click.Choice(LASTS),
     default="none",
     show_default=True,
-    help="denoise adds one call: the mean of the data.",
+    help="denoise adds one call, which returns the mean of the data.",
 )
-@click.option("--seeds", default="0-15", show_default=True, help="One sample a seed: 0-63 or 0,3,7-9.")
+@click.option("--seeds", default="0-15", show_default=True, help="One sample for each seed, such as 0-63 or 0,3,7-9.")
 @click.option(
-    "--batch", type=click.IntRange(1), help=f"Seeds drawn at a time, and in a file of a folder: {BATCH} there, else all."
+    "--batch",
+    type=click.IntRange(1),
+    help=f"Seeds in a batch; for a folder also in a file. By default all, for a folder {BATCH}.",
 )
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="local",
     show_default=True,
-    help="For a folder: ray makes each file a task of Ray (pip install 'stepsmith[ray]').",
+    help="For a folder: ray makes each file in a task of Ray (pip install 'stepsmith[ray]').",
 )
 @out_option(
-    ".png, .npz or .safetensors; or a folder (no suffix), which the same command goes on filling.", Path("out/samples.png")
+    "A .png, .npz or .safetensors file; or a folder (no suffix), which the same command resumes.",
+    Path("out/samples.png"),
 )
-@click.option("--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler.")
+@click.option(
+    "--param", "params", multiple=True, help="NAME=VALUE, a parameter of the diffusion or the sampler; may be repeated."
+)
 @click.option(
     "--constant", "constants", multiple=True, help="NAME=FILE, a constant component (.png, .npz, .safetensors)."
 )
@@ -102,11 +113,11 @@ class Request:
     type=click.IntRange(1, 512),
     default=1,
     show_default=True,
-    help="Threads of torch; more pay on idle cores only.",
+    help="Threads of torch; more are faster on idle cores only.",
 )
 @json_option
 def command(as_json: bool, **options: Any) -> None:
-    """Draw samples with a derived sampler and a real network."""
+    """Draw samples of a diffusion with a sampler and a network, and write them to a file or a folder."""
     request = Request(**options)
     if request.engine == "ray":
         fill_by_ray(Run.of(request), functools.partial(shard, request), as_json)
@@ -153,7 +164,9 @@ class Run:
 
         torch.set_num_threads(request.threads)
         if request.engine == "ray" and not is_folder(request.out):
-            raise InputError(str(request.out), "engine", "ray makes the files of a folder", "give --out without a suffix")
+            raise InputError(
+                str(request.out), "engine", "ray makes the files of a folder", "give --out without a suffix"
+            )
         (check_folder if is_folder(request.out) else check_output)(request.out)
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)

@@ -13,16 +13,30 @@ from stepsmith.errors import InputError
 @click.command("search")
 @click.argument("sde")
 @click.option(
-    "--length", type=click.IntRange(1, 6), default=4, show_default=True, help="Letters of a composition, at most."
+    "--length",
+    type=click.IntRange(1, 6),
+    default=4,
+    show_default=True,
+    help="The largest number of letters of a composition.",
 )
-@click.option("--calls", type=click.IntRange(1, 4), default=2, show_default=True, help="Network calls a step, at most.")
-@click.option("--keep", type=click.IntRange(1, 100), default=8, show_default=True, help="Schemes to print.")
 @click.option(
-    "--budget", type=click.IntRange(4, 1000), default=48, show_default=True, help="Calls of a run that ranks them."
+    "--calls",
+    type=click.IntRange(1, 4),
+    default=2,
+    show_default=True,
+    help="The largest number of network calls a step.",
+)
+@click.option("--keep", type=click.IntRange(1, 100), default=8, show_default=True, help="How many schemes are printed.")
+@click.option(
+    "--budget",
+    type=click.IntRange(4, 1000),
+    default=48,
+    show_default=True,
+    help="Network calls of the run that ranks them.",
 )
 @json_option
 def command(sde: str, length: int, calls: int, keep: int, budget: int, as_json: bool) -> None:
-    """Look for deterministic schemes on SDE: compositions and two-stage programs, by proven order, then by error."""
+    """Search for deterministic schemes on SDE (compositions and two-stage programs), ranked by proven order, then by error."""
     from stepsmith.derive import load_sde
     from stepsmith.derive.method import derive
     from stepsmith.derive.orders.search import search

@@ -17,27 +17,48 @@ from stepsmith.errors import InputError
 
 @click.command("tune")
 @click.option("--sde", default="vp", show_default=True, help="A name or a .toml file.")
-@click.option("--network", default="digits", show_default=True, help="A name, a checkpoint or MODULE:NAME, as of sample.")
-@click.option("--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated.")
-@click.option("--seeds", default="0-63", show_default=True, help="The paths to tune on; judge with others.")
-@click.option("--start", type=float, help="Where the grid starts; by default as high as the network knows.")
-@click.option("--end", type=float, help="Where the grid ends: 0.001, or where the network's range begins.")
-@click.option("--teacher", type=click.IntRange(20, 1000), default=80, show_default=True, help="Steps of the teacher.")
-@click.option("--learn", is_flag=True, help="Learn times and weights too.")
 @click.option(
-    "--certified", type=click.IntRange(1, 4), help="With --learn: keep what the row gives for polynomials below this degree."
+    "--network", default="digits", show_default=True, help="digits, fashion, galaxies, a file, MODULE:NAME or FILE.py:NAME."
 )
 @click.option(
-    "--evaluations", type=click.IntRange(1, 10000), default=200, show_default=True, help="Of the loss, from each start."
+    "--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated."
 )
-@click.option("--gaussian", type=click.Path(path_type=Path), help="Find a parameter of --sampler from the data's covariance.")
-@click.option("--sampler", default="conjugate-ones", show_default=True, help="With --gaussian: what it is a parameter of.")
-@click.option("--parameter", default="lambda_", show_default=True, help="With --gaussian: its name.")
 @click.option(
-    "--dialect", type=click.Choice(DIALECTS), default="torch", show_default=True, help="For which host (docs/hosts.md)."
+    "--seeds", default="0-63", show_default=True, help="The seeds that are used for tuning; evaluate with others."
+)
+@click.option("--start", type=float, help="First time of the grid; by default as high as the network's range allows.")
+@click.option("--end", type=float, help="Last time of the grid; by default 0.001, or as low as the network's range allows.")
+@click.option(
+    "--teacher", type=click.IntRange(20, 1000), default=80, show_default=True, help="Steps of the reference sampler."
+)
+@click.option("--learn", is_flag=True, help="Learn the times and the weights of the outputs too.")
+@click.option(
+    "--certified", type=click.IntRange(1, 4), help="With --learn: stay exact for polynomials below this degree."
+)
+@click.option(
+    "--evaluations",
+    type=click.IntRange(1, 10000),
+    default=200,
+    show_default=True,
+    help="With --learn: evaluations of the loss from each start.",
+)
+@click.option(
+    "--gaussian",
+    type=click.Path(path_type=Path),
+    help="Choose a parameter of --sampler from the covariance of the data.",
+)
+@click.option(
+    "--sampler",
+    default="conjugate-ones",
+    show_default=True,
+    help="With --gaussian: the sampler that has the parameter.",
+)
+@click.option("--parameter", default="lambda_", show_default=True, help="With --gaussian: the name of the parameter.")
+@click.option(
+    "--dialect", type=click.Choice(DIALECTS), default="torch", show_default=True, help="The host that the file is for."
 )
 @click.option("--device", default="cpu", show_default=True)
-@plot_option("A picture of the error against the calls.")
+@plot_option("Draw the error against the network calls into this file.")
 @out_option("Folder of the tuned modules and their records.", Path("out"))
 @json_option
 def command(
@@ -45,11 +66,11 @@ def command(
     dialect: str, learn: bool, certified: int | None, evaluations: int, gaussian: Path | None, sampler: str, parameter: str,
     **given: Any,
 ) -> None:  # fmt: skip
-    """Choose grid, frame, order, clock and corrector for a network, on paths of its own; write the best as a baked module.
+    """Choose grid, frame, order, clock and corrector for a network, on its own paths, and write the best as a baked module.
 
-    What was tried is kept in trials.jsonl of the folder: a run that was stopped goes on from there. With --gaussian FILE.npz
-    (images, covariance or eigenvalues) or a folder of images no network is called: a parameter of an eps-L sampler is found on
-    the quadratic grid, the last call the mean of the data.
+    Each trial is stored in trials.jsonl of the folder, so a run that was stopped can be resumed. With --gaussian FILE.npz
+    (images, covariance or eigenvalues) or a folder of images, no network is called: a parameter of an eps-L sampler is chosen
+    on the quadratic grid, with the mean of the data as the last call.
     """
     import torch
 
@@ -75,7 +96,9 @@ def command(
     if plot is not None:
         drawn([each.record for each in found]).save(plot)
     if as_json:
-        print_json({"files": [str(path) for path in paths], "seconds": seconds, "records": [each.record for each in found]})
+        print_json(
+            {"files": [str(path) for path in paths], "seconds": seconds, "records": [each.record for each in found]}
+        )
         return
     click.echo("calls  pooled / median on held-out paths      the baseline's          kept")
     for each, path in zip(found, paths, strict=True):
@@ -98,7 +121,9 @@ def without_network(
     variances = gaussian.modes(statistics(source))
     method = ss.derive(sde, sampler, "eps-L")
     if parameter not in method.params:
-        raise InputError("-", "parameter", f"{method.name} has no {parameter}", f"name one of {', '.join(method.params)}")
+        raise InputError(
+            "-", "parameter", f"{method.name} has no {parameter}", f"name one of {', '.join(method.params)}"
+        )
     module = ss.load(ss.emit(method))
     records: list[dict[str, Any]] = []
     for nfe in budgets:
@@ -109,7 +134,9 @@ def without_network(
 
         value, seen = gaussian.best(measure, AMONG)
         told = {"nfe": nfe, "sampler": sampler, "sde": sde, "data": source.name, "parameter": parameter, "value": value}
-        records.append({**told, "distance": seen[value], "at 0": seen[0.0], "distances": {f"{x:g}": e for x, e in seen.items()}})
+        records.append(
+            {**told, "distance": seen[value], "at 0": seen[0.0], "distances": {f"{x:g}": e for x, e in seen.items()}}
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / f"{method.name}_{parameter.strip('_')}.json", json.dumps(records, indent=2).encode())
     if as_json:
@@ -139,7 +166,11 @@ def row(record: Mapping[str, Any]) -> str:
     """One number of calls as a line."""
     kept = outcome(record)
     one, two = (f"{error['pooled']:.2e} / {error['median']:.2e}" for error in (kept, record["baseline"]))
-    name = f"learned from {record['learned']['from']}" if kept is record.get("learned", {}).get("held_out") else record["kept"]
+    name = (
+        f"learned from {record['learned']['from']}"
+        if kept is record.get("learned", {}).get("held_out")
+        else record["kept"]
+    )
     return f"{record['nfe']:5}  {one:38}  {two:22}  {name}"
 
 

@@ -23,19 +23,23 @@ from stepsmith.errors import InputError
 @click.option(
     "--coefficients",
     is_flag=True,
-    help="Instead of the orders, hold the coefficients of each update to a 400-bit evaluation by another route.",
+    help="Check coefficients instead of orders.",
 )
-@click.option("--end", type=float, help="Where the geometric grid of 24 steps ends.  [default: 1e-4, then 1e-5]")
-@plot_option("Draw error against steps beside the proven slopes into this file.")
+@click.option(
+    "--end",
+    type=float,
+    help="With --coefficients: the end of the geometric grid of 24 steps.  [default: 1e-4, then 1e-5]",
+)
+@plot_option("Draw the error against the steps, beside the proven slopes, into this file.")
 @json_option
 def command(
     names: Sequence[str], everything: bool, coefficients: bool, end: float | None, plot: Path | None, as_json: bool, **given: Any
 ) -> None:  # fmt: skip
-    """Hold NAMES of the catalogue to their proofs; exit 1 where a measured order falls more than 0.1 under the proven one.
+    """Measure the orders of the modules NAMES, or of your own; exit 1 if one is more than 0.1 below the proven order.
 
-    With --coefficients, derive, prove and emit them and hold every fourth step of the grid, and its first and last ones, to
-    balls.  The error of an update is its largest wrong amount relative to its largest coefficient; exit 1 where one is above
-    1e-12 on a grid down to t = 1e-4, or above 1e-10 on one that goes further.
+    With --coefficients, compare the coefficients of NAMES with an evaluation in ball arithmetic of 400 bits, at every fourth step
+    of a grid and at its first and last ones.  The exit status is 1 if the error of an update, relative to its largest
+    coefficient, is above 1e-12 on a grid down to t = 1e-4, or above 1e-10 on one that goes further.
     """
     from stepsmith import plots
     from stepsmith.derive import catalogue
@@ -44,7 +48,9 @@ def command(
     if not names and not everything and own is None:
         raise InputError("-", "names", "nothing to verify", "name modules, give --sde and --sampler, or say --all")
     if coefficients and own is not None:
-        raise InputError("-", "sde", "--coefficients is for the catalogue", "use stepsmith build: it certifies what it writes")
+        raise InputError(
+            "-", "sde", "--coefficients is for the catalogue", "use stepsmith build: it certifies what it writes"
+        )
     if coefficients and end is not None and not 0 < end < 0.1:
         raise InputError("-", "end", f"{end!r} is no end of the grid", "give a time between 0 and 0.1")
     if coefficients and plot is not None:
