@@ -190,7 +190,7 @@ class NoiseSource:
         low, high = self.keys.unsqueeze(-1).unbind(0)
         counter = (ranged(0, (size + 3) // 4, 0), ranged(index, draws, 2), ranged(step, steps, 3), ranged(name, 1, 0))
         normals = _box_muller(philox(counter, (low, high)), dtype).narrow(-1, 0, size)
-        return normals.contiguous().reshape(steps, draws, len(self.seeds), *shape)
+        return normals.flatten().reshape(steps, draws, len(self.seeds), *shape)
 
 
 def _box_muller(words: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
