@@ -39,16 +39,19 @@ def philox(counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor], rounds:
     A round: (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)), then k += (W0, W1)
     mod 2^32. Products wrap in int64, which leaves their 64 bits right. What stands above the low 32 bits of c1 and c3,
     and what the arithmetic shift brings in, is masked where it would matter: before the next product, and at the end.
+    All rounds write into the same six tensors.
     """
-    c0, c1, c2, c3 = counter
+    whole = torch.broadcast_tensors(*counter, *key)
+    c0, c1, c2, c3, one, two = (word.clone(memory_format=torch.contiguous_format) for word in whole)
     k0, k1 = key
     for _ in range(rounds):
-        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = ((second >> 32) ^ c1 ^ k0).bitwise_and_(_MASK)
-        c2 = ((first >> 32) ^ c3 ^ k1).bitwise_and_(_MASK)
-        c1, c3 = second, first
+        torch.bitwise_right_shift(c2.mul_(_MULTIPLIERS[1]), 32, out=one)
+        torch.bitwise_right_shift(c0.mul_(_MULTIPLIERS[0]), 32, out=two)
+        one.bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
+        two.bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
+        c0, c1, c2, c3, one, two = one, c2, two, c0, c1, c3
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1 & _MASK, c2, c3 & _MASK
+    return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
 
 
 def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -194,7 +197,7 @@ class NoiseSource:
         low, high = self.keys.unsqueeze(-1).unbind(0)
         counter = (ranged(0, (size + 3) // 4, 0), ranged(index, draws, 2), ranged(step, steps, 3), ranged(name, 1, 0))
         normals = _box_muller(philox(counter, (low, high)), dtype).narrow(-1, 0, size)
-        return normals.reshape(steps, draws, len(self.seeds), *shape)
+        return normals.flatten().reshape(steps, draws, len(self.seeds), *shape)
 
 
 @dataclass(frozen=True, eq=False)
