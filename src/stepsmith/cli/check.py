@@ -14,11 +14,17 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, print_json
+from stepsmith.cli.shared import examples, json_option, print_json
 from stepsmith.errors import InputError
 
 
-@click.command("check")
+@click.command(
+    "check",
+    epilog=examples(
+        "check diffusers:DDIMScheduler",
+        "check my_package:MyScheduler --expect-order 2",
+    ),
+)
 @click.argument("target", metavar="MODULE:NAME")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An argument, as JSON: solver_order=3.")
 @click.option("--expect-order", type=float, help="Status 1 unless the order of the step, else of the run, is this.")

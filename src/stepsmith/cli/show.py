@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from stepsmith.cli.shared import examples
 
-@click.command("show")
+
+@click.command("show", epilog=examples("show psld_rvv"))
 @click.argument("name")
 def command(name: str) -> None:
     """The step program of a module of the catalogue, as text."""

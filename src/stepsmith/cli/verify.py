@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, plot_option, print_json, progress
+from stepsmith.cli.shared import examples, json_option, plot_option, print_json, print_table, progress
 from stepsmith.errors import InputError
 
 
-@click.command("verify")
+@click.command("verify", epilog=examples("verify vp_heun psld_rvv --plot order.png", "verify --all --coefficients"))
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="The whole catalogue.")
 @click.option(
@@ -55,14 +55,8 @@ def verify_orders(rows: Sequence[Any], as_json: bool, plot: Path | None = None) 
     """Proven and measured orders of rows of the catalogue; the names of those that fall short."""
     from stepsmith.measure.orders import HEAD, check_all
 
-    if not as_json:
-        click.echo(HEAD)
-    checks = []
     with progress(check_all(rows), len(rows), "measuring", as_json) as bar:
-        for check in bar:
-            checks.append(check)
-            if not as_json:
-                click.echo(str(check))
+        checks = list(bar)
     failed = [check.name for check in checks if not check.ok]
     if plot is not None:
         from stepsmith import plots
@@ -71,6 +65,7 @@ def verify_orders(rows: Sequence[Any], as_json: bool, plot: Path | None = None) 
     if as_json:
         print_json({"modules": [check.values for check in checks], "failed": failed})
     else:
+        print_table(HEAD, (check.cells for check in checks))
         proven = sum(check.proven is not None for check in checks)
         click.echo(f"{len(checks)} modules measured, {proven} with a proof, {len(failed)} failed")
     return failed
@@ -80,13 +75,9 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
     """The coefficients of rows of the catalogue against 400-bit values; the names of those that are off."""
     from stepsmith.measure.coefficients import ENDS, check_all
 
-    begun, checks, ends = time.perf_counter(), [], ENDS if end is None else (end,)
-    with progress(None, len(rows), "verifying", as_json) as bar:
-        for check in check_all(rows, ends):
-            checks.append(check)
-            bar.update(1)
-            if not as_json:
-                click.echo(check.line)
+    begun, ends = time.perf_counter(), ENDS if end is None else (end,)
+    with progress(check_all(rows, ends), len(rows), "verifying", as_json) as bar:
+        checks = list(bar)
     failed = [check.name for check in checks if not check.holds]
     seconds = round(time.perf_counter() - begun, 1)
     errors = [[check.worst[k].error for check in checks] for k in range(len(ends))]
@@ -99,6 +90,8 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
         every = [dataclasses.asdict(check) for check in checks]
         print_json({"worst": named, "failed": failed, "modules": every, "seconds": seconds})
     else:
+        grids = [name for last in ends for name in (f"to t = {last:.0e}", "in", "at t")]
+        print_table(("module", *grids, "reference", ""), (check.cells for check in checks))
         for k, (last, check) in enumerate(zip(ends, worst, strict=True)):
             one = check.worst[k]
             click.echo(f"worst down to t = {last:.0e}: {check.name} {one.error:.1e} in {one.column}, t = {one.t0:.3g}")
