@@ -52,12 +52,11 @@ class CoefficientCheck:
         return within and self.truncation <= TRUNCATION and not self.failed
 
     @property
-    def line(self) -> str:
-        """One line of the printed table."""
-        failed = f"   FAILED: {', '.join(self.failed)}" if self.failed else ""
-        pairs = zip(self.ends, self.worst, strict=True)
-        grids = "".join(f"   to {end:.0e}: {one.error:.1e} {one.column:12} t = {one.t0:8.3g}" for end, one in pairs)
-        return f"{self.name:34}{grids}   reference {self.truncation:.0e}{failed}"
+    def cells(self) -> tuple[str, ...]:
+        """A row of the printed table: the module, the worst update on each grid, its column and time, the reference's error."""
+        grids = [cell for one in self.worst for cell in (f"{one.error:.1e}", one.column, f"{one.t0:.3g}")]
+        failed = f"FAILED: {', '.join(self.failed)}" if self.failed else ""
+        return self.name, *grids, f"{self.truncation:.0e}", failed
 
 
 def check_all(rows: Sequence[Any], ends: Sequence[float] = ENDS) -> Iterator[CoefficientCheck]:

@@ -54,14 +54,19 @@ class OrderCheck:
         """Plain values for JSON."""
         return {**asdict(self), "ok": self.ok}
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """A row of the printed table, under HEAD."""
+        slope = f"{self.measured:.3f}{'' if self.converged else '~'}"
+        numbers = slope, str(self.nfe), str(self.draws), f"{self.constant:.2g}"
+        failed = "" if self.ok else f"FAILED: {'; '.join(self.why)}"
+        return self.name, self.kind, spelled(self.proven, self.reason), *numbers, failed
+
     def __str__(self) -> str:
-        proven = spelled(self.proven, self.reason)
-        slope = f"{self.measured:6.3f}{' ' if self.converged else '~'}"
-        line = f"{self.name:36} {self.kind:10} {proven:>6} {slope:>9} {self.nfe:6} {self.draws:5} {self.constant:9.2g}"
-        return line + ("" if self.ok else f"  FAILED: {'; '.join(self.why)}")
+        return "  ".join(self.cells).rstrip()
 
 
-HEAD = f"{'module':36} {'kind':10} proven  measured  calls draws  constant"
+HEAD = ("module", "kind", "proven", "measured", "calls", "draws", "constant", "")
 
 
 def check(row: Any) -> OrderCheck:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,15 +129,25 @@ def test_the_help_lists_the_verbs_that_are_built(run):
     assert done(run("--version")) == f"stepsmith, version {stepsmith.__version__}\n"
 
 
+def test_every_verb_shows_examples_and_they_are_calls_of_it():
+    for name, verb in cli.cli.commands.items():
+        lines = re.findall(r"^  stepsmith (.*)$", verb.epilog or "", re.M)
+        assert lines, name
+        for line in lines:
+            own, *words = shlex.split(line)
+            assert own == name
+            verb.make_context(name, words)
+
+
 def test_list_names_every_diffusion_and_sampler_and_with_a_word_the_modules(run):
     told = json.loads(done(run("list", "--json")))
     text = done(run("list")) + done(run("list", "_"))
     assert tuple(told["sdes"]) == list_sdes() and tuple(told["samplers"]) == list_samplers()
     assert told["modules"] == [row.name for row in catalogue.rows()]
     for name in (*told["sdes"], *told["samplers"], *told["modules"]):
-        assert re.search(rf"^  {re.escape(name)}\b", text, re.M), name
+        assert re.search(rf"^{re.escape(name)}\b", text, re.M), name
     assert told["samplers"]["rvv"]["composition"] == "B! A B!@1" and told["samplers"]["rvv"]["nfe"] == 2
-    assert re.search(r"^  baoab +B! A! O A!@1 B!@1 +4 ", text, re.M)
+    assert re.search(r"^baoab +B! A! O A!@1 B!@1 +4 ", text, re.M)
 
 
 @pytest.mark.parametrize("name", ["psld", "vp-cosine", "ve"])

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stepsmith.cli import paper
-from stepsmith.cli.shared import json_option, plot_option, print_json, progress
+from stepsmith.cli.shared import examples, json_option, plot_option, print_json, print_table, progress
 from stepsmith.errors import InputError
 
 KEYS = {False: ("pooled", "median"), True: ("variance", "distance")}
@@ -17,7 +17,10 @@ DRAWS = "the samplers that draw noise: variance over the exact one / sliced Wass
 ERRORS = "errors of the data to the probability flow: pooled / median of the paths"
 
 
-@click.group("bench", invoke_without_command=True)
+@click.group(
+    "bench", invoke_without_command=True,
+    epilog=examples("bench --sde psld --plot error.png", "bench --network digits --nfe 8,10", "bench paper --nfe 20"),
+)  # fmt: skip
 @click.pass_context
 @click.option("--sde", "source", default="vp", show_default=True, help="A name or a .toml file.")
 @click.option("--network", "name", help="A network, named as for `stepsmith sample`; by default three exact problems.")
@@ -90,8 +93,8 @@ def command(
         setting = {"sde": sde.name, "network": name, "paths": paths, "seed": seed, "budgets": budgets}
         print_json({**setting, "rows": rows, "best": best})
         return
-    for text in _table(lines, best, budgets, keys):
-        click.echo(text)
+    click.echo(ERRORS if best else DRAWS)
+    print_table(*_table(lines, best, budgets, keys))
 
 
 command.add_command(paper.command)
@@ -119,30 +122,20 @@ def _contestant(text: str) -> Any:
 
 def _table(
     lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]
-) -> list[str]:
-    """The table, peers first, with the ratio to the best of them where there is one."""
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows, peers first, with the ratio to the best of them where there is one."""
     from stepsmith.measure.bench import ratio
 
-    head = (
-        f"{'sampler':18} {'grid':10}"
-        + "".join(f"{calls:>17}" for calls in budgets)
-        + ("      to best peer" if best else "")
-    )
-    found = [ERRORS if best else DRAWS, head]
+    spelled = "{:.1e}/{:.1e}".format if best else "{:.3f}/{:.3f}".format
+    cells = lambda values: [spelled(*pair) for pair in zip(*values, strict=True)]  # noqa: E731
+    rows = []
     for line in lines:
-        pairs = zip(*(line.values(key) for key in keys), strict=True)
-        cells = "".join(f"{one:8.1e}/{two:8.1e}" if best else f"{one:8.3f}/{two:8.3f}" for one, two in pairs)
-        end = (
-            "".join(f"{'/' if k else '    '}{ratio(line, best[key], key):6.2f}" for k, key in enumerate(keys))
-            if best
-            else ""
-        )
-        mark = "  peer" if line.contestant.peer else ""
-        found.append(f"{line.contestant.name:18} {line.contestant.grid:10}{cells}{end}{mark}")
+        end = ["/".join(f"{ratio(line, best[key], key):.2f}" for key in keys)] if best else []
+        told = [line.contestant.name, line.contestant.grid, *cells(line.values(key) for key in keys), *end]
+        rows.append([*told, "peer" if line.contestant.peer else ""])
     if best:
-        pairs = zip(*(best[key] for key in keys), strict=True)
-        found.append(f"{'best peer':29}" + "".join(f"{one:8.1e}/{two:8.1e}" for one, two in pairs))
-    return found
+        rows.append(["best peer", "", *cells(best[key] for key in keys), "", ""])
+    return ["sampler", "grid", *map(str, budgets), *(["to best peer"] if best else []), ""], rows
 
 
 def _drawn(lines: Sequence[Any], best: dict[str, list[float]], budgets: Sequence[int], keys: Sequence[str]) -> Any:

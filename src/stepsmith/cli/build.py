@@ -16,7 +16,7 @@ import click
 
 from stepsmith import digests
 from stepsmith.cli.sample import GRIDS
-from stepsmith.cli.shared import DIALECTS, json_option, out_option, own_options, own_row, print_json, progress
+from stepsmith.cli.shared import DIALECTS, examples, json_option, out_option, own_options, own_row, print_json, progress
 from stepsmith.errors import InputError
 
 FEW = 8  # modules that are not worth a process
@@ -31,7 +31,14 @@ class Emitted(NamedTuple):
     text: str
 
 
-@click.command("build")
+@click.command(
+    "build",
+    epilog=examples(
+        "build --check",
+        "build vp_dpmpp_2m --dialect diffusers --out .",
+        "build --sde mine.toml --sampler rvv --bake --steps 10 --out .",
+    ),
+)
 @click.argument("names", nargs=-1)
 @click.option(
     "--check", is_flag=True, help="Compare with the files; exit 1 with a diff if one differs or belongs to no module."

@@ -10,11 +10,17 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, print_json
+from stepsmith.cli.shared import examples, json_option, print_json
 from stepsmith.errors import InputError
 
 
-@click.command("check")
+@click.command(
+    "check",
+    epilog=examples(
+        "check diffusers:DDIMScheduler",
+        "check my_package:MyScheduler --expect-order 2",
+    ),
+)
 @click.argument("target", metavar="MODULE:NAME")
 @click.option(
     "--set",

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from stepsmith.cli.shared import json_option, plot_option, print_json
+from stepsmith.cli.shared import examples, json_option, plot_option, print_json
 
 
-@click.command("derive")
+@click.command("derive", epilog=examples("derive psld", "derive mine.toml --latex"))
 @click.argument("sde")
 @click.option("--latex", is_flag=True, help="Print LaTeX.")
 @plot_option("Draw the law of the state and the effective sigma against t into this file.")

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, plot_option, print_json
+from stepsmith.cli.shared import examples, json_option, plot_option, print_json
 from stepsmith.errors import Unsupported
 
 
-@click.command("error")
+@click.command("error", epilog=examples("error psld rvv", 'error psld "B! A B!@1"'))
 @click.argument("sde")
 @click.argument("sampler")
 @click.option("--network", default="denoiser", show_default=True, help="What the network predicts.")

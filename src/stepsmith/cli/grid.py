@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from stepsmith.cli.sample import GRIDS
-from stepsmith.cli.shared import json_option, plot_option, print_json
+from stepsmith.cli.shared import examples, json_option, plot_option, print_json
 from stepsmith.errors import InputError
 
 
-@click.command("grid")
+@click.command("grid", epilog=examples("grid psld --steps 10", "grid vp --grid edm --plot grid.png"))
 @click.argument("sde")
 @click.option(
     "--grid",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, print_json
+from stepsmith.cli.shared import examples, json_option, print_json, print_table
 from stepsmith.errors import InputError
 
 
-@click.command("list")
+@click.command("list", epilog=examples("list", "list psld", "list rvv --json"))
 @click.argument("word", default="")
 @json_option
 def command(word: str, as_json: bool) -> None:
@@ -30,28 +29,21 @@ def command(word: str, as_json: bool) -> None:
         }
         print_json({"sdes": sdes, "samplers": known, "modules": modules})
         return
-    width = shutil.get_terminal_size((130, 24)).columns
-    line = lambda text: click.echo(text if len(text) <= width else f"{text[: width - 3]}...")  # noqa: E731
-    if sdes:
-        click.echo("diffusions")
-    for name, doc in sdes.items():
-        line(f"  {name:20} {doc}")
-    if samplers:
-        click.echo("\nsamplers                                  calls   order")
-    orders = proven_orders(catalogue.kept())
-    for name, sampler in samplers.items():
-        how = sampler.text or ("lines of text" if sampler.formula is not None else sampler.family)
-        line(f"  {name:20} {how:18} {sampler.nfe:5}  {orders.get(name, '-'):>6}  {sampler.doc}")
-    if word and modules:
-        click.echo(f"\nmodules ({len(modules)})")
-        for name in modules:
-            click.echo(f"  {name}")
-    elif not word:
-        click.echo(
-            f"\n{len(modules)} modules are in the catalogue; `stepsmith list psld` names those with psld in their names."
-        )
     if not (sdes or samplers or modules):
         raise InputError("-", "word", f"nothing in the catalogue has {word!r} in its name", "leave it out to see all")
+    if sdes:
+        print_table(("diffusion", ""), sdes.items())
+    if samplers:
+        click.echo()
+        orders = proven_orders(catalogue.kept())
+        how = lambda s: s.text or ("lines of text" if s.formula is not None else s.family)  # noqa: E731
+        rows = ((name, how(s), str(s.nfe), orders.get(name, "-"), s.doc) for name, s in samplers.items())
+        print_table(("sampler", "composition", "calls", "order", ""), rows)
+    if word and modules:
+        click.echo()
+        print_table((f"{len(modules)} modules",), ((name,) for name in modules))
+    elif not word:
+        click.echo(f"\n{len(modules)} modules are in the catalogue; `stepsmith list psld` names those with psld in their names.")
 
 
 def proven_orders(rows: Iterable[Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import progress
+from stepsmith.cli.shared import print_table, progress
 from stepsmith.errors import InputError
 
 
@@ -35,12 +35,10 @@ def command(samples: int, nfe: tuple[int, ...], labels: tuple[str, ...], adaptiv
     record.parent.mkdir(parents=True, exist_ok=True)
     made = table(record, samples)
     cells = made.cells(rows, budgets)
-    with progress(cells, len(rows) * len(budgets), "cells", False) as bar:
-        found = list(bar)
-    for line in text(found):
-        click.echo(line)
-    for name, cell in made.adaptive() if adaptive else ():
-        click.echo(f"{cell['calls']:5}  {cell['fd']:8.2f} +- {cell['error']:4.2f}  {cell['laplacian']:9.3f}  {name}")
+    with progress(cells, len(rows) * len(budgets), "cells") as bar:
+        found = rows_of(bar)
+    found += [row_of(cell["calls"], cell, name) for name, cell in (made.adaptive() if adaptive else ())]
+    print_table(("calls", "distance", "Laplacian", "sampler"), found)
 
 
 def table(record: Path, samples: int) -> Any:
@@ -66,10 +64,12 @@ def table(record: Path, samples: int) -> Any:
     return paper.Table(made, networks, Trials.of(setting, record), samples)
 
 
-def text(cells: Iterable[tuple[Any, int, dict[str, float]]]) -> list[str]:
-    """A line a cell, best first within a budget."""
-    found = [f"{'calls':>5}  {'distance':>16}  {'Laplacian':>9}  sampler"]
-    for row, nfe, cell in sorted(cells, key=lambda c: (c[1], c[2]["fd"])):
-        away = f", {cell['away']:.0f} diverged" if cell["away"] else ""
-        found.append(f"{nfe:5}  {cell['fd']:8.2f} +- {cell['error']:4.2f}  {cell['laplacian']:9.3f}  {row.label}{away}")
-    return found
+def rows_of(cells: Iterable[tuple[Any, int, dict[str, float]]]) -> list[tuple[str, ...]]:
+    """A row a cell, best first within a budget."""
+    away = lambda cell: f", {cell['away']:.0f} diverged" if cell["away"] else ""  # noqa: E731
+    ordered = sorted(cells, key=lambda c: (c[1], c[2]["fd"]))
+    return [row_of(nfe, cell, f"{row.label}{away(cell)}") for row, nfe, cell in ordered]
+
+
+def row_of(nfe: int, cell: dict[str, float], name: str) -> tuple[str, ...]:
+    return str(nfe), f"{cell['fd']:.2f} +- {cell['error']:.2f}", f"{cell['laplacian']:.3f}", name

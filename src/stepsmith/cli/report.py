@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from stepsmith.cli.shared import out_option, quiet
+from stepsmith.cli.shared import examples, out_option, progress, quiet
 from stepsmith.errors import InputError
 
 
-@click.command("report")
+@click.command("report", epilog=examples("report psld", "report mine.toml rvv adams-3 --out report"))
 @click.argument("sde")
 @click.argument("samplers", nargs=-1)
 @click.option("--network", default="fashion", show_default=True, help="A denoiser, named as for `stepsmith sample`.")
@@ -47,12 +48,11 @@ def shown() -> Iterator[Callable[[str, int], None]]:
     if quiet(False):
         yield lambda title, count: click.echo(title, err=True)
         return
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    except ImportError:
-        raise InputError("-", "report", "rich is not installed", "pip install 'stepsmith[report]'") from None
-    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task, done = bar.add_task("", total=None), iter(range(10**6))
-        yield lambda title, count: bar.update(task, description=title, total=count, completed=next(done))
+    with progress(None, None, "") as bar:
+        done = itertools.count()
+
+        def begun(title: str, count: int) -> None:
+            bar.total, bar.n = count, next(done)
+            bar.set_description(title)
+
+        yield begun

@@ -16,7 +16,7 @@ import click
 
 from stepsmith.cli.cluster import fill_by_ray
 from stepsmith.cli.folder import Worker, fill, is_folder
-from stepsmith.cli.shared import file_pairs, json_option, noted, number_pairs, out_option, print_json, quiet
+from stepsmith.cli.shared import examples, file_pairs, json_option, noted, number_pairs, out_option, print_json, quiet
 from stepsmith.errors import InputError, Unsupported, one_line
 
 GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
@@ -52,7 +52,14 @@ class Request:
     threads: int
 
 
-@click.command("sample")
+@click.command(
+    "sample",
+    epilog=examples(
+        "sample --sde psld --network fashion --nfe 20 --out clothes.png",
+        "sample --sde vp --sampler dpmpp-2m --network net.onnx --steps 10",
+        "sample --sampler tuned/vp_tuned_10.py --network digits --seeds 0-63",
+    ),
+)
 @click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
 @click.option(
     "--sampler",

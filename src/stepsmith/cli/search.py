@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, print_json
+from stepsmith.cli.shared import examples, json_option, print_json
 from stepsmith.errors import InputError
 
 
-@click.command("search")
+@click.command("search", epilog=examples("search psld"))
 @click.argument("sde")
 @click.option(
     "--length",

@@ -1,15 +1,16 @@
-"""What several verbs share: the line of an error, JSON, the options that recur, the reading of NAME=VALUE."""
+"""What several verbs share: the line of an error, JSON, tables, progress, examples, recurring options, NAME=VALUE."""
 
 from __future__ import annotations
 
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from tqdm import tqdm
 
 from stepsmith.errors import InputError, one_line
 
@@ -67,9 +68,34 @@ def quiet(as_json: bool) -> bool:
     return as_json or not sys.stderr.isatty()
 
 
-def progress(items: Iterable[Any] | None, length: int, label: str, as_json: bool) -> Any:
-    """A progress bar on stderr, over the items or, where there are none, with ``update``."""
-    return click.progressbar(items, length=length, label=label, file=sys.stderr, hidden=quiet(as_json))
+def progress(items: Iterable[Any] | None, length: int | None, label: str, as_json: bool = False) -> Any:
+    """A progress bar on stderr, over the items or, where there are none, with ``update``: that of ``stepsmith.sample``."""
+    return tqdm(items, total=length, desc=label, file=sys.stderr, disable=quiet(as_json), leave=False)
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout, a line a row, columns that begin with a digit or a minus to the right.  A terminal cuts what is too
+    long for it; a file or a pipe gets all."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, column in zip(head, zip(*cells, strict=True), strict=True):
+        number = all(cell[:1] in "-0123456789" for cell in column)
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True, overflow="ellipsis")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    with console.capture() as drawn:
+        console.print(table, highlight=False)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+
+
+def examples(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "\n".join(("\b", "Examples:", *(f"  stepsmith {line}" for line in lines)))
 
 
 def noted(call: Callable[[], Any]) -> tuple[Any, list[str]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import own_options, own_row
+from stepsmith.cli.shared import examples, own_options, own_row
 from stepsmith.errors import InputError
 
 
-@click.command("show")
+@click.command("show", epilog=examples("show psld_rvv", "show --sde mine.toml --sampler rvv"))
 @click.argument("name", required=False)
 @own_options
 def command(name: str | None, **own: Any) -> None:

@@ -11,11 +11,26 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import DIALECTS, json_option, out_option, plot_option, print_json, quiet
+from stepsmith.cli.shared import (
+    DIALECTS,
+    examples,
+    json_option,
+    out_option,
+    plot_option,
+    print_json,
+    print_table,
+    quiet,
+)
 from stepsmith.errors import InputError
 
 
-@click.command("tune")
+@click.command(
+    "tune",
+    epilog=examples(
+        "tune --network digits --nfe 10 --out tuned", "tune --network my_module:unet --nfe 8 --nfe 20 --dialect diffusers",
+        "tune --sde psld --gaussian statistics.npz --nfe 20",
+    ),
+)  # fmt: skip
 @click.option("--sde", default="vp", show_default=True, help="A name or a .toml file.")
 @click.option(
     "--network", default="digits", show_default=True, help="digits, fashion, galaxies, a file, MODULE:NAME or FILE.py:NAME."
@@ -100,9 +115,8 @@ def command(
             {"files": [str(path) for path in paths], "seconds": seconds, "records": [each.record for each in found]}
         )
         return
-    click.echo("calls  pooled / median on held-out paths      the baseline's          kept")
-    for each, path in zip(found, paths, strict=True):
-        click.echo(f"{row(each.record)}\n       {path}")
+    rows = (row(each.record, path) for each, path in zip(found, paths, strict=True))
+    print_table(("calls", "pooled / median on held-out paths", "the baseline's", "kept", "file"), rows)
     click.echo(f"{seconds:.0f} s")
 
 
@@ -141,9 +155,8 @@ def without_network(
     write_whole(out / f"{method.name}_{parameter.strip('_')}.json", json.dumps(records, indent=2).encode())
     if as_json:
         return print_json({"records": records})
-    for record in records:
-        found = "{nfe:5} calls: {parameter} = {value:.3f}, distance {distance:.3g}, at 0 {at 0:.3g}"
-        click.echo(found.format(**record))
+    cells = "{nfe}", "{value:.3f}", "{distance:.3g}", "{at 0:.3g}"
+    print_table(("calls", parameter, "distance", "at 0"), ([cell.format(**record) for cell in cells] for record in records))
 
 
 def statistics(source: Path) -> Any:
@@ -162,16 +175,12 @@ def statistics(source: Path) -> Any:
         raise InputError(str(source), "gaussian", what, "write it with numpy.savez") from None
 
 
-def row(record: Mapping[str, Any]) -> str:
-    """One number of calls as a line."""
+def row(record: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """One number of calls."""
     kept = outcome(record)
-    one, two = (f"{error['pooled']:.2e} / {error['median']:.2e}" for error in (kept, record["baseline"]))
-    name = (
-        f"learned from {record['learned']['from']}"
-        if kept is record.get("learned", {}).get("held_out")
-        else record["kept"]
-    )
-    return f"{record['nfe']:5}  {one:38}  {two:22}  {name}"
+    errors = (f"{error['pooled']:.2e} / {error['median']:.2e}" for error in (kept, record["baseline"]))
+    name = f"learned from {record['learned']['from']}" if kept is record.get("learned", {}).get("held_out") else record["kept"]
+    return str(record["nfe"]), *errors, name, str(path)
 
 
 def outcome(record: Mapping[str, Any]) -> dict[str, float]:

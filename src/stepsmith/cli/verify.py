@@ -12,11 +12,20 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import json_option, own_options, own_row, plot_option, print_json, progress
+from stepsmith.cli.shared import (
+    examples,
+    json_option,
+    own_options,
+    own_row,
+    plot_option,
+    print_json,
+    print_table,
+    progress,
+)
 from stepsmith.errors import InputError
 
 
-@click.command("verify")
+@click.command("verify", epilog=examples("verify vp_heun psld_rvv --plot order.png", "verify --all --coefficients"))
 @click.argument("names", nargs=-1)
 @own_options
 @click.option("--all", "everything", is_flag=True, help="The whole catalogue.")
@@ -67,16 +76,10 @@ def verify_orders(rows: Sequence[Any], own: Any, as_json: bool, plot: Path | Non
     import stepsmith as ss
     from stepsmith.measure.orders import HEAD, check_all, compare
 
-    if not as_json:
-        click.echo(HEAD)
     mine = [] if own is None else [own.derive()]
     measured = itertools.chain((compare(method, ss.load(ss.emit(method))) for method in mine), check_all(rows))
-    checks = []
     with progress(measured, len(rows) + len(mine), "measuring", as_json) as bar:
-        for check in bar:
-            checks.append(check)
-            if not as_json:
-                click.echo(str(check))
+        checks = list(bar)
     failed = [check.name for check in checks if not check.ok]
     if plot is not None:
         from stepsmith import plots
@@ -85,6 +88,7 @@ def verify_orders(rows: Sequence[Any], own: Any, as_json: bool, plot: Path | Non
     if as_json:
         print_json({"modules": [check.values for check in checks], "failed": failed})
     else:
+        print_table(HEAD, (check.cells for check in checks))
         proven = sum(check.proven is not None for check in checks)
         click.echo(f"measured: {len(checks)}, with a proven order: {proven}, failed: {len(failed)}")
     return failed
@@ -94,13 +98,9 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
     """The coefficients of rows of the catalogue against 400-bit values; the names of those that are off."""
     from stepsmith.measure.coefficients import ENDS, check_all
 
-    begun, checks, ends = time.perf_counter(), [], ENDS if end is None else (end,)
-    with progress(None, len(rows), "verifying", as_json) as bar:
-        for check in check_all(rows, ends):
-            checks.append(check)
-            bar.update(1)
-            if not as_json:
-                click.echo(check.line)
+    begun, ends = time.perf_counter(), ENDS if end is None else (end,)
+    with progress(check_all(rows, ends), len(rows), "verifying", as_json) as bar:
+        checks = list(bar)
     failed = [check.name for check in checks if not check.holds]
     seconds = round(time.perf_counter() - begun, 1)
     errors = [[check.worst[k].error for check in checks] for k in range(len(ends))]
@@ -113,6 +113,8 @@ def verify_coefficients(rows: Sequence[Any], end: float | None, as_json: bool) -
         every = [dataclasses.asdict(check) for check in checks]
         print_json({"worst": named, "failed": failed, "modules": every, "seconds": seconds})
     else:
+        grids = [name for last in ends for name in (f"to t = {last:.0e}", "in", "at t")]
+        print_table(("module", *grids, "reference", ""), (check.cells for check in checks))
         for k, (last, check) in enumerate(zip(ends, worst, strict=True)):
             one = check.worst[k]
             click.echo(f"worst down to t = {last:.0e}: {check.name} {one.error:.1e} in {one.column}, t = {one.t0:.3g}")
