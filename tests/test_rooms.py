@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -178,3 +179,15 @@ def test_the_stub_for_editors_names_what_the_package_gives():
     assert named | {"__version__"} == set(stepsmith.__all__)
     for name in named:
         assert getattr(stepsmith, name) is not None
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_of_benchmarks_imports_what_is_there(script: Path) -> None:
+    taken = [node for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    for node in taken:
+        room = str(node.module)
+        if room.partition(".")[0] == "stepsmith":
+            module = importlib.import_module(room)
+            assert all(hasattr(module, alias.name) or f"{room}.{alias.name}" in modules() for alias in node.names), room
+        else:
+            assert importlib.util.find_spec(room.partition(".")[0]), f"{script.name}: {room}"
