@@ -160,7 +160,7 @@ def prefix_factors(A, C, order):
 def pieces(sde, times):
     """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
     b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
-    cut = ((b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
+    cut = (2 * (b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
     rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
     if not int(cut.sum()) + rest <= 100 * (len(times) + 300):
         raise ValueError("the rates are too large for their time span: shorten it, or start it later")

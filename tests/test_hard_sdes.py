@@ -48,6 +48,11 @@ def test_the_coefficients_of_a_hard_sde_are_right(kind: str, sampler: str) -> No
     assert worst(HARD[kind], sampler) < 1e-12
 
 
+def test_a_law_that_is_nearly_singular_after_the_start_is_right() -> None:
+    spec = sde([["0", "3.08"], ["-2.485", "-1.04"]], [["0"], ["0.86"]]) | {"initial": {"m": "4.16"}}
+    assert worst(spec, "conjugate", "eps-U", [0.95, 0.5378, 0.3329, 0.1]) < 1e-12
+
+
 @pytest.mark.parametrize("kind", [kind for kind in HARD if "commute" not in kind])
 def test_the_numeric_view_of_a_hard_sde_is_van_loans_exponential(kind: str) -> None:
     spec, time = HARD[kind], 0.05
