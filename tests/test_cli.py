@@ -419,7 +419,7 @@ def test_a_network_of_ones_own_is_named_by_its_module(run, refused, tmp_path, mo
     for name, kind in (("mine:net", "eps-L"), ("mine.py:net", "eps-L"), ("mine:make", "denoiser")):
         words = ("sample", "--network", name, "--sampler", "conjugate", "--steps", "2", "--out", "a.npz", "--json")
         assert json.loads(done(run(*words)))["record"]["network"] == kind
-    for name, what in (("mine:wrong", "Network but int"), ("mine:none", "AttributeError"), ("nowhere:net", "ModuleNotFoundError")):
+    for name, what in (("mine:wrong", "a Network but"), ("mine:none", "AttributeError"), ("nowhere:net", "ModuleNotFoundError")):
         refused(("sample", "--network", name, "--steps", "2"), "-", "network", what, "Network")
 
 
