@@ -57,7 +57,7 @@ def refused(run):
         assert found.err.count("\n") == 1 and found.err.endswith("\n"), found.err
         line = found.err.rstrip("\n")
         assert line.isprintable() and len(line) < longest, line
-        start = f"{where}: {key}: ".removeprefix("-: ")
+        start = f"{where}: {key}: ".removeprefix("-: ")  # no file
         assert line.startswith(start), line
         told, _, advice = line.removeprefix(start).rpartition("; ")
         assert what in told and fix in advice and advice, line
@@ -427,11 +427,11 @@ def test_a_network_of_ones_own_is_named_by_its_module(run, refused, tmp_path, mo
         "def wrong():\n    return 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    for name, kind in (("mine:net", "eps-L"), ("mine:make", "denoiser")):
+    for name, kind in (("mine:net", "eps-L"), ("mine.py:net", "eps-L"), ("mine:make", "denoiser")):
         words = ("sample", "--network", name, "--sampler", "conjugate", "--steps", "2", "--out", "a.npz", "--json")
         assert json.loads(done(run(*words)))["record"]["network"] == kind
-    for name, what in (("mine:wrong", "is of type int"), ("mine:none", "AttributeError"), ("nowhere:net", "ModuleNotFoundError")):
-        refused(("sample", "--network", name, "--steps", "2"), "-", "network", what, "etwork")
+    for name, what in (("mine:wrong", "a Network but"), ("mine:none", "AttributeError"), ("nowhere:net", "ModuleNotFoundError")):
+        refused(("sample", "--network", name, "--steps", "2"), "-", "network", what, "Network")
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -52,6 +52,6 @@ def _imported(name: str) -> Network:
         what = f"{name} does not give a network ({type(error).__name__}: {error})"
         raise InputError("-", "network", what, "name a Network, or a function that makes one") from error
     if not isinstance(made, Network):
-        what = f"{name} is of type {type(made).__name__}, which does not say what it predicts, nor of which shape"
-        raise InputError("-", "network", what, "wrap it, such as stepsmith.networks.denoiser(net, shape=(1, 28, 28))")
+        what = f"{name} is not a Network but {type(made).__name__}, and does not say what it predicts"
+        raise InputError("-", "network", what, "make a Network of it, as by networks.denoiser(net, shape=(1, 28, 28))")
     return made
