@@ -49,7 +49,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "coupled conjugate": lambda: ss.derive(COUPLED, "conjugate", "eps-L"),
     "coupled adams": lambda: ss.derive(COUPLED, "adams-2"),
     "coupled gaussian": lambda: ss.derive(COUPLED, "adams-3-gaussian"),
-    "coupled adams that draws": lambda: ss.derive(COUPLED, "adams-2-sde"),
+    "coupled adams that draws": lambda: ss.derive(COUPLED, "adams-2-gaussian-sde"),
     "coupled matrix": lambda: ss.derive(COUPLED, MATRIX),
     "coupled rotation": lambda: ss.derive(COUPLED, "conjugate", "eps-R"),
     "coupled rotation in two steps": lambda: ss.derive(COUPLED, TURNED, "eps-R"),

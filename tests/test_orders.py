@@ -404,7 +404,7 @@ def test_the_search_finds_rvv2_by_itself() -> None:
         ("psld", "B! A A B!@1", ["A stands twice in a row"]),
         ("psld", "O O B! A", ["O stands twice in a row"]),
         ("psld", "O B! A O B A!@1", []),
-        ("psld", "B! A O A O B!@1", ["no evaluation sees the first of two draws of O"]),
+        ("psld", "B! A O A O B!@1", ["no network call sees the first of two draws of O"]),
         ("cld", "B! A! B!@1", ["nothing reads 1 of the 3 network calls"]),
     ],
 )  # fmt: skip
