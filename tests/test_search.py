@@ -14,7 +14,9 @@ from typing import Any
 import fuzz
 import pytest
 
+import stepsmith as ss
 from stepsmith import certificate, templates
+from stepsmith.derive.proofs.reference import reference
 
 CASES, SLOPES = 60, 10  # a run of CI, and how many cases have one whose order is measured
 REFUSED, UNDECIDED = 0.30, 0.02
@@ -65,6 +67,18 @@ def test_a_fault_of_the_emission_comes_out_as_wrong(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(templates, "emit", wrong)
     monkeypatch.setattr(certificate, "_issued", {})
     assert "wrong" in {fuzz.run(seed)["what"] for seed in range(4)}
+
+
+def test_a_drift_that_nearly_vanishes_is_judged_by_what_the_state_does_with_it() -> None:
+    spec, own, network = fuzz.case(1022)
+    method = ss.derive(spec, own, network)
+    step = reference(method, method.params).at([0.939933, 0.643347, 0.4], 0)
+    exact = {name: float(ball.mid()) for name, ball in step.row().items()}
+    assert abs(exact["f_x"]) < abs(exact["f_d1"]) < 0.003  # F x and G G^T s/2 cancel: the law is nearly stationary
+    assert step.worst(exact)[1] < 1e-15
+    error = 1e-9  # of the new state's largest coefficient, through x + h/2 f - ...
+    column, seen = step.worst({**exact, "f_d1": exact["f_d1"] + error * float(step.kept_sizes()["f"][0].mid())})
+    assert column == "f_d1" and seen == pytest.approx(error)
 
 
 def test_a_log_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -4,16 +4,18 @@ Each host statement is read from its meaning (program/meaning.py): Psi, Sigma an
 step; nothing of the pieces or the collocation of the emitted text is used.  A row of the table is then the
 program's own lines run on unit rows of balls.
 
-    error of a row = max over its updates of max_j |c_j - exact_j| / max_j |exact_j|
+    error of a row = max over its updates of max_j |c_j - exact_j| / size
 
-The largest coefficient of an update is the scale on which a run can see an error (DESIGN section 8).
+The size of an update is its largest coefficient max_j |exact_j|, the scale on which a run can see an error (DESIGN section 8).
+A value that is only kept for later steps, y, may nearly vanish where its terms cancel.  A run sees it by what the new states
+x_k = ... + w_k y do with it, so its size is at least min over k of max_j |x_kj| / |w_k|.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -220,11 +222,33 @@ class ExactStep:
             step, last = (Lines.of(ops, self.program, self.scalar) for ops in (self.program.ops, self.program.last))
         return step, last
 
+    def errors(self, row: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """(worst column, error) of every update of a row, and of every network time."""
+        exact, kept, errors = self.row(), self.kept_sizes(), []
+        with flint.ctx.workprec(self.view.precision):
+            for value, columns in groups(self.program):
+                size = largest((*(exact[c] for c in columns), *kept.get(value, ())))
+                gaps = {c: abs(arb(row[c]) - exact[c]) for c in columns}
+                column = max(gaps, key=lambda c: middle(gaps[c]))
+                errors.append((column, middle(gaps[column] / size if size > 0 else gaps[column])))
+        return errors
+
+    def kept_sizes(self) -> dict[str, list[Any]]:
+        """min over k of max_j |x_kj| / |w_k| for every value y that is kept for later steps, x_k = ... + w_k y the new states."""
+        program, sizes = self.program, {}
+        with flint.ctx.workprec(self.view.precision), terms_of(self.view.terms):
+            states = unit_rows(program.ops, program, self.scalar)
+            for y in program.carry:
+                ops = [op for op in program.ops if outputs(op) != (y,)]
+                shares = unit_rows(ops, replace(program, history=(*program.history, y)), self.scalar)
+                weights = {x: abs(shares[x].get(y, flint.arb(0))) for x in program.result}
+                ratios = [largest(states[x].values()) / weight for x, weight in weights.items() if weight > 0]
+                sizes[y] = [min(ratios, key=middle)] if ratios else []
+        return sizes
+
     def worst(self, row: Mapping[str, float]) -> tuple[str, float]:
         """(column, error) of the worst update of a row in float64; Unsupported where the balls have lost their digits."""
-        exact = self.row()
-        with flint.ctx.workprec(self.view.precision):
-            errors = _errors(self.program, row, exact)
+        errors = self.errors(row)
         if not all(math.isfinite(error) for _, error in errors):
             raise Unsupported(f"the reference of {self.view.sde.name} lost its digits", "take milder rates or times")
         return max(errors, key=lambda pair: pair[1], default=("-", 0.0))
@@ -260,6 +284,15 @@ def unit_rows(ops: Sequence[Op], program: StepProgram, scalar: Callable[[sp.Expr
                 row[base] = row.get(base, flint.arb(0)) + weight * coefficient
         forms[op.output] = row
     return forms
+
+
+def middle(ball: Any) -> float:
+    return float(ball.mid())
+
+
+def largest(balls: Iterable[Any]) -> Any:
+    """The largest absolute value of some balls."""
+    return max(map(abs, balls), key=middle)
 
 
 def drawn(forms: dict[str, Row], plan: Layout, ops: Sequence[Op]) -> dict[str, Row]:
@@ -300,31 +333,19 @@ def reference(method: Any, params: Mapping[str, Any], views: Views | None = None
     return Reference(method, view, {**own, **exact})
 
 
-def groups(program: StepProgram) -> list[tuple[str, ...]]:
-    """The columns of each update, and each time by itself: what one error is relative to."""
+def groups(program: StepProgram) -> list[tuple[str, tuple[str, ...]]]:
+    """Each value with the columns of its update, and each network time with its column: what one error is relative to."""
     plans = (layout(program), last_layout(program))
-    forms = [form.columns for plan in plans for form in plan.forms if form.columns]
-    return forms + [(name,) for plan in plans for name in plan.times]
+    forms = [(form.value, form.columns) for plan in plans for form in plan.forms if form.columns]
+    return forms + [(name, (name,)) for plan in plans for name in plan.times]
 
 
 def truncation(method: Any, times: Sequence[float], i: int, views: Views | None = None, field: float = 0.0) -> float:
     """The largest difference of two settings (terms, precision, accuracy of the series) in row i, in the same measure."""
     params = {**method.params, **({method.sde.field: field} if method.sde.field else {})}
     exact = list(map(arb, times))
-    one, other = (reference(method, params, views, **setting).row(exact, i) for setting in ({}, OTHER))
-    with flint.ctx.workprec(OTHER["precision"]):
-        return max(error for _, error in _errors(method.rows.at(i, len(times) - 1), one, other))
-
-
-def _errors(program: StepProgram, row: Mapping[str, Any], exact: Row) -> list[tuple[str, float]]:
-    """(worst column, error) of every update of a row."""
-    errors = []
-    for columns in groups(program):
-        size = max((abs(exact[c]) for c in columns), key=lambda ball: float(ball.mid()))
-        gaps = {c: abs(arb(row[c]) - exact[c]) for c in columns}
-        column = max(gaps, key=lambda c: float(gaps[c].mid()))
-        errors.append((column, float((gaps[column] / size if size > 0 else gaps[column]).mid())))
-    return errors
+    one, other = (reference(method, params, views, **setting).at(exact, i) for setting in ({}, OTHER))
+    return max(error for _, error in other.errors(one.row()))
 
 
 def worst(
