@@ -7,21 +7,19 @@ The diffusion, forward in the network's time t:
 with beta = beta_min + t*(beta_max - beta_min)
 
 The step t0 -> t1 = t0 - h:
-    E = eps(z, t0)
-    z = alpha(t1)/alpha(t0)*z - sigma(t1)*(expm1(h)*E + h**2*phi2(h)/h0*(E - E[-1]))
-    with h = lambda(t1) - lambda(t0)
-         h0 = lambda(t0) - lambda(t_m1)
-    row 0:
-        E = eps(z, t0)
-        z = alpha(t1)/alpha(t0)*z - sigma(t1)*expm1(h)*E
+    z' = P z + sum_k M_k r^(k),   P the propagator of dz/dt = (F - G G^T C_skip/2) z from t0 to t1,
+    M_k = int_t1^t0 P(t1, s) G G^T C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,
+    r^(k) the derivatives in u at t0 of the polynomial through the last 2 values of r,
+    u = -log(sigma_hat), sigma_hat the effective sigma: sigma/alpha of one block,
+    C_skip = 0, C_out = -R^-T with gDDIM's R (sigma of one block), r epsilon
 
 One network call and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
 of steps.
 The local error of a step of length h, exact minus numerical:
-    e_x = h^3 * (D1*(3*r1 + 2)/12 + D2*(3*r1 + 2)/12)
-    e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1
-    h, r1 r2 h
-    D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
+    e_x = h^3 * D2*k_x*(3*r1 + 2)/12
+    h = u(t1) - u(t0); the steps before it were r1 h
+    k_x, ... = what a unit of r moves the blocks by in a unit of u, k = -G G^T C_out/(2 du/dt)
+    D1, D2, ... = the derivatives of r in u along the flow
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2204.13902; diffusers DEISMultistepScheduler.
@@ -55,10 +53,10 @@ COMPONENTS = ("x",)
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
-COEFFICIENTS = ("y_x", "sigma_hat_0", "E_x", "E_d", "x_x", "x_E_m1", "x_d", "y_end_x", "sigma_hat_1")
+COEFFICIENTS = ("y_x", "sigma_hat_0", "e0_x", "e0_d", "x_x", "x_e_m1", "x_d", "y_end_x", "sigma_hat_1")
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "5b2395026d4ecfb23aca98a5bb46bf7f5e7c772701b5656f1f6b42360f7474a7"
+DIGEST = "4a43addc5362a2abe01565d86a41897c9132e704dc4a07c23d634a6b9b331ebe"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -99,6 +97,11 @@ def phi(k, x):
     return torch.where(x.abs() < 8, inside, outside)
 
 
+def since(row, gap):
+    """The gap from this row on, infinite in the rows before: a difference across it vanishes there."""
+    return torch.cat((torch.full_like(gap[:row], torch.inf), gap[row:]))
+
+
 def start(time, /, **params):
     """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
@@ -111,51 +114,6 @@ def start_data(time, /, **params):
     return sde.alpha(t)[..., None, None]
 
 
-def other_rows(sde, t0, t1, t_m1):
-    """The columns of the rows in between."""
-    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
-    sigma_hat_0 = sigma_0/alpha_0
-    alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
-    lambda_0 = torch.log(alpha_0/sigma_0)
-    lambda_1 = torch.log(alpha_1/sigma_1)
-    h = lambda_1 - lambda_0
-    alpha_m1, sigma_m1 = sde.alpha(t_m1), sde.sigma(t_m1)
-    lambda_m1 = torch.log(alpha_m1/sigma_m1)
-    h0 = lambda_0 - lambda_m1
-    phi2_at_0 = phi(2, h)
-    sigma_hat_1 = sigma_1/alpha_1
-
-    # A value is its coefficients in (x, E_m1, d), one row a coefficient, one column a step.
-    x, E_m1, d = torch.eye(3, dtype=torch.float64)[:, :, None]
-    y = x/alpha_0
-    E = (x - alpha_0*d)/sigma_0
-    z = alpha_1/alpha_0*x - sigma_1*(h**2*phi2_at_0/h0 + torch.expm1(h))*E + h**2*phi2_at_0*sigma_1/h0*E_m1
-    y_end = x/alpha_1
-    columns = (y[0], sigma_hat_0, E[0], E[2], *z, y_end[0], sigma_hat_1)
-    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
-
-
-def first_row(sde, t0, t1, t_m1):
-    """The columns of the first row."""
-    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
-    sigma_hat_0 = sigma_0/alpha_0
-    alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
-    lambda_0 = torch.log(alpha_0/sigma_0)
-    lambda_1 = torch.log(alpha_1/sigma_1)
-    h = lambda_1 - lambda_0
-    sigma_hat_1 = sigma_1/alpha_1
-
-    # A value is its coefficients in (x, d), one row a coefficient, one column a step.
-    x, d = torch.eye(2, dtype=torch.float64)[:, :, None]
-    y = x/alpha_0
-    E = (x - alpha_0*d)/sigma_0
-    z = alpha_1/alpha_0*x - sigma_1*torch.expm1(h)*E
-    y_end = x/alpha_1
-    zero = torch.zeros(1, 1, dtype=torch.float64)
-    columns = (y[0], sigma_hat_0, *E, z[0], zero[0], z[1], y_end[0], sigma_hat_1)
-    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
-
-
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
@@ -163,12 +121,27 @@ def coefficients(times, /, **params):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]
-    parts = (
-        (first_row, slice(0, 1)),
-        (other_rows, slice(1, None)),
-    )
-    given = (t0, t1, t_m1)
-    table = torch.cat([rows(sde, *(t[i] for t in given)) for rows, i in parts if len(t0[i])])
+    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
+    sigma_hat_0 = sigma_0/alpha_0
+    alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
+    sigma_hat_1 = sigma_1/alpha_1
+    du_1_0 = torch.log(sigma_hat_0/sigma_hat_1)
+    moment_0 = -sigma_1*torch.expm1(du_1_0)
+    moment_1 = -du_1_0**2*sigma_1*phi(2, du_1_0)
+    alpha_m1, sigma_m1 = sde.alpha(t_m1), sde.sigma(t_m1)
+    sigma_hat_m1 = sigma_m1/alpha_m1
+    du_0_m1 = torch.log(sigma_hat_m1/sigma_hat_0)
+    gap_0_m1 = since(1, du_0_m1)
+
+    # A value is its coefficients in (x, e_m1, d), one row a coefficient, one column a step.
+    x, e_m1, d = torch.eye(3, dtype=torch.float64)[:, :, None]
+    y = x/alpha_0
+    e0 = (x - alpha_0*d)/sigma_0
+    d01 = (e0 - e_m1)/gap_0_m1
+    x_new = alpha_1/alpha_0*x + moment_0*e0 + moment_1*d01
+    y_end = x/alpha_1
+    columns = (y[0], sigma_hat_0, e0[0], e0[2], *x_new, y_end[0], sigma_hat_1)
+    table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
     if not table.isfinite().all():
         raise ValueError("float64 does not hold a coefficient of these times and parameters: take milder ones")
     return table
@@ -177,13 +150,13 @@ def coefficients(times, /, **params):
 def step(state, c, network, noise=(), history=()):
     """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
-    (E_m1,) = history
-    y_x, sigma_hat_0, E_x, E_d, x_x, x_E_m1, x_d, *_ = c
+    (e_m1,) = history
+    y_x, sigma_hat_0, e0_x, e0_d, x_x, x_e_m1, x_d, *_ = c
     y = y_x * x
     (d,) = network((y,), sigma_hat_0)
-    x_new = x_x * x + x_E_m1 * E_m1 + x_d * d
-    E = E_x * x + E_d * d
-    return (x_new,), (E,)
+    x_new = x_x * x + x_e_m1 * e_m1 + x_d * d
+    e0 = e0_x * x + e0_d * d
+    return (x_new,), (e0,)
 
 
 def nfe(steps):

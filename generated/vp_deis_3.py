@@ -7,26 +7,19 @@ The diffusion, forward in the network's time t:
 with beta = beta_min + t*(beta_max - beta_min)
 
 The step t0 -> t1 = t0 - h:
-    E = eps(z, t0)
-    z = alpha(t1)/alpha(t0)*z - sigma(t1)*(expm1(h)*E - (2*h**3*phi3(h) + (h0 + h1)*h**2*phi2(h))/(h0*h1)*(E[-1] - E) + (2*h**3*phi3(h) + h0*h**2*phi2(h))/((h0 + h1)*h1)*(E[-2] - E))
-    with h = lambda(t1) - lambda(t0)
-         h0 = lambda(t0) - lambda(t_m1)
-         h1 = lambda(t_m1) - lambda(t_m2)
-    row 0:
-        E = eps(z, t0)
-        z = alpha(t1)/alpha(t0)*z - sigma(t1)*expm1(h)*E
-    row 1:
-        E = eps(z, t0)
-        z = alpha(t1)/alpha(t0)*z - sigma(t1)*(expm1(h)*E + h**2*phi2(h)/h0*(E - E[-1]))
+    z' = P z + sum_k M_k r^(k),   P the propagator of dz/dt = (F - G G^T C_skip/2) z from t0 to t1,
+    M_k = int_t1^t0 P(t1, s) G G^T C_out(s) (u(s) - u(t0))^k/k! ds / 2,   score = C_skip z + C_out r,
+    r^(k) the derivatives in u at t0 of the polynomial through the last 3 values of r,
+    u = -log(sigma_hat), sigma_hat the effective sigma: sigma/alpha of one block,
+    C_skip = 0, C_out = -R^-T with gDDIM's R (sigma of one block), r epsilon
 
 One network call and no noise per step.  Proven order 2 (the common step alone 3).  Assumed: a smooth network, an
 exact start, bounded ratios of steps.
 The local error of a step of length h, exact minus numerical:
-    e_x = h^4 * (D1*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/72 + D2*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/36 +
-        D3*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/72)
-    e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1
-    h, r1 r2 h
-    D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
+    e_x = h^4 * D3*k_x*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)/72
+    h = u(t1) - u(t0); the steps before it were r1 h, r1 r2 h
+    k_x, ... = what a unit of r moves the blocks by in a unit of u, k = -G G^T C_out/(2 du/dt)
+    D1, D2, ... = the derivatives of r in u along the flow
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2204.13902; diffusers DEISMultistepScheduler.
@@ -60,10 +53,10 @@ COMPONENTS = ("x",)
 DATA = 0
 INPUTS = 1
 OUTPUTS = 1
-COEFFICIENTS = ("y_x", "sigma_hat_0", "E_x", "E_d", "x_x", "x_E_m1", "x_E_m2", "x_d", "y_end_x", "sigma_hat_1")
+COEFFICIENTS = ("y_x", "sigma_hat_0", "e0_x", "e0_d", "x_x", "x_e_m1", "x_e_m2", "x_d", "y_end_x", "sigma_hat_1")
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "9cc52f7936b0fc714825f7cd735c8389b64d7c5130d7e443a13f067dc8e18506"
+DIGEST = "544d0661e27da86dea789df08c587f0377cf1303ca6754b932055054e0c7705e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -104,6 +97,11 @@ def phi(k, x):
     return torch.where(x.abs() < 8, inside, outside)
 
 
+def since(row, gap):
+    """The gap from this row on, infinite in the rows before: a difference across it vanishes there."""
+    return torch.cat((torch.full_like(gap[:row], torch.inf), gap[row:]))
+
+
 def start(time, /, **params):
     """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
@@ -116,85 +114,6 @@ def start_data(time, /, **params):
     return sde.alpha(t)[..., None, None]
 
 
-def other_rows(sde, t0, t1, t_m1, t_m2):
-    """The columns of the rows in between."""
-    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
-    sigma_hat_0 = sigma_0/alpha_0
-    alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
-    lambda_0 = torch.log(alpha_0/sigma_0)
-    lambda_1 = torch.log(alpha_1/sigma_1)
-    h = lambda_1 - lambda_0
-    alpha_m1, sigma_m1 = sde.alpha(t_m1), sde.sigma(t_m1)
-    lambda_m1 = torch.log(alpha_m1/sigma_m1)
-    h0 = lambda_0 - lambda_m1
-    alpha_m2, sigma_m2 = sde.alpha(t_m2), sde.sigma(t_m2)
-    lambda_m2 = torch.log(alpha_m2/sigma_m2)
-    h1 = lambda_m1 - lambda_m2
-    phi2_at_0 = phi(2, h)
-    phi3_at_1 = phi(3, h)
-    sigma_hat_1 = sigma_1/alpha_1
-
-    # A value is its coefficients in (x, E_m1, E_m2, d), one row a coefficient, one column a step.
-    x, E_m1, E_m2, d = torch.eye(4, dtype=torch.float64)[:, :, None]
-    y = x/alpha_0
-    E = (x - alpha_0*d)/sigma_0
-    z = (
-        alpha_1/alpha_0*x
-        - sigma_1*(h**2*(2*h*phi3_at_1 + phi2_at_0*(h0 + h1))/(h0*h1) + torch.expm1(h) - h**2*(2*h*phi3_at_1 + h0*phi2_at_0)/(h1*(h0 + h1)))*E
-        + h**2*sigma_1*(2*h*phi3_at_1 + phi2_at_0*(h0 + h1))/(h0*h1)*E_m1
-        - h**2*sigma_1*(2*h*phi3_at_1 + h0*phi2_at_0)/(h1*(h0 + h1))*E_m2
-    )
-    y_end = x/alpha_1
-    columns = (y[0], sigma_hat_0, E[0], E[3], *z, y_end[0], sigma_hat_1)
-    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
-
-
-def first_row(sde, t0, t1, t_m1, t_m2):
-    """The columns of the first row."""
-    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
-    sigma_hat_0 = sigma_0/alpha_0
-    alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
-    lambda_0 = torch.log(alpha_0/sigma_0)
-    lambda_1 = torch.log(alpha_1/sigma_1)
-    h = lambda_1 - lambda_0
-    sigma_hat_1 = sigma_1/alpha_1
-
-    # A value is its coefficients in (x, d), one row a coefficient, one column a step.
-    x, d = torch.eye(2, dtype=torch.float64)[:, :, None]
-    y = x/alpha_0
-    E = (x - alpha_0*d)/sigma_0
-    z = alpha_1/alpha_0*x - sigma_1*torch.expm1(h)*E
-    y_end = x/alpha_1
-    zero = torch.zeros(2, 1, dtype=torch.float64)
-    columns = (y[0], sigma_hat_0, *E, z[0], *zero[:2], z[1], y_end[0], sigma_hat_1)
-    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
-
-
-def second_row(sde, t0, t1, t_m1, t_m2):
-    """The columns of the second row."""
-    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
-    sigma_hat_0 = sigma_0/alpha_0
-    alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
-    lambda_0 = torch.log(alpha_0/sigma_0)
-    lambda_1 = torch.log(alpha_1/sigma_1)
-    h = lambda_1 - lambda_0
-    alpha_m1, sigma_m1 = sde.alpha(t_m1), sde.sigma(t_m1)
-    lambda_m1 = torch.log(alpha_m1/sigma_m1)
-    h0 = lambda_0 - lambda_m1
-    phi2_at_0 = phi(2, h)
-    sigma_hat_1 = sigma_1/alpha_1
-
-    # A value is its coefficients in (x, E_m1, d), one row a coefficient, one column a step.
-    x, E_m1, d = torch.eye(3, dtype=torch.float64)[:, :, None]
-    y = x/alpha_0
-    E = (x - alpha_0*d)/sigma_0
-    z = alpha_1/alpha_0*x - sigma_1*(h**2*phi2_at_0/h0 + torch.expm1(h))*E + h**2*phi2_at_0*sigma_1/h0*E_m1
-    y_end = x/alpha_1
-    zero = torch.zeros(1, 1, dtype=torch.float64)
-    columns = (y[0], sigma_hat_0, E[0], E[2], *z[:2], zero[0], z[2], y_end[0], sigma_hat_1)
-    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
-
-
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
@@ -203,13 +122,38 @@ def coefficients(times, /, **params):
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]
     t_m2 = torch.cat((times[:1].expand(2), t0))[: len(t0)]
-    parts = (
-        (first_row, slice(0, 1)),
-        (second_row, slice(1, 2)),
-        (other_rows, slice(2, None)),
-    )
-    given = (t0, t1, t_m1, t_m2)
-    table = torch.cat([rows(sde, *(t[i] for t in given)) for rows, i in parts if len(t0[i])])
+    alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)
+    sigma_hat_0 = sigma_0/alpha_0
+    alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
+    sigma_hat_1 = sigma_1/alpha_1
+    du_1_0 = torch.log(sigma_hat_0/sigma_hat_1)
+    moment_0 = -sigma_1*torch.expm1(du_1_0)
+    moment_1 = -du_1_0**2*sigma_1*phi(2, du_1_0)
+    moment_2 = -du_1_0**3*sigma_1*phi(3, du_1_0)
+    alpha_m1, sigma_m1 = sde.alpha(t_m1), sde.sigma(t_m1)
+    sigma_hat_m1 = sigma_m1/alpha_m1
+    du_0_m1 = torch.log(sigma_hat_m1/sigma_hat_0)
+    gap_0_m1 = since(1, du_0_m1)
+    alpha_m2, sigma_m2 = sde.alpha(t_m2), sde.sigma(t_m2)
+    sigma_hat_m2 = sigma_m2/alpha_m2
+    du_0_m2 = torch.log(sigma_hat_m2/sigma_hat_0)
+    gap_0_m2 = since(2, du_0_m2)
+    du_m1_m2 = torch.log(sigma_hat_m2/sigma_hat_m1)
+    gap_m1_m2 = since(2, du_m1_m2)
+
+    # A value is its coefficients in (x, e_m1, e_m2, d), one row a coefficient, one column a step.
+    x, e_m1, e_m2, d = torch.eye(4, dtype=torch.float64)[:, :, None]
+    y = x/alpha_0
+    e0 = (x - alpha_0*d)/sigma_0
+    d01 = (e0 - e_m1)/gap_0_m1
+    d12 = (e_m1 - e_m2)/gap_m1_m2
+    d012 = (d01 - d12)/gap_0_m2
+    d1 = d01 + du_0_m1*d012
+    d2 = 2*d012
+    x_new = alpha_1/alpha_0*x + moment_0*e0 + moment_1*d1 + moment_2*d2
+    y_end = x/alpha_1
+    columns = (y[0], sigma_hat_0, e0[0], e0[3], *x_new, y_end[0], sigma_hat_1)
+    table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
     if not table.isfinite().all():
         raise ValueError("float64 does not hold a coefficient of these times and parameters: take milder ones")
     return table
@@ -218,13 +162,13 @@ def coefficients(times, /, **params):
 def step(state, c, network, noise=(), history=()):
     """One step of the state x, (batch, ...); `c` an unbound row of the table.  Returns (state, history)."""
     (x,) = state
-    E_m1, E_m2 = history
-    y_x, sigma_hat_0, E_x, E_d, x_x, x_E_m1, x_E_m2, x_d, *_ = c
+    e_m1, e_m2 = history
+    y_x, sigma_hat_0, e0_x, e0_d, x_x, x_e_m1, x_e_m2, x_d, *_ = c
     y = y_x * x
     (d,) = network((y,), sigma_hat_0)
-    x_new = x_x * x + x_E_m1 * E_m1 + x_E_m2 * E_m2 + x_d * d
-    E = E_x * x + E_d * d
-    return (x_new,), (E, E_m1)
+    x_new = x_x * x + x_e_m1 * e_m1 + x_e_m2 * e_m2 + x_d * d
+    e0 = e0_x * x + e0_d * d
+    return (x_new,), (e0, e_m1)
 
 
 def nfe(steps):
