@@ -117,7 +117,8 @@ def test_a_module_says_how_the_states_at_two_times_belong_together(name):
     for time, before in ((0.9 * end, 0.4 * end), (0.3 * end, 0.29 * end), (0.1 * end, 0.001 * end)):
         wanted, found = torch.as_tensor(at.transition(time, before)), module.transition(time, before)
         assert (found - wanted).abs().max() < 1e-11 * wanted.abs().max().clamp_min(1e-300)
-        assert torch.equal(module.transition(torch.tensor([time]), torch.tensor([before]))[0], found)
+        pair = torch.tensor([[time], [before]], dtype=torch.float64)
+        assert torch.allclose(module.transition(*pair)[0], found, rtol=1e-14)
 
 
 def test_what_does_not_fit_is_refused_before_any_call():

@@ -41,6 +41,9 @@ from stepsmith.errors import InputError
 @click.option(
     "--seeds", default="0-63", show_default=True, help="The seeds that are used for tuning; evaluate with others."
 )
+@click.option(
+    "--batch", type=click.IntRange(1), help="Paths that the network is called with at a time; by default all of them."
+)
 @click.option("--start", type=float, help="First time of the grid; by default as high as the network's range allows.")
 @click.option("--end", type=float, help="Last time of the grid; by default 0.001, or as low as the network's range allows.")
 @click.option(
