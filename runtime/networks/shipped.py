@@ -32,14 +32,15 @@ def load(
     kind: str | None = None,
     shape: Sequence[int] | None = None,
     components: int = 1,
+    outputs: int | None = None,
 ) -> Network:
     """``fashion``, ``fashion-psld-eps-l``, ``digits`` (in the package), ``galaxies`` (fetched on first use), a ``.safetensors``
     file of ``examples/train.py``, an ``.onnx`` file (:func:`onnx`), or ``module:name`` (or ``file.py:name``), a Network of your
     own or a function without arguments that makes one; its code is executed.
 
     With a ``kind`` (what it predicts: ``denoiser``, ``eps-L``, ...), ``module:name`` may also be a module of torch or a function:
-    ``fn(y, sigma)`` for a denoiser, else ``fn(z, t)`` of the ``components`` of the diffusion side by side as channels and its
-    time of shape (batch,).  ``shape`` is that of one component of a sample.  A Network of another kind is refused.
+    ``fn(y, sigma)`` for a denoiser, else ``fn(z, t)`` as in :func:`channels`, of the ``components`` of the diffusion side by side
+    and its time, with ``outputs``.  ``shape`` is that of one component of a sample.  A Network of another kind is refused.
 
     ``dtype`` is what the weights of all but the last two run in, float32 unless given; the state keeps its own.  InputError (key
     ``network``) for any other name, and for weights that cannot be read.
@@ -49,7 +50,7 @@ def load(
     if name in SHIPPED:
         found = SHIPPED[name](device, run)
     elif re.fullmatch(r"[\w.]+:\w+|.+\.py:\w+", name):
-        found = _imported(name, kind, size, components, device)
+        found = _imported(name, kind, size, components, outputs, device)
     elif name.endswith(".onnx"):
         found = onnx_model.onnx(name, kind or "denoiser", size, components=components)
     elif name.endswith(".safetensors"):
@@ -62,7 +63,9 @@ def load(
     return found
 
 
-def _imported(name: str, kind: str | None, shape: tuple[int, ...] | None, components: int, device: Any) -> Network:
+def _imported(
+    name: str, kind: str | None, shape: tuple[int, ...] | None, components: int, outputs: int | None, device: Any
+) -> Network:
     """The Network that ``module:name`` is or makes; modules of the folder at hand are found too."""
     place, _, attribute = name.rpartition(":")
     try:
@@ -83,7 +86,7 @@ def _imported(name: str, kind: str | None, shape: tuple[int, ...] | None, compon
     said = {"module": weights, "name": name}
     if kind == "denoiser":
         return denoiser(made, shape, **said)
-    return channels(made, components, shape, kind, **said)
+    return channels(made, components, shape, kind, outputs=outputs, **said)
 
 
 def _makes(found: Any) -> bool:
