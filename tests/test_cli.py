@@ -466,7 +466,7 @@ def test_a_kind_that_does_not_fit_is_refused(refused, tmp_path, monkeypatch):
     refused((*words, "raw.py:fn"), "-", "network", "does not say what it predicts", "say it with kind and shape")
     refused((*words, "raw.py:fn", "--kind", "eps-L"), "-", "shape", "does not say the shape of a sample", "1,28,28")
     refused((*words, "raw.py:fn", "--kind", "eps-L", "--shape", "a"), "-", "shape", "'a' is no shape", "whole numbers")
-    refused((*words, "fashion", "--kind", "eps-L"), "-", "kind", "fashion is a network of kind denoiser, not eps-L", "give denoiser")
+    refused((*words, "fashion", "--kind", "eps-L"), "-", "kind", "is a network of kind denoiser, not eps-L", "give denoiser")
 
 
 def test_the_kinds_of_the_command_line_are_those_of_derive():

@@ -27,12 +27,13 @@ def inpainting(network: Network, image: Any, mask: Any, iterations: int = 4) -> 
     """A denoiser of the data that are ``image`` where ``mask`` is 1, from one that knows nothing of it.
 
     Any sampler of any diffusion then draws the rest given what is known.  ``image`` and ``mask`` (0 or 1) broadcast to a sample.
-    ``iterations`` of conjugate gradients solve for v, each a pass back through the network; the more places the data tie together,
-    the more it takes.  InputError (key ``network``) for what is no denoiser, (``mask``) for values between.
+    ``iterations`` of conjugate gradients solve for v, each a pass back through the network; as many as there are known places
+    solve it exactly.  InputError (key ``network``) for what is no denoiser, (``mask``) for values between.
     """
     if getattr(network, "kind", None) != "denoiser":
         raise InputError("-", "network", "only a Network of the kind denoiser can be told a part of the data", "make one of it")
-    known, keep = (fitted(key, key, value, (1, *network.shape), torch.float64) for key, value in (("image", image), ("mask", mask)))
+    fit = lambda key, value: fitted(key, "what is given", value, (1, *network.shape), torch.float64)  # noqa: E731
+    known, keep = fit("image", image), fit("mask", mask)
     if not ((keep == 0) | (keep == 1)).all():
         raise InputError("-", "mask", "it has values between 0 and 1", "give 1 where the image is known, else 0")
 

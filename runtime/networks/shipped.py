@@ -83,7 +83,7 @@ def _imported(
     if shape is None:
         raise InputError("-", "shape", f"{name} does not say the shape of a sample", "give it, such as 1,28,28")
     weights = made.to(device).eval() if isinstance(made, torch.nn.Module) else None
-    said = {"module": weights, "name": name}
+    said: dict[str, Any] = {"module": weights, "name": name}
     if kind == "denoiser":
         return denoiser(made, shape, **said)
     return channels(made, components, shape, kind, outputs=outputs, **said)

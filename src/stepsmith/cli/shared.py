@@ -56,8 +56,8 @@ def named_network(name: str, sde: Any, kind: str | None, shape: str | None, devi
     if kind is None:
         return ss.networks.load(name, device=device, shape=size)
     predicted = velocity(sde) if kind == "flow" else KINDS[str(checked(kind, sde))]
-    counts = {"components": predicted.inputs(sde), "outputs": predicted.outputs(sde)}
-    return ss.networks.load(name, device=device, kind=kind, shape=size, **counts)
+    inputs, outputs = predicted.inputs(sde), predicted.outputs(sde)
+    return ss.networks.load(name, device=device, kind=kind, shape=size, components=inputs, outputs=outputs)
 
 
 def own_options(command: Callable[..., Any]) -> Callable[..., Any]:
