@@ -235,8 +235,7 @@ def test_the_page_about_sampling_runs_and_does_what_it_says(tmp_path, monkeypatc
     for block in blocks:
         exec(block, names)
     image, halves, variants = names["image"], names["halves"], names["variants"]
-    for kept in (halves, names["better"], names["right"]):
-        assert torch.equal(kept[..., :14], image.expand(4, 1, 28, 28)[..., :14])
+    assert torch.equal(halves[..., :14], image.expand(4, 1, 28, 28)[..., :14])
     assert 0 < (variants - image).square().mean() < (names["labelled"][:4] - image).square().mean()
     assert (names["again"] - image).abs().max() < 2e-2 * image.abs().max()
     assert names["labelled"].shape == (10, 1, 28, 28)

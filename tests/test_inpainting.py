@@ -1,5 +1,6 @@
 """Parts of the data that are known: the path that they follow in a run, and what the rest then is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import stepsmith as ss
 from stepsmith.errors import InputError
 
+PAGE = Path(__file__).parents[1] / "docs" / "inpainting.md"
 SEEDS = 10_000
 KEPT = sorted(path.stem for path in (Path(__file__).parents[1] / "generated").glob("[a-z]*.py") if "blurring" not in path.name)
 factor = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -119,6 +121,14 @@ def test_a_module_says_how_the_states_at_two_times_belong_together(name):
         assert (found - wanted).abs().max() < 1e-11 * wanted.abs().max().clamp_min(1e-300)
         pair = torch.tensor([[time], [before]], dtype=torch.float64)
         assert torch.allclose(module.transition(*pair)[0], found, rtol=1e-14)
+
+
+def test_the_page_runs_and_keeps_what_is_known():
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block, names)
+    for kept in (names["right"], names["halves"], names["better"]):
+        assert torch.equal(kept[..., :14], names["image"].expand(4, 1, 28, 28)[..., :14])
 
 
 def test_what_does_not_fit_is_refused_before_any_call():
