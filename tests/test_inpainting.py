@@ -50,14 +50,14 @@ def gaps(samples):
     ("name", "steps"), [("vp_adams_3", 20), ("vp_adams_3", 60), ("psld_adams_3", 60), ("vp_sde_dpmpp_2m", 200)]
 )
 def test_a_denoiser_that_is_told_the_known_places_gives_the_exact_conditional_law_of_gaussian_data(name, steps):
-    told, module = ss.networks.inpainting(NETWORK, IMAGE, MASK), ss.load(name)
+    told, module = ss.networks.inpainting(NETWORK, IMAGE, MASK, iterations=3), ss.load(name)
     samples = ss.sample(module, told, grid_of(module, steps), range(SEEDS), dtype=torch.float64)
     assert (samples[:, KNOWN] - IMAGE[KNOWN]).abs().max() < 1e-2  # the noise of the last time, which last="denoise" removes
     assert max(gaps(samples)) < 3
 
 
 def test_ten_steps_are_too_few_for_that_and_a_mean_at_the_end_gives_the_known_places_back():
-    told, module = ss.networks.inpainting(NETWORK, IMAGE, MASK), ss.load("vp_adams_3")
+    told, module = ss.networks.inpainting(NETWORK, IMAGE, MASK, iterations=3), ss.load("vp_adams_3")
     samples = ss.sample(module, told, grid_of(module, 10), range(SEEDS), dtype=torch.float64, last="denoise")
     assert torch.equal(samples[:, KNOWN], IMAGE[KNOWN].expand(SEEDS, -1)) and max(gaps(samples)) > 3
 
@@ -69,6 +69,18 @@ def test_as_many_iterations_as_known_places_solve_exactly():
     mean = fn(y, sigma)
     right = (IMAGE - mean)[:, KNOWN] @ torch.linalg.inv(jacobian[KNOWN][:, KNOWN])
     assert torch.allclose(found, mean + right @ jacobian[KNOWN], rtol=1e-10)
+
+
+def test_places_that_are_known_up_to_noise_are_so_for_the_mean():
+    """(M C M^T + s^2)^-1 with C the covariance of the data given y; what is known stands in its place all the same."""
+    y, sigma, noise = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 0.7, 0.4
+    told = ss.networks.inpainting(NETWORK, IMAGE, MASK, iterations=3, noise=noise)
+    (found,) = told((y,), torch.tensor(sigma, dtype=torch.float64))
+    given = sigma**2 * torch.linalg.solve(COVARIANCE + sigma**2 * torch.eye(6), COVARIANCE)
+    mean = fn(y, sigma)
+    right = (IMAGE - mean)[:, KNOWN] @ torch.linalg.inv(given[KNOWN][:, KNOWN] + noise**2 * torch.eye(3))
+    assert torch.allclose(found[:, ~KNOWN], (mean + right @ given[KNOWN])[:, ~KNOWN], rtol=1e-10)
+    assert torch.equal(found[:, KNOWN], IMAGE[KNOWN].expand(5, -1))
 
 
 @pytest.mark.parametrize("name", ["vp_ddim_eta", "psld_roba", "psld_baoab"])
@@ -148,5 +160,7 @@ def test_what_does_not_fit_is_refused_before_any_call():
             ss.sample(module, network, grid if isinstance(module, str) else None, range(3), **{**given, **options})
     with pytest.raises(InputError, match="only a Network of the kind denoiser"):
         ss.networks.inpainting(fn, IMAGE, MASK)
+    with pytest.raises(InputError, match=r"image: it does not broadcast to a sample of shape \(6,\)"):
+        ss.networks.inpainting(NETWORK, torch.zeros(5), MASK)
     with pytest.raises(InputError, match="mask: it has values between 0 and 1"):
         ss.networks.inpainting(NETWORK, IMAGE, MASK / 2)
