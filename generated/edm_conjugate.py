@@ -73,6 +73,11 @@ def start_data(time, /, **params):
     return torch.eye(1, dtype=torch.float64)[:, [0]].expand(*torch.as_tensor(time).shape, -1, -1)
 
 
+def transition(time, before, /, **params):
+    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
+    return torch.eye(1, dtype=torch.float64).expand(*torch.as_tensor(time).shape, -1, -1)
+
+
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()

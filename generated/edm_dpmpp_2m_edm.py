@@ -82,6 +82,11 @@ def start_data(time, /, **params):
     return torch.eye(1, dtype=torch.float64)[:, [0]].expand(*torch.as_tensor(time).shape, -1, -1)
 
 
+def transition(time, before, /, **params):
+    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
+    return torch.eye(1, dtype=torch.float64).expand(*torch.as_tensor(time).shape, -1, -1)
+
+
 def other_rows(sde, t0, t1, t_m1):
     """The columns of the rows in between."""
     sigma_0 = sde.sigma(t0)

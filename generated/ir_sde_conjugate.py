@@ -170,6 +170,12 @@ def start_data(time, /, **params):
     return sde.alpha(t)[..., None, None]
 
 
+def transition(time, before, /, **params):
+    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
+    sde, (t, s) = Diffusion(**{**PARAMS, **params}), (torch.as_tensor(each, dtype=torch.float64) for each in (time, before))
+    return (sde.alpha(t) / sde.alpha(s))[..., None, None]
+
+
 def start_mean(time, /, **params):
     """The coefficients of mu and 1 in the mean of the start, (n, 2)."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)

@@ -262,6 +262,13 @@ def start_data(time, /, **params):
     return law.push[law.place(t)][..., sde.data]
 
 
+def transition(time, before, /, **params):
+    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
+    sde, (t, s) = Diffusion(**{**PARAMS, **params}), (torch.as_tensor(each, dtype=torch.float64) for each in (time, before))
+    law = Law(sde, t.reshape(-1), s.reshape(-1))
+    return law.push[law.place(t)] @ torch.linalg.inv(law.push[law.place(s)])
+
+
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()

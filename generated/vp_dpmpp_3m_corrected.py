@@ -146,6 +146,12 @@ def start_data(time, /, **params):
     return sde.alpha(t)[..., None, None]
 
 
+def transition(time, before, /, **params):
+    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
+    sde, (t, s) = Diffusion(**{**PARAMS, **params}), (torch.as_tensor(each, dtype=torch.float64) for each in (time, before))
+    return (sde.alpha(t) / sde.alpha(s))[..., None, None]
+
+
 def other_rows(sde, t0, t1, t_m1, t_m2):
     """The columns of the rows in between."""
     alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)

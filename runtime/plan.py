@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module
 from stepsmith.runtime.noise import GeneratorSource, NoiseSource, parse_seeds
 from stepsmith.runtime.spectral import Columns, Transform, field_of
-from stepsmith.runtime.start import Known, Law, asked
+from stepsmith.runtime.start import Bridge, Known, Law, asked
 
 _SPREAD = 1e-6  # relative: by less an effective sigma may pass the end of a network's range, which is often rounded to float32
 
@@ -36,6 +37,7 @@ class Plan:
     dtype: torch.dtype
     last: str
     constants: tuple[torch.Tensor, ...] = ()  # (batch or 1, *shape), on the host
+    resample: int = 1  # how often a step is taken where a part is known
     columns: Columns | None = None  # the table taken apart, where a coefficient depends on the frequency
     transform: Transform | None = None  # of images to the state, there
 
@@ -61,6 +63,7 @@ def make_plan(
     start: Any = None,
     mask: Any = None,
     generator: Any = None,
+    resample: int = 1,
 ) -> Plan:
     """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
     module = resolve(module)
@@ -79,8 +82,9 @@ def make_plan(
     kind = find_dtype(dtype)
     noise = NoiseSource(seeds) if generator is None else GeneratorSource.of(generator, len(parse_seeds(seeds)), kind)
     known = Known.of(module, init, start, mask, len(noise), size, kind)
+    _check_resample(module, mask, resample)
     if mask is not None:
-        known = replace(known, laws=tuple(Law.at(module, time, inputs, data=True) for time in grid.times[1:].tolist()))
+        known = _over_the_grid(known, module, grid, inputs, resample)
     unit = isinstance(start, str)
     law = Law.at(module, grid.times[0].item(), inputs, data=unit or init is not None)
     return Plan(
@@ -94,9 +98,29 @@ def make_plan(
         dtype=kind,
         last=last,
         constants=check_constants(module, constants, len(noise), size, kind),
+        resample=resample,
         columns=Columns.of(table, kind) if own else None,
         transform=Transform.of(size, kind) if own else None,
     )
+
+
+def _check_resample(module: Any, mask: Any, resample: Any) -> None:
+    if isinstance(resample, bool) or not isinstance(resample, int) or resample < 1:
+        raise _refuse("resample", f"a step cannot be taken {resample!r} times", "give a whole number, 1 or more")
+    if resample > 1 and (mask is None or module.HISTORY):
+        what = "no part is known" if mask is None else f"{module.SDE} {module.SAMPLER} remembers earlier outputs"
+        fix = "give init and mask" if mask is None else "take a sampler of one step, such as ddim-eta or conjugate"
+        raise _refuse("resample", what, fix)
+
+
+def _over_the_grid(known: Known, module: Any, grid: TimeGrid, params: Mapping[str, Any], resample: int) -> Known:
+    """With the laws at the times, or, where noise is drawn, with the bridges between them."""
+    times = grid.times.tolist()
+    laws = [Law.at(module, time, params, data=True) for time in times]
+    if resample == 1 and not any(getattr(module, name, 0) for name in ("DRAWS", "DRAWS_FIRST", "DRAWS_LAST")):
+        return replace(known, laws=tuple(laws))
+    pairs = zip(itertools.pairwise(times), itertools.pairwise(laws), strict=True)
+    return replace(known, bridges=tuple(Bridge.of(module, *pair, params) for pair in pairs))
 
 
 def resolve(module: Any) -> Any:

@@ -60,6 +60,7 @@ def sample(
     cond: Mapping[str, Any] | None = None,
     batch: int | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    resample: int = 1,
 ) -> torch.Tensor:
     """Samples (len(seeds), *shape) in ``dtype`` (float32 unless given) on ``device`` (the CPU unless given).
 
@@ -79,7 +80,9 @@ def sample(
     law of the state given them at ``times[0]``, so a grid that starts lower changes them less. ``start``: the state itself
     at ``times[0]``, a tensor a component, in place of a draw; or ``"unit"``: a draw as if the data were N(0, 1), not 0, which
     makes it N(0, 1) where the variance is preserved, as hosts of such networks start. With ``mask``, 1 where ``init`` is to stay
-    as it is, these places are drawn from that law after every step, with the normals of the start where the sampler draws none.
+    as it is, these places follow one path of the diffusion that ends at ``init``, drawn beside the run; where the sampler draws
+    nothing, the state with the normals of the start, which has the same law at each time. ``resample`` takes every step that
+    often, going back up by the diffusion in between (arXiv 2201.09865): the rest comes to terms with what is known.
     ``cond``: what the network is given by name besides, ``network(inputs, time, **cond)``: tensors and lists with an entry a
     seed. ``batch``: how many seeds run at a time (all of them unless given). ``generator``: one of torch, or a list of one a
     sample, from which all that is drawn comes in its order; the seeds then only count, and a sample is no longer a function of
@@ -92,6 +95,7 @@ def sample(
     plan = make_plan(
         module, network, grid, seeds, params=params, last=last, device=device, dtype=dtype, shape=shape,
         constants=constants, init=init, start=start, mask=mask, generator=generator,
+        resample=resample,
     )  # fmt: skip
     count, given = len(plan.noise), conditions(cond, len(plan.noise))
     size = batch_size(batch, count)
@@ -146,15 +150,18 @@ def run_plan(
     state = _start(plan, known, normals, given, transform)
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
-    drawn = _normals(plan, noise, [draws for _, draws in chosen])
+    drawn = _normals(plan, noise, [draws for _, draws in chosen for _ in range(plan.resample)])
     steps = _steps(plan, chosen)
     for k, row in enumerate(tqdm(rows, desc=f"{module.SDE} {module.SAMPLER}", unit="step", disable=not progress)):
-        state, history = steps[k](state, row, network(k), next(drawn), history)
-        history = tuple(history)[: module.HISTORY]
-        _check_state(plan, state)
-        if known.laws:
-            own = normals if not module.DRAWS else _again(plan, noise, k)
-            state = known.kept(state, known.laws[k].drawn(own, given, known.data, plan.dtype))
+        for place in range(k * plan.resample, (k + 1) * plan.resample):
+            own = functools.partial(_own, plan, noise, place)
+            if place > k * plan.resample:
+                state = (*known.bridges[k].up(state, own("again"), given, known.data), *given)
+            kept = known.ahead(k, state, normals, own, given)
+            state, history = steps[k](state, row, network(k), next(drawn), history)
+            history = tuple(history)[: module.HISTORY]
+            _check_state(plan, state)
+            state = known.kept(state, kept)
         if callback is not None:
             state = tuple(value.clone() for value in state)  # not written into again: the callback may keep it
             callback(k, state, watch.predicted())
@@ -264,9 +271,9 @@ def _start(plan: Plan, known: Known, normals: State, given: State, transform: Tr
     return (*state, *given)
 
 
-def _again(plan: Plan, noise: NoiseSource | GeneratorSource, step: int) -> State:
-    """Normals of their own, for what is known after a step that draws."""
-    return tuple(noise.normal(plan.shape, "known", step, j, dtype=torch.float64) for j in range(len(plan.law.factor)))
+def _own(plan: Plan, noise: NoiseSource | GeneratorSource, place: int, use: str) -> State:
+    """Normals of a use beside those of the sampler, one a block."""
+    return tuple(noise.normal(plan.shape, use, place, j, dtype=torch.float64) for j in range(len(plan.law.factor)))
 
 
 def _normals(plan: Plan, noise: NoiseSource | GeneratorSource, draws: Sequence[int]) -> Iterator[State]:

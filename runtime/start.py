@@ -3,13 +3,15 @@
     z_i = sum_j L_ij xi_j + sum_k D_ik x0_k + sum_k M_ik c_k,    L = start(t), D = start_data(t), M = start_mean(t)
 
 xi standard normals, x0 the data blocks, c the constant components and 1.  Without data a run starts at the mean that the
-constants make: D x0 is unknown there and small at the end of the span.
+constants make: D x0 is unknown there and small at the end of the span.  The states at two times of one path of the diffusion
+are jointly Gaussian (Bridge), Psi = transition(t0, t1) the matrix between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +50,12 @@ class Law:
         L, D = (torch.tensor(rows, dtype=torch.float64) for rows in (self.factor, self.data))
         return Law(tuple(map(tuple, torch.linalg.cholesky(L @ L.mT + D @ D.mT).tolist())), (), self.mean)
 
+    def beside(self, rows: Rows, other: Law, state: State, normals: State, given: State, data: State) -> State:
+        """This mean, and ``rows`` times what a state differs by from the mean of another law, and normals."""
+        centre = replace(other, factor=((0.0,) * len(normals),) * len(rows)).drawn(normals, given, data, torch.float64)
+        gaps = (z - m for z, m in zip(state, centre, strict=False))
+        return replace(self, factor=rows).drawn((*gaps, *normals), given, data, state[0].dtype)
+
     def drawn(self, normals: Sequence[torch.Tensor], given: State, data: State, dtype: torch.dtype) -> State:
         """The blocks that move, summed in float64 and rounded once; ``given`` the constants, ``data`` x0 or nothing."""
         like = torch.zeros_like(normals[0])
@@ -58,6 +66,49 @@ class Law:
             terms += zip(self.mean[i], (*given, torch.ones_like(like)), strict=True) if self.mean else ()
             state.append(sum((_on(w, like) * value.to(torch.float64) for w, value in terms), like).to(dtype))
         return tuple(state)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """The states z0 and z1 of one path at the times t0 > t1, each given the other and the data; m0 and m1 are their means:
+
+        down    z1 - m1 = L1 C L0^-1 (z0 - m0) + L1 (1 - C C^T)^(1/2) xi,    C = (L0^-1 Psi(t0, t1) L1)^T
+        up      z0 - m0 = Psi(t0, t1) (z1 - m1) + L0 (1 - C^T C)^(1/2) xi,   the same whatever the data
+
+    The matrices of a direction stand side by side, a row a block.
+    """
+
+    upper: Law
+    lower: Law
+    fall: Rows
+    rise: Rows
+
+    @classmethod
+    def of(cls, module: Any, times: tuple[float, float], laws: tuple[Law, Law], params: Mapping[str, Any]) -> Bridge:
+        """InputError (key ``mask``) where the module does not say Psi, as a baked one does not."""
+        if not hasattr(module, "transition"):
+            what = f"{module.SDE} {module.SAMPLER} does not say how the states at two times belong together"
+            raise InputError("-", "mask", what, "emit the module again, and do not bake it")
+        psi = torch.as_tensor(asked(module, functools.partial(module.transition, times[0]), times[1], params))
+        L0, L1 = (torch.tensor(law.factor, dtype=torch.float64) for law in laws)
+        C = torch.linalg.solve_triangular(L0, psi @ L1, upper=False).mT
+        fall = torch.cat((torch.linalg.solve_triangular(L0, L1 @ C, upper=False, left=False), L1 @ _rest(C)), dim=1)
+        rise = torch.cat((psi, L0 @ _rest(C.mT)), dim=1)
+        return cls(*laws, *(tuple(map(tuple, table.tolist())) for table in (fall, rise)))
+
+    def down(self, state: State, normals: State, given: State, data: State) -> State:
+        """z1 of the state z0."""
+        return self.lower.beside(self.fall, self.upper, state, normals, given, data)
+
+    def up(self, state: State, normals: State, given: State, data: State) -> State:
+        """z0 of the state z1."""
+        return self.upper.beside(self.rise, self.lower, state, normals, given, data)
+
+
+def _rest(C: torch.Tensor) -> torch.Tensor:
+    """A square root of 1 - C C^T, C no longer than 1."""
+    values, vectors = torch.linalg.eigh(torch.eye(len(C), dtype=C.dtype) - C @ C.mT)
+    return vectors * values.clamp_min(0).sqrt()
 
 
 def _on(weight: Any, like: torch.Tensor) -> Any:
@@ -91,12 +142,13 @@ def asked(module: Any, function: Any, times: Any, params: Mapping[str, Any]) -> 
 @dataclass(frozen=True, eq=False)
 class Known:
     """What a run is given of its samples: ``data``, a tensor a data block, alone or with the ``state`` that it starts from;
-    and with ``mask`` (1 where the data stay as they are) the law at every time of the grid but the first."""
+    and with ``mask`` (1 where the data stay as they are) the law at every time of the grid, or what lies between them."""
 
     data: State = ()
     state: State = ()
     mask: torch.Tensor | None = None
     laws: tuple[Law, ...] = ()
+    bridges: tuple[Bridge, ...] = ()
 
     @classmethod
     def of(
@@ -124,16 +176,23 @@ class Known:
         """The same of some of the seeds."""
         cut = lambda value: value if value.shape[0] == 1 else value[part]  # noqa: E731
         mask = None if self.mask is None else cut(self.mask)
-        return Known(tuple(map(cut, self.data)), tuple(map(cut, self.state)), mask, self.laws)
+        return replace(self, data=tuple(map(cut, self.data)), state=tuple(map(cut, self.state)), mask=mask)
 
     def to(self, device: torch.device) -> Known:
         """The same on a device."""
         data, state = (tuple(upload(value, device) for value in values) for values in (self.data, self.state))
-        return Known(data, state, None if self.mask is None else upload(self.mask, device), self.laws)
+        return replace(self, data=data, state=state, mask=None if self.mask is None else upload(self.mask, device))
+
+    def ahead(self, k: int, state: State, normals: State, own: Callable[[str], State], given: State) -> State:
+        """What is known at the end of step k: of the path that the state at its beginning is on, or of the start's normals."""
+        if self.bridges:
+            return self.bridges[k].down(state, own("known"), given, self.data)
+        return self.laws[k + 1].drawn(normals, given, self.data, state[0].dtype) if self.laws else ()
 
     def kept(self, state: State, fresh: State) -> State:
         """The state with what is known put in its place."""
-        assert self.mask is not None
+        if self.mask is None:
+            return state
         mask, moving = self.mask, len(fresh)
         mixed = (torch.lerp(z, own, mask.to(z.dtype)) for z, own in zip(state, fresh, strict=False))
         return (*mixed, *state[moving:])

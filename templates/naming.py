@@ -18,8 +18,8 @@ METHODS = frozenset(
     """F G L0 b alpha sigma offset time_of change panels log_alpha GG self speed order data""".split()  # noqa: SIM905
 )
 GLOBALS = frozenset(
-    """torch math Diffusion start start_data start_mean coefficients step step_first step_last denoise nfe sde law times params
-    state c network noise history table columns rows row like skip out offset zero one Y""".split()  # noqa: SIM905
+    """torch math Diffusion start start_data start_mean transition coefficients step step_first step_last denoise nfe sde law
+    times params state c network noise history table columns rows row like skip out offset zero one Y""".split()  # noqa: SIM905
 ) | {node.name for node in ast.parse(CORE).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CORE = "def " + Path(__file__).with_name("torch").joinpath("core.py").read_text(encoding="utf-8").partition("\ndef ")[2]
-PUBLIC = frozenset(("start", "start_data", "start_mean", "coefficients", "step", "step_first", "step_last", "nfe", "denoise"))
+PUBLIC = frozenset(
+    ("start", "start_data", "start_mean", "transition", "coefficients", "step", "step_first", "step_last", "nfe", "denoise")
+)
 
 
 def shaken(text: str) -> str:

@@ -21,8 +21,10 @@ from safetensors import safe_open
 import stepsmith
 import stepsmith.generated
 from stepsmith import cli
+from stepsmith.cli import shared
 from stepsmith.cli.sample import GRIDS
 from stepsmith.derive import catalogue, list_samplers, list_sdes
+from stepsmith.derive.sampler import network
 from stepsmith.errors import InputError
 from stepsmith.runtime import TimeGrid, load, networks, parse_seeds, sample
 from stepsmith.runtime.networks.shipped import WEIGHTS
@@ -432,6 +434,43 @@ def test_a_network_of_ones_own_is_named_by_its_module(run, refused, tmp_path, mo
         assert json.loads(done(run(*words)))["record"]["network"] == kind
     for name, what in (("mine:wrong", "a Network but"), ("mine:none", "AttributeError"), ("nowhere:net", "ModuleNotFoundError")):
         refused(("sample", "--network", name, "--steps", "2"), "-", "network", what, "Network")
+
+
+@pytest.mark.parametrize(
+    ("sde", "kind", "parts"),
+    [("psld", "eps-L", 2), ("vp", "eps", 1), ("vp", "v", 1), ("vp", "x0", 1), ("psld", "score", 2), ("rectified-flow", "flow", 1),
+     ("vp", "edm", 1), ("psld", "denoiser", 1)],
+)  # fmt: skip
+def test_a_function_or_a_module_of_torch_is_a_network_of_the_kind_that_is_said(run, tmp_path, monkeypatch, sde, kind, parts):
+    """Channels and the shape of the time are as the page says."""
+    (tmp_path / "raw.py").write_text(
+        "import torch\n"
+        "def fn(z, t):\n"
+        f"    assert z.shape == (2, {parts}, 4, 4) and t.shape == {'()' if kind == 'denoiser' else '(2,)'}\n"
+        "    return 0.1 * z\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, z, t):\n        return fn(z, t)\n"
+        "net = Net()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in ("fn", "net", "Net"):
+        words = ("sample", "--sde", sde, "--network", f"raw.py:{name}", "--kind", kind, "--shape", "1,4,4", "--steps", "2")
+        found = run(*words, "--sampler", "conjugate", "--seeds", "0-1", "--out", "a.npz", "--json")
+        assert json.loads(done(found))["record"]["network"] == ("eps-L" if kind == "eps" else kind)
+
+
+def test_a_kind_that_does_not_fit_is_refused(refused, tmp_path, monkeypatch):
+    (tmp_path / "raw.py").write_text("def fn(z, t):\n    return z\n")
+    monkeypatch.chdir(tmp_path)
+    words = ("sample", "--steps", "2", "--network")
+    refused((*words, "raw.py:fn"), "-", "network", "does not say what it predicts", "say it with kind and shape")
+    refused((*words, "raw.py:fn", "--kind", "eps-L"), "-", "shape", "does not say the shape of a sample", "1,28,28")
+    refused((*words, "raw.py:fn", "--kind", "eps-L", "--shape", "a"), "-", "shape", "'a' is no shape", "whole numbers")
+    refused((*words, "fashion", "--kind", "eps-L"), "-", "kind", "is a network of kind denoiser, not eps-L", "give denoiser")
+
+
+def test_the_kinds_of_the_command_line_are_those_of_derive():
+    assert set(shared.KINDS) == {*network.KINDS, network.FLOW, "eps"}
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -225,18 +225,44 @@ def test_the_configuration_of_a_peer_means_the_same(kind, more, host):
     assert distance(result, expected) < 3e-5
 
 
-def test_a_flow_is_flow_match_euler_in_flux_and_stable_diffusion_3(wide):
-    """Resolution-dependent and fixed shift; the peers' sigmas are float32."""
-    for pipeline, peer in (
-        (flux, diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
-        (stable_diffusion_3, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)),
-    ):
+def test_a_flow_is_flow_match_euler_in_flux_stable_diffusion_3_and_qwen(wide):
+    """Shifts that depend on the resolution, a fixed one, and one to a last sigma; the peers' sigmas are float32."""
+    for pipeline, peer in flows():
         expected = pipeline(peer)
         scheduler = wide("ddim").from_config(peer.config)
         assert distance(pipeline(scheduler), expected) < 3e-5
         assert torch.allclose(scheduler.timesteps, peer.timesteps) and torch.allclose(scheduler.sigmas, peer.sigmas)
         better = pipeline(wide("dpmpp-2m").from_config(peer.config))
         assert 1e-4 < distance(better, expected) < 0.2
+
+
+FLOWS = [
+    *("ddim", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun-drift", "adams-2", "adams-3"),
+    *("adams-3-gaussian", "conjugate"),
+]
+
+
+@pytest.fixture(scope="module")
+def solutions():
+    """The solution of each pipeline, from many steps of Euler's method with the scheduler of diffusers."""
+    return [pipeline(peer, steps=400) for pipeline, peer in flows()]
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_row_runs_in_the_pipelines_of_flows_and_comes_nearer_with_more_steps(name, solutions):
+    make = ss.load(ss.emit(ss.derive("rectified-flow", name), "diffusers", certified=False)).Scheduler
+    for (pipeline, peer), solution in zip(flows(), solutions, strict=True):
+        scheduler = make.from_config(peer.config)
+        few, many = (distance(pipeline(scheduler, steps=steps), solution) for steps in (6, 24))
+        assert many < few < 0.2 and scheduler.step_index == len(scheduler.timesteps) >= 24
+
+
+def flows():
+    """The pipelines of flows, with the scheduler that their models come with."""
+    kind = diffusers.FlowMatchEulerDiscreteScheduler
+    resolution = {"use_dynamic_shifting": True}
+    terminal = {"shift_terminal": 0.02, "max_shift": 0.9, "max_image_seq_len": 8192}
+    return (flux, kind(**resolution)), (stable_diffusion_3, kind(shift=3.0)), (qwen_image, kind(**resolution, **terminal))
 
 
 @pytest.mark.parametrize("name", ["dpmpp-2m", "unipc-2"])
@@ -304,6 +330,28 @@ def stable_diffusion_3(scheduler, steps=6):
     with torch.no_grad():
         return pipeline(
             **prompts, height=8, width=8, num_inference_steps=steps, output_type="latent", guidance_scale=2.0,
+            generator=torch.Generator().manual_seed(0),
+        ).images  # fmt: skip
+
+
+def qwen_image(scheduler, steps=6):
+    torch.manual_seed(0)
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=24, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True], latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )  # fmt: skip
+    texts = {"text_encoder": None, "tokenizer": None}
+    pipeline = diffusers.QwenImagePipeline(scheduler=scheduler, vae=vae, transformer=transformer.eval(), **texts)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = {f"{kind}prompt_embeds": torch.randn(1, 7, 16) for kind in ("", "negative_")}
+    masks = {f"{name}_mask": torch.ones(1, 7, dtype=torch.long) for name in prompts}
+    with torch.no_grad():
+        return pipeline(
+            **prompts, **masks, true_cfg_scale=2.0, height=32, width=32, num_inference_steps=steps, output_type="latent",
             generator=torch.Generator().manual_seed(0),
         ).images  # fmt: skip
 

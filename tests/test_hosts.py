@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import stepsmith as ss
@@ -33,12 +34,14 @@ def built(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield run
-    sys.modules.pop("vp_dpmpp_2m", None)
+    for name in ("vp_dpmpp_2m", "vp_dpmpp_2m_logsnr_10"):
+        sys.modules.pop(name, None)
 
 
 def test_the_page_has_a_command_a_host_and_a_snippet_where_one_writes_python():
-    assert [arguments[arguments.index("--dialect") + 1] for arguments in COMMANDS] == ["diffusers", "k-diffusion", "comfyui"]
-    assert len(SNIPPETS) == 4
+    hosts = [arguments[arguments.index("--dialect") + 1] for arguments in COMMANDS if "--dialect" in arguments]
+    assert hosts == ["diffusers", "k-diffusion", "comfyui"] and "--bake" in COMMANDS[3]
+    assert len(SNIPPETS) == 5
 
 
 def test_the_command_of_diffusers_runs_where_diffusers_is_not_installed(built, monkeypatch):
@@ -58,6 +61,14 @@ def test_the_node_file_lies_where_comfyui_looks(built):
     (file,) = built(COMMANDS[2])
     module = ss.load(file)
     assert file.parts[-3:] == ("ComfyUI", "custom_nodes", "vp_sde_dpmpp_2m.py") and len(module.NODE_CLASS_MAPPINGS) == 1
+
+
+def test_the_snippet_of_a_baked_file_runs(built):
+    built(COMMANDS[3])
+    torch.manual_seed(0)
+    space = {}
+    exec(SNIPPETS[3], space)
+    assert space["data"].dtype == torch.float32 and 0.9 < space["data"].std() < 1.1
 
 
 def test_a_file_of_a_dialect_keeps_the_contract_and_the_text_of_the_module():

@@ -44,6 +44,13 @@ def test_no_page_has_more_than_1500_words_of_prose(page: Path) -> None:
     assert len(prose(page.read_text()).split()) <= 1500
 
 
+def test_the_snippet_of_the_front_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = re.findall(r"^```python\n(.*?)^```", FRONT[0].read_text(), re.MULTILINE | re.DOTALL)
+    space: dict[str, object] = {}
+    exec(compile(text, "README.md", "exec"), space)
+    assert tuple(space["clothes"].shape) == (64, 1, 28, 28) and "def step(" in capsys.readouterr().out  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("name", WALK)
 def test_a_walk_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TOML is saved under its name, Python is executed, and lines that begin with stepsmith are commands that succeed."""

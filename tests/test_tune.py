@@ -168,6 +168,19 @@ def test_conditions_go_with_their_paths(chosen):
     assert tuned.record["candidates"] == chosen.record["candidates"]
 
 
+def test_a_network_that_is_called_in_parts_is_tuned_to_alike(chosen):
+    network, counts = PROBLEM.network(), set()
+
+    def conditional(inputs, time, *, label, word):
+        counts.add(len(inputs[0]))
+        assert len(label) == len(word) == len(inputs[0])
+        return network(inputs, time)
+
+    tuned = ss.tune("vp", conditional, CALLS, **made(cond={"label": torch.arange(16), "word": ["a"]}, batch=3))
+    assert counts == {1, 2, 3}  # 16 paths of the teacher, and half of them
+    assert tuned.module.TABLE == chosen.module.TABLE and tuned.record["candidates"] == chosen.record["candidates"]
+
+
 def test_several_blocks_are_tuned(monkeypatch):
     monkeypatch.setattr(choosing, "BLOCKS", (BASELINE, GAUSSIAN))
     monkeypatch.setattr(choosing, "ASINH", ())

@@ -19,6 +19,7 @@ from stepsmith.runtime.networks.adapters import (
 )
 from stepsmith.runtime.networks.base import Counting, Network, counting
 from stepsmith.runtime.networks.discrete import diffusers, discrete
+from stepsmith.runtime.networks.inpainting import inpainting
 from stepsmith.runtime.networks.onnx_model import onnx
 from stepsmith.runtime.networks.published import cld, psld
 from stepsmith.runtime.networks.shipped import SHIPPED, load
@@ -42,6 +43,7 @@ __all__ = [
     "from_score",
     "from_v",
     "guided",
+    "inpainting",
     "load",
     "onnx",
     "predicting_data",

@@ -67,21 +67,42 @@ def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -
     return given
 
 
-class Counting:
-    """The same network; ``calls`` is how often it was called."""
+class Wrapped:
+    """A network that is called in another way, and says of itself what the one inside says."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "network":  # not set yet: a copy or an unpickling is under way
+            raise AttributeError(name)
+        return getattr(self.network, name)
+
+
+class Counting(Wrapped):
+    """The same network; ``calls`` is how often it was called."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
         self.calls = 0
 
     def __call__(self, inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         self.calls += 1
         return self.network(inputs, time, **cond)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "network":  # not set yet: a copy or an unpickling is under way
-            raise AttributeError(name)
-        return getattr(self.network, name)
+
+class InParts(Wrapped):
+    """The same network, called for at most ``batch`` samples at a time: for one that is too large for all of them."""
+
+    def __init__(self, network: Any, batch: int) -> None:
+        super().__init__(network)
+        self.batch = batch
+
+    def __call__(self, inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
+        count = inputs[0].shape[0]
+        given, parts = conditions(cond, count), [slice(first, first + self.batch) for first in range(0, count, self.batch)]
+        outputs = [self.network(tuple(z[p] for z in inputs), time, **{name: v[p] for name, v in given.items()}) for p in parts]
+        return tuple(map(torch.cat, zip(*outputs, strict=True)))
 
 
 def counting(network: Any) -> Counting:

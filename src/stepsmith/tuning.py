@@ -34,9 +34,10 @@ from stepsmith.measure.choosing import BASELINE, FIRST, Candidate, Error, Paths,
 from stepsmith.measure.trials import Trials
 from stepsmith.runtime import TimeGrid, modules, parse_seeds, sample
 from stepsmith.runtime.grid import span_of
-from stepsmith.runtime.networks.base import conditions
+from stepsmith.runtime.networks.base import InParts, conditions
 from stepsmith.runtime.noise import seeds_text
 from stepsmith.runtime.plan import make_plan
+from stepsmith.runtime.sampler import batch_size
 from stepsmith.templates import attach
 
 TEACHER, LEAST = 80, 8  # steps of the teacher, seeds at least
@@ -149,12 +150,13 @@ def tune(
     sde: Any, network: Any, nfe: int, *, seeds: str | int | Iterable[int] = range(64), kind: str = "denoiser",
     start: float | None = None, end: float | None = None, teacher: int = TEACHER, learn: bool = False,
     certified: int | None = None, evaluations: int = EVALUATIONS, shape: Sequence[int] | None = None, device: str = "cpu",
-    cond: Mapping[str, Any] | None = None, trials: Path | None = None, progress: bool = False,
+    cond: Mapping[str, Any] | None = None, batch: int | None = None, trials: Path | None = None, progress: bool = False,
 ) -> Tuned:  # fmt: skip
     """The sampler of ``nfe`` network calls that is best for this network, as a baked module with its record.
 
     ``sde`` as in ``load_sde``; ``network`` as in ``sample``, what it predicts in ``kind``.  ``seeds`` start the paths that are
-    tuned on, so judge with others; ``cond``, as in ``sample``, has an entry a seed or one for all.  The grid runs from ``start``
+    tuned on, so judge with others; ``cond``, as in ``sample``, has an entry a seed or one for all, and ``batch`` is how many
+    paths the network is called with at a time (all of them unless given).  The grid runs from ``start``
     (the end of the span) to ``end`` (1e-3), an end that is not given within the network's ``sigma_range``.
 
     ``learn``: times and weights are learned too, with ``evaluations`` of the loss from each start; ``certified=p``: only such
@@ -167,15 +169,15 @@ def tune(
     """
     bench = prepared(
         sde, network, seeds, kind=kind, start=start, end=end, teacher=teacher, shape=shape, device=device, cond=cond,
-        trials=trials, progress=progress,
+        batch=batch, trials=trials, progress=progress,
     )  # fmt: skip
     return tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations)
 
 
 def prepared(
     sde: Any, network: Any, seeds: str | int | Iterable[int], *, kind: str, start: float | None, end: float | None, teacher: int,
-    shape: Sequence[int] | None = None, device: str = "cpu", cond: Mapping[str, Any] | None = None, trials: Path | None = None,
-    progress: bool = False,
+    shape: Sequence[int] | None = None, device: str = "cpu", cond: Mapping[str, Any] | None = None, batch: int | None = None,
+    trials: Path | None = None, progress: bool = False,
 ) -> Bench:  # fmt: skip
     """The paths of a network, the teacher run, for any numbers of calls; arguments as :func:`tune`."""
     sde, seeds = load_sde(sde), parse_seeds(seeds)
@@ -183,6 +185,7 @@ def prepared(
         raise Unsupported(f"{sde.name} has constants, several data blocks or a coefficient a frequency", "tune another diffusion")
     if len(seeds) < LEAST:
         raise InputError("-", "seeds", f"{len(seeds)} are too few to tune on", f"give {LEAST} or more, 64 by default")
+    network = network if batch is None else InParts(network, batch_size(batch, len(seeds)))
     span = span_of(sde, getattr(network, "sigma_range", None), start, end)
     module = modules.from_text(written(derive(sde, BASELINE.source, kind), certified=False))
     grid = TimeGrid.logsnr(sde, teacher, *span)

@@ -16,7 +16,18 @@ import click
 
 from stepsmith.cli.cluster import fill_by_ray
 from stepsmith.cli.folder import Worker, fill, is_folder
-from stepsmith.cli.shared import examples, file_pairs, json_option, noted, number_pairs, out_option, print_json, quiet
+from stepsmith.cli.shared import (
+    examples,
+    file_pairs,
+    json_option,
+    kind_options,
+    named_network,
+    noted,
+    number_pairs,
+    out_option,
+    print_json,
+    quiet,
+)
 from stepsmith.errors import InputError, Unsupported, one_line
 
 GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
@@ -35,6 +46,8 @@ class Request:
     sde: str
     sampler: str | None
     network: str
+    kind: str | None
+    shape: str | None
     steps: int | None
     nfe: int | None
     grid: str | None
@@ -57,6 +70,7 @@ class Request:
     epilog=examples(
         "sample --sde psld --network fashion --nfe 20 --out clothes.png",
         "sample --sde vp --sampler dpmpp-2m --network net.onnx --steps 10",
+        "sample --sde psld --network my_model.py:unet --kind eps-L --shape 3,32,32 --sampler conjugate",
         "sample --sampler tuned/vp_tuned_10.py --network digits --seeds 0-63",
     ),
 )
@@ -72,6 +86,7 @@ class Request:
     show_default=True,
     help="fashion, fashion-psld-eps-l, digits, galaxies, a file (.safetensors, .onnx), or your own: MODULE:NAME or FILE.py:NAME.",
 )
+@kind_options
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
 @click.option("--grid", type=click.Choice(GRIDS), help="logsnr by default, asinh with a default sampler.")
@@ -178,7 +193,7 @@ class Run:
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
         use_device(request.device)
-        network = ss.networks.load(request.network, device=request.device)
+        network = named_network(request.network, ss.load_sde(request.sde), request.kind, request.shape, request.device)
         baked = request.sampler is not None and request.sampler.endswith(".py")
         source, grid, left = read_baked(request) if baked else derived(request, network, params)
         arguments = {

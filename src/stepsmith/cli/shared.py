@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from stepsmith.errors import InputError, one_line
 
+KINDS = ("denoiser", "eps", "eps-L", "eps-U", "eps-R", "x0", "v", "flow", "score", "edm")
 DIALECTS = ("torch", "diffusers", "k-diffusion", "comfyui")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -29,6 +30,34 @@ def out_option(text: str, default: Path | None = None) -> Callable[[Any], Any]:
 def plot_option(text: str) -> Callable[[Any], Any]:
     """``--plot FILE``, a picture (stepsmith/plots.py)."""
     return click.option("--plot", type=click.Path(path_type=Path), help=text)
+
+
+def kind_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--kind --shape``: what a network of the user's own predicts, and of which shape (``named_network``)."""
+    predicts = "What the network predicts, if it does not say so itself: a function or a module of torch, or an .onnx file. "
+    for option in (
+        click.option("--shape", help="With --kind: the shape of a sample of one component, such as 3,32,32."),
+        click.option("--kind", type=click.Choice(KINDS), help=predicts + "The network is called as docs/sampling.md says."),
+    ):
+        command = option(command)
+    return command
+
+
+def named_network(name: str, sde: Any, kind: str | None, shape: str | None, device: Any = None) -> Any:
+    """The network of ``--network --kind --shape`` for a diffusion; eps is eps-L."""
+    import stepsmith as ss
+    from stepsmith.derive.sampler.network import KINDS, checked, velocity
+
+    kind = "eps-L" if kind == "eps" else kind
+    try:
+        size = None if shape is None else tuple(map(int, shape.split(",")))
+    except ValueError:
+        raise InputError("-", "shape", f"{shape!r} is no shape", "give whole numbers, such as 1,28,28") from None
+    if kind is None:
+        return ss.networks.load(name, device=device, shape=size)
+    predicted = velocity(sde) if kind == "flow" else KINDS[str(checked(kind, sde))]
+    inputs, outputs = predicted.inputs(sde), predicted.outputs(sde)
+    return ss.networks.load(name, device=device, kind=kind, shape=size, components=inputs, outputs=outputs)
 
 
 def own_options(command: Callable[..., Any]) -> Callable[..., Any]:

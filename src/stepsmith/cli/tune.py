@@ -15,6 +15,8 @@ from stepsmith.cli.shared import (
     DIALECTS,
     examples,
     json_option,
+    kind_options,
+    named_network,
     out_option,
     plot_option,
     print_json,
@@ -35,11 +37,15 @@ from stepsmith.errors import InputError
 @click.option(
     "--network", default="digits", show_default=True, help="digits, fashion, galaxies, a file, MODULE:NAME or FILE.py:NAME."
 )
+@kind_options
 @click.option(
     "--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated."
 )
 @click.option(
     "--seeds", default="0-63", show_default=True, help="The seeds that are used for tuning; evaluate with others."
+)
+@click.option(
+    "--batch", type=click.IntRange(1), help="Paths that the network is called with at a time; by default all of them."
 )
 @click.option("--start", type=float, help="First time of the grid; by default as high as the network's range allows.")
 @click.option("--end", type=float, help="Last time of the grid; by default 0.001, or as low as the network's range allows.")
@@ -79,7 +85,7 @@ from stepsmith.errors import InputError
 def command(
     sde: str, network: str, budgets: Sequence[int], seeds: str, out: Path, as_json: bool, device: str, plot: Path | None,
     dialect: str, learn: bool, certified: int | None, evaluations: int, gaussian: Path | None, sampler: str, parameter: str,
-    **given: Any,
+    kind: str | None, shape: str | None, **given: Any,
 ) -> None:  # fmt: skip
     """Choose grid, frame, order, clock and corrector for a network, on its own paths, and write the best as a baked module.
 
@@ -101,9 +107,9 @@ def command(
     use_device(device)
     out.mkdir(parents=True, exist_ok=True)
     plots.check(plot)
-    shown, called = not quiet(as_json), ss.networks.load(network, device=device)
+    shown, called = not quiet(as_json), named_network(network, ss.load_sde(sde), kind, shape, device)
     bench = prepared(
-        sde, called, seeds, kind="denoiser", device=device, trials=out / "trials.jsonl", progress=shown, **given
+        sde, called, seeds, kind=called.kind, device=device, trials=out / "trials.jsonl", progress=shown, **given
     )
     found = [tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations) for nfe in budgets]
     paths = [each.write(out, dialect) for each in found]
