@@ -14,7 +14,7 @@ import stepsmith as ss
 from stepsmith.derive import load_sde
 from stepsmith.derive.maths.values import evaluate
 from stepsmith.derive.method import Method, derive
-from stepsmith.derive.orders import leading, local, moments
+from stepsmith.derive.orders import conjugate, local, moments, strong
 from stepsmith.derive.orders.lint import lint
 from stepsmith.derive.orders.rings import Balls, Rationals
 from stepsmith.derive.orders.search import search
@@ -195,8 +195,8 @@ def test_the_conjugate_error_for_a_general_moving_b(network: str) -> None:
 
 
 def test_a_wrong_conjugate_formula_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    true = leading.conjugate_values
-    monkeypatch.setattr(leading, "conjugate_values", lambda at: true(at) | {"K_x": true(at)["K_x"] * 2})
+    true = conjugate.conjugate_values
+    monkeypatch.setattr(conjugate, "conjugate_values", lambda at: true(at) | {"K_x": true(at)["K_x"] * 2})
     with pytest.raises(ArithmeticError):
         derive("psld", "conjugate").local_error  # noqa: B018
 
@@ -294,7 +294,7 @@ def test_a_wrong_noise_has_weak_order_zero() -> None:
     )  # fmt: skip
     planted = replace(method, program=replace(method.program, ops=louder))
     assert (moments.weak_order(method), moments.weak_order(planted)) == (1, 0)
-    assert (moments.strong_order(method), moments.strong_order(planted)) == (1.0, 0.0)
+    assert (strong.strong_order(method), strong.strong_order(planted)) == (1.0, 0.0)
 
 
 def test_an_exact_linear_part_around_no_kick_is_strong_three_halves() -> None:
