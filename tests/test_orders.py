@@ -212,8 +212,8 @@ SHIPPED = {  # sampler: (order of the common step, of the run)
 @pytest.mark.parametrize("sampler", SHIPPED)
 def test_the_orders_of_the_shipped_samplers(sampler: str) -> None:
     for sde in ("vp", "edm"):
-        method = derive(sde, sampler)
-        assert (local.step_order(method, (1, 2)), local.order(method, (1, 2))) == SHIPPED[sampler]
+        found = local.verdict(derive(sde, sampler), (1, 2))
+        assert (found.step, found.order) == SHIPPED[sampler]
 
 
 def test_the_term_that_keeps_the_third_order_multistep_at_two() -> None:
