@@ -9,7 +9,7 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from .lower import conjugation
-from .orders.moments import strong_order_of_increments
+from .orders.strong import strong_order_of_increments
 from .sampler.network import FLOW, KINDS
 from .sampler.split import bind
 

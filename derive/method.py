@@ -13,7 +13,7 @@ from . import describe, given
 from .lower import lower_rows
 from .maths.budget import within
 from .maths.notation import html_table
-from .orders import local, moments, stability
+from .orders import local, moments, stability, strong
 from .orders.leading import leading_error
 from .orders.symbolic import ErrorTerm
 from .program import StepProgram
@@ -122,7 +122,7 @@ class Method:
     @cached_property
     def strong_order(self) -> float | None:
         """The strong order, at most 3/2, of a one-step method that draws noise, its draws coupled at their best."""
-        return moments.strong_order(self) if self._one_step else None
+        return strong.strong_order(self) if self._one_step else None
 
     @property
     def _few_draws(self) -> bool:

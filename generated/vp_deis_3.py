@@ -114,6 +114,12 @@ def start_data(time, /, **params):
     return sde.alpha(t)[..., None, None]
 
 
+def transition(time, before, /, **params):
+    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
+    sde, (t, s) = Diffusion(**{**PARAMS, **params}), (torch.as_tensor(each, dtype=torch.float64) for each in (time, before))
+    return (sde.alpha(t) / sde.alpha(s))[..., None, None]
+
+
 def coefficients(times, /, **params):
     """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()

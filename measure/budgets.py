@@ -28,7 +28,8 @@ from stepsmith.measure import probe
 from stepsmith.measure.flow import Laws, transport
 from stepsmith.measure.problems import Gaussian, GaussianMixture
 from stepsmith.measure.slopes import GIVEN, MIXTURE, MU, S0, State, carried, gaussian_moments, network_of, starts
-from stepsmith.runtime.grid import TimeGrid, invert_increasing
+from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.roots import invert_increasing
 from stepsmith.runtime.sampler import steps_of
 
 HIGH, LOW = 160.0, 0.01  # effective sigma

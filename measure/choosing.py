@@ -31,8 +31,9 @@ import scipy.optimize
 import torch
 
 from stepsmith.measure.slopes import carried
-from stepsmith.runtime.grid import TimeGrid, invert_increasing
+from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import NoiseSource
+from stepsmith.runtime.roots import invert_increasing
 
 SCALES = (0.5, 1.0, 2.0)  # of tan, in standard deviations of the data
 ASINH = ((0.3, 1.5), (0.3, 2.5), (1.0, 1.5), (1.0, 2.5), (1.0, 4.0))  # centre in standard deviations of the data, k

@@ -26,9 +26,10 @@ import torch
 from stepsmith.errors import InputError
 from stepsmith.measure.choosing import drawn
 from stepsmith.runtime.constants import blocks_of
-from stepsmith.runtime.grid import TimeGrid, invert_increasing
+from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import parse_seeds
 from stepsmith.runtime.plan import make_plan
+from stepsmith.runtime.roots import invert_increasing
 from stepsmith.runtime.sampler import steps_of
 
 State = tuple[torch.Tensor, ...]

@@ -27,7 +27,7 @@ import torch
 
 from stepsmith.errors import InputError
 from stepsmith.measure.choosing import Error, Paths, Row, stretched
-from stepsmith.runtime.grid import invert_increasing
+from stepsmith.runtime.roots import invert_increasing
 
 PENALTY, FLOOR, SHARE = 1e-4, 0.05, 0.1
 NUDGE = 1e-6  # of the step before it: by what a time is moved for the derivatives of a table

@@ -33,16 +33,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepsmith.errors import InputError, Unsupported
+from stepsmith.errors import Unsupported
 
-MOST_STEPS = 1_000_000
+from .grid_checks import SLACK, check_positive, check_span, checked, checked_ends, refusal
+from .roots import invert_increasing
+
 END = 1e-3  # where grids end unless told
 FEW = 12  # times that are shown
-_SLACK = 1e-12  # an end given in decimal may miss the end of the span by a rounding
-
-
-def _refuse(key: str, what: str, fix: str) -> InputError:
-    return InputError(where="-", key=key, what=what, fix=fix)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +55,7 @@ class TimeGrid:
     name: str = "explicit"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "times", _checked(self.times))
+        object.__setattr__(self, "times", checked(self.times))
 
     def __repr__(self) -> str:
         return f"TimeGrid({self.name}: {self.steps} steps from {self.times[0]:.4g} to {self.times[-1]:.4g})"
@@ -80,19 +77,19 @@ class TimeGrid:
         given."""
         grid = cls(times)
         if sde is not None:
-            _check_span(sde, float(grid.times[0]), float(grid.times[-1]), key="grid")
+            check_span(sde, float(grid.times[0]), float(grid.times[-1]), key="grid")
         return grid
 
     @classmethod
     def uniform(cls, sde: Any, steps: int, start: float | None = None, end: float = END) -> TimeGrid:
         """t_k = start + (k/N) (end - start)."""
-        start, end = _ends(sde, steps, start, end)
+        start, end = checked_ends(sde, steps, start, end)
         return cls(_pin(start + _fractions(steps) * (end - start), start, end), "uniform")
 
     @classmethod
     def quadratic(cls, sde: Any, steps: int, start: float | None = None, end: float = END) -> TimeGrid:
         """t_k = end + (start - end) (1 - k/N)^2, the quadratic striding of the public PSLD code."""
-        start, end = _ends(sde, steps, start, end)
+        start, end = checked_ends(sde, steps, start, end)
         return cls(_pin(end + (start - end) * _fractions(steps)[::-1] ** 2, start, end), "quadratic")
 
     @classmethod
@@ -120,7 +117,7 @@ class TimeGrid:
         params: Mapping[str, float] | None = None,
     ) -> TimeGrid:
         """sigma(t_k)^(1/rho) uniform between its values at start and end; ``params`` override the SDE's own."""
-        _positive("rho", rho)
+        check_positive("rho", rho)
         return cls(_by_sigma(sde, steps, start, end, params, lambda s: s ** (1 / rho), lambda w: w**rho), "edm")
 
 
@@ -136,7 +133,7 @@ class TimeGrid:
         params: Mapping[str, float] | None = None,
     ) -> TimeGrid:
         """arctan(sigma(t_k)/scale) uniform between its values at start and end; ``params`` override the SDE's own."""
-        _positive("scale", scale)
+        check_positive("scale", scale)
         warped = _by_sigma(sde, steps, start, end, params, lambda s: np.arctan(s / scale), lambda w: scale * np.tan(w))
         return cls(warped, "tan")
 
@@ -153,8 +150,8 @@ class TimeGrid:
         params: Mapping[str, float] | None = None,
     ) -> TimeGrid:
         """asinh(log(sigma(t_k)/centre)/k) uniform between its values at start and end."""
-        _positive("centre", centre)
-        _positive("k", k)
+        check_positive("centre", centre)
+        check_positive("k", k)
         warp = lambda s: np.arcsinh(np.log(s / centre) / k)  # noqa: E731
         return cls(_by_sigma(sde, steps, start, end, params, warp, lambda w: centre * np.exp(k * np.sinh(w))), "asinh")
 
@@ -164,7 +161,7 @@ class TimeGrid:
 
         Raises InputError (key ``grid``) where the span of the SDE does not reach one of them.
         """
-        levels = _checked(sigmas).numpy()
+        levels = checked(sigmas).numpy()
         low, high = (float(end) for end in sde.time)
         sigma = sde.at(**dict(params or {})).effective_sigma
         first = low + (high - low) * 1e-12
@@ -172,9 +169,9 @@ class TimeGrid:
         if getattr(sde, "open", False):
             high, most = _beyond(sigma, low, high, most, levels[0])
         for level in levels:
-            if not least < level <= most * (1 + _SLACK):
+            if not least < level <= most * (1 + SLACK):
                 what = f"the effective sigma of {sde.name} runs from {least:.3g} to {most:.6g}, and {level:g} is not in it"
-                raise _refuse("grid", what, "leave the step to 0 to last='denoise', or take another diffusion")
+                raise refusal("grid", what, "leave the step to 0 to last='denoise', or take another diffusion")
         times = invert_increasing(sigma, np.minimum(levels, most), first, high)
         return cls(torch.from_numpy(np.minimum(times, high)), "sigmas")
 
@@ -186,15 +183,10 @@ class TimeGrid:
 
         Between two entries of the table log sigma is linear in the index, as in the schedulers of diffusers.
         """
-        indices, levels = _checked(timesteps).numpy(), _checked(torch.as_tensor(table).flip(0)).flip(0).numpy()
+        indices, levels = checked(timesteps).numpy(), checked(torch.as_tensor(table).flip(0)).flip(0).numpy()
         if not 0 <= indices[-1] <= indices[0] <= len(levels) - 1:
-            raise _refuse("grid", f"the table has the indices 0 to {len(levels) - 1}", "give timesteps within it")
+            raise refusal("grid", f"the table has the indices 0 to {len(levels) - 1}", "give timesteps within it")
         return cls.sigmas(sde, np.exp(np.interp(indices, np.arange(len(levels)), np.log(levels))), params=params)
-
-
-def _positive(key: str, value: float) -> None:
-    if not (np.isfinite(value) and value > 0):
-        raise _refuse(key, f"{value!r} is not a positive number", f"give {key} > 0")
 
 
 def span_of(
@@ -202,7 +194,7 @@ def span_of(
 ) -> tuple[float, float]:
     """Where a grid starts and ends: as asked, else at the end of the span of the SDE and at END, but within the effective
     ``sigmas`` that a network was trained for, if they are given.  Raises InputError for times that are not those of a grid."""
-    first, last = _ends(sde, 1, start, END if end is None else end)
+    first, last = checked_ends(sde, 1, start, END if end is None else end)
     if sigmas is None:
         return first, last
     least, most = np.asarray(sde.at().effective_sigma(np.array([last, first]))).tolist()
@@ -222,71 +214,17 @@ def budget_steps(nfe: int, nfe_per_step: int, last: str = "none") -> tuple[int, 
     Raises :class:`InputError` (key ``nfe`` or ``last``) where the budget does not pay for one step.
     """
     if last not in ("none", "denoise"):
-        raise _refuse("last", f"{last!r} is not known", "give none or denoise")
+        raise refusal("last", f"{last!r} is not known", "give none or denoise")
     if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe_per_step < 1:
-        raise _refuse("nfe", f"{nfe!r} calls at {nfe_per_step!r} a step cannot be divided", "give whole numbers")
+        raise refusal("nfe", f"{nfe!r} calls at {nfe_per_step!r} a step cannot be divided", "give whole numbers")
     extra = 1 if last == "denoise" else 0
     steps, left = divmod(nfe - extra, nfe_per_step)
     if steps < 1:
         need = nfe_per_step + extra
-        raise _refuse(
+        raise refusal(
             "nfe", f"a budget of {nfe} buys no step", f"one step needs {need} network calls, give nfe >= {need}"
         )
     return steps, left
-
-
-def _checked(times: Any) -> torch.Tensor:
-    """A private float64 copy on the CPU of ``times``, or the refusal."""
-    try:
-        values = times if isinstance(times, torch.Tensor) else torch.as_tensor(times, dtype=torch.float64)
-        values = values.detach().to("cpu", torch.float64, copy=True)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _refuse("grid", f"these are not times ({error})", "give a sequence of numbers") from None
-    if values.dim() != 1 or values.shape[0] < 2:
-        raise _refuse("grid", f"the times have shape {tuple(values.shape)}", "give a sequence of at least two times")
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        at = int(bad.nonzero()[0])
-        raise _refuse("grid", f"time {at} is {values[at].item()}", "every time must be finite")
-    rising = values.diff() >= 0
-    if rising.any():
-        at = int(rising.nonzero()[0])
-        pair = f"{values[at].item()!r}, {values[at + 1].item()!r}"
-        raise _refuse(
-            "grid", f"times {at} and {at + 1} ({pair}) do not decrease", "times run down from noise to data, each once"
-        )
-    return values
-
-
-def _ends(sde: Any, steps: int, start: float | None, end: float) -> tuple[float, float]:
-    """The checked pair (start, end); start defaults to the end of the SDE's time span."""
-    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= MOST_STEPS:
-        raise _refuse(
-            "steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}"
-        )
-    if not hasattr(sde, "time"):
-        raise _refuse("sde", f"{sde!r} is not a diffusion", "give method.sde, or ss.load_sde of a name or a file")
-    start = float(sde.time[1] if start is None else start)
-    end = float(end)
-    for key, value in (("start", start), ("end", end)):
-        if not np.isfinite(value):
-            raise _refuse(key, f"{value} is not a time", "give a finite number")
-    if not end < start:
-        raise _refuse("end", f"{end:g} is not below the start {start:g}", "a grid runs down from start to end")
-    _check_span(sde, start, end)
-    return start, end
-
-
-def _check_span(sde: Any, start: float, end: float, key: str | None = None) -> None:
-    """Refuse what does not lie in (t_min, t_max] of the SDE; at t_min the score of a data set is not defined."""
-    low, high = (float(bound) for bound in sde.time)
-    span = f"({low:g}, {high:g}] of {sde.name}"
-    if start > high + _SLACK * max(1.0, abs(high)) and not getattr(sde, "open", False):
-        raise _refuse(key or "start", f"{start!r} is outside the time span {span}", f"start at {high:g} or below")
-    if end <= low:
-        raise _refuse(
-            key or "end", f"{end!r} is outside the time span {span}", f"end above {low:g}, say at {low + 1e-3:g}"
-        )
 
 
 def _beyond(
@@ -324,7 +262,7 @@ def _by_sigma(
     unwarp: Callable[[np.ndarray], np.ndarray],
 ) -> torch.Tensor:
     """The grid whose warp(sigma(t)) is uniform: inner times by inversion, the two ends as given."""
-    start, end = _ends(sde, steps, start, end)
+    start, end = checked_ends(sde, steps, start, end)
     sigma = sde.at(**dict(params or {})).effective_sigma
     first, last = (float(s) for s in np.asarray(sigma(np.array([start, end])), dtype=np.float64))
     if not (np.isfinite(first) and np.isfinite(last) and 0 < last < first):
@@ -333,54 +271,7 @@ def _by_sigma(
             if not np.isfinite(first)
             else "choose start and end where sigma is positive and rises in t"
         )
-        raise _refuse("grid", f"the effective sigma of {sde.name} runs from {first:g} to {last:g} on this grid", fix)
+        raise refusal("grid", f"the effective sigma of {sde.name} runs from {first:g} to {last:g} on this grid", fix)
     ends = warp(np.array([first, last]))
     levels = unwarp(ends[0] + _fractions(steps)[1:-1] * (ends[1] - ends[0]))
     return _pin(np.concatenate([[start], invert_increasing(sigma, levels, end, start), [end]]), start, end)
-
-
-def invert_increasing(
-    function: Callable[[np.ndarray], np.ndarray], levels: Any, low: float, high: float, nodes: int = 17
-) -> np.ndarray:
-    """t in [low, high] with function(t) = level, for all levels at once, to about two units in the last place of t.
-
-    ``function`` maps a float64 array to one of its shape, is positive and increases strictly. A table of ``nodes``
-    values brackets every level; Chandrupatla's method (1997: inverse quadratic interpolation where it is safe, else
-    bisection) on log function closes the brackets, always keeping them, in some six more values a level.
-    """
-    levels = np.asarray(levels, dtype=np.float64)
-    table = low + (high - low) * (np.arange(nodes) / (nodes - 1)) ** 2
-    table[-1] = high
-    height = np.log(np.asarray(function(table), dtype=np.float64))
-    goal = np.log(levels)
-    cell = np.clip(np.searchsorted(height, goal), 1, nodes - 1)
-    a, b = table[cell], table[cell - 1]
-    fa, fb = height[cell] - goal, height[cell - 1] - goal
-    share = np.full(levels.shape, 0.5)
-    active = (fa != 0) & (fb != 0)
-    for _ in range(200):  # bisection alone would need 60
-        if not active.any():
-            break
-        at = np.flatnonzero(active)
-        x = a[at] + share[at] * (b[at] - a[at])
-        fx = np.log(np.asarray(function(x), dtype=np.float64)) - goal[at]
-        same = np.sign(fx) == np.sign(fa[at])
-        c, fc = np.where(same, a[at], b[at]), np.where(same, fa[at], fb[at])
-        b[at], fb[at] = np.where(same, b[at], a[at]), np.where(same, fb[at], fa[at])
-        a[at], fa[at] = x, fx
-        least = 2 * np.finfo(np.float64).eps * np.abs(x) / np.abs(b[at] - x)
-        share[at] = np.clip(_interpolated(x, b[at], c, fx, fb[at], fc), least, 1 - least)
-        active[at] = (fx != 0) & (least < 0.5)
-    return np.where(np.abs(fa) <= np.abs(fb), a, b)
-
-
-def _interpolated(
-    a: np.ndarray, b: np.ndarray, c: np.ndarray, fa: np.ndarray, fb: np.ndarray, fc: np.ndarray
-) -> np.ndarray:
-    """Where between a (0) and b (1) the inverse parabola through the three points crosses zero; 1/2 where it is not
-    safe."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-        safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
-        share = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-    return np.where(safe & np.isfinite(share), share, 0.5)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from stepsmith.cli import cli
 from stepsmith.errors import InputError
 from stepsmith.measure import check
+from stepsmith.measure.subjects import Function, Scheduler
 
 diffusers = pytest.importorskip("diffusers")
 torch.set_num_threads(1)
@@ -34,8 +35,8 @@ AUDITED = (  # orders of the formula in docs/audit.md, which are proven
 )
 
 
-def scheduler(kind: Any, **config: Any) -> check.Scheduler:
-    return check.Scheduler.of(getattr(diffusers, kind) if isinstance(kind, str) else kind, config)
+def scheduler(kind: Any, **config: Any) -> Scheduler:
+    return Scheduler.of(getattr(diffusers, kind) if isinstance(kind, str) else kind, config)
 
 
 @pytest.mark.parametrize(("kind", "config", "order"), AUDITED)
@@ -77,7 +78,7 @@ def test_a_sample_that_depends_on_its_batch_is_found() -> None:
     assert check.batch_invariant(scheduler("DDPMScheduler"))
 
 
-def ancestral(draw: Any) -> check.Function:
+def ancestral(draw: Any) -> Function:
     """Euler steps to a lower level, and noise back up to the wanted one, drawn by ``draw(x)``."""
 
     def sample(model: Any, x: Any, sigmas: Any) -> Any:
@@ -86,7 +87,7 @@ def ancestral(draw: Any) -> check.Function:
             x = x + (low - a) * (x - model(x, a.expand(len(x)))) / a + (b**2 - low**2).sqrt() * draw(x)
         return x
 
-    return check.Function("ancestral", sample)
+    return Function("ancestral", sample)
 
 
 def test_a_function_that_draws_for_the_batch_as_a_whole_is_found() -> None:
@@ -119,7 +120,7 @@ def test_values_read_back_are_counted_without_those_of_the_network() -> None:
             assert float(a) > 0  # one value
         return x
 
-    own = check.Function("euler", euler)
+    own = Function("euler", euler)
     assert check.synchronisations(own) == 1
     errors, last = check.run_errors(own, (40, 80, 160))
     assert last is None and check.slope({1 / n: e for n, e in errors.items()}) == pytest.approx(1, abs=0.1)

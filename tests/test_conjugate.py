@@ -59,7 +59,7 @@ def module_of(sde: str, B: str, network: str, frame: str | None = None) -> Any:
     sampler: dict[str, Any] = {"name": f"by-{B}", "family": "conjugate", "B": B_TEXT[B]}
     if B != "zero":
         sampler["params"] = {"lambda_": LAM}
-    return ss.load(ss.emit(ss.derive(sde_of(sde), sampler, network=network, frame=frame)))
+    return ss.load(ss.emit(ss.derive(sde_of(sde), sampler, network=network, frame=frame), certified=False))
 
 
 def B_at(B: str, n: int, s: float, lam: float = LAM) -> np.ndarray:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import stepsmith as ss
+from stepsmith import tuning
 from stepsmith.errors import Unsupported
 from stepsmith.measure import choosing
 from stepsmith.templates import attach
@@ -52,7 +53,8 @@ def wide():
 
 @pytest.fixture
 def few_candidates(monkeypatch):
-    """Two rows on six grids: what is chosen among does not matter here."""
+    """Two rows on six grids, and a short search of the steps: what is chosen among does not matter here."""
+    monkeypatch.setattr(tuning, "SEARCH", 1)
     monkeypatch.setattr(choosing, "ROWS", choosing.ROWS[:1] + choosing.ROWS[6:7])
     monkeypatch.setattr(choosing, "ASINH", ())
 
@@ -501,6 +503,7 @@ def test_the_snippets_of_the_page_run(tmp_path, monkeypatch, few_candidates):
     monkeypatch.syspath_prepend(tmp_path)
     tiny = stable_diffusion(diffusers.DDIMScheduler(**SD, clip_sample=False), Tiny)
     monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", lambda path: tiny)
+    monkeypatch.delitem(sys.modules, "vp_dpmpp_2m", raising=False)  # of another file of tests in this process
     space = {}
     exec(first, space)
     del sys.modules["vp_dpmpp_2m"]

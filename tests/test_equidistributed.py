@@ -9,10 +9,11 @@ from stepsmith.measure.choosing import Error
 from stepsmith.measure.problems import GaussianMixture
 
 DATA = GaussianMixture([1.0], [[0.0, 0.0]], [0.5])
+UNSEEN = range(1000, 1032)  # seeds
 
 
 def error(module, grid, network, truth):
-    return Error.of(ss.sample(module, network, grid, range(1000, 1064), dtype=torch.float64), truth).loss
+    return Error.of(ss.sample(module, network, grid, UNSEEN, dtype=torch.float64), truth).loss
 
 
 def test_on_gaussian_data_the_steps_of_euler_are_even_in_the_angle_of_sigma():
@@ -23,12 +24,12 @@ def test_on_gaussian_data_the_steps_of_euler_are_even_in_the_angle_of_sigma():
     assert grid.steps == 16 and (steps / steps.mean() - 1).abs().max() < 0.1
 
 
-@pytest.mark.parametrize(("name", "steps"), [("vp_ddim", 20), ("vp_adams_3", 20), ("psld_rvv2", 10), ("vp_ddim", 6)])
+@pytest.mark.parametrize(("name", "steps"), [("vp_adams_3", 20), ("psld_rvv2", 10), ("vp_ddim", 6)])
 def test_on_a_trained_network_unseen_paths_end_closer_than_on_the_common_grids(name, steps):
     module, sde, network = ss.load(name), ss.load_sde(name.split("_")[0]), ss.networks.load("digits")
     start = 0.9 if sde.name == "vp" else 0.6
-    fine = ss.TimeGrid.logsnr(sde, 120, start)
-    truth = ss.sample(module, network, fine, range(1000, 1064), dtype=torch.float64)
+    fine = ss.TimeGrid.logsnr(sde, 80, start)
+    truth = ss.sample(module, network, fine, UNSEEN, dtype=torch.float64)
     grid = ss.equidistributed(module, network, sde, steps, start=start)
     common = [getattr(ss.TimeGrid, kind)(sde, steps, start) for kind in ("logsnr", "edm", "quadratic")]
     errors = [error(module, each, network, truth) for each in (grid, *common)]

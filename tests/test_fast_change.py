@@ -32,7 +32,7 @@ def diffusion(name: str) -> Any:
 
 @cache
 def module_of(name: str) -> Any:
-    return ss.load(ss.emit(ss.derive(diffusion(name), "conjugate")))
+    return ss.load(ss.emit(ss.derive(diffusion(name), "conjugate"), certified=False))
 
 
 @pytest.mark.parametrize("w", [5.0, 40.0])  # at 200 the balls take half a minute

@@ -30,6 +30,9 @@ NAMES = [row.name for row in catalogue.rows()]
 KEPT = [row.name for row in catalogue.kept()]
 FOLDER = Path(stepsmith.generated.__path__[0])
 EVERY = pytest.mark.parametrize("name", NAMES)  # of the texts as they are emitted; that the files hold them is one test
+# What a text does is asked of the kept rows: they are each diffusion, each sampler and each kind of network (a test below says
+# so), and the others are made of the same by the same code and leave with a certificate, which executes table, start and steps.
+ON_DISK = pytest.mark.parametrize("name", KEPT)
 STEPS = 2
 
 
@@ -184,7 +187,7 @@ def test_the_constants_are_those_of_the_contract(name, emitted):
     assert module.ORDER is None or module.DRAWS == 0
 
 
-@EVERY
+@ON_DISK
 def test_the_docstring_states_cost_and_order_and_its_lines_of_use_run(name, emitted):
     module = emitted[name].module
     text = module.__doc__
@@ -212,7 +215,7 @@ def test_the_docstring_states_cost_and_order_and_its_lines_of_use_run(name, emit
 # --- coefficients ----------------------------------------------------------------------------------------------------
 
 
-@EVERY
+@ON_DISK
 def test_coefficients_are_finite_float64_on_the_host_down_to_1e_5(name, emitted):
     module = emitted[name].module
     for steps, end, power in ((1, 1e-3, 1), (10, 1e-5, 1), (20, 1e-3, 2), (20, 1e-5, 2)):
@@ -226,7 +229,7 @@ def test_coefficients_are_finite_float64_on_the_host_down_to_1e_5(name, emitted)
     assert torch.isfinite(factor).all() and (factor.diagonal() > 0).all()
 
 
-@EVERY
+@ON_DISK
 def test_a_row_is_that_of_its_two_times(name, emitted):
     """No row reads a neighbour where nothing is carried: a grid of one step gives the same row; lists are taken too.
 
@@ -245,7 +248,7 @@ def test_a_row_is_that_of_its_two_times(name, emitted):
         assert torch.allclose(alone, table[1], rtol=1e-12, atol=1e-14)
 
 
-@EVERY
+@ON_DISK
 def test_every_parameter_is_taken_by_keyword_and_matters(name, emitted):
     module = emitted[name].module
     times, table = short(module)
@@ -280,7 +283,7 @@ def breaking(module: ModuleType, sde) -> dict[str, float] | None:
     return None
 
 
-@EVERY
+@ON_DISK
 def test_coefficients_refuse_what_is_not_theirs(name, emitted):
     module = emitted[name].module
     good = grid_of(module)
@@ -310,7 +313,7 @@ def test_coefficients_refuse_what_is_not_theirs(name, emitted):
             module.coefficients([end + 1e-3, 0.1])
 
 
-@EVERY
+@ON_DISK
 def test_a_parameter_that_is_nan_breaks_a_constraint(name, emitted):
     module = emitted[name].module
     for constraint, names in constraints_of(module, emitted[name].method.sde):
@@ -330,7 +333,7 @@ def functions_of(module: ModuleType) -> list:
     return found + [tuple(getattr(module, name) for name in names) for names in named]
 
 
-@EVERY
+@ON_DISK
 def test_the_network_is_called_as_often_as_is_declared(name, emitted):
     module = emitted[name].module
     grid = TimeGrid.explicit(grid_of(module))
@@ -350,7 +353,7 @@ def test_the_network_is_called_as_often_as_is_declared(name, emitted):
         assert module.nfe(steps) == sum(calls[step] for step, _ in steps_of(module, steps))
 
 
-@EVERY
+@ON_DISK
 def test_the_network_is_told_times_or_noise_levels_of_the_step(name, emitted):
     module = emitted[name].module
     seen = []
@@ -368,7 +371,7 @@ def test_the_network_is_told_times_or_noise_levels_of_the_step(name, emitted):
         assert (step.diff() <= 0).all()
 
 
-@EVERY
+@ON_DISK
 def test_warm_up_rows_give_no_weight_to_a_history_that_is_not_there(name, emitted):
     """Whatever stands in the place of the missing values, the run is the same."""
     module = emitted[name].module
@@ -376,7 +379,7 @@ def test_warm_up_rows_give_no_weight_to_a_history_that_is_not_there(name, emitte
     assert all(torch.equal(a, b) for one, two in zip(plain, other, strict=True) for a, b in zip(one, two, strict=True))
 
 
-@EVERY
+@ON_DISK
 def test_every_draw_is_taken_and_moves_the_state(name, emitted):
     module = emitted[name].module
     row = short(module)[1][1].unbind(0)
@@ -397,7 +400,7 @@ def test_every_draw_is_taken_and_moves_the_state(name, emitted):
         assert all(torch.equal(a, b) for a, b in zip(before, plain, strict=True))
 
 
-@EVERY
+@ON_DISK
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_state_keeps_its_dtype_while_coefficients_stay_float64(name, dtype, emitted):
     module = emitted[name].module
@@ -416,7 +419,7 @@ def test_the_state_keeps_its_dtype_while_coefficients_stay_float64(name, dtype, 
     assert all(value.dtype == dtype and value.shape == states[0][0].shape for value in mean)
 
 
-@EVERY
+@ON_DISK
 def test_a_step_changes_nothing_that_it_was_given_and_repeats_itself(name, emitted):
     module = emitted[name].module
     table = short(module)[1]
@@ -435,7 +438,7 @@ def test_a_step_changes_nothing_that_it_was_given_and_repeats_itself(name, emitt
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(first, second, copies, strict=True))
 
 
-@EVERY
+@ON_DISK
 def test_step_and_loop_never_wait_for_a_device_mix_devices_or_copy_back(name, fake_cuda, emitted):
     module = emitted[name].module
     times = grid_of(module, 2)
@@ -552,8 +555,8 @@ def test_the_bytes_do_not_depend_on_the_hash_seed(emitted):
         subprocess.Popen(
             [sys.executable, "-c", EMIT, *names], env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True
         )
-        for seed in ("0", "1", "7", "123")
+        for seed in ("0", "123")
     ]  # fmt: skip
     found = [json.loads(process.communicate()[0]) for process in running]
     here = [hashlib.sha256(emitted[name].text.encode()).hexdigest() for name in names]
-    assert all(texts == here for texts, _ in found) and len({value for _, value in found}) == 4
+    assert all(texts == here for texts, _ in found) and len({value for _, value in found}) == 2

@@ -6,7 +6,7 @@ import torch
 
 from stepsmith.errors import InputError
 from stepsmith.runtime import TimeGrid, budget_steps
-from stepsmith.runtime.grid import invert_increasing
+from stepsmith.runtime.roots import invert_increasing
 
 torch.set_num_threads(1)
 

@@ -205,13 +205,11 @@ CHAIN = {
 CASES = {
     "rvv": ("psld", "rvv"), "roba": ("psld", "roba"), "baoab": ("psld", "baoab"), "sscs": ("cld", "sscs"),
     "vp-sscs": ("vp", "sscs"), "euler-maruyama": ("psld", "euler-maruyama"), "ddim": ("vp", "conjugate"),
-    "ve-edm": ("ve", "conjugate", "edm"), "v": ("vp", "conjugate", "v"), "eps-l": ("psld", "conjugate-ones", "eps-L"),
-    "eps-r": ("psld", "conjugate", "eps-R"), "transported": ("psld", "conjugate", "eps-L", "eps-R"),
-    "score": ("psld", "conjugate", "score"), "edm": ("psld", "conjugate", "edm"), "conjugate-vv": ("cld", "conjugate-vv"),
+    "eps-r": ("psld", "conjugate", "eps-R"), "score": ("psld", "conjugate", "score"), "conjugate-vv": ("cld", "conjugate-vv"),
     "conjugate-oba": ("psld", "conjugate-oba", "eps-L"), "idle": ("psld", IDLE), "idle-eps": ("psld", IDLE, "eps-L"),
     "idle-later": ("psld", IDLE_LATER), "idle-between": ("psld", IDLE_BETWEEN), "halves": ("psld", HALVES),
     "thirds": ("psld", THIRDS), "two-noisy": ("psld", TWO_NOISY), "turning": (TURNING, "O B! A B!@1"),
-    "turning-sscs": (TURNING, "conjugate-vv", "eps-L"), "chain": (CHAIN, "O B! A B!@1"), "chain-halves": (CHAIN, HALVES),
+    "chain": (CHAIN, "O B! A B!@1"), "chain-halves": (CHAIN, HALVES),
     "predictor": ("psld", "B! A!^@1"), "psld-sscs": ("psld", "sscs"), "many": ("psld", MANY), "hold-sscs": ("hold", "sscs"),
     "four-sscs": ("four-blocks", "sscs"), "four-halves": ("four-blocks", HALVES),
 }  # fmt: skip

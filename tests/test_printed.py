@@ -19,7 +19,7 @@ import torch
 import stepsmith as ss
 from stepsmith.derive.describe import about
 from stepsmith.derive.method import Method
-from stepsmith.derive.orders import leading, local, moments, symbolic
+from stepsmith.derive.orders import conjugate, local, moments, prediction, strong, symbolic
 from stepsmith.derive.orders.rings import PRECISION, Balls
 from stepsmith.derive.orders.stability import Linear
 from stepsmith.derive.orders.symbolic import jet_name
@@ -81,7 +81,7 @@ def by_drift(method: Method, seed: int) -> tuple[Numbers, list[list[float]]]:
 
 def by_frame(method: Method, seed: int) -> tuple[Numbers, list[list[float]]]:
     at = setting(method, Balls(), seed, 4, 1, 1)
-    values = {name: number(v) for name, v in leading.conjugate_values(at).items()}
+    values = {name: number(v) for name, v in conjugate.conjugate_values(at).items()}
     for b in method.sde.state:
         if f"({b} - o_{b})" in values:
             values[f"o_{b}"] = values[b] - values[f"({b} - o_{b})"]
@@ -89,7 +89,7 @@ def by_frame(method: Method, seed: int) -> tuple[Numbers, list[list[float]]]:
 
 
 def by_data(method: Method, seed: int) -> tuple[Numbers, list[list[float]]]:
-    other, power = method.on(load_sde(leading.CLOCK), "x0"), (method.step_order or 0) + 1
+    other, power = method.on(load_sde(prediction.CLOCK), "x0"), (method.step_order or 0) + 1
     at = setting(other, Balls(), seed, power + 4, 1, power)
     flow = exact_flow(at, Balls().number(1, 2))
     seen = at.net(flow, at.point.time)[0][0]
@@ -187,7 +187,7 @@ def test_a_term_lost_in_the_derivation_of_a_conjugate_error_is_refused(
 ) -> None:
     """dB dropped, or any other term: the terms that will be printed are held to the program before they are returned."""
     tidy = symbolic.tidy
-    monkeypatch.setattr(symbolic, "tidy", lambda expr, *a: tidy(dropped(sp.expand(expr)), *a))
+    monkeypatch.setattr(conjugate, "tidy", lambda expr, *a: tidy(dropped(sp.expand(expr)), *a))
     with pytest.raises(ArithmeticError):
         ss.derive("psld", sampler).local_error  # noqa: B018
 
@@ -223,14 +223,14 @@ def test_a_wrong_variance_of_the_integrated_path_is_seen(monkeypatch: pytest.Mon
     """Var Z = 1/3: with 1/2 in its place an exact linear part loses strong order 3/2."""
     method = ss.derive(LANGEVIN, UBU, FORCE)
     assert method.strong_order == 1.5
-    true = moments.brownian_levels
+    true = strong.brownian_levels
 
     def louder(at: Setting, drift: Any) -> Any:
         one, cross, third = true(at, drift)
         return one, cross, [[e * 3 / 2 for e in row] for row in third]
 
-    monkeypatch.setattr(moments, "brownian_levels", louder)
-    assert moments.strong_order(method) == 1.0
+    monkeypatch.setattr(strong, "brownian_levels", louder)
+    assert strong.strong_order(method) == 1.0
 
 
 def test_the_two_meanings_of_strong_order_are_named() -> None:
@@ -259,7 +259,7 @@ def test_two_coordinates_confirm_every_power_of_h(monkeypatch: pytest.MonkeyPatc
 def test_a_run_starts_from_the_plain_part_of_the_mean_too() -> None:
     """dx = (2 - x) dt + dw without given constants: x at t = 1 has the mean 2 (1 - 1/e) beside what the data give."""
     sde = {"name": "driven", "state": ["x"], "time": [0.0, 1.0], "F": [["-1"]], "offset": ["2"], "G": [["1"]]}
-    module = ss.load(ss.emit(ss.derive(sde, "euler", "score")))
+    module = ss.load(ss.emit(ss.derive(sde, "euler", "score"), certified=False))
     grid = ss.TimeGrid.explicit([1.0, 1.0 - 1e-6])
     network = lambda inputs, time: tuple(torch.zeros_like(x) for x in inputs)  # noqa: E731
     found = ss.sample(module, network, grid, range(2000), shape=(1,), dtype=torch.float64).mean().item()

@@ -7,6 +7,7 @@ reading.py    the host side of a program as power series around the point
 taylor.py     the generic network as a Taylor polynomial; the exact solution; a program run on series
 history.py    what a step carries on: zero-stability, and the history that a long run comes to
 local.py      the deterministic local error, and the order of a run that follows from it
-moments.py    weak and strong order by the moments of a step
-symbolic.py   the leading error in the symbols of the diffusion; leading.py: which variables suit which family
+moments.py    the weak order of a step, by its moments
+strong.py     the strong order of a step, by its displacement
+leading.py    the leading local error in the variables that suit the family: symbolic.py, conjugate.py, clock.py, prediction.py
 """

@@ -89,11 +89,6 @@ def verdict(method: Any, seeds: Sequence[int] = (1, 2, 3)) -> Verdict:
     return Verdict(order, step, _remark(method, seeds[0], step))
 
 
-def order(method: Any, seeds: Sequence[int] = (1, 2, 3)) -> int | None:
-    """The order of a run; None where it is not zero-stable."""
-    return verdict(method, seeds).order
-
-
 def _remark(method: Any, seed: int, step: int) -> str:
     """Where alone a common step of this order does better; that it is not consistent, where it is nowhere."""
     places: dict[str, dict[str, Any]] = {"at its default parameters": {"drawn": partial(draw, defaults=True)}}

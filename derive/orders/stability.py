@@ -119,9 +119,7 @@ def stability(method: Any, variance: float = 0.25, steps: int = 50, times: Seque
     return Stability(variance, tuple(found), tuple(probe.largest(t0) for t0 in chosen) if alone else ())
 
 
-def curves(
-    method: Any, variance: float = 0.25, points: int = 12
-) -> list[tuple[float, list[float], list[float], list[float]]]:
+def curves(method: Any, variance: float = 0.25, points: int = 12) -> list[tuple[float, list[float], list[float], list[float]]]:
     """(t0, step lengths, spectral radii of the step, exact radii) from three times, for a plot.  One-step methods only."""
     if method.program.history:
         raise Unsupported(f"{method.name} has a history, which long steps leave no room for", "plot a one-step method")
@@ -129,8 +127,7 @@ def curves(
     low, high = (float(end) for end in method.sde.time)
     for t0 in (low + (high - low) * part for part in (0.8, 0.5, 0.1)):
         lengths = [(t0 - low) * (1 - NEAREST) * 10 ** (-2 + 2 * k / (points - 1)) for k in range(points)]
-        maps = [(probe.step(t0, t0 - h), probe.flow(t0, t0 - h)) for h in lengths]
-        radii = [[spectral_radius(M) for M in pair] for pair in maps]
+        radii = [(spectral_radius(probe.step(t0, t0 - h)), spectral_radius(probe.flow(t0, t0 - h))) for h in lengths]
         found.append((t0, lengths, [a for a, _ in radii], [b for _, b in radii]))
     return found
 

@@ -58,8 +58,19 @@ class Scalar:
         return (self.expr,)
 
 
+class OverStep:
+    """What runs from the time ``lower`` to the time ``upper``."""
+
+    lower: sp.Expr
+    upper: sp.Expr
+
+    @property
+    def reads(self) -> tuple[sp.Expr, ...]:
+        return (self.lower, self.upper)
+
+
 @dataclass(frozen=True)
-class Integral:
+class Integral(OverStep):
     """``name`` = the integral of ``rate`` from lower to upper, an expression in t, the lets, the parameters, alpha(t), sigma(t).
 
     ``clock`` says in what its nodes are even: t, or "log" for log(t - START), where the rate may be steep near the data.
@@ -74,10 +85,6 @@ class Integral:
     @property
     def targets(self) -> tuple[str, ...]:
         return (self.name,)
-
-    @property
-    def reads(self) -> tuple[sp.Expr, ...]:
-        return (self.lower, self.upper)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(OverStep):
     """[P | S] = the first n rows of Y(upper), Y' = Y [[-F - G G^T Sigma^-1/2 + B, B p], [0, 0]], Y(lower) = I.
 
     With B = 0 it is U alone, z - p d from upper to lower along the probability flow; ``targets`` names P, or P and S.
@@ -113,13 +120,9 @@ class Flow:
     lower: sp.Expr
     upper: sp.Expr
 
-    @property
-    def reads(self) -> tuple[sp.Expr, ...]:
-        return (self.lower, self.upper)
-
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(OverStep):
     """P (n, n) and [M_0, M_1, ...] with z_1 = P z_0 + sum_k M_k r^(k) over (lower, upper) = (t_1, t_0), where r is a
     polynomial of this ``degree`` in a clock u, r^(k) its k-th derivative in u at t_0, and dz/dt = L z + K r in a frame:
 
@@ -145,13 +148,9 @@ class Moments:
     lower: sp.Expr
     upper: sp.Expr
 
-    @property
-    def reads(self) -> tuple[sp.Expr, ...]:
-        return (self.lower, self.upper)
-
 
 @dataclass(frozen=True)
-class Propagate:
+class Propagate(OverStep):
     """The first rows of Y(upper), Y' = Y [[rate], [0]], Y(lower) = I, cut into ``targets`` of so many columns ``widths``.
 
     ``rate`` (r, r + sources) holds values of the law at the running time t, spelled ``skip[i, j]``, ``out[i, k]`` of the
@@ -165,13 +164,9 @@ class Propagate:
     lower: sp.Expr
     upper: sp.Expr
 
-    @property
-    def reads(self) -> tuple[sp.Expr, ...]:
-        return (self.lower, self.upper)
-
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(OverStep):
     """``name`` = the lower factor of int X(lower, s) noise noise^T X(lower, s)^T ds over (lower, upper), X' = X linear.
 
     On the blocks ``reached`` by the noise, zero elsewhere; positive diagonal.
@@ -187,10 +182,6 @@ class Spread:
     @property
     def targets(self) -> tuple[str, ...]:
         return (self.name,)
-
-    @property
-    def reads(self) -> tuple[sp.Expr, ...]:
-        return (self.lower, self.upper)
 
 
 Host = Scalar | Integral | Law | Flow | Moments | Propagate | Spread

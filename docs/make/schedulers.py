@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from stepsmith.errors import InputError, one_line
 from stepsmith.measure import check
+from stepsmith.measure.subjects import Scheduler
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {  # settings that people use, besides the defaults
     "DPMSolverMultistepScheduler": ({"solver_order": 3}, {"algorithm_type": "sde-dpmsolver++"}, {"use_karras_sigmas": True}),
@@ -52,7 +53,7 @@ def page() -> str:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                rows.append(row(name, config, check.judge(check.Scheduler.of(getattr(diffusers.schedulers, name), config))))
+                rows.append(row(name, config, check.judge(Scheduler.of(getattr(diffusers.schedulers, name), config))))
         except InputError as refused:
             left.append(f"- `{name}`: {refused.what}.")
         except Exception as error:  # a scheduler may want what a pipeline of its own gives

@@ -28,7 +28,7 @@ _HOME = {
     "load": ".loading",
     "bake": ".baking",
     "tune": ".tuning",
-    "Tuned": ".tuning",
+    "Tuned": ".tuned",
     "sample": ".runtime",
     "write_samples": ".runtime",
     "read_samples": ".runtime",

@@ -32,7 +32,7 @@ from stepsmith.runtime import sample as sample
 from stepsmith.runtime import step_with_logprob as step_with_logprob
 from stepsmith.runtime import transition as transition
 from stepsmith.runtime import write_samples as write_samples
-from stepsmith.tuning import Tuned as Tuned
+from stepsmith.tuned import Tuned as Tuned
 from stepsmith.tuning import tune as tune
 
 __version__: str

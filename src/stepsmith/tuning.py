@@ -12,9 +12,7 @@ Only the network is called; no data are needed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,7 +26,6 @@ from stepsmith.certificate import emit, written
 from stepsmith.derive import LinearSDE, load_sde
 from stepsmith.derive.method import Method, derive
 from stepsmith.errors import InputError, Unsupported
-from stepsmith.files import write_whole
 from stepsmith.measure import choosing, learning
 from stepsmith.measure.choosing import BASELINE, FIRST, Candidate, Error, Paths, Row
 from stepsmith.measure.trials import Trials
@@ -38,41 +35,11 @@ from stepsmith.runtime.networks.base import InParts, conditions
 from stepsmith.runtime.noise import seeds_text
 from stepsmith.runtime.plan import make_plan
 from stepsmith.runtime.sampler import batch_size
-from stepsmith.templates import attach
+from stepsmith.tuned import Tuned, summary
 
 TEACHER, LEAST = 80, 8  # steps of the teacher, seeds at least
 LEADERS, SEARCH = 2, 10  # rows whose steps are searched, evaluations of the error for each and a step
 EVALUATIONS = 200  # of the loss, from each start of the learning
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A baked module and its record: what was tried, and the error of what was kept on both halves of the paths."""
-
-    text: str
-    record: Mapping[str, Any]
-
-    @property
-    def module(self) -> Any:
-        return modules.from_text(self.text)
-
-    @property
-    def grid(self) -> TimeGrid:
-        return TimeGrid.explicit(self.module.TIMES)
-
-    @property
-    def name(self) -> str:
-        """<sde>_tuned_<nfe>, of the files."""
-        return f"{self.record['sde']}_tuned_{self.record['nfe']}".replace("-", "_").lower()
-
-    def write(self, folder: str | os.PathLike[str], dialect: str = "torch") -> Path:
-        """The module, for a host where a ``dialect`` is given (docs/hosts.md), and its record, <name>.py and <name>.json; the
-        path of the module."""
-        folder, text = Path(folder), attach(self.text, dialect)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / f"{self.name}.json", (json.dumps(self.record, indent=2) + "\n").encode())
-        write_whole(folder / f"{self.name}.py", text.encode())
-        return folder / f"{self.name}.py"
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +183,7 @@ def tuned(
             return Tuned(_baked_learned(bench, record, found), record)
     source = modules.from_text(emit(bench.method(chosen.candidate.row)))
     grid = TimeGrid(bench.times(chosen.candidate, nfe), chosen.candidate.grid)
-    said = {"about": _about(record, chosen.held_out), "network_digest": record["network"]["digest"]}
+    said = {"about": summary(record, chosen.held_out), "network_digest": record["network"]["digest"]}
     return Tuned(baking.bake(source, grid, bench.params(chosen.candidate), **said), record)
 
 
@@ -302,20 +269,11 @@ def _record(bench: Bench, nfe: int, chosen: Chosen) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _about(record: Mapping[str, Any], error: Error) -> list[str]:
-    """What the docstring of a tuned module says of it."""
-    return [
-        f"Tuned to the network {record['network']['name']}: {len(record['candidates'])} candidates on seeds {record['seeds']}.",
-        f"On paths that did not choose: error {error.pooled:.2g} pooled, {error.median:.2g} median; adams-3 with a",
-        f"corrector on log-SNR has {record['baseline']['pooled']:.2g} and {record['baseline']['median']:.2g} there.",
-    ]
-
-
 def _baked_learned(bench: Bench, record: Mapping[str, Any], found: Learned) -> str:
     base, free = found.base, "learned"
     if base.order is not None:
         free = f"learned; what the row gives where r is a polynomial of degree < {base.order} in its clock is unchanged"
-    about = [f"Around {found.candidate.name}, times and weights {free}.", *_about(record, found.held_out)]
+    about = [f"Around {found.candidate.name}, times and weights {free}.", *summary(record, found.held_out)]
     with torch.no_grad():
         linear, times = base.at(found.th), base.times(found.th)
     return baking.bake_learned(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,7 @@ def command(
     import torch
 
     import stepsmith as ss
-    from stepsmith import certificate, plots
-    from stepsmith.derive import catalogue
-    from stepsmith.derive.method import derive
+    from stepsmith import plots
     from stepsmith.measure import bench
 
     plots.check(plot)
@@ -61,17 +59,7 @@ def command(
     sde, budgets = ss.load_sde(source), _budgets(nfe)
     network = None if name is None else ss.networks.load(name)
     kind = "denoiser" if network is None else network.kind
-    emitted: dict[str, Any] = {}
-
-    def made(sampler: Any) -> Any:
-        """The module of a sampler: that of the catalogue, or derived, once however many grids it is run on."""
-        if str(sampler) not in emitted:
-            known = [
-                row.name for row in catalogue.rows() if (row.sde, row.sampler, row.network) == (source, sampler, kind)
-            ]
-            emitted[str(sampler)] = ss.load(known[0] if known else certificate.emit(derive(sde, sampler, kind)))
-        return emitted[str(sampler)]
-
+    made = _maker(sde, source, kind)
     ground = (
         bench.Bench.exact(sde, paths, seed) if network is None else bench.Bench.trained(sde, network, paths, made, seed)
     )
@@ -98,6 +86,26 @@ def command(
 
 
 command.add_command(paper.command)
+
+
+def _maker(sde: Any, source: str, kind: str) -> Callable[[Any], Any]:
+    """The module of a sampler: that of the catalogue, or derived, once however many grids it is run on."""
+    import stepsmith as ss
+    from stepsmith import certificate
+    from stepsmith.derive import catalogue
+    from stepsmith.derive.method import derive
+
+    rows = (row for row in catalogue.rows() if (row.sde, row.network, row.frame) == (source, kind, None))
+    known = {row.sampler: row.name for row in rows}
+    emitted: dict[str, Any] = {}
+
+    def made(sampler: Any) -> Any:
+        name = str(sampler)
+        if name not in emitted:
+            emitted[name] = ss.load(known.get(name) or certificate.emit(derive(sde, sampler, kind)))
+        return emitted[name]
+
+    return made
 
 
 def _budgets(text: str) -> tuple[int, ...]:

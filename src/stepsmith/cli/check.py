@@ -74,7 +74,7 @@ def options(settings: tuple[str, ...]) -> dict[str, Any]:
 
 def subject(target: str, config: dict[str, Any]) -> Any:
     """What is to be judged; InputError where it is neither a scheduler nor a function."""
-    from stepsmith.measure import check
+    from stepsmith.measure.subjects import Function, Scheduler
     from stepsmith.runtime.usercode import module_of
 
     place, _, name = target.rpartition(":")
@@ -83,7 +83,7 @@ def subject(target: str, config: dict[str, Any]) -> Any:
     try:
         found = getattr(module_of(place), name)
         if isinstance(found, type):
-            return check.Scheduler.of(found, config)
+            return Scheduler.of(found, config)
     except InputError:
         raise
     except Exception as error:  # a user's module raises what it likes
@@ -93,7 +93,7 @@ def subject(target: str, config: dict[str, Any]) -> Any:
         raise InputError(
             "-", "sampler", f"{target} is neither a class nor a function", "name a scheduler or a function"
         )
-    return check.Function(name, found, config)
+    return Function(name, found, config)
 
 
 def sentences(report: Any) -> list[str]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
-import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +12,14 @@ import click
 
 from stepsmith.cli.cluster import fill_by_ray
 from stepsmith.cli.folder import Worker, fill, is_folder
-from stepsmith.cli.shared import (
-    examples,
-    file_pairs,
-    json_option,
-    kind_options,
-    named_network,
-    noted,
-    number_pairs,
-    out_option,
-    print_json,
-    quiet,
-)
-from stepsmith.errors import InputError, Unsupported, one_line
+from stepsmith.cli.run import BATCH, STEPS, Request, Run
+from stepsmith.cli.shared import examples, json_option, kind_options, out_option, print_json, quiet
+from stepsmith.errors import one_line
 
 GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 LASTS = ("none", "denoise")
-STEPS = 50  # where neither steps nor calls are given
-BATCH = 256  # in a folder
 ENGINES = ("local", "ray")
-DEFAULTS = "specs/defaults.toml"  # of stepsmith.derive: sampler and grid where no sampler is given
-
-
-@dataclass(frozen=True)
-class Request:
-    """The options as they were given."""
-
-    sde: str
-    sampler: str | None
-    network: str
-    kind: str | None
-    shape: str | None
-    steps: int | None
-    nfe: int | None
-    grid: str | None
-    start: float | None
-    end: float | None
-    last: str
-    seeds: str
-    batch: int | None
-    engine: str
-    out: Path
-    params: tuple[str, ...]
-    constants: tuple[str, ...]
-    device: str
-    dtype: str
-    threads: int
 
 
 @click.command(
@@ -164,187 +121,9 @@ def command(as_json: bool, **options: Any) -> None:
     click.echo(f"{request.out}: {count} samples, {steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A request with everything made that a run needs; ``left``: calls of a budget that no step could use."""
-
-    request: Request
-    module: Any
-    network: Any
-    grid: Any
-    seeds: Any
-    left: int
-    arguments: dict[str, Any]  # what ``sample`` and ``record`` of the runtime both take
-
-    @classmethod
-    def of(cls, request: Request) -> Run:
-        """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand."""
-        import torch
-
-        import stepsmith as ss
-        from stepsmith.runtime import check_folder, check_output, parse_seeds
-
-        torch.set_num_threads(request.threads)
-        if request.engine == "ray" and not is_folder(request.out):
-            raise InputError(
-                str(request.out), "engine", "ray makes the files of a folder", "give --out without a suffix"
-            )
-        (check_folder if is_folder(request.out) else check_output)(request.out)
-        seeds = parse_seeds(request.seeds)
-        params, constants = number_pairs(request.params), file_pairs(request.constants)
-        use_device(request.device)
-        network = named_network(request.network, ss.load_sde(request.sde), request.kind, request.shape, request.device)
-        baked = request.sampler is not None and request.sampler.endswith(".py")
-        source, grid, left = read_baked(request) if baked else derived(request, network, params)
-        arguments = {
-            "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
-            "constants": constants,
-        }  # fmt: skip
-        module = source if baked else ss.load(ss.emit(source))
-        return cls(request, module, network, grid, seeds, left, arguments)
-
-    @property
-    def calls(self) -> int:
-        """Network calls a sample."""
-        from stepsmith.runtime import count_nfe
-
-        return count_nfe(self.module, self.grid.steps, self.request.last)
-
-    def draw(self, progress: bool) -> tuple[Any, list[str]]:
-        """The samples, (seeds, ...), and what the run warned of."""
-        import stepsmith as ss
-
-        arguments = {"batch": self.request.batch, "progress": progress, **self.arguments}
-        return noted(lambda: ss.sample(self.module, self.network, self.grid, self.seeds, **arguments))
-
-    def fill(self, rank: int, workers: int, stop: Callable[[], Any], progress: bool) -> tuple[Any, list[str]]:
-        """Writes the shards of a worker: what was done, and what the run warned of."""
-        import stepsmith as ss
-
-        return noted(
-            lambda: ss.write_samples(
-                self.request.out, self.module, self.network, self.grid, self.seeds, batch=self.request.batch or BATCH,
-                specs=self.specs, rank=rank, workers=workers, stop=stop, progress=progress, **self.arguments,
-            )
-        )  # fmt: skip
-
-    @property
-    def specs(self) -> dict[str, str]:
-        """What the record keeps of the specs; nothing of a baked module, which has none."""
-        if hasattr(self.module, "TIMES"):
-            return {}
-        sampler = self.request.sampler or self.module.SAMPLER
-        return {"sde": spec_text(self.request.sde), "sampler": spec_text(sampler)}
-
-    def write(self, samples: Any) -> dict[str, Any]:
-        """Writes the samples with the record of the run, and returns the record."""
-        from stepsmith.runtime import record, write
-
-        out, picture = self.request.out, self.network.picture
-        found = record(self.module, self.grid, self.seeds, network=self.network, **self.arguments)
-        found |= {"specs": self.specs} if self.specs else {}
-        write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
-        return found
-
-
 made = functools.cache(lambda request: Run.of(request))  # in a process of Ray, for one shard after the other
 
 
 def shard(request: Request, k: int, shards: int) -> None:
     """Shard k of a run, made anywhere."""
     made(request).fill(k, shards, lambda: False, False)
-
-
-def read_baked(request: Request) -> tuple[Any, Any, int]:
-    """A baked module from its file, its grid, and no calls left over."""
-    import stepsmith as ss
-
-    path = str(request.sampler)
-    module = ss.load(Path(path))
-    if not hasattr(module, "TIMES"):
-        raise InputError(path, "TIMES", "it is not baked", "name its sampler, or bake it: stepsmith build --bake")
-    if request.steps is not None or request.nfe is not None:
-        raise InputError("-", "steps", f"{path} has its own grid", "leave --steps and --nfe out")
-    return module, ss.TimeGrid.explicit(module.TIMES), 0
-
-
-def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[Any, Any, int]:
-    """The Method of the request, its grid, and the calls of a budget that are left over."""
-    import stepsmith as ss
-    from stepsmith.runtime.grid import span_of
-
-    sde = ss.load_sde(request.sde)
-    method, grid = chosen(sde, request, network.kind)
-    steps, left = steps_and_left(request, method)
-    # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
-    own = {name: value for name, value in params.items() if name in sde.params}
-    known = WithParameters(sde, own) if own else sde
-    bounds = network.sigma_range if network.kind in ("denoiser", "edm") else None
-    start, end = span_of(known, bounds, request.start, request.end)
-    return method, getattr(ss.TimeGrid, grid)(known, steps, start=start, end=end), left
-
-
-def chosen(sde: Any, request: Request, kind: str) -> tuple[Any, str]:
-    """The method and the name of its grid: as asked, else the first of the defaults that is derived for diffusion and network."""
-    from stepsmith.derive.method import derive
-
-    if request.sampler is not None:
-        return derive(sde, request.sampler, kind), request.grid or "logsnr"
-    known = tomllib.loads(files("stepsmith.derive").joinpath(DEFAULTS).read_text(encoding="utf-8"))
-    *names, last = ("several", "one", "else") if sde.n > 1 else ("one", "else")
-    for name in names:
-        with contextlib.suppress(Unsupported):
-            return derive(sde, known[name]["sampler"], kind), request.grid or known[name]["grid"]
-    return derive(sde, known[last]["sampler"], kind), request.grid or known[last]["grid"]
-
-
-def calls_of(method: Any, steps: int, last: str) -> int:
-    """Network calls of a run."""
-    return method.rows.nfe(steps) + (last == "denoise")
-
-
-def steps_and_left(request: Request, method: Any) -> tuple[int, int]:
-    """The steps of the grid, and what a budget of calls leaves over."""
-    from stepsmith.runtime import budget_steps
-
-    if request.nfe is None:
-        return STEPS if request.steps is None else request.steps, 0
-    if request.steps is not None:
-        raise InputError("-", "nfe", "--steps and --nfe exclude each other", "give one of them")
-    steps, _ = budget_steps(request.nfe, max(1, method.nfe), request.last)
-    while steps > 1 and calls_of(method, steps, request.last) > request.nfe:  # the first step may cost more
-        steps -= 1
-    return steps, request.nfe - calls_of(method, steps, request.last)
-
-
-def use_device(name: str) -> None:
-    """Refuse a device that torch does not know, or that is not there. Of several GPUs it becomes the one that is meant by cuda,
-    so that a network of the user's own is there too."""
-    import torch
-
-    from stepsmith.runtime.plan import find_device
-
-    try:
-        device = find_device(name)
-        torch.zeros(1, device=device).cpu()
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
-    except (AssertionError, RuntimeError, NotImplementedError) as error:
-        what = f"{name!r} cannot be used ({str(error).splitlines()[0]})"
-        raise InputError("-", "device", what, "give cpu, or a device that this build of torch sees") from None
-
-
-def spec_text(source: str) -> str:
-    """What a run's record keeps of a spec: the text of a file of the user's, else the name or the composition."""
-    return Path(source).read_text(encoding="utf-8") if source.endswith(".toml") else source
-
-
-class WithParameters:
-    """A diffusion whose numeric view has these parameters: what a grid needs of it."""
-
-    def __init__(self, sde: Any, params: dict[str, float]) -> None:
-        self.name, self.time, self.open = sde.name, sde.time, sde.open
-        self._sde, self._params = sde, params
-
-    def at(self, **params: float) -> Any:
-        return self._sde.at(**{**self._params, **params})

@@ -156,3 +156,20 @@ def file_pairs(pairs: Iterable[str]) -> dict[str, Any]:
         if not name.strip() or not file:
             raise InputError("-", "constant", f"{name!r} is no NAME=FILE", "write such as --constant mu=image.png")
     return {name.strip(): read_constant(file) for name, _, file in split}
+
+
+def use_device(name: str) -> None:
+    """Refuse a device that torch does not know, or that is not there. Of several GPUs it becomes the one that is meant by cuda,
+    so that a network of the user's own is there too."""
+    import torch
+
+    from stepsmith.runtime.plan import find_device
+
+    try:
+        device = find_device(name)
+        torch.zeros(1, device=device).cpu()
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        what = f"{name!r} cannot be used ({str(error).splitlines()[0]})"
+        raise InputError("-", "device", what, "give cpu, or a device that this build of torch sees") from None

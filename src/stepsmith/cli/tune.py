@@ -22,6 +22,7 @@ from stepsmith.cli.shared import (
     print_json,
     print_table,
     quiet,
+    use_device,
 )
 from stepsmith.errors import InputError
 
@@ -99,7 +100,6 @@ def command(
         return without_network(gaussian, sde, sampler, parameter, budgets, out, as_json)
     import stepsmith as ss
     from stepsmith import plots
-    from stepsmith.cli.sample import use_device
     from stepsmith.tuning import prepared, tuned
 
     begun = time.perf_counter()
