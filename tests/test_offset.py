@@ -310,7 +310,7 @@ def test_mean_and_covariance_converge_to_the_exact_ones_at_order_one(name: str, 
     net, begin, end = network_for(sde, network), 0.8, 0.2
     (m0, S0), (m1, S1) = exact_law(sde, begin), exact_law(sde, end)
     gaps = []
-    for steps in (40, 80):
+    for steps in (80, 160):
         grid = ss.TimeGrid.uniform(sde, steps, start=begin, end=end)
         found = probe.moments(module, net, grid, m0, torch.tensor(S0), constants=given(sde))
         n = sde.n
