@@ -55,11 +55,11 @@ def paper() -> dict[str, str]:
     """docs/paper.md and its pictures."""
     import paper
 
-    setting, cells = paper.read()
+    networks, counts = paper.read()
     paper.PICTURES.mkdir(exist_ok=True)
-    paper.curve(cells, paper.PICTURES / "paper-curve.svg")
+    paper.curve(counts[paper.USUAL], paper.PICTURES / "paper-curve.svg")
     paper.strips(paper.PICTURES / "paper-strips.png")
-    return {"paper": paper.page(setting, cells)}
+    return {"paper": paper.page(networks, counts)}
 
 
 def schedulers() -> dict[str, str]:

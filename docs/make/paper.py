@@ -36,18 +36,25 @@ OWN = (
     ("adams-3 at 20 calls is as good as ROBA at 50", "adams-3, log-SNR grid@20", "ROBA@50", 0),
     ("adams-3-gaussian at 20 calls is as good as ROBA at 50", "adams-3-gaussian, tan grid@20", "ROBA@50", 0),
 )
+USUAL, MANY, FEW = 1000, 5000, 100  # samples a cell: of the tables, of what is compared closely, of a run of 200 calls
+CLOSE = (
+    ("adams-2 at 20 calls is better than ROBA at 100", "adams-2, log-SNR grid@20", "ROBA@100"),
+    ("conjugate VV at 50 calls is better than adams-2 at 20", "conjugate VV@50", "adams-2, log-SNR grid@20"),
+    ("lambda-DDIM-I at 50 calls is better than adams-2 at 20", "lambda-DDIM-I, .5@50", "adams-2, log-SNR grid@20"),
+)
 SHOWN = ("EM", "SSCS", "ROBA", "RVV", "conjugate, lambda 0", "lambda-DDIM-II, .5", "conjugate in eps-R", "conjugate VV", "RVV2",
          "adams-3, log-SNR grid", "adams-3-gaussian, tan grid")  # fmt: skip
 
 
-def read(path: Path = RECORD) -> tuple[str, Cells]:
-    """The setting with most cells, and its cells by (label, calls)."""
-    settings: dict[str, Cells] = {}
+def read(path: Path = RECORD) -> tuple[str, dict[int, Cells]]:
+    """The networks, and the cells of each number of samples by (label, calls)."""
+    counts: dict[int, Cells] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
+        samples, _, networks = entry["setting"].partition(" samples, ")
         label, _, nfe = entry["name"].rpartition(" @ ")
-        settings.setdefault(entry["setting"], {})[label, int(nfe)] = entry["value"]
-    return max(settings.items(), key=lambda item: len(item[1]))
+        counts.setdefault(int(samples), {})[label, int(nfe)] = entry["value"]
+    return networks, counts
 
 
 def verdict(cells: Cells, better: str, worse: str, nfe: int) -> str:
@@ -87,6 +94,22 @@ def adaptive(cells: Cells) -> str:
     found = [(label, cell) for (label, nfe), cell in cells.items() if nfe == 0]
     told = "; ".join(f"{label}: {_distance(cell)} in {cell['calls']:.0f} calls" for label, cell in found)
     return f"scipy's RK45 on the probability flow of all samples as one system: {told}." if told else ""
+
+
+def closely(many: Cells, few: Cells) -> list[str]:
+    """The cells of many samples, the nearest first, what they tell apart, and what diverges at 200 calls."""
+    ordered = sorted(many.items(), key=lambda item: (item[0][1], item[1]["fd"]))
+    rows = [f"| {label} | {nfe} | {_distance(cell)} | {cell['laplacian']:.3f} |" for (label, nfe), cell in ordered]
+    long = {label: cell["away"] for (label, nfe), cell in few.items() if nfe == 200}
+    diverged = [label for label, away in long.items() if away]
+    return [
+        f"## {MANY:,} samples, and 200 calls",
+        "With more samples the standard error is a third.",
+        "\n".join(["| sampler | calls | distance | Laplacian |", "|---|---|---|---|", *rows]),
+        "\n".join(["| question | here |", "|---|---|", *(f"| {words} | {verdict(many, *two, 0)} |" for words, *two in CLOSE)]),
+        f"At 200 calls, {FEW} samples of each of the {len(long)} rows: "
+        + (f"samples of {', '.join(diverged)} diverge." if diverged else "no sample of any row diverges."),
+    ]
 
 
 def _distance(cell: dict[str, float]) -> str:
@@ -186,13 +209,15 @@ def predicted(cells: Cells) -> str:
     return "\n".join(lines)
 
 
-def page(setting: str, cells: Cells) -> str:
+def page(networks: str, counts: dict[int, Cells]) -> str:
     """The page."""
-    return "\n\n".join((measured(setting, cells), "## Why, and what could be known before", WHY, predicted(cells))) + "\n"
+    parts = (measured(networks, counts), "## Why, and what could be known before", WHY, predicted(counts[USUAL]))
+    return "\n\n".join(parts) + "\n"
 
 
-def measured(setting: str, cells: Cells) -> str:
+def measured(networks: str, counts: dict[int, Cells]) -> str:
     """What the record says."""
+    cells = counts[USUAL]
     figures = frechet.reference("fashion").figures
     known = {"accuracy": 100 * figures["accuracy"], "count": figures["count"], "laplacian": figures["laplacian"]}
     scale = ", ".join(f"{words} {figures[key]:.2f}" for words, key in SCALE.items())
@@ -201,7 +226,7 @@ def measured(setting: str, cells: Cells) -> str:
     ]
     we_say = [f"| {claim} | {verdict(cells, one, two, nfe)} |" for claim, one, two, nfe in OWN]
     blocks = (
-        INTRO.format(setting=setting, scale=scale, **known).rstrip(),
+        INTRO.format(setting=f"{USUAL} samples, {networks}", scale=scale, **known).rstrip(),
         "\n".join(table(cells, paper.PAPER)),
         adaptive(cells),
         "## Other samplers on the same network",
@@ -210,6 +235,7 @@ def measured(setting: str, cells: Cells) -> str:
         "![Frechet distance against network calls](pictures/paper-curve.svg)",
         "![Eight samples of each sampler at 20 network calls, from the same seeds](pictures/paper-strips.png)",
         f"*At 20 calls, the same seeds; from the top: {', '.join(SHOWN)}.*",
+        *closely(counts.get(MANY, {}), counts.get(FEW, {})),
         "## A plain denoiser instead",
         "`fashion`, a denoiser of the same size: plain samplers, and PSLD's through the bridge.",
         "\n".join(table(cells, paper.BRIDGED)),
