@@ -33,8 +33,8 @@ CLAIMS = (  # the paper's claim, the sampler that is to have the smaller distanc
 )
 OWN = (
     ("The eps-R frame does what a lambda imitates", "conjugate in eps-R", "lambda-DDIM-II, .5", 20),
-    ("adams-3 at 20 calls is as good as ROBA at 50", "adams-3, log-SNR grid@20", "ROBA@50", 0),
-    ("adams-3-gaussian at 20 calls is as good as ROBA at 50", "adams-3-gaussian, tan grid@20", "ROBA@50", 0),
+    ("adams-3 at 20 calls is better than ROBA at 50", "adams-3, log-SNR grid@20", "ROBA@50", 0),
+    ("adams-3-gaussian at 20 calls is better than ROBA at 50", "adams-3-gaussian, tan grid@20", "ROBA@50", 0),
 )
 USUAL, MANY, FEW = 1000, 5000, 100  # samples a cell: of the tables, of what is compared closely, of a run of 200 calls
 CLOSE = (
@@ -115,7 +115,7 @@ def closely(many: Cells, few: Cells) -> list[str]:
 def _distance(cell: dict[str, float]) -> str:
     if not math.isfinite(cell["fd"]):
         return "diverges"
-    away = f", {cell['away']:.0f} away" if cell["away"] else ""
+    away = f", {cell['away']:.0f} diverged" if cell["away"] else ""
     return f"{cell['fd']:.2f} ± {cell['error']:.2f}{away}"
 
 
