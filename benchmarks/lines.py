@@ -37,7 +37,7 @@ def catalogue() -> dict[str, str]:
     from stepsmith.cli.build import emit_all
     from stepsmith.derive.catalogue import rows
 
-    modules = emit_all(rows(), certificate.written, as_json=True, sde=None, sampler=None, network="denoiser", frame=None)
+    modules = emit_all(rows(), None, certificate.written, as_json=True)
     return {module.name: module.text for module in modules}
 
 
