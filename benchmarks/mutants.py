@@ -54,7 +54,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         LINES,
     ),
     "derive/sampler": (SPLIT, LINES),
-    "derive/sampler/network": (TEXTS, "test_frames.py"),
+    "derive/sampler/network": (TEXTS, "test_frames.py", "test_lines.py -k takes_the_same_steps"),
     "derive/lower": ("test_frames.py", LINES),
     "derive/lower/conjugate": ("test_conjugate.py",),
     "derive/lower/lines": (LINES,),
