@@ -18,7 +18,7 @@ import stepsmith as ss
 from stepsmith import certificate, templates
 from stepsmith.derive.proofs.reference import reference
 
-CASES, SLOPES = 24, 6  # a run of CI, and how many cases have one whose order is measured
+CASES, SLOPES = 60, 10  # a run of CI, and how many cases have one whose order is measured
 REFUSED, UNDECIDED = 0.30, 0.02
 Found = list[dict[str, Any]]
 
