@@ -259,6 +259,10 @@ class Law:
             Y[longer] = Y[longer] @ M[(last - k)[longer]]
         return Y.movedim(0, -1)
 
+    def ahead(self, t0, t1):
+        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
+        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
+
     def denoiser(self, t):
         """(C_skip, C_out, C_in, sigma) of the denoiser's score at the times t."""
         Z, lead = self.Z[self.place(t)], self.lead[self.place(t)]
@@ -323,10 +327,13 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
-    sde, (t, s) = Diffusion(**{**PARAMS, **params}), (torch.as_tensor(each, dtype=torch.float64) for each in (time, before))
-    law = Law(sde, t.reshape(-1), s.reshape(-1))
-    return law.push[law.place(t)] @ torch.linalg.inv(law.push[law.place(s)])
+    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    sde = Diffusion(**{**PARAMS, **params})
+    t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
+    if not (s < t).all():
+        raise ValueError("before must be earlier than time")
+    t, s, shape = t.reshape(-1), s.reshape(-1), t.shape
+    return Law(sde, t, s).ahead(t, s).movedim(-1, 0).reshape(*shape, 2, 2)
 
 
 def coefficients(times, /, **params):

@@ -82,7 +82,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
+    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
     return torch.eye(1, dtype=torch.float64).expand(*torch.as_tensor(time).shape, -1, -1)
 
 

@@ -168,8 +168,11 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n): the state at `before` times it, and noise, is the state at a later `time`."""
-    sde, (t, s) = Diffusion(**{**PARAMS, **params}), (torch.as_tensor(each, dtype=torch.float64) for each in (time, before))
+    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    sde = Diffusion(**{**PARAMS, **params})
+    t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
+    if not (s < t).all():
+        raise ValueError("before must be earlier than time")
     return (sde.alpha(t) / sde.alpha(s))[..., None, None]
 
 

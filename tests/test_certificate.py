@@ -203,6 +203,8 @@ FAULTS: dict[str, tuple[Plant, tuple[str, ...]]] = {
     "the factor of the start": (
         text(r"return (factor\(law\.K\[law\.place\(t\)\]\))", r"return \g<1>.mT"), ("coupled exact", "coupled two draws"),
     ),
+    "the matrix between two times": (text(r"\.ahead\(t, s\)", ".ahead(t, s).mT"), ("coupled exact", "coupled two draws")),
+    "its times": (text(r"sde\.alpha\(t\) / sde\.alpha\(s\)", "sde.alpha(s) / sde.alpha(t)"), ("hot noise", "waved heun")),
     "the block of the data": (text(r"\[\.\.\., \[DATA\]\]", "[..., [0]]"), ("coupled exact",)),
     "the mean of the start": (text(r"\.drift\[0\]", ".drift[0].flip(-1)"), ("coupled exact", "coupled two draws")),
     "the initial variance": (text(r"(self\.L0 = .*)self\.r", r"\g<1>self.a"), ("coupled exact", "coupled conjugate")),

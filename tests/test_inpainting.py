@@ -135,6 +135,18 @@ def test_a_module_says_how_the_states_at_two_times_belong_together(name):
         assert torch.allclose(module.transition(*pair)[0], found, rtol=1e-14)
 
 
+def test_the_matrix_between_two_times_keeps_its_digits_where_a_block_forgets_fast():
+    stiff = {"name": "stiff", "state": ["x", "m"], "params": {"a": 30.0}, "initial": {"m": "1"}}
+    stiff |= {"F": [["-a", "1"], ["-1", "-1"]], "G": [["1", "0"], ["0", "1"]]}
+    method = ss.derive(stiff, "conjugate")
+    module, at = ss.load(ss.emit(method)), method.sde.at()
+    for time, before in ((0.9, 0.8), (0.9, 0.1), (1.0, 0.01)):
+        wanted = torch.as_tensor(at.transition(time, before))
+        assert (module.transition(time, before) - wanted).abs().max() < 1e-13 * wanted.abs().max()
+    with pytest.raises(ValueError, match="earlier"):
+        module.transition(0.5, 0.5)
+
+
 def test_the_page_runs_and_keeps_what_is_known():
     names = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):

@@ -104,6 +104,15 @@ def test_the_lines_of_a_picture_differ_without_their_colours() -> None:
     assert len({(str(line["linestyle"]), line["marker"]) for line in plots.LINES}) == len(plots.LINES)
 
 
+@pytest.mark.parametrize("values", [(0.31, 0.29, 0.25, 0.27), (3e-4, 2e-2, 5.0, 90.0)])
+def test_every_panel_of_measures_says_how_large_they_are(values: tuple[float, ...]) -> None:
+    figure = plots.measures({"wide": {"one": (1.0, 10.0, 100.0, 1000.0)}, "own": {"one": values}}, (5, 10, 20, 50)).figure
+    for panel in figure.axes:
+        low, high = panel.get_ylim()
+        assert any(low <= tick <= high for tick in panel.get_yticks())
+
+
+
 def test_a_verb_for_grids_and_pictures_of_them(tmp_path: Path) -> None:
     run = CliRunner()
     told = run.invoke(cli, ["grid", "psld", "--nfe", "9", "--sampler", "rvv", "--grid", "edm", "--json"])

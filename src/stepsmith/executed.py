@@ -139,10 +139,10 @@ class Executed:
         except InputError as error:
             raise Refused(error.what) from None
 
-    def _asked(self, function: Callable[..., Any], times: Any) -> Any:
+    def _asked(self, function: Callable[..., Any], *times: Any) -> Any:
         """What a function of the module gives.  It may refuse rates, and coefficients that are large indeed; no more."""
         try:
-            return torch.as_tensor(function(times, **self.field, **self.point.params))
+            return torch.as_tensor(function(*times, **self.field, **self.point.params))
         except Exception as error:
             said = str(error)
             rates, size = "too large" in said or "too fast" in said, "float64 does not hold" in said
@@ -170,8 +170,8 @@ class Executed:
         return f"of row {i}, {self.point.times[i]:.6g} -> {self.point.times[i + 1]:.6g},"
 
     def _start(self, exact: Reference) -> float:
-        """The error of the factor and of the mean of the start."""
-        time, view = self.point.times[0], exact.view
+        """The error of the factor and of the mean of the start, and of what leads to it from the next time."""
+        (time, earlier, *_), view = self.point.times, exact.view
         law = torch.from_numpy(floats(view.exact_covariance(time)))
         scale = law.diagonal().sqrt()
         L = self._asked(self.module.start, time)
@@ -187,6 +187,12 @@ class Executed:
             mean = torch.from_numpy(floats(view.exact_offset(time, self.method.sde.time[0])))
             size = torch.maximum(mean.abs().max(), scale.max())
             found = max(found, float((self._asked(self.module.start_mean, time) - mean).abs().max() / size))
+        if hasattr(self.module, "transition"):
+            psi = torch.from_numpy(floats(view.exact_transition(time, earlier)))
+            told = self._asked(self.module.transition, time, earlier)
+            if told.shape != psi.shape:
+                raise self._failed("transition is no matrix of a row and a column a block")
+            found = max(found, float((told - psi).abs().max() / psi.abs().max().clamp_min(1e-300)))
         if not found <= TABLE:
             raise self._failed(f"start at the time {time:.6g} is off by {found:.1e} of the law")
         return found

@@ -190,7 +190,10 @@ def measures(groups: Mapping[str, Mapping[str, Sequence[float]]], budgets: Seque
             (known[name],) = panel.plot(budgets, values, **line(names.index(name)))
         panel.set(xscale="log", yscale="log" if log else "linear", xlabel="network calls", title=title)
         panel.set_xticks(budgets, map(str, budgets), minor=False)
-        panel.minorticks_off()
+        panel.set_xticks([], minor=True)
+        low, high = panel.get_ylim()
+        if log and 0 < high < 10 * low:  # a log axis of less than a decade may have no label, and a small change looks large
+            panel.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
     figure.legend(known.values(), known, loc="outside right upper")
     told = f"{_listed(groups)} against {_listed(budgets)} network calls for {', '.join(names)}."
     return Plot(figure, told[:1].upper() + told[1:])

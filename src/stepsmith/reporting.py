@@ -181,6 +181,7 @@ def size(method: Any) -> Iterator[Block]:
     try:
         t0, found = sizes(method, VARIANCE)
     except (Unsupported, np.linalg.LinAlgError):
+        yield Text("Its size at the default parameters is not derived for this diffusion and network.")
         return
     power, step = method.step_order + 1, (float(method.sde.time[1]) - float(method.sde.time[0])) / 50
     yield Text(

@@ -275,6 +275,10 @@ class Law:
         """Psi(t1, t0)."""
         return self.between(self.over, t1, t0)
 
+    def ahead(self, t0, t1):
+        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
+        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
+
     def propagate(self, M, t1, t0):
         """Y(t0) of Y' = Y M, Y(t1) = I, from M at the nodes."""
         return self.between(propagate(M, self.h, self.rule)[1], t1, t0)
