@@ -1,6 +1,7 @@
 """The source paper's comparison on real images: its samplers, and ours, on one epsilon network of PSLD trained on Fashion-MNIST.
 
-All run from t = 1 to 1e-3 on the quadratic grid; the last network call is the mean of the data (counted).  A cell is a sampler at
+All run from t = 1 to 1e-3 on the quadratic grid; the last network call is the mean of the data (counted).  ``Row.varied`` is a
+row on another grid or without that last call.  A cell is a sampler at
 a budget of calls: its Frechet distance to the data in the features of a classifier with the bootstrap's standard error
 (measure/frechet.py), and the mean absolute Laplacian of its pictures beside that of the data, which tells grain and washing
 out, to which those features are nearly blind.  A cell depends on its name and the setting alone, so that a record grows over
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,12 @@ class Row:
     paper: float | None = None
     ours: bool = False
     grid: str = "quadratic"
+    last: str = "denoise"
+
+    def varied(self, grid: str | None, last: str | None) -> Row:
+        """This row on another grid, or without the last call; its label says so."""
+        row = self if grid in (None, self.grid) else replace(self, grid=grid, label=f"{self.label}, {grid} grid")
+        return row if last in (None, row.last) else replace(row, last=last, label=f"{row.label}, no last step")
 
 
 PAPER = (
@@ -141,14 +148,14 @@ class Table:
     def draw(self, row: Row, nfe: int, seeds: Iterable[int]) -> torch.Tensor:
         """Samples of a row at a budget."""
         method, module = self.made(row)
-        steps, _ = budget_steps(nfe, method.nfe, "denoise")
-        while steps > 1 and method.rows.nfe(steps) + 1 > nfe:  # the first step may cost more
+        steps, _ = budget_steps(nfe, method.nfe, row.last)
+        while steps > 1 and method.rows.nfe(steps) + (row.last == "denoise") > nfe:  # the first step may cost more
             steps -= 1
         known = self.networks[row.network]
         start, end = ends(method.sde, known)
         scale = {"scale": SPREAD} if row.grid == "tan" else {}
         grid = getattr(TimeGrid, row.grid)(method.sde, steps, start=start, end=end, **scale)
-        return sample(module, known, grid, seeds, params=row.params, last="denoise", batch=BATCH)
+        return sample(module, known, grid, seeds, params=row.params, last=row.last, batch=BATCH)
 
     def reference(self, seeds: Iterable[int], tolerance: float) -> tuple[torch.Tensor, int]:
         """Samples by scipy's RK45 on the probability flow of the epsilon network, all of them as one system, and its calls."""

@@ -37,9 +37,11 @@ def test_a_cell_on_record_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(paper.Table, "measure", measure)
     words = ["bench", "paper", "--record", str(tmp_path / "r.jsonl"), "--row", "ROBA", "--row", "EM", "--nfe", "20"]
-    for more, wanted in (([], 2), (["--nfe", "50"], 4), ([], 4)):
+    varied = ["--grid", "uniform", "--last", "none"]
+    for more, wanted in (([], 2), (["--nfe", "50"], 4), ([], 4), (varied, 6), (varied, 6)):
         done = CliRunner().invoke(cli, [*words, *more])
         assert done.exit_code == 0 and len(calls) == wanted, done.output
+    assert calls[-1] == ("EM, uniform grid, no last step", 20)
     wrong = CliRunner().invoke(cli, ["bench", "paper", "--row", "ROBO"])
     assert isinstance(wrong.exception, InputError) and "there is no row 'ROBO'" in str(wrong.exception)
 
@@ -51,6 +53,8 @@ def test_runs_spend_their_budget_and_differ_as_the_samplers_do(tmp_path: Path) -
     made.networks[paper.NETWORK] = _counting(known, counted)
     drawn = {label: made.draw(ROWS[label], 21, range(4)) for label in ("ROBA", "conjugate, lambda 0", "lambda-DDIM-II, .5")}
     assert len(counted) == 3 * 21
+    made.draw(ROWS["ROBA"].varied("uniform", "none"), 21, range(4))
+    assert len(counted) == 4 * 21
     assert all(samples.shape == (4, 1, 28, 28) for samples in drawn.values())
     assert paper.laplacian(drawn["conjugate, lambda 0"]) > 2 * paper.laplacian(drawn["ROBA"])  # noise beside clothes
 

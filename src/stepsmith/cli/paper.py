@@ -16,9 +16,19 @@ from stepsmith.errors import InputError
 @click.option("--samples", type=click.IntRange(100), default=1000, show_default=True, help="Samples a cell.")
 @click.option("--nfe", type=int, multiple=True, help="Budgets of network calls: 20, 50 and 100 unless given.")
 @click.option("--row", "labels", multiple=True, help="Rows by their label; all of them unless given.")
+@click.option("--grid", type=click.Choice(("uniform", "quadratic", "logsnr")), help="The grid of every row, instead of its own.")
+@click.option("--last", type=click.Choice(("denoise", "none")), help="The last network call, the mean of the data, or none.")
 @click.option("--adaptive", is_flag=True, help="RK45 too, on all samples as one system.")
 @click.option("--record", type=click.Path(path_type=Path), default=Path("out/paper.jsonl"), show_default=True)
-def command(samples: int, nfe: tuple[int, ...], labels: tuple[str, ...], adaptive: bool, record: Path) -> None:
+def command(
+    samples: int,
+    nfe: tuple[int, ...],
+    labels: tuple[str, ...],
+    grid: str | None,
+    last: str | None,
+    adaptive: bool,
+    record: Path,
+) -> None:
     """Frechet distances of the paper's samplers on a PSLD network of Fashion-MNIST, at equal network calls.
 
     What stands in the record is not measured again, so that a run that was stopped goes on.
@@ -31,7 +41,8 @@ def command(samples: int, nfe: tuple[int, ...], labels: tuple[str, ...], adaptiv
     known = {row.label: row for row in paper.ROWS}
     if missing := [label for label in labels if label not in known]:
         raise InputError("-", "row", f"there is no row {missing[0]!r}", f"name one of {', '.join(known)}")
-    rows, budgets = [known[label] for label in labels or known], nfe or paper.BUDGETS
+    rows = [known[label].varied(grid, last) for label in labels or known]
+    budgets = nfe or paper.BUDGETS
     record.parent.mkdir(parents=True, exist_ok=True)
     made = table(record, samples)
     cells = made.cells(rows, budgets)
