@@ -75,6 +75,7 @@ ROWS = (
     Row("gaussian", 3, "theta", False),
     Row("gaussian", 2, "log", True),
     Row("gaussian", 3, "log", True),
+    Row("gaussian", 4, "log", True),
 )
 BLOCKS = (BASELINE, *(row for row in ROWS if row.frame == "gaussian" and row.clock == "theta"))  # of several blocks
 
