@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,34 @@ def test_certified_numbers_leave_polynomials_as_the_row_has_them(modules, row, o
         assert torch.allclose(base.at(th).run(network, normals), wanted, rtol=0, atol=1e-9)
         other = max(other, (free.at(th).run(network, normals) - wanted).abs().max().item())
     assert other > 1e-3  # the free ones do not
+
+
+@pytest.mark.parametrize("row", (BASELINE, GAUSSIAN, EPSILON), ids=lambda row: row.name)
+def test_what_certified_numbers_add_falls_with_their_order(modules, row):
+    """Ten random th on eight steps over a span H of the clock log: they move the end of the run by H^p, free ones by H^0.
+
+    Beyond p = 2 too by H^2: the first step of a row is Euler's, and the outputs after it are called that far from the path.
+    """
+    added = {}
+    for span in (0.02, 0.01):
+        base = base_over(modules, row, span)
+        starts = choosing.drawn(base.module, base.grid[0], range(4), (2,))
+        normals = learning.normals_of(base, Paths(starts, starts[0]))
+        for order, seed in itertools.product((None, 1, 2, 3), range(10)):
+            at, th = replace(base, order=order), random(base, seed)
+            steps = torch.cat((th[:CALLS], torch.zeros_like(th[CALLS:])))
+            moved = at.at(th).run(PROBLEM.network(), normals) - at.at(steps).run(PROBLEM.network(), normals)
+            added[span, order, seed] = moved.square().mean().sqrt().log2().item()
+    for order, seed in itertools.product((None, 1, 2, 3), range(10)):
+        assert abs(added[0.02, order, seed] - added[0.01, order, seed] - min(order or 0, 2)) < 0.1
+
+
+def base_over(modules, row, span):
+    """A row on eight steps that are even in log sigma, from sigma = 1 over such a span."""
+    sde = ss.load_sde("vp")
+    levels = torch.exp(-span * torch.linspace(0, 1, CALLS + 1, dtype=torch.float64))
+    params = {"sigma_data": 0.6} if "sigma_data" in modules[row].PARAMS else {}
+    return learning.Base(row, modules[row], params, ss.TimeGrid.sigmas(sde, levels).times, sde.at())
 
 
 def test_learning_wins_on_paths_it_never_saw_and_is_baked(modules, tmp_path):
