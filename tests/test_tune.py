@@ -245,7 +245,7 @@ def test_certified_numbers_leave_polynomials_as_the_row_has_them(modules, row, o
 def test_what_certified_numbers_add_falls_with_their_order(modules, row):
     """Ten random th on eight steps over a span H of the clock log: they move the end of the run by H^p, free ones by H^0.
 
-    Beyond p = 2 too by H^2: the first step of a row is Euler's, and the outputs after it are called that far from the path.
+    With p = 3 too it can be H^2: the first step of a row is Euler's, and the outputs after it are called that far from the path.
     """
     added = {}
     for span in (0.02, 0.01):
@@ -258,7 +258,8 @@ def test_what_certified_numbers_add_falls_with_their_order(modules, row):
             moved = at.at(th).run(PROBLEM.network(), normals) - at.at(steps).run(PROBLEM.network(), normals)
             added[span, order, seed] = moved.square().mean().sqrt().log2().item()
     for order, seed in itertools.product((None, 1, 2, 3), range(10)):
-        assert abs(added[0.02, order, seed] - added[0.01, order, seed] - min(order or 0, 2)) < 0.1
+        slope = added[0.02, order, seed] - added[0.01, order, seed]
+        assert slope > 1.9 if order == 3 else abs(slope - (order or 0)) < 0.1
 
 
 def base_over(modules, row, span):
