@@ -67,19 +67,20 @@ def _names(sde: Any) -> dict[str, str]:
 
 
 def _parts(method: Any) -> list[str]:
-    """The parts of a splitting, a line a block; time runs down, tau = -t."""
-    sde, lines = method.sde, []
+    """The parts of a splitting, a formula a part; time runs down, tau = -t."""
+    sde, formulas = method.sde, []
     score = sp.Matrix([sp.Symbol(f"s_{b}") for b in sde.state])
     carried = sp.Matrix([*(sp.Symbol(c, real=True) for c in sde.constant), 1])
     for letter, part in bind(method.sampler, sde).parts.items():
-        pull, given = part.score * score, part.offset * carried
+        pull, given, rates = part.score * score, part.offset * carried, []
         for i in part.rows:
             drift = latex(_drift(sde, part.linear, i) + given[i] + pull[i], _names(sde))
             noise = r" + \text{noise}" if i in part.noise_rows else ""
             block = latex(sp.Symbol(sde.state[i]), sde.latex)
-            rate = rf"\frac{{d{block}}}{{d\tau}} = {drift}{noise}"
-            lines.append(rf"\mathrm{{{letter}}}:\quad {rate} \quad\text{{({SOLVES[part.solve]})}}")
-    return lines
+            rates.append(rf"\frac{{d{block}}}{{d\tau}} = {drift}{noise}")
+        shown = rates[0] if len(rates) == 1 else r"\begin{cases} " + r" \\ ".join(rates) + r" \end{cases}"
+        formulas.append(rf"\mathrm{{{letter}}}:\quad {shown} \quad\text{{({SOLVES[part.solve]})}}")
+    return formulas
 
 
 def _conjugate(method: Any) -> list[str]:

@@ -37,7 +37,7 @@ HEADINGS = {
     "transition": ("The transition from the start of the span", r"\Psi"),
     "offset": ("The offset of the mean", "o"),
     "covariance": ("The covariance given the data", r"\Sigma"),
-    "stationary": ("The stationary law", r"\Sigma_\infty"),
+    "stationary": ("The stationary law", r"\Sigma^{\infty}"),
     "probability_flow": ("The probability flow, s the score", ""),
     "reverse_sde": ("The reverse SDE, s the score, time running down", ""),
 }
@@ -57,7 +57,7 @@ def report(sde: LinearSDE) -> list[Section]:
         Section("sde", title, "\n".join([*equations(sde), *heads, *_start(sde)]), "\n".join(maths), HEADINGS["sde"][0]),
         _section(sde, "transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
         *_offset(sde, start),
-        _section(sde, "covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t)),
+        _covariance(sde, start),
         _section(sde, "stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
         _reverse(sde, "probability_flow", f"probability flow {flow} dt, s the score, A =", 0),
         _reverse(sde, "reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, s the score, A =", 1),
@@ -80,6 +80,16 @@ def _offset(sde: LinearSDE, start: sp.Expr) -> list[Section]:
     if sde.offset_let.is_zero_matrix:
         return []
     return [_section(sde, "offset", f"offset of the mean o(t, {start})", lambda: offset.mean_words(sde, t, start))]
+
+
+def _covariance(sde: LinearSDE, start: sp.Expr) -> Section:
+    """Entry by entry; as LaTeX, for several blocks, by the transition and the stationary law, which is exact and short."""
+    found = _section(sde, "covariance", "covariance Sigma(t) given the data", lambda: kernel.covariance_words(sde, t))
+    if not found.latex or sde.n == 1 or sde.F.is_zero_matrix:
+        return found
+    first = rf"\Sigma_{{{latex(start)}}}"
+    law = rf"\Sigma = \Sigma^{{\infty}} + \Psi \left({first} - \Sigma^{{\infty}}\right) \Psi^{{\mathsf T}}"
+    return replace(found, latex=f"{law}\n{first} = {latex(sde.initial_let, sde.latex)}")
 
 
 def _reverse(sde: LinearSDE, key: str, title: str, eta: int) -> Section:
@@ -130,7 +140,7 @@ def _matrix(left: str, entries: sp.Matrix, sde: LinearSDE, names: dict[str, str]
     if len(whole) <= WIDE or not left:
         return [f"{left} = {whole}" if left else whole]
     shown, (rows, columns) = [latex(sp.Symbol(b), names) for b in sde.state], entries.shape
-    same = rows == columns and entries == entries.T
+    same = rows == columns and left.startswith(r"\Sigma")
     index = [(i, j) for i in range(rows) for j in range(i if same else 0, columns)]
     below = {(i, j): f"{shown[i]} {shown[j]}" if columns > 1 else shown[i] for i, j in index}
     return [f"{left}_{{{below[i, j]}}} = {latex(entries[i, j], names)}" for i, j in index]

@@ -5,15 +5,29 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import sympy as sp
 from sympy.printing.latex import translate
 
 
 def latex(expr: sp.Basic, names: Mapping[str, str] | None = None) -> str:
-    """LaTeX in which a word stands upright, a Greek name is its letter and _ begins an index; ``names`` go before."""
+    """LaTeX in which a word stands upright, a Greek name is its letter and _ begins an index; ``names`` go before.
+
+    Where a name is an inverse, M^{-1}, a division by it is written as M.
+    """
     known = {symbol: (names or {}).get(str(symbol)) or word(str(symbol)) for symbol in expr.free_symbols}
+    for symbol, text in list(known.items()):
+        if text.endswith("^{-1}"):
+            inverse = sp.Dummy(str(symbol), real=True)
+            known[inverse] = text.removesuffix("^{-1}")
+            expr = expr.replace(partial(_divides, symbol), lambda power, inverse=inverse: inverse**-power.exp)
     return sp.latex(expr, symbol_names={symbol: text for symbol, text in known.items() if text})
+
+
+def _divides(symbol: sp.Symbol, expr: sp.Basic) -> bool:
+    """Whether it is a negative power of the symbol."""
+    return isinstance(expr, sp.Pow) and expr.base == symbol and bool(expr.exp.is_negative)
 
 
 def word(name: str) -> str:

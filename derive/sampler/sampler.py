@@ -27,6 +27,7 @@ SPLITTINGS = ("splitting", "conjugate-splitting")
 FAMILIES = ("conjugate", *SPLITTINGS, "adams", *formula.FAMILIES)
 PART_KEYS = ("rows", "linear", "offset", "score", "noise", "noise_clock", "solve", "B")
 SOLVERS = ("exact", "euler", "conjugate")
+COMPOSED = "the composition "  # and the string that a sampler was given as
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Sampler:
         even = (token.share * count[token.letter] == 1 for token in self.composition)
         texts = zip(map(str, self.composition), even, strict=True)
         return " ".join(re.sub(r"\(1/\d+\)$", "", text) if same else text for text, same in texts)
+
+    @property
+    def called(self) -> str:
+        """What a person calls it: its name, or the composition that it was given as."""
+        return self.doc.removeprefix(COMPOSED) if self.doc.startswith(COMPOSED) else self.name
 
     @property
     def nfe(self) -> int:
@@ -219,4 +225,4 @@ def _from_string(text: str) -> Sampler:
     if len(name) > spec.MAX_NAME:  # a name is part of file names: cut, and still one name a composition
         name = f"{name[:27].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     read = {letter: _part("-", letter, part) for letter, part in parts.items()}
-    return _checked(Sampler(name, "splitting", target, tokens, read, doc=f"the composition {text}"))
+    return _checked(Sampler(name, "splitting", target, tokens, read, doc=COMPOSED + text))

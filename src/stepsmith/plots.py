@@ -103,6 +103,20 @@ def line(k: int, marks: bool = True) -> dict[str, Any]:
     return chosen if marks else {**chosen, "marker": ""}
 
 
+def plain(axis: Any) -> None:
+    """Numbers as one writes them on a log axis, 0.95, not 9.5 x 10^-1, the fewer the longer it is; powers of ten past 10^4."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    low, high = axis.get_view_interval()
+    if not 1e-4 < low < high < 1e4:
+        return
+    decades = np.log10(high / low)
+    shown = (1, 2, 3, 4, 5, 6, 7, 8, 9) if decades < 0.7 else (1, 2, 5) if decades < 2 else (1,)
+    axis.set_major_locator(LogLocator(subs=shown))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
 TITLES = ("mean for unit data", "standard deviations given the data", "effective sigma")
 
 
@@ -145,7 +159,7 @@ def stability(methods: Sequence[Any]) -> Plot | None:
     found = {}
     for method in methods:
         try:
-            found[method.sampler.name] = curves(method, points=POINTS)
+            found[method.sampler.called] = curves(method, points=POINTS)
         except Unsupported:
             continue
     if not found:
@@ -158,6 +172,7 @@ def stability(methods: Sequence[Any]) -> Plot | None:
             panel.loglog(lengths, exact, **FAINT, label="" if j else "exact")
             panel.loglog(lengths, radii, **line(j, False), label=name)
         panel.axhline(1, color="#dddddd", linewidth=0.6)
+        plain(panel.yaxis)
         panel.set(xlabel="step h", title=f"from t = {time:.3g}")
     axes[0].set_ylabel("spectral radius")
     axes[0].legend()
@@ -173,8 +188,11 @@ def orders(runs: Mapping[str, tuple[Sequence[int], Sequence[float], int | None]]
         axes[0].loglog(steps, errors, **line(k), label=name if proven is None else f"{name}, proven {proven}")
         if proven is not None:
             ends = np.array([steps[0], steps[-1]], dtype=float)
-            axes[0].loglog(ends, errors[-1] * (ends / steps[-1]) ** -proven, **FAINT)
+            axes[0].loglog(ends, errors[-1] * (ends / steps[-1]) ** -proven, **FAINT, zorder=1)
     axes[0].set(xlabel="steps N", ylabel="error in standard deviations")
+    known = sorted({n for steps, _, _ in runs.values() for n in steps})
+    axes[0].set_xticks(known, map(str, known))
+    axes[0].set_xticks([], minor=True)
     axes[0].legend()
     return Plot(figure, f"Error of a run against its steps for {', '.join(runs)}; the grey lines have the proven slopes.")
 

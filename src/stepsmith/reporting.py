@@ -6,6 +6,7 @@ Everything in it comes from where it is derived (derive), measured (measure) or 
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from sympy import Symbol
 
 from stepsmith import certificate, plots
 from stepsmith.derive import describe, formulas, report
+from stepsmith.derive.maths.notation import latex
 from stepsmith.derive.method import derive
 from stepsmith.derive.orders.size import SIGMA, sizes
 from stepsmith.errors import Unsupported
@@ -50,6 +53,10 @@ ERRORS = (
     "Three mixtures of Gaussians whose network is exact, a grid even in log-SNR. Deterministic samplers: the median distance to "
     "the probability flow. Samplers that draw noise: the sliced Wasserstein distance to the law, which has a floor with so few "
     "paths. The two are not to be compared."
+)
+NOISE = (
+    "Where a sampler has too few network calls, its samples are noise or grain: the error of its steps is then as large as the "
+    "picture, whatever its order. More calls or another sampler help; the network is the same in every row."
 )
 TRUST = (
     "Proven: the law of the diffusion, the orders and the leading errors, at random points or in symbols, for a smooth network, "
@@ -94,7 +101,7 @@ class Subject:
     @property
     def parts(self) -> list[tuple[str, Callable[[], Iterator[Block]]]]:
         """The sections: a title, and what makes its blocks."""
-        own = [(f"The sampler {method.sampler.name}", lambda method=method: sampler(method)) for method in self.methods]
+        own = [(f"The sampler {method.sampler.called}", lambda method=method: sampler(method)) for method in self.methods]
         return [
             ("The diffusion", lambda: diffusion(self.sde)),
             ("The law of the state given the data", lambda: law(self.sde)),
@@ -125,16 +132,23 @@ class Subject:
 def diffusion(sde: Any) -> Iterator[Block]:
     """The mathematics of the diffusion."""
     parts = report.report(sde)
-    for part in parts:
-        yield Text(f"{part.heading}:" if part.latex else f"{part.heading}: {part.text}.")
-        yield from map(Math, part.latex.splitlines())
+    for (maths, text), alike in itertools.groupby(parts, lambda part: (part.latex, "" if part.latex else part.text)):
+        headings = _listed([part.heading for part in alike])
+        yield Text(f"{headings}:" if maths else f"{headings}: {text}.")
+        yield from map(Math, maths.splitlines())
     if any("C_{" in part.latex for part in parts):
         yield Text("C_k stands for these entire functions, which cover weak, critical and strong damping in one formula:")
         yield Math(r"C_{k}(x) = {}_0F_1\left(; k + \frac{1}{2}; \frac{x}{4}\right)")
         yield Math(r"C_{0}(x^2) = \cosh x,\quad C_{1}(x^2) = \frac{\sinh x}{x}")
-    rows = tuple((name, f"{value:g}") for name, value in sde.params.items())
+    rows = tuple((name, Math(latex(Symbol(name), sde.latex)), f"{value:g}") for name, value in sde.params.items())
     if rows:
-        yield Table(("parameter", "default"), rows)
+        yield Table(("parameter", "in formulas", "default"), rows)
+
+
+def _listed(headings: list[str]) -> str:
+    """Headings in a sentence: the first as it is, the others small."""
+    *before, last = [headings[0], *(heading[:1].lower() + heading[1:] for heading in headings[1:])]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def law(sde: Any) -> Iterator[Block]:
@@ -146,7 +160,8 @@ def sampler(method: Any) -> Iterator[Block]:
     own = method.sampler
     yield Text(f"{method.title}{f' Source: {own.reference}.' if own.reference else ''}")
     if own.composition:
-        yield Code(own.text + describe.MARKS)
+        yield Code(own.text)
+        yield Text(f"A letter is a part, below; {describe.MARKS.strip().removeprefix('with ')}.")
     rule = formulas.rule(method)
     yield from map(Math, rule)
     if not rule:
@@ -201,7 +216,7 @@ def stability(methods: Sequence[Any]) -> Iterator[Block]:
     drawn, rows = plots.stability(methods), []
     for method in methods:
         try:
-            rows += [(method.sampler.name, ", ".join(map(str, method.stability(VARIANCE).largest)))]
+            rows += [(method.sampler.called, ", ".join(map(str, method.stability(VARIANCE).largest)))]
         except Unsupported:
             continue
     rows = [(name, limits) for name, limits in rows if limits]
@@ -215,7 +230,7 @@ def stability(methods: Sequence[Any]) -> Iterator[Block]:
 def orders(subject: Subject) -> Iterator[Block]:
     """Error against steps beside lines of the proven slopes."""
     yield Text(SLOPES)
-    runs = {m.sampler.name: (s.steps, s.errors, proven(m)) for m, s in zip(subject.methods, subject.slopes.values(), strict=True)}
+    runs = {m.sampler.called: (s.steps, s.errors, proven(m)) for m, s in zip(subject.methods, subject.slopes.values(), strict=True)}
     yield picture("orders", plots.orders(runs))
 
 
@@ -226,11 +241,16 @@ def errors(subject: Subject) -> Iterator[Block]:
     for method in subject.methods:
         cells = [ground.cell(subject.modules[method.sampler.name], "logsnr", calls) for calls in BUDGETS]
         key = "distance" if method.random else "median"
-        found.setdefault(MEASURES[key], {})[method.sampler.name] = [cell.get(key, np.nan) for cell in cells]
+        found.setdefault(MEASURES[key], {})[method.sampler.called] = [cell.get(key, np.nan) for cell in cells]
     yield Text(f"{ERRORS} {PATHS} paths a mixture.")
     yield picture("errors", plots.measures(found, BUDGETS))
-    rows = [(name, title, *(f"{e:.2g}" for e in values)) for title, group in found.items() for name, values in group.items()]
+    rows = [(name, title, *(plain(e) for e in values)) for title, group in found.items() for name, values in group.items()]
     yield Table(("sampler", "measure", *(f"{calls} calls" for calls in BUDGETS)), tuple(rows))
+
+
+def plain(value: float) -> str:
+    """Two digits, and a power of ten only beyond four places."""
+    return f"{value:.2g}" if not 1e-4 <= abs(value) < 1e4 else np.format_float_positional(value, 2, fractional=False, trim="-")
 
 
 MEASURES = {"median": "median distance to the flow", "distance": "distance to the law"}
@@ -242,15 +262,16 @@ def samples(subject: Subject) -> Iterator[Block]:
     low, high = sde.at().effective_sigma(np.array([float(sde.time[0]) + 1e-3, float(sde.time[1])])).tolist()
     least, most = network.sigma_range or (low, high)
     first, last = TimeGrid.sigmas(sde, [min(high, most), max(low, least)]).times.tolist()
-    for name, module in subject.modules.items():
-        rows = []
+    yield Text(NOISE)
+    for method in subject.methods:
+        name, module, rows = method.sampler.name, subject.modules[method.sampler.name], []
         for calls in BUDGETS:
             grid = TimeGrid.logsnr(sde, max(1, steps_within(module, calls)), first, last)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 rows.append(sample(module, network, grid, SEEDS))
         budgets = ", ".join(map(str, BUDGETS))
-        alt = f"{name}: the same {len(SEEDS)} seeds at {budgets} network calls, a row each; network {network.name}"
+        alt = f"{method.sampler.called}: the same {len(SEEDS)} seeds at {budgets} network calls, a row each; network {network.name}"
         yield Picture(f"samples-{name}", alt, strips(rows, network))
 
 
@@ -261,7 +282,7 @@ def summary(subject: Subject) -> Iterator[Block]:
         order, slope = proven(method), subject.slopes[method.sampler.name]
         kind = "weak order" if method.random else "order"
         read = f"{slope.lowest:.2f}{'' if slope.converged else ', not converged'}"
-        rows.append((method.sampler.name, str(method.nfe), str(method.draws), f"{kind} {'-' if order is None else order}", read))
+        rows.append((method.sampler.called, str(method.nfe), str(method.draws), f"{kind} {'-' if order is None else order}", read))
     yield Table(("sampler", "calls a step", "draws a step", "proven", "measured slope"), tuple(rows))
     yield Text(TRUST)
 

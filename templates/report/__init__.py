@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup  # comes with jinja2
+from markupsafe import Markup, escape  # comes with jinja2
 
 from stepsmith.errors import InputError
 
@@ -39,8 +40,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
+    """Cells are text, or formulas."""
+
     heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Math, ...], ...]
     kind: ClassVar[str] = "table"
 
 
@@ -113,11 +116,18 @@ def check() -> None:
         raise InputError("-", "report", "latex2mathml is not installed", "pip install 'stepsmith[report]'") from None
 
 
-def mathml(block: Math) -> Markup:
+def mathml(block: Math, display: str = "block") -> Markup:
     """A formula as MathML, which browsers show without a script."""
     from latex2mathml.converter import convert
 
-    return Markup(convert(block.latex, display="block"))
+    return Markup(convert(block.latex, display=display))
+
+
+def cell(form: str, value: str | Math) -> str:
+    """A cell of a table: text, or a formula in a line."""
+    if isinstance(value, Math):
+        return mathml(value, "inline") if form == "html" else f"${value.latex}$"
+    return {"html": escape, "md": markdown, "tex": tex}[form](value)
 
 
 def render(report: Report, form: str) -> str:
@@ -126,7 +136,7 @@ def render(report: Report, form: str) -> str:
         loader=PackageLoader("stepsmith.templates", "report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=form == "html",
     )  # fmt: skip
-    space.filters["markdown"] = markdown
+    space.filters["cell"] = partial(cell, form)
     helpers: dict[str, Any] = {"tex": tex, "tex_lines": tex_lines, "md": markdown, "fence": fence, "mathml": mathml}
     helpers["base64"] = lambda block: base64.b64encode(block.data).decode()
     return space.get_template(f"page.{form}.jinja").render(report=report, **helpers)
