@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stepsmith import plots
 from stepsmith.certificate import emit
 from stepsmith.derive.method import derive
 from stepsmith.loading import load
@@ -100,8 +101,8 @@ def beside(cells: Cells, nfe: int = 50) -> list[str]:
     if len(lines) == 2:
         return []
     words = (
-        f"At {nfe} calls. The uniform grid has equal steps in t. Without the last step the samples are the state at t = 1e-3, and its "
-        "network call is spent on one more step."
+        f"At {nfe} calls. The uniform grid has equal steps in t. Without the last step the samples are the state at t = 1e-3, "
+        "and its network call is spent on one more step."
     )
     return ["## Another grid, and no last step", words, "\n".join(lines)]
 
@@ -138,28 +139,10 @@ def _distance(cell: dict[str, float]) -> str:
 
 def curve(cells: Cells, path: Path) -> None:
     """Distance against calls."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    styles = ("-", "--", ":", "-.")
-    for k, label in enumerate(SHOWN):
-        known = sorted((nfe, cell["fd"]) for (name, nfe), cell in cells.items() if name == label and math.isfinite(cell["fd"]))
-        if known:
-            axes.plot(
-                *zip(*known, strict=True),
-                styles[k % 4],
-                marker="osv^D"[k % 5],
-                markersize=4,
-                color=str(0.15 * (k % 4)),
-                label=label,
-            )
-    axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="Frechet distance (Fashion-MNIST features)")
     budgets = sorted({nfe for name, nfe in cells if name in SHOWN})
-    axes.set_xticks(budgets, map(str, budgets), minor=False)
-    axes.set_xticks([], minor=True)
-    axes.legend(fontsize=7, ncols=2)
-    figure.savefig(path, metadata={"Date": None})
+    lines = {label: [cells.get((label, nfe), {"fd": math.nan})["fd"] for nfe in budgets] for label in SHOWN}
+    finite = {label: [fd if math.isfinite(fd) else math.nan for fd in values] for label, values in lines.items()}
+    plots.measures({"Frechet distance (Fashion-MNIST features)": finite}, budgets).save(path)
 
 
 INTRO = """# The paper on real images

@@ -25,6 +25,10 @@ LINES = (
     {"color": "#8c8c8c", "linestyle": "-", "marker": "x"},
     {"color": "#4d6b57", "linestyle": (0, (1, 1)), "marker": "*"},
     {"color": "#d9a441", "linestyle": (0, (7, 2)), "marker": "+"},
+    {"color": "#a63d5c", "linestyle": (0, (3, 1, 1, 1)), "marker": "P"},
+    {"color": "#39707a", "linestyle": (0, (9, 1)), "marker": "X"},
+    {"color": "#5b5b9e", "linestyle": (0, (2, 3)), "marker": "<"},
+    {"color": "#6e6259", "linestyle": "-", "marker": ">"},
 )
 FAINT: dict[str, Any] = {"color": "#bbbbbb", "linewidth": 1}
 STYLE: dict[Any, Any] = {
@@ -212,6 +216,8 @@ def measures(groups: Mapping[str, Mapping[str, Sequence[float]]], budgets: Seque
         low, high = panel.get_ylim()
         if log and 0 < high < 10 * low:  # a log axis of less than a decade may have no label, and a small change looks large
             panel.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+        if log:
+            plain(panel.yaxis)
     figure.legend(known.values(), known, loc="outside right upper")
     told = f"{_listed(groups)} against {_listed(budgets)} network calls for {', '.join(names)}."
     return Plot(figure, told[:1].upper() + told[1:])

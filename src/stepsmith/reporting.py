@@ -230,7 +230,8 @@ def stability(methods: Sequence[Any]) -> Iterator[Block]:
 def orders(subject: Subject) -> Iterator[Block]:
     """Error against steps beside lines of the proven slopes."""
     yield Text(SLOPES)
-    runs = {m.sampler.called: (s.steps, s.errors, proven(m)) for m, s in zip(subject.methods, subject.slopes.values(), strict=True)}
+    pairs = zip(subject.methods, subject.slopes.values(), strict=True)
+    runs = {m.sampler.called: (slope.steps, slope.errors, proven(m)) for m, slope in pairs}
     yield picture("orders", plots.orders(runs))
 
 
@@ -271,8 +272,8 @@ def samples(subject: Subject) -> Iterator[Block]:
                 warnings.simplefilter("ignore")
                 rows.append(sample(module, network, grid, SEEDS))
         budgets = ", ".join(map(str, BUDGETS))
-        alt = f"{method.sampler.called}: the same {len(SEEDS)} seeds at {budgets} network calls, a row each; network {network.name}"
-        yield Picture(f"samples-{name}", alt, strips(rows, network))
+        told = f"the same {len(SEEDS)} seeds at {budgets} network calls, a row each; network {network.name}"
+        yield Picture(f"samples-{name}", f"{method.sampler.called}: {told}", strips(rows, network))
 
 
 def summary(subject: Subject) -> Iterator[Block]:
@@ -282,7 +283,8 @@ def summary(subject: Subject) -> Iterator[Block]:
         order, slope = proven(method), subject.slopes[method.sampler.name]
         kind = "weak order" if method.random else "order"
         read = f"{slope.lowest:.2f}{'' if slope.converged else ', not converged'}"
-        rows.append((method.sampler.called, str(method.nfe), str(method.draws), f"{kind} {'-' if order is None else order}", read))
+        claim = f"{kind} {'-' if order is None else order}"
+        rows.append((method.sampler.called, str(method.nfe), str(method.draws), claim, read))
     yield Table(("sampler", "calls a step", "draws a step", "proven", "measured slope"), tuple(rows))
     yield Text(TRUST)
 
