@@ -281,6 +281,16 @@ def test_a_multistep_flow_is_the_scheduler_of_diffusers(name, wide):
     assert distance(result, expected) < 3e-5
 
 
+def test_a_step_that_pure_noise_would_break_is_refused():
+    make = ss.load(ss.emit(ss.derive("rectified-flow", "heun"), "diffusers", certified=False)).Scheduler
+    for pipeline, peer in flows():
+        with pytest.raises(ValueError, match=r"multiplies the network's outputs by \d{3,}: take another sampler, such as heun-drift"):
+            pipeline(make.from_config(peer.config))
+    scheduler = make(prediction_type="flow_prediction")
+    scheduler.set_timesteps(sigmas=[0.95, 0.6, 0.3])
+    assert len(scheduler.timesteps) > 3
+
+
 def test_rectified_flow_starts_at_pure_noise(host):
     peer = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     result = stable_diffusion_3(host("rectified_flow_conjugate").Scheduler.from_config(peer.config))

@@ -21,12 +21,14 @@ from stepsmith.generated.vp_dpmpp_2m import (
 
 BAKED = globals().get("TIMES")  # of a module whose table is that of one grid
 PURE = 1e6  # the effective sigma that stands for an infinite one
+LOUD = 100.0  # the largest weight of a network's output in the data; bounded weights are of the order of 1
 
 
 class Run:
     """The rows of a run through decreasing `times`, at effective `sigmas`, to the mean of the data behind them if `mean`.
 
-    That mean is a step to sigma = 0: the last row knows that one more follows, but it is not taken from the table.
+    That mean is a step to sigma = 0: the last row knows that one more follows, but it is not taken from the table.  ValueError
+    where the step out of pure noise does not bound what the network's error does to it.
     """
 
     def __init__(self, times, sigmas, mean, params):
@@ -37,6 +39,17 @@ class Run:
         self.rows = coefficients(grid, **params).tolist()[: len(times) - 1]
         self.steps = steps_of(len(grid) - 1)[: len(self.rows)]
         self.known = mean and more and len(self.rows) > 0 and globals().get("NFE_LAST") == 0
+        if sigmas[0] > PURE / 2 and self.rows and (weight := self.weight()) > LOUD:
+            what = f"out of pure noise a step of {SDE} {SAMPLER} multiplies the network's outputs by {weight:.0f}"
+            raise ValueError(f"{what}: take another sampler, such as heun-drift or dpmpp-2m, or begin with less noise")
+
+    def weight(self):
+        """The sum of the absolute weights of the network's outputs in the data behind the first row."""
+        run, draws = self.steps[0]
+        outputs = torch.eye(16, dtype=torch.float64)  # one a call
+        zero, known = torch.zeros_like(outputs[0]), iter(outputs)
+        given = (zero,) * len(COMPONENTS), self.rows[0], lambda *_: (next(known),), (zero,) * draws, (zero,) * HISTORY
+        return float(run(*given)[0][DATA].abs().sum())
 
     def end(self, state, history, network):
         """The mean of the data behind the last row: what the network said last, where the last step would ask for no more."""
