@@ -250,7 +250,8 @@ def find_device(device: torch.device | str | None) -> torch.device:
             "device", f"{device!r} is not a device ({str(error).splitlines()[0]})", "give cpu or cuda"
         ) from None
     if found.type == "mps":
-        raise _refuse("device", "mps has no float64, which noise and coefficients need", "sample on the cpu or on cuda")
+        fix = "sample on the cpu or on cuda, or bake the sampler (stepsmith build --bake), whose file needs none"
+        raise _refuse("device", "mps has no float64, which noise and coefficients need", fix)
     return found
 
 

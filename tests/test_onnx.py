@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
 
 import stepsmith as ss
+from stepsmith import tuning
+from stepsmith.cli import cli
 from stepsmith.errors import InputError
+from stepsmith.measure import choosing
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -69,6 +74,32 @@ def test_a_network_of_two_components_is_called_at_its_time(tmp_path):
     found = network(tuple(z), torch.tensor(0.25, dtype=torch.float64))
     assert (network.inputs, network.outputs, network.shape) == (2, 2, (2, 3, 3))
     assert torch.allclose(torch.stack(found), 1.25 * z)
+
+
+def test_a_file_of_another_kind_is_sampled_and_tuned_to_on_the_command_line(tmp_path, monkeypatch):
+    """``--kind eps``: the same pictures as from Python; ``tune`` derives for that kind, and its file runs with the network."""
+
+    class Eps(torch.nn.Module):
+        def forward(self, x, t):
+            return torch.tanh(x) * (1 - t / 2).reshape(-1, 1, 1, 1)
+
+    file = exported(tmp_path / "eps.onnx", Eps(), x=torch.rand(2, *SHAPE), t=torch.rand(2))
+    monkeypatch.chdir(tmp_path)
+    named = ("--network", str(file), "--kind", "eps", "--seeds", "0-7")
+    drawn = CliRunner().invoke(cli, ["sample", "--sde", "vp", "--sampler", "ddim", *named, "--steps", "4", "--out", "a.safetensors"])
+    assert drawn.exit_code == 0, drawn.output
+    grid = ss.TimeGrid.logsnr(ss.load_sde("vp"), 4)
+    wanted = ss.sample(ss.load(ss.emit(ss.derive("vp", "ddim", "eps-L"))), ss.networks.onnx(file, "eps-L"), grid, range(8))
+    (found,) = load_file("a.safetensors").values()
+    assert torch.allclose(found, wanted, atol=1e-5)
+    monkeypatch.setattr(choosing, "ROWS", (choosing.BASELINE,))
+    monkeypatch.setattr(tuning, "SEARCH", 1)
+    words = ["tune", "--sde", "vp", *named, "--nfe", "3", "--teacher", "20", "--out", "tuned"]
+    tuned = CliRunner().invoke(cli, words)
+    assert tuned.exit_code == 0, tuned.output
+    module = ss.load(tmp_path / "tuned" / "vp_tuned_3.py")
+    assert module.NETWORK == "eps-L"
+    assert ss.sample(module, ss.networks.onnx(file, "eps-L"), None, range(3)).isfinite().all()
 
 
 class Two(torch.nn.Module):
