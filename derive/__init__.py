@@ -5,9 +5,9 @@ The package is also the function: ``stepsmith.derive(sde, sampler, ...)`` is ``s
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
-from typing import Any
 
 from .method import Method
 from .method import derive as _derive
@@ -38,8 +38,9 @@ def list_samplers() -> tuple[str, ...]:
 class _Callable(types.ModuleType):
     """A module that is called like the function it is named for."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Method:
-        return _derive(*args, **kwargs)
+    __call__ = staticmethod(_derive)
 
 
 sys.modules[__name__].__class__ = _Callable
+__signature__ = inspect.signature(_derive)
+__doc__ = f"{__doc__}\nderive{__signature__}\n\n{inspect.getdoc(_derive)}"  # what help(stepsmith.derive) shows

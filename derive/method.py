@@ -188,7 +188,7 @@ def derive(
 ) -> Method:  # fmt: skip
     """The sampler derived for the diffusion: sources as in ``load_sde`` and ``load_sampler``.
 
-    ``network`` says what the network gives (a name of DESIGN section 3 or a ScoreParameterization), ``frame`` the
+    ``network`` says what the network gives (denoiser, eps-L, eps-R, x0, v, flow, ..., or a ScoreParameterization), ``frame`` the
     quantity that a conjugate sampler freezes over the step (None: the network's own output), ``target`` "ode" or "sde"
     overrides the sampler's, ``params`` overrides the defaults that the emitted module shall have.
 

@@ -76,7 +76,7 @@ class Course:
 
     @classmethod
     def of(cls, view: Any, field: Mapping[str, float] | None = None) -> Course:
-        """From a numeric view (DESIGN section 5) that also gives ``rates(t)``."""
+        """From a numeric view (runtime/grid.py) that also gives ``rates(t)``."""
         first, last = (float(t) for t in view.sde.time)
         top = float(view.effective_sigma(last))
         edge = first + 1e-6 * (last - first)

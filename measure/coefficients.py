@@ -21,7 +21,7 @@ from stepsmith.derive.proofs.reference import Views, Worst, truncation, worst
 from stepsmith.measure.workers import pool, workers_for
 from stepsmith.runtime import load
 
-ENDS = (1e-4, 1e-5)  # where the grids of the claim end (DESIGN section 8)
+ENDS = (1e-4, 1e-5)  # where the grids of the claim end (docs/numerics.md)
 TRUNCATION = 1e-30  # of the reference itself
 STEPS = 24
 FREQUENCIES = (0.0, 0.05, 1.0, 19.5)  # a field lies between 0 and 2 pi^2

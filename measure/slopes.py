@@ -87,7 +87,7 @@ class Reference:
 
     @classmethod
     def of(cls, view: Any, params: Mapping[str, float] | None = None) -> Reference:
-        """From a numeric view (DESIGN section 5) that also gives ``rates(t)``: F, the terms of the offset and G G^T.
+        """From a numeric view (runtime/grid.py) that also gives ``rates(t)``: F, the terms of the offset and G G^T.
 
         Where the effective sigma does not reach the span, the span is that of its largest value; where the law is too far from
         a polynomial, its upper half, at most twice.

@@ -1,4 +1,4 @@
-"""The skew drift of the family adams: several blocks move what the denoiser sees as one block does (methods.md F4)."""
+"""The skew drift of the family adams: several blocks move what the denoiser sees as one block does."""
 
 import numpy as np
 import pytest

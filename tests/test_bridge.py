@@ -74,7 +74,7 @@ def law(name: str, time: float) -> tuple[mpmath.matrix, mpmath.matrix]:
 
 @cache
 def bridge(name: str, time: float) -> dict[str, Any]:
-    """skip = -S^-1, out = S^-1 Psi e, sigma = (e^T Psi^T S^-1 Psi e)^-1/2, inp = sigma^2 out^T (methods.md F3)."""
+    """skip = -S^-1, out = S^-1 Psi e, sigma = (e^T Psi^T S^-1 Psi e)^-1/2, inp = sigma^2 out^T."""
     with mpmath.workdps(90):
         psi, S = law(name, time)
         inverse = S**-1

@@ -356,7 +356,7 @@ def test_a_network_of_gddims_own_is_anchored_at_the_end_of_the_grid(sde: str) ->
 
 @pytest.mark.parametrize("sde", ["psld", "cld", "hold", "twisted"])
 def test_the_denoisers_frame_and_gddims_are_one_step(sde: str) -> None:
-    """methods.md 1.1: R and x0 coincide at order one."""
+    """R and x0 coincide at order one."""
     one = emitted(module_of(sde, "zero", "denoiser"), [0.3, 0.2])
     same(emitted(module_of(sde, "zero", "denoiser", "eps-R"), [0.3, 0.2]), one, 1e-11)
 

@@ -284,7 +284,7 @@ def test_a_multistep_flow_is_the_scheduler_of_diffusers(name, wide):
 def test_a_step_that_pure_noise_would_break_is_refused():
     make = ss.load(ss.emit(ss.derive("rectified-flow", "heun"), "diffusers", certified=False)).Scheduler
     for pipeline, peer in flows():
-        with pytest.raises(ValueError, match=r"multiplies the network's outputs by \d{3,}: take another sampler, such as heun-drift"):
+        with pytest.raises(ValueError, match=r"multiplies the network's outputs by \d{3,}: take another sampler"):
             pipeline(make.from_config(peer.config))
     scheduler = make(prediction_type="flow_prediction")
     scheduler.set_timesteps(sigmas=[0.95, 0.6, 0.3])

@@ -22,7 +22,7 @@ from stepsmith.measure import probe
 
 MEAN, VARIANCE, MU = 0.3, 0.25, -0.4
 HIGH, LOW = 2.0, 0.25
-FIRST, MOST = 80, 1280  # steps; doubled until the slope settles (DESIGN section 9)
+FIRST, MOST = 80, 1280  # steps; doubled until the slope settles
 LANDED = VARIANCE**2 / (VARIANCE + LOW**2)
 NETWORK = ss.problems.Gaussian(MEAN, VARIANCE).network()
 

@@ -86,7 +86,8 @@ def test_a_file_of_another_kind_is_sampled_and_tuned_to_on_the_command_line(tmp_
     file = exported(tmp_path / "eps.onnx", Eps(), x=torch.rand(2, *SHAPE), t=torch.rand(2))
     monkeypatch.chdir(tmp_path)
     named = ("--network", str(file), "--kind", "eps", "--seeds", "0-7")
-    drawn = CliRunner().invoke(cli, ["sample", "--sde", "vp", "--sampler", "ddim", *named, "--steps", "4", "--out", "a.safetensors"])
+    words = ["sample", "--sde", "vp", "--sampler", "ddim", *named, "--steps", "4", "--out", "a.safetensors"]
+    drawn = CliRunner().invoke(cli, words)
     assert drawn.exit_code == 0, drawn.output
     grid = ss.TimeGrid.logsnr(ss.load_sde("vp"), 4)
     wanted = ss.sample(ss.load(ss.emit(ss.derive("vp", "ddim", "eps-L"))), ss.networks.onnx(file, "eps-L"), grid, range(8))

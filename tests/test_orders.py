@@ -185,7 +185,7 @@ def test_a_term_without_a_value_is_named() -> None:
 
 @pytest.mark.parametrize("network", ["denoiser", "eps-L", "score"])
 def test_the_conjugate_error_for_a_general_moving_b(network: str) -> None:
-    """methods.md F6: the formula is held to the program before it is told, for a B that does not commute and moves."""
+    """The formula is held to the program before it is told, for a B that does not commute and moves."""
     B = [["1 + t", "2*t"], ["-t**2", "3"]]
     method = derive("psld", {"name": "general", "family": "conjugate", "B": B}, network)
     terms = method.local_error
@@ -265,7 +265,7 @@ def langevin(composition: str) -> Method:
     ],
 )
 def test_langevin_splittings(composition: str, weak: int) -> None:
-    """numerics.md 5b: BAOAB is of weak order 2 with fresh forces and of 1 with one reused; ABOBA asks for the middle time."""
+    """BAOAB is of weak order 2 with fresh forces and of 1 with one reused; ABOBA asks for the middle time."""
     method = langevin(composition)
     assert method.order is None and method.local_error is None
     assert method.weak_order == weak
@@ -415,7 +415,7 @@ def test_warnings(sde: str, composition: str, words: list[str]) -> None:
 
 
 def test_ddim_shrinks_by_the_cosine_of_its_angle() -> None:
-    """numerics.md 6: the gain of DDIM over the exact one is cos(theta - theta'), theta = arctan(sigma/(alpha sd))."""
+    """The gain of DDIM over the exact one is cos(theta - theta'), theta = arctan(sigma/(alpha sd))."""
     found = derive("vp", "conjugate").stability(variance=0.25).steps
     view = ss.load_sde("vp").at()
     for step in found:

@@ -250,7 +250,7 @@ def test_calls_a_step_are_the_exclamation_marks() -> None:
 class ByHand:
     """One step of a composition on the affine world: a state and each output as its matrix over (z, outputs, draws).
 
-    An independent reading of DESIGN section 6: an Euler part freezes F and G at the time of the evaluation it uses, an
+    An independent reading of docs/sampler-specs.md: an Euler part freezes F and G at the time of the evaluation it uses, an
     exact part runs its flow (van Loan on a fine product) over its own sub-interval, each letter with its own clock, a
     conjugate part integrates its definition.
     """

@@ -155,7 +155,7 @@ def _frame(w: Writer, frame: Network) -> tuple[sp.Matrix, sp.Matrix, str]:
 
 
 def _transported(w: Writer, state: State) -> State:
-    """z' = Psi z + (U - Psi) R_0 e_R with U = R(t1) R(t0)^-1 (methods.md F1); R_0 e_R = L_0 e_L = -Sigma s."""
+    """z' = Psi z + (U - Psi) R_0 e_R with U = R(t1) R(t0)^-1; R_0 e_R = L_0 e_L = -Sigma s."""
     n, offset = w.sde.n, w.offset("0")
     w.add(Flow(("U",), sp.ImmutableMatrix.zeros(n), t1, t0))
     w.add(Propagate(("Psi",), (n,), -w.sde.F_let, "", t1, t0))

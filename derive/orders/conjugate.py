@@ -4,7 +4,7 @@ With L = F - G G^T C_skip/2, K = -G G^T C_out/2 and score = C_skip (z - o) + C_o
 
     e = h^2/2 ((B^2 + [B, L] + B') (z - o) + B K n + K dn/dt) + O(h^3)
 
-with dn/dt the change of n along the flow (methods.md F6).  In a composition of kicks, each of the rows of a part p, which has
+with dn/dt the change of n along the flow.  In a composition of kicks, each of the rows of a part p, which has
 L_p, K_p, B_p and the drift d_p = dz/dtau, over a share c of the step, a kick misses c^2/2 of the bracket without dn/dt.  With the
 h^2 terms of the composed flows, w = sum c d_p of the kicks before, and n' = n_z w - n_t @ of the last call,
 

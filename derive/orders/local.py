@@ -9,7 +9,7 @@ that of the corrected state after a step from an exact one, and the state in bet
 made and with which a run ends, is asked for an error O(h^p): each output enters with a factor h.  Parameters, state, network
 and the ratios of the steps are random rationals.  A coefficient that is not zero at one random point is a proof; zero at
 several points is zero but for chance.  Assumed: a smooth network, an exact start, ratios of neighbouring steps that stay bounded.
-(DESIGN section 9; methods.md 3.1; numerics.md 5a; Hairer, Norsett and Wanner, Solving ODEs I, III.4, III.5 and III.8.)
+(Hairer, Norsett and Wanner, Solving ODEs I, III.4, III.5 and III.8.)
 """
 
 from __future__ import annotations

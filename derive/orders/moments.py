@@ -7,7 +7,7 @@ has an eta),
     L = b . grad + G G^T : grad^2 / 2 + d/dtau,      E f(dz(h)) = sum_k h^k (L^k f)(0) / k!,
 
 a step is of weak order p where E of every product of up to 2p components of dz agrees through h^p (longer products are
-O(h^(p+1)) on both sides).  (methods.md 3.2, numerics.md 5b; Milstein and Tretyakov 2004, theorem 1.1.)
+O(h^(p+1)) on both sides).  (Milstein and Tretyakov 2004, theorem 1.1.)
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Point:
 
     @cached_property
     def flow(self) -> Matrix:
-        """X with R_t = X R_t0, R' = (F + G G^T Sigma^-1 / 2) R (methods.md F2)."""
+        """X with R_t = X R_t0, R' = (F + G G^T Sigma^-1 / 2) R (gDDIM, arXiv 2206.05564)."""
         rate = add(self.F, scaled(mul(self.V, solve(self.Sigma)), self.ring.number(1, 2)))
         return grow(self, unit(self), left=rate)
 

@@ -4,7 +4,7 @@ It has two meanings: that of the best coupling of the draws with the Brownian pa
 are the increments of the path (``strong_order_of_increments``).  With additive noise dz = r X_1 + r^2 m + r^3 X_3 + ..., X_1 and
 X_3 Gaussian.  Order 1 needs the law of X_1 and the mean m; order 3/2 the mean of the r^4 term as well, and that the draws can be
 turned, by an orthogonal map I + r^2 A + ... of theirs, so that X_3 agrees: Cov(X_1, X_3) + Cov(X_3, X_1), and on the rows N with
-N X_1 = 0 also N Cov(X_3, X_1) and N Cov(X_3) N^T.  (methods.md 3.2; Milstein and Tretyakov 2004, theorem 1.1.)
+N X_1 = 0 also N Cov(X_3, X_1) and N Cov(X_3) N^T.  (Milstein and Tretyakov 2004, theorem 1.1.)
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _function(sde: Any, M: sp.Matrix) -> Callable[[float], Any]:
 
 
 def times(span: tuple[float, float], steps: int) -> np.ndarray:
-    """The quadratic grid of DESIGN section 5."""
+    """The quadratic grid (runtime/grid.py)."""
     high, low = span
     return low + (high - low) * (1 - np.arange(steps + 1) / steps) ** 2
 

@@ -213,7 +213,7 @@ def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tu
 
 def skew_matrix(p: Matrix, sigma: Matrix, V: Matrix) -> Matrix:
     """Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p: with Q s in the drift y = p^T Sigma^-1 z/(p^T Sigma^-1 p)
-    follows the probability flow of one block (methods.md F4, in the metric of Sigma).
+    follows the probability flow of one block; in the metric of Sigma.
     """
     w = mul(solve(sigma), p)
     half = mul(mul(V, w), transpose(p))

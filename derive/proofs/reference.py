@@ -6,7 +6,7 @@ program's own lines run on unit rows of balls.
 
     error of a row = max over its updates of max_j |c_j - exact_j| / size
 
-The size of an update is its largest coefficient max_j |exact_j|, the scale on which a run can see an error (DESIGN section 8).
+The size of an update is its largest coefficient max_j |exact_j|, the scale on which a run can see an error (docs/numerics.md).
 A value that is only kept for later steps, y, may nearly vanish where its terms cancel.  A run sees it by what the new states
 x_k = ... + w_k y do with it, so its size is at least min over k of max_j |x_kj| / |w_k|.
 """

@@ -97,7 +97,7 @@ class Sampler:
         return max(1, sum(token.fresh for token in self.composition))
 
 
-# The parts behind a bare composition string, chosen by its letters (DESIGN section 6).
+# The parts behind a bare composition string, chosen by its letters (docs/sampler-specs.md).
 _STANDARD = {
     "AB": ("ode", {
         "A": {"rows": "data", "linear": "rest", "score": "all"},

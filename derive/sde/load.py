@@ -30,7 +30,7 @@ KEYS = (
 
 @within("reading the diffusion")
 def load_sde(source: Any) -> LinearSDE:
-    """A LinearSDE from a catalogue name, a path to a .toml file, or a dict of the same keys (DESIGN section 6).
+    """A LinearSDE from a catalogue name, a path to a .toml file, or a dict of the same keys (docs/specs.md).
 
     Raises InputError naming the file, the key and the fix.
     """
