@@ -181,6 +181,7 @@ def test_a_network_that_is_called_in_parts_is_tuned_to_alike(chosen):
     tuned = ss.tune("vp", conditional, CALLS, **made(cond={"label": torch.arange(16), "word": ["a"]}, batch=3))
     assert counts == {1, 2, 3}  # 16 paths of the teacher, and half of them
     assert tuned.module.TABLE == chosen.module.TABLE and tuned.record["candidates"] == chosen.record["candidates"]
+    assert tuned.record["network"]["name"] == "conditional"
 
 
 def test_several_blocks_are_tuned(monkeypatch):

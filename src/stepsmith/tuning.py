@@ -258,7 +258,8 @@ def _told(error: Error) -> dict[str, float]:
 def _record(bench: Bench, nfe: int, chosen: Chosen) -> dict[str, Any]:
     """What was tuned for what, and what it gave, as plain values."""
     ranked = sorted(chosen.tried.items(), key=lambda pair: pair[1].loss)
-    name = str(getattr(bench.network, "name", type(bench.network).__name__))
+    own = bench.network.network if isinstance(bench.network, InParts) else bench.network
+    name = str(getattr(own, "name", None) or getattr(own, "__name__", type(own).__name__))
     return {
         "sde": bench.sde.name, "nfe": nfe, "kind": bench.kind, "seeds": seeds_text(bench.seeds), "teacher": bench.teacher,
         "network": {"name": name, "digest": getattr(bench.network, "digest", None)},
