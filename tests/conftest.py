@@ -2,7 +2,10 @@
 
 import contextlib
 import functools
+import gc
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays to the end, and is not searched for garbage again and again."""
+    gc.freeze()
 
 
 class NoCopyToHost(TorchDispatchMode):
@@ -60,15 +68,16 @@ def fake_cuda(monkeypatch):
 
 
 class Emitted(Mapping):
-    """The catalogue, derived and written in this process without certificates, each row when it is first asked for.
+    """The catalogue, derived in this process, each row when it is first asked for, and written without a certificate.
 
-    name -> SimpleNamespace(row, method, text, module)
+    name -> SimpleNamespace(row, method, text, module).  What one process of a session has written, the others read in ``folder``.
     """
 
-    def __init__(self):
+    def __init__(self, folder: Path):
         from stepsmith.derive import catalogue
 
-        self.rows, self.found = {row.name: row for row in catalogue.rows()}, {}
+        self.rows, self.found, self.folder = {row.name: row for row in catalogue.rows()}, {}, folder
+        folder.mkdir(exist_ok=True)
 
     def __iter__(self):
         return iter(self.rows)
@@ -77,12 +86,11 @@ class Emitted(Mapping):
         return len(self.rows)
 
     def __getitem__(self, name):
-        from stepsmith.certificate import written
         from stepsmith.runtime import load
 
         if name not in self.found:
             method = self.rows[name].derive()
-            text = written(method)
+            text = self.text(method)
             module = load(text)
             if field := getattr(module, "FIELD", ""):  # one frequency, unless a test gives others
                 module.coefficients = functools.partial(module.coefficients, **{field: 2.0})
@@ -90,7 +98,17 @@ class Emitted(Mapping):
             self.found[name] = SimpleNamespace(row=self.rows[name], method=method, text=text, module=module)
         return self.found[name]
 
+    def text(self, method) -> str:
+        from stepsmith.certificate import written
+        from stepsmith.files import write_whole
+
+        place = self.folder / f"{method.name}.py"
+        if not place.exists():
+            write_whole(place, written(method).encode())
+        return place.read_bytes().decode()
+
 
 @pytest.fixture(scope="session")
-def emitted():
-    return Emitted()
+def emitted(tmp_path_factory):
+    own = tmp_path_factory.getbasetemp()
+    return Emitted((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "emitted")
