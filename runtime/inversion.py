@@ -66,8 +66,8 @@ def invert(
         z, held = _end(plan, end)
         chosen = [step for step, _ in steps_of(module, len(plan.table))]
         for k in reversed(range(len(chosen))):
-            row = upload(plan.table[k], plan.device).unbind(0)
-            back = upload(torch.linalg.inv(_matrix(module, chosen[k], plan.table[k])), plan.device)
+            row = upload(plan.table[k].to(plan.wide), plan.device).unbind(0)
+            back = upload(torch.linalg.inv(_matrix(module, chosen[k], plan.table[k])).to(plan.wide), plan.device)
 
             def gap(z: torch.Tensor, wanted: torch.Tensor = z, k: int = k, row: Any = row, back: Any = back) -> torch.Tensor:
                 found, _ = chosen[k]((*z.unbind(0), *held), row, watch.at(k))
@@ -91,7 +91,7 @@ def _solved(gap: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, iterat
         if before is not None:
             df, dz = f - before[1], z - before[0]
             over = tuple(i for i in range(z.ndim) if i != 1)
-            share = (f * df).sum(over, keepdim=True) / (df * df).sum(over, keepdim=True).clamp_min(1e-300)
+            share = (f * df).sum(over, keepdim=True) / (df * df).sum(over, keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
             move = f - share * (dz + df)
         before, z = (z, f), z + move
         f = gap(z)
@@ -102,7 +102,7 @@ def _end(plan: Plan, law: Law) -> tuple[torch.Tensor, State]:
     """The state at the last time, (n, batch, *shape), the data as they are and the other components from their law given
     them; and the constant components."""
     noise = plan.noise.to(plan.device)
-    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=torch.float64) for j in range(len(law.factor)))
+    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=plan.wide) for j in range(len(law.factor)))
     like = normals[0]
     given = tuple(upload(c, plan.device).expand_as(like).to(plan.dtype) for c in plan.constants)
     data = tuple(upload(value, plan.device).expand_as(like) for value in plan.known.data)
