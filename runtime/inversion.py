@@ -78,8 +78,8 @@ def invert(
 def _gap(plan: Plan, watch: Watch, k: int, wanted: torch.Tensor, held: State) -> Callable[[torch.Tensor], torch.Tensor]:
     """f = P^-1 (z1 - S(z0)) of step k as a function of z0, z1 the state that is wanted after it."""
     step, _ = steps_of(plan.module, len(plan.table))[k]
-    row = upload(plan.table[k], plan.device).unbind(0)
-    back = upload(torch.linalg.inv(_matrix(plan.module, step, plan.table[k])), plan.device)
+    row = upload(plan.table[k].to(plan.wide), plan.device).unbind(0)
+    back = upload(torch.linalg.inv(_matrix(plan.module, step, plan.table[k])).to(plan.wide), plan.device)
 
     def gap(z: torch.Tensor) -> torch.Tensor:
         found, _ = step((*z.unbind(0), *held), row, watch.at(k))
@@ -96,7 +96,7 @@ def _solved(gap: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, iterat
         if before is not None:
             df, dz = f - before[1], z - before[0]
             over = tuple(i for i in range(z.ndim) if i != 1)
-            share = (f * df).sum(over, keepdim=True) / (df * df).sum(over, keepdim=True).clamp_min(1e-300)
+            share = (f * df).sum(over, keepdim=True) / (df * df).sum(over, keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
             move = f - share * (dz + df)
         before, z = (z, f), z + move
         f = gap(z)
@@ -107,7 +107,7 @@ def _end(plan: Plan, law: Law) -> tuple[torch.Tensor, State]:
     """The state at the last time, (n, batch, *shape), the data as they are and the other components from their law given
     them; and the constant components."""
     noise = plan.noise.to(plan.device)
-    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=torch.float64) for j in range(len(law.factor)))
+    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=plan.wide) for j in range(len(law.factor)))
     like = normals[0]
     given = tuple(upload(c, plan.device).expand_as(like).to(plan.dtype) for c in plan.constants)
     data = tuple(upload(value, plan.device).expand_as(like) for value in plan.known.data)

@@ -35,20 +35,21 @@ class NoCopyToHost(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def guard():
-    """Tensors made in here on "cuda" are fake; reading one on the host, mixing devices and copies to the CPU raise."""
-    with FakeTensorMode(), NoCopyToHost(), torch.no_grad():
+def guard(host=False):
+    """Tensors made in here on a device are fake; reading one on the host, mixing devices and copies to the CPU raise, and
+    computing with real tensors does unless some are made on the ``host`` and uploaded."""
+    with FakeTensorMode(allow_non_fake_inputs=host), NoCopyToHost(), torch.no_grad():
         yield
 
 
 @pytest.fixture
 def fake_cuda(monkeypatch):
-    """``guard()``, and ``run(module, network, grid, ...)``: the loop with fake tensors on "cuda", its uploads replaced by
+    """``guard()``, and ``run(module, network, grid, ...)``: the loop with fake tensors on a device, its uploads replaced by
     fake tensors of their shapes; the samples and the shapes that were uploaded."""
     from stepsmith.runtime import noise, plan, sampler
     from stepsmith.runtime import start as begin
 
-    def run(module, network, grid, dtype=torch.float32, last="denoise", shape=(2, 3), constants=None):
+    def run(module, network, grid, dtype=torch.float32, last="denoise", shape=(2, 3), device="cuda", **given):
         uploads = []
 
         def upload(tensor, device):
@@ -59,9 +60,9 @@ def fake_cuda(monkeypatch):
         monkeypatch.setattr(sampler, "upload", upload)
         monkeypatch.setattr(begin, "upload", upload)
         ready = plan.make_plan(
-            module, network, grid, range(3), shape=shape, device="cuda", dtype=dtype, last=last, constants=constants
+            module, network, grid, range(3), shape=shape, device=device, dtype=dtype, last=last, **given
         )
-        with guard():
+        with guard(host=device == "mps"):
             return sampler.run_plan(ready, sampler.Watch(module, network, grid.times)), uploads
 
     return SimpleNamespace(guard=guard, run=run)
