@@ -38,7 +38,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("stepsmith needs Python 3.11 or later, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(call watched,make a virtual environment in $(VENV),$(PYTHON) -m venv $(VENV))
 	$(call watched,install $(TORCH),$(PIP) $(TORCH))
-	$(call watched,install stepsmith and what it needs,$(PIP) -e .)
+	$(call watched,install stepsmith and what it needs,$(PIP) -e '.[report]')
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed

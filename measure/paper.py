@@ -104,7 +104,9 @@ BRIDGED = (  # a plain denoiser of the same size: plain samplers, and PSLD's thr
     Row("PSLD RVV through the bridge", "rvv", network=PLAIN),
     Row("PSLD adams-3 through the bridge", "adams-3", network=PLAIN, ours=True, grid="logsnr"),
 )
-ROWS = (*PAPER, *OURS, *BRIDGED)
+RULE = {20: 0.555, 50: 0.377, 100: 0.146}  # calls -> lambda by ``stepsmith tune --gaussian``, from the covariance alone
+SCAN = tuple(Row(f"lambda-DDIM-II, {value:g}", "conjugate-ones", params={"lambda_": value}) for value in RULE.values())
+ROWS = (*PAPER, *OURS, *BRIDGED, *SCAN)
 
 
 @dataclass(eq=False)

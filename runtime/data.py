@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stepsmith.errors import InputError
 
+FEW = Path(__file__).parent / "networks" / "weights" / "fashion_images.npz"  # images (256, 28, 28), classes (256,), bytes
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 GET = "install Debian's package dataset-fashion-mnist, or give the folder that holds the four idx files"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -26,11 +27,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 def fashion(folder: str | os.PathLike[str] | None = None, split: str = "train") -> tuple[Tensor, Tensor]:
     """Fashion-MNIST: images (n, 1, 28, 28) in [-1, 1] float32, and classes (n,) of 0 to 9.
 
-    ``split`` is "train" (60,000) or "test" (10,000).  ``folder`` holds ``train-images-idx3-ubyte`` and its like, with or without
-    .gz.  Raises InputError (key ``data``) where a file is missing or broken.
+    ``split`` is "train" (60,000), "test" (10,000) or "few": the first 256 of the test images, which come with stepsmith
+    (Zalando Research, under the MIT licence).
+    ``folder`` holds ``train-images-idx3-ubyte`` and its like, with or without .gz.  Raises InputError (key ``data``) where a
+    file is missing or broken.
     """
-    if split not in ("train", "test"):
-        raise InputError("-", "data", f"there is no split {split!r}", "ask for train or test")
+    if split not in ("train", "test", "few"):
+        raise InputError("-", "data", f"there is no split {split!r}", "ask for train, test or few")
+    if split == "few":
+        with np.load(FEW, allow_pickle=False) as kept:
+            return _scaled(kept["images"][:, None]), torch.from_numpy(kept["classes"].astype(np.int64))
     place = DEBIAN if folder is None else Path(folder)
     head = {"train": "train", "test": "t10k"}[split]
     images, classes = (_idx(place / f"{head}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))

@@ -64,16 +64,8 @@ def invert(
     with torch.no_grad():
         end = Law.at(module, grid.times[-1].item(), full_params(module, params), data=True)
         z, held = _end(plan, end)
-        chosen = [step for step, _ in steps_of(module, len(plan.table))]
-        for k in reversed(range(len(chosen))):
-            row = upload(plan.table[k].to(plan.wide), plan.device).unbind(0)
-            back = upload(torch.linalg.inv(_matrix(module, chosen[k], plan.table[k])).to(plan.wide), plan.device)
-
-            def gap(z: torch.Tensor, wanted: torch.Tensor = z, k: int = k, row: Any = row, back: Any = back) -> torch.Tensor:
-                found, _ = chosen[k]((*z.unbind(0), *held), row, watch.at(k))
-                return torch.einsum("ij,j...->i...", back.to(z.dtype), wanted - torch.stack(found[: len(z)]))
-
-            z, rest = _solved(gap, z, iterations)
+        for k in reversed(range(len(plan.table))):
+            z, rest = _solved(_gap(plan, watch, k, z, held), z, iterations)
             left.append(rest)
         watch.read(z[module.DATA])
     worst = float(torch.stack(left).max())
@@ -81,6 +73,19 @@ def invert(
         what = f"after {iterations} iterations {worst:.1e} of a step is left"
         raise InputError("-", "grid", what, "take more steps, or more iterations")
     return z.unbind(0)
+
+
+def _gap(plan: Plan, watch: Watch, k: int, wanted: torch.Tensor, held: State) -> Callable[[torch.Tensor], torch.Tensor]:
+    """f = P^-1 (z1 - S(z0)) of step k as a function of z0, z1 the state that is wanted after it."""
+    step, _ = steps_of(plan.module, len(plan.table))[k]
+    row = upload(plan.table[k].to(plan.wide), plan.device).unbind(0)
+    back = upload(torch.linalg.inv(_matrix(plan.module, step, plan.table[k])).to(plan.wide), plan.device)
+
+    def gap(z: torch.Tensor) -> torch.Tensor:
+        found, _ = step((*z.unbind(0), *held), row, watch.at(k))
+        return torch.einsum("ij,j...->i...", back.to(z.dtype), wanted - torch.stack(found[: len(z)]))
+
+    return gap
 
 
 def _solved(gap: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,23 +53,11 @@ class Plan:
 
 
 def make_plan(
-    module: Any,
-    network: Any,
-    grid: TimeGrid | None,
-    seeds: str | int | Iterable[int],
-    *,
-    params: Mapping[str, float] | None = None,
-    last: str = "none",
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    shape: Sequence[int] | None = None,
-    constants: Mapping[str, Any] | None = None,
-    init: Any = None,
-    start: Any = None,
-    mask: Any = None,
-    generator: Any = None,
-    resample: int = 1,
-) -> Plan:
+    module: Any, network: Any, grid: TimeGrid | None, seeds: str | int | Iterable[int], *,
+    params: Mapping[str, float] | None = None, last: str = "none", device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None, shape: Sequence[int] | None = None, constants: Mapping[str, Any] | None = None,
+    init: Any = None, start: Any = None, mask: Any = None, generator: Any = None, resample: int = 1,
+) -> Plan:  # fmt: skip
     """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
     module = resolve(module)
     if last not in ("none", "denoise"):
@@ -95,20 +83,10 @@ def make_plan(
     unit = isinstance(start, str)
     law = Law.at(module, grid.times[0].item(), inputs, data=unit or init is not None)
     return Plan(
-        module=module,
-        table=table,
-        law=law.of_unit_data() if unit else law,
-        known=known,
-        noise=noise,
-        shape=size,
-        device=device,
-        dtype=kind,
-        last=last,
-        constants=check_constants(module, constants, len(noise), size, kind),
-        resample=resample,
-        columns=Columns.of(table, kind, widest(device)) if own else None,
-        transform=Transform.of(size, kind) if own else None,
-    )
+        module, table, law.of_unit_data() if unit else law, known, noise, size, device, kind, last,
+        constants=check_constants(module, constants, len(noise), size, kind), resample=resample,
+        columns=Columns.of(table, kind, widest(device)) if own else None, transform=Transform.of(size, kind) if own else None,
+    )  # fmt: skip
 
 
 def _check_resample(module: Any, mask: Any, resample: Any) -> None:

@@ -135,16 +135,8 @@ def run_plan(
     progress: bool = False,
 ) -> torch.Tensor:
     """The loop: draws the start, takes every step, returns the data component. No read from the device, no copy."""
-    module = plan.module
-    noise = plan.noise.to(plan.device)
-    to_device = functools.partial(upload, device=plan.device)
-    if plan.columns is None or plan.transform is None:
-        rows, transform = [row.unbind(0) for row in to_device(plan.table.to(plan.wide)).unbind(0)], None
-        network = watch.at
-    else:
-        rows, transform = plan.columns.rows(to_device), plan.transform.put(to_device)
-        network = lambda step: transform.around(watch.at(step))  # noqa: E731
-    known = plan.known.to(plan.device)
+    module, noise, known = plan.module, plan.noise.to(plan.device), plan.known.to(plan.device)
+    rows, network, transform = _uploaded(plan, watch)
     given = tuple(upload(c, plan.device).expand(len(noise), *plan.shape) for c in plan.constants)
     normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=plan.wide) for j in range(len(plan.law.factor)))
     state = _start(plan, known, normals, given, transform)
@@ -245,6 +237,15 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
         if hasattr(module, f"step_{end}"):
             chosen[at] = getattr(module, f"step_{end}"), getattr(module, f"DRAWS_{end.upper()}", module.DRAWS)
     return chosen
+
+
+def _uploaded(plan: Plan, watch: Watch) -> tuple[list[State], Callable[[int], Callable[..., State]], Transform | None]:
+    """The coefficients of every row on the device, the network of a row, and the transform of images where there is one."""
+    to_device = functools.partial(upload, device=plan.device)
+    if plan.columns is None or plan.transform is None:
+        return [row.unbind(0) for row in to_device(plan.table.to(plan.wide)).unbind(0)], watch.at, None
+    transform = plan.transform.put(to_device)
+    return plan.columns.rows(to_device), lambda step: transform.around(watch.at(step)), transform
 
 
 def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:

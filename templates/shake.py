@@ -1,6 +1,6 @@
 """What a text does not use is left out of it: functions, classes, methods, and what a constructor computes for nobody.
 
-The core (torch/core.py) and the class Diffusion are written whole; a module keeps what its public functions reach.
+The core (torch/core/) and the class Diffusion are written whole; a module keeps what its public functions reach.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-CORE = "def " + Path(__file__).with_name("torch").joinpath("core.py").read_text(encoding="utf-8").partition("\ndef ")[2]
+
+def _definitions(file: str) -> str:
+    """A file of the core from its first function on: what a module's tables are computed with."""
+    text = Path(__file__).with_name("torch").joinpath("core", file).read_text(encoding="utf-8")
+    return "def " + text.partition("\ndef ")[2]
+
+
+CORE = "\n\n".join(map(_definitions, ("quadrature.py", "linear.py", "law.py")))
 PUBLIC = frozenset(
     ("start", "start_data", "start_mean", "transition", "coefficients", "step", "step_first", "step_last", "nfe", "denoise")
 )

@@ -13,6 +13,7 @@ from stepsmith.cli import cli
 from stepsmith.cli.paper import table
 from stepsmith.errors import InputError
 from stepsmith.measure import frechet, paper
+from stepsmith.runtime import data
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,14 @@ def test_a_difference_counts_beyond_two_standard_errors(page: Any) -> None:
 def test_the_page_is_that_of_the_record(page: Any) -> None:
     text = (ROOT / "docs" / "paper.md").read_text()
     assert text.split("\n\n## Why")[0] == page.measured(*page.read(ROOT / "benchmarks" / "paper.jsonl"))
+
+
+def test_the_images_of_the_package_are_clothes() -> None:
+    """Few images are farther from the data than many, and still far nearer than what a sampler gives at 20 calls."""
+    images, classes = data.fashion(split="few")
+    assert images.shape == (256, 1, 28, 28) and len(classes.unique()) == 10 and images.amin() == -1 and images.amax() == 1
+    found, error = frechet.distance_and_error(images, "fashion")
+    assert 0 < error < found < 4
 
 
 def test_distances_know_spoiled_pictures_and_their_own_error() -> None:

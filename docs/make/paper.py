@@ -107,6 +107,25 @@ def beside(cells: Cells, nfe: int = 50) -> list[str]:
     return ["## Another grid, and no last step", words, "\n".join(lines)]
 
 
+def scan(cells: Cells) -> list[str]:
+    """lambda-DDIM-II at six values of lambda, those of the rule among them, beside what it would be for Gaussian data."""
+    labels = {0.0: "conjugate, lambda 0", 0.25: "lambda-DDIM-II, .25", 0.5: "lambda-DDIM-II, .5"}
+    labels |= {row.params["lambda_"]: row.label for row in paper.SCAN}
+    values = sorted(labels)
+    if not all((labels[value], nfe) in cells for value in values for nfe in paper.BUDGETS):
+        return []
+    heads = ["calls", "the rule", *(f"lambda = {value:g}" for value in values)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for nfe in paper.BUDGETS:
+        found = (_distance(cells[labels[value], nfe]) for value in values)
+        lines.append(f"| {nfe} | {paper.RULE[nfe]:g} | {' | '.join(found)} |")
+    words = (
+        "The rule is `stepsmith tune --gaussian`: the lambda that is best for Gaussian data with the covariance of the images, "
+        "found without a network. The distances are those of the trained network."
+    )
+    return ["## A rule for lambda", words, "\n".join(lines)]
+
+
 def adaptive(cells: Cells) -> str:
     """What RK45 reached, and with how many calls."""
     found = [(label, cell) for (label, nfe), cell in cells.items() if nfe == 0]
@@ -233,6 +252,7 @@ def measured(networks: str, counts: dict[int, Cells]) -> str:
         "![Frechet distance against network calls](pictures/paper-curve.svg)",
         "![Eight samples of each sampler at 20 network calls, from the same seeds](pictures/paper-strips.png)",
         f"*At 20 calls, the same seeds; from the top: {', '.join(SHOWN)}.*",
+        *scan(cells),
         *beside(cells),
         *closely(counts.get(MANY, {}), counts.get(FEW, {})),
         "## A plain denoiser instead",
