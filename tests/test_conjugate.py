@@ -387,3 +387,10 @@ def test_an_expression_that_vanishes_is_told_from_one_that_does_not() -> None:
     a = sp.Symbol("a", real=True)
     assert calculus.is_zero(sp.exp(a) * sp.exp(-a) - sp.cos(a) ** 2 - sp.sin(a) ** 2)
     assert not calculus.is_zero(sp.exp(a) - 1 - a - a**2 / 2 - a**3 / 6)
+
+
+@pytest.mark.parametrize("sde", ["psld", "cld"])
+def test_a_composition_of_conjugate_steps_is_consistent(sde):
+    """The transition of a part, what the other block does to it and what the network does are each in their place."""
+    assert [ss.derive(sde, name).order for name in ("conjugate-se", "conjugate-vv")] == [1, 1]
+    assert ss.derive(sde, "conjugate-oba").weak_order == 1
