@@ -143,13 +143,20 @@ def test_every_verb_shows_examples_and_they_are_calls_of_it():
 
 def test_list_names_every_diffusion_and_sampler_and_with_a_word_the_modules(run):
     told = json.loads(done(run("list", "--json")))
-    text = done(run("list")) + done(run("list", "_"))
+    text = done(run("list", "--long")) + done(run("list", "_"))
     assert tuple(told["sdes"]) == list_sdes() and tuple(told["samplers"]) == list_samplers()
     assert told["modules"] == [row.name for row in catalogue.rows()]
     for name in (*told["sdes"], *told["samplers"], *told["modules"]):
         assert re.search(rf"^{re.escape(name)}\b", text, re.M), name
     assert told["samplers"]["rvv"]["composition"] == "B! A B!@1" and told["samplers"]["rvv"]["nfe"] == 2
     assert re.search(r"^baoab +B! A! O A!@1 B!@1 +4 ", text, re.M)
+
+
+def test_list_fits_a_screen(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = done(run("list"))
+    assert set(list_sdes() + list_samplers()) <= set(text.split())
+    assert len(text.splitlines()) < 24 and max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", ["psld", "vp-cosine", "ve"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import shutil
+import textwrap
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import click
@@ -12,11 +14,12 @@ from stepsmith.cli.shared import examples, json_option, print_json, print_table
 from stepsmith.errors import InputError
 
 
-@click.command("list", epilog=examples("list", "list psld", "list rvv --json"))
+@click.command("list", epilog=examples("list", "list psld", "list --long", "list rvv --json"))
 @click.argument("word", default="")
+@click.option("--long", "lines", is_flag=True, help="A line for each, which says what it is.")
 @json_option
-def command(word: str, as_json: bool) -> None:
-    """List the diffusions and samplers of the catalogue; with WORD, list also the modules, and only names that contain WORD."""
+def command(word: str, lines: bool, as_json: bool) -> None:
+    """List the diffusions and samplers of the catalogue; with WORD, names that contain it, the modules too, a line for each."""
     from stepsmith.derive import catalogue, list_samplers, list_sdes, load_sampler, load_sde
 
     sdes = {name: load_sde(name).doc for name in list_sdes() if word in name}
@@ -31,6 +34,12 @@ def command(word: str, as_json: bool) -> None:
         return
     if not (sdes or samplers or modules):
         raise InputError("-", "word", f"nothing in the catalogue has {word!r} in its name", "leave it out to see all")
+    if not (word or lines):
+        print_names("diffusions", sdes)
+        print_names("samplers", samplers)
+        click.echo(f"{len(modules)} modules: `stepsmith list psld` names those with psld in their names.")
+        click.echo("`stepsmith list --long` says what each diffusion and sampler is.")
+        return
     if sdes:
         print_table(("diffusion", ""), sdes.items())
     if samplers:
@@ -42,8 +51,13 @@ def command(word: str, as_json: bool) -> None:
     if word and modules:
         click.echo()
         print_table((f"{len(modules)} modules",), ((name,) for name in modules))
-    elif not word:
-        click.echo(f"\n{len(modules)} modules are in the catalogue; `stepsmith list psld` names those with psld in their names.")
+
+
+def print_names(what: str, names: Collection[str]) -> None:
+    """How many there are, and their names, as many as fit in a line."""
+    width = min(120, shutil.get_terminal_size().columns)
+    text = textwrap.fill("  ".join(names), width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    click.echo(f"{len(names)} {what}:\n{text}\n")
 
 
 def proven_orders(rows: Iterable[Any]) -> dict[str, str]:
