@@ -49,7 +49,7 @@ def equidistributed(
     """
     nodes, view = DENSE if TimeGrid.logsnr(sde, steps, start, end).steps >= NINE else NODES, sde.at(**_of(sde, params))
     grid = TimeGrid.logsnr(sde, nodes, start, end, params=_of(sde, params))
-    plan = make_plan(module, network, grid, seeds, params=params, shape=shape, device=device)
+    plan = make_plan(module, network, grid, seeds, params=params, shape=shape, device=device, dtype=torch.float64)
     module = plan.module
     if not module.ORDER or len(module.COMPONENTS) != blocks_of(module) or any(n for _, n in steps_of(module, 3)) or plan.columns:
         what = f"{module.SDE} {module.SAMPLER} draws noise, has no proven order, or takes constants or a field"

@@ -18,9 +18,9 @@ looks a time up by its value. With ``start = T`` and ``end = eps`` and k = 0 .. 
 where sigma(t) is the SDE's effective standard deviation, that of the best linear unbiased estimate of the data from the
 state (sigma/alpha for one block). It is inverted by a bracketing method to the last places of float64.
 
-An ``sde`` is anything with ``.name``, ``.time`` (a pair, the span) and ``.at(**params)``, a numeric view with
-``.effective_sigma(t)`` (float64 array in and out, strictly increasing in t); with ``.open`` true times beyond the span are
-taken too.
+An ``sde`` is a name, a file or a spec, or anything with ``.name``, ``.time`` (a pair, the span) and ``.at(**params)``, a numeric
+view with ``.effective_sigma(t)`` (float64 array in and out, strictly increasing in t); with ``.open`` true times beyond the
+span are taken too.
 """
 
 from __future__ import annotations
@@ -35,20 +35,22 @@ import torch
 
 from stepsmith.errors import Unsupported
 
-from .grid_checks import SLACK, check_positive, check_span, checked, checked_ends, refusal
+from .grid_checks import SLACK, check_positive, check_span, checked, checked_ends, diffusion, refusal
 from .roots import invert_increasing
 
 END = 1e-3  # where grids end unless told
 FEW = 12  # times that are shown
+Params = Mapping[str, float] | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TimeGrid:
     """The times of one sampling run: ``.times`` (steps + 1,) float64 on the CPU, strictly decreasing and finite.
 
-    Made by the constructors below. All raise :class:`stepsmith.errors.InputError`, with ``key`` one of ``grid``,
-    ``steps``, ``start``, ``end`` or the name of another argument, when the grid would not be decreasing, finite and
-    inside the span (t_min, t_max] of the SDE.
+    Made by the constructors below, from ``start`` (the end of the span unless given) to ``end`` (1e-3); ends that are not given
+    lie within the ``sigma_range`` of the ``network``, where there is one. All raise :class:`stepsmith.errors.InputError`, with
+    ``key`` one of ``grid``, ``steps``, ``start``, ``end`` or the name of another argument, when the grid would not be
+    decreasing, finite and inside the span (t_min, t_max] of the SDE.
     """
 
     times: torch.Tensor
@@ -81,87 +83,66 @@ class TimeGrid:
         return grid
 
     @classmethod
-    def uniform(cls, sde: Any, steps: int, start: float | None = None, end: float = END) -> TimeGrid:
+    def uniform(
+        cls, sde: Any, steps: int, start: float | None = None, end: float | None = None, *, network: Any = None
+    ) -> TimeGrid:
         """t_k = start + (k/N) (end - start)."""
-        start, end = checked_ends(sde, steps, start, end)
+        start, end = _ends(sde, steps, start, end, network)
         return cls(_pin(start + _fractions(steps) * (end - start), start, end), "uniform")
 
     @classmethod
-    def quadratic(cls, sde: Any, steps: int, start: float | None = None, end: float = END) -> TimeGrid:
+    def quadratic(
+        cls, sde: Any, steps: int, start: float | None = None, end: float | None = None, *, network: Any = None
+    ) -> TimeGrid:
         """t_k = end + (start - end) (1 - k/N)^2, the quadratic striding of the public PSLD code."""
-        start, end = checked_ends(sde, steps, start, end)
+        start, end = _ends(sde, steps, start, end, network)
         return cls(_pin(end + (start - end) * _fractions(steps)[::-1] ** 2, start, end), "quadratic")
 
     @classmethod
     def logsnr(
-        cls,
-        sde: Any,
-        steps: int,
-        start: float | None = None,
-        end: float = END,
-        *,
-        params: Mapping[str, float] | None = None,
-    ) -> TimeGrid:
+        cls, sde: Any, steps: int, start: float | None = None, end: float | None = None, *,
+        params: Params = None, network: Any = None,
+    ) -> TimeGrid:  # fmt: skip
         """log sigma(t_k) uniform between its values at start and end; ``params`` override the SDE's own."""
-        return cls(_by_sigma(sde, steps, start, end, params, np.log, np.exp), "logsnr")
+        return cls(_by_sigma(sde, steps, start, end, params, network, np.log, np.exp), "logsnr")
 
     @classmethod
     def edm(
-        cls,
-        sde: Any,
-        steps: int,
-        start: float | None = None,
-        end: float = END,
-        rho: float = 7.0,
-        *,
-        params: Mapping[str, float] | None = None,
-    ) -> TimeGrid:
+        cls, sde: Any, steps: int, start: float | None = None, end: float | None = None, rho: float = 7.0, *,
+        params: Params = None, network: Any = None,
+    ) -> TimeGrid:  # fmt: skip
         """sigma(t_k)^(1/rho) uniform between its values at start and end; ``params`` override the SDE's own."""
         check_positive("rho", rho)
-        return cls(_by_sigma(sde, steps, start, end, params, lambda s: s ** (1 / rho), lambda w: w**rho), "edm")
-
+        return cls(_by_sigma(sde, steps, start, end, params, network, lambda s: s ** (1 / rho), lambda w: w**rho), "edm")
 
     @classmethod
     def tan(
-        cls,
-        sde: Any,
-        steps: int,
-        start: float | None = None,
-        end: float = END,
-        scale: float = 0.5,
-        *,
-        params: Mapping[str, float] | None = None,
-    ) -> TimeGrid:
+        cls, sde: Any, steps: int, start: float | None = None, end: float | None = None, scale: float = 0.5, *,
+        params: Params = None, network: Any = None,
+    ) -> TimeGrid:  # fmt: skip
         """arctan(sigma(t_k)/scale) uniform between its values at start and end; ``params`` override the SDE's own."""
         check_positive("scale", scale)
-        warped = _by_sigma(sde, steps, start, end, params, lambda s: np.arctan(s / scale), lambda w: scale * np.tan(w))
-        return cls(warped, "tan")
+        warps = (lambda s: np.arctan(s / scale)), (lambda w: scale * np.tan(w))
+        return cls(_by_sigma(sde, steps, start, end, params, network, *warps), "tan")
 
     @classmethod
     def asinh(
-        cls,
-        sde: Any,
-        steps: int,
-        start: float | None = None,
-        end: float = END,
-        centre: float = 0.3,
-        k: float = 2.5,
-        *,
-        params: Mapping[str, float] | None = None,
-    ) -> TimeGrid:
+        cls, sde: Any, steps: int, start: float | None = None, end: float | None = None, centre: float = 0.3, k: float = 2.5, *,
+        params: Params = None, network: Any = None,
+    ) -> TimeGrid:  # fmt: skip
         """asinh(log(sigma(t_k)/centre)/k) uniform between its values at start and end."""
         check_positive("centre", centre)
         check_positive("k", k)
-        warp = lambda s: np.arcsinh(np.log(s / centre) / k)  # noqa: E731
-        return cls(_by_sigma(sde, steps, start, end, params, warp, lambda w: centre * np.exp(k * np.sinh(w))), "asinh")
+        warps = (lambda s: np.arcsinh(np.log(s / centre) / k)), (lambda w: centre * np.exp(k * np.sinh(w)))
+        return cls(_by_sigma(sde, steps, start, end, params, network, *warps), "asinh")
 
     @classmethod
-    def sigmas(cls, sde: Any, sigmas: Any, *, params: Mapping[str, float] | None = None) -> TimeGrid:
+    def sigmas(cls, sde: Any, sigmas: Any, *, params: Params = None) -> TimeGrid:
         """The times at which the effective sigma is that of ``sigmas``, strictly decreasing numbers, as they are.
 
         Raises InputError (key ``grid``) where the span of the SDE does not reach one of them.
         """
-        levels = checked(sigmas).numpy()
+        sde, levels = diffusion(sde), checked(sigmas).numpy()
         low, high = (float(end) for end in sde.time)
         sigma = sde.at(**dict(params or {})).effective_sigma
         first = low + (high - low) * 1e-12
@@ -177,7 +158,7 @@ class TimeGrid:
 
     @classmethod
     def timesteps(
-        cls, sde: Any, timesteps: Any, table: Any, *, params: Mapping[str, float] | None = None
+        cls, sde: Any, timesteps: Any, table: Any, *, params: Params = None
     ) -> TimeGrid:
         """The times of some indices of a table of effective sigmas that rises (sqrt(1/alphas_cumprod - 1) of DDPM's).
 
@@ -190,18 +171,19 @@ class TimeGrid:
 
 
 def span_of(
-    sde: Any, sigmas: tuple[float, float] | None, start: float | None = None, end: float | None = None
+    sde: Any, sigmas: tuple[float, float] | None, start: float | None = None, end: float | None = None, params: Params = None
 ) -> tuple[float, float]:
     """Where a grid starts and ends: as asked, else at the end of the span of the SDE and at END, but within the effective
     ``sigmas`` that a network was trained for, if they are given.  Raises InputError for times that are not those of a grid."""
+    sde = diffusion(sde)
     first, last = checked_ends(sde, 1, start, END if end is None else end)
     if sigmas is None:
         return first, last
-    least, most = np.asarray(sde.at().effective_sigma(np.array([last, first]))).tolist()
+    least, most = np.asarray(sde.at(**dict(params or {})).effective_sigma(np.array([last, first]))).tolist()
     if end is None and least < sigmas[0] < most:
-        last = TimeGrid.sigmas(sde, [most, sigmas[0]]).times[-1].item()
+        last = TimeGrid.sigmas(sde, [most, sigmas[0]], params=params).times[-1].item()
     if start is None and most > sigmas[1] > least:
-        first = TimeGrid.sigmas(sde, [sigmas[1], max(least, sigmas[0])]).times[0].item()
+        first = TimeGrid.sigmas(sde, [sigmas[1], max(least, sigmas[0])], params=params).times[0].item()
     return first, last
 
 
@@ -252,17 +234,21 @@ def _pin(times: np.ndarray, start: float, end: float) -> torch.Tensor:
     return torch.from_numpy(times)
 
 
+def _ends(
+    sde: Any, steps: int, start: float | None, end: float | None, network: Any, params: Params = None
+) -> tuple[float, float]:
+    """Start and end of a grid of some steps, within the ``sigma_range`` of a network that has one."""
+    start, end = span_of(sde, getattr(network, "sigma_range", None), start, end, params)
+    return checked_ends(sde, steps, start, end)
+
+
 def _by_sigma(
-    sde: Any,
-    steps: int,
-    start: float | None,
-    end: float,
-    params: Mapping[str, float] | None,
-    warp: Callable[[np.ndarray], np.ndarray],
-    unwarp: Callable[[np.ndarray], np.ndarray],
-) -> torch.Tensor:
+    sde: Any, steps: int, start: float | None, end: float | None, params: Params, network: Any,
+    warp: Callable[[np.ndarray], np.ndarray], unwarp: Callable[[np.ndarray], np.ndarray],
+) -> torch.Tensor:  # fmt: skip
     """The grid whose warp(sigma(t)) is uniform: inner times by inversion, the two ends as given."""
-    start, end = checked_ends(sde, steps, start, end)
+    sde = diffusion(sde)
+    start, end = _ends(sde, steps, start, end, network, params)
     sigma = sde.at(**dict(params or {})).effective_sigma
     first, last = (float(s) for s in np.asarray(sigma(np.array([start, end])), dtype=np.float64))
     if not (np.isfinite(first) and np.isfinite(last) and 0 < last < first):

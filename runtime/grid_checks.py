@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import stepsmith
 from stepsmith.errors import InputError
 
 MOST_STEPS = 1_000_000
@@ -45,14 +46,18 @@ def checked(times: Any) -> torch.Tensor:
     return values
 
 
+def diffusion(sde: Any) -> Any:
+    """A diffusion from its name, its file or its spec; itself if it is one."""
+    return sde if hasattr(sde, "time") else stepsmith.load_sde(sde)
+
+
 def checked_ends(sde: Any, steps: int, start: float | None, end: float) -> tuple[float, float]:
     """The checked pair (start, end); start defaults to the end of the SDE's time span."""
     if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= MOST_STEPS:
         raise refusal(
             "steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}"
         )
-    if not hasattr(sde, "time"):
-        raise refusal("sde", f"{sde!r} is not a diffusion", "give method.sde, or ss.load_sde of a name or a file")
+    sde = diffusion(sde)
     start = float(sde.time[1] if start is None else start)
     end = float(end)
     for key, value in (("start", start), ("end", end)):
@@ -66,6 +71,7 @@ def checked_ends(sde: Any, steps: int, start: float | None, end: float) -> tuple
 
 def check_span(sde: Any, start: float, end: float, key: str | None = None) -> None:
     """Refuse what does not lie in (t_min, t_max] of the SDE; at t_min the score of a data set is not defined."""
+    sde = diffusion(sde)
     low, high = (float(bound) for bound in sde.time)
     span = f"({low:g}, {high:g}] of {sde.name}"
     if start > high + SLACK * max(1.0, abs(high)) and not getattr(sde, "open", False):

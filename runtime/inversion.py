@@ -64,16 +64,8 @@ def invert(
     with torch.no_grad():
         end = Law.at(module, grid.times[-1].item(), full_params(module, params), data=True)
         z, held = _end(plan, end)
-        chosen = [step for step, _ in steps_of(module, len(plan.table))]
-        for k in reversed(range(len(chosen))):
-            row = upload(plan.table[k], plan.device).unbind(0)
-            back = upload(torch.linalg.inv(_matrix(module, chosen[k], plan.table[k])), plan.device)
-
-            def gap(z: torch.Tensor, wanted: torch.Tensor = z, k: int = k, row: Any = row, back: Any = back) -> torch.Tensor:
-                found, _ = chosen[k]((*z.unbind(0), *held), row, watch.at(k))
-                return torch.einsum("ij,j...->i...", back.to(z.dtype), wanted - torch.stack(found[: len(z)]))
-
-            z, rest = _solved(gap, z, iterations)
+        for k in reversed(range(len(plan.table))):
+            z, rest = _solved(_gap(plan, watch, k, z, held), z, iterations)
             left.append(rest)
         watch.read(z[module.DATA])
     worst = float(torch.stack(left).max())
@@ -81,6 +73,19 @@ def invert(
         what = f"after {iterations} iterations {worst:.1e} of a step is left"
         raise InputError("-", "grid", what, "take more steps, or more iterations")
     return z.unbind(0)
+
+
+def _gap(plan: Plan, watch: Watch, k: int, wanted: torch.Tensor, held: State) -> Callable[[torch.Tensor], torch.Tensor]:
+    """f = P^-1 (z1 - S(z0)) of step k as a function of z0, z1 the state that is wanted after it."""
+    step, _ = steps_of(plan.module, len(plan.table))[k]
+    row = upload(plan.table[k].to(plan.wide), plan.device).unbind(0)
+    back = upload(torch.linalg.inv(_matrix(plan.module, step, plan.table[k])).to(plan.wide), plan.device)
+
+    def gap(z: torch.Tensor) -> torch.Tensor:
+        found, _ = step((*z.unbind(0), *held), row, watch.at(k))
+        return torch.einsum("ij,j...->i...", back.to(z.dtype), wanted - torch.stack(found[: len(z)]))
+
+    return gap
 
 
 def _solved(gap: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +96,7 @@ def _solved(gap: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, iterat
         if before is not None:
             df, dz = f - before[1], z - before[0]
             over = tuple(i for i in range(z.ndim) if i != 1)
-            share = (f * df).sum(over, keepdim=True) / (df * df).sum(over, keepdim=True).clamp_min(1e-300)
+            share = (f * df).sum(over, keepdim=True) / (df * df).sum(over, keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
             move = f - share * (dz + df)
         before, z = (z, f), z + move
         f = gap(z)
@@ -102,7 +107,7 @@ def _end(plan: Plan, law: Law) -> tuple[torch.Tensor, State]:
     """The state at the last time, (n, batch, *shape), the data as they are and the other components from their law given
     them; and the constant components."""
     noise = plan.noise.to(plan.device)
-    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=torch.float64) for j in range(len(law.factor)))
+    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=plan.wide) for j in range(len(law.factor)))
     like = normals[0]
     given = tuple(upload(c, plan.device).expand_as(like).to(plan.dtype) for c in plan.constants)
     data = tuple(upload(value, plan.device).expand_as(like) for value in plan.known.data)

@@ -59,6 +59,11 @@ def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     return tensor.to(device)
 
 
+def widest(device: torch.device | str) -> torch.dtype:
+    """float64; float32 on a device that has no other, as Apple's MPS."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
 def parse_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
     """Seeds as a tuple, from integers (any iterable, or one) or from text such as ``0-63`` or ``0,3,7-9`` (both ends
     included).
@@ -125,17 +130,19 @@ class NoiseSource:
     ``seeds``: integers, a range, or text (see :func:`parse_seeds`). ``normal`` may be asked for any draw, in any order,
     any number of times; the same (seed, stream, step, index, shape) is the same noise, whatever stands beside it in the
     batch. A longer shape begins with the elements of a shorter one. ``to(device)`` puts the keys on a device, once,
-    before a loop.
+    before a loop; where that has no float64 they stay, and what is drawn is uploaded.
     """
 
     seeds: tuple[int, ...]
     keys: torch.Tensor = field(repr=False)
+    device: torch.device  # of the normals
 
     def __init__(self, seeds: str | int | Iterable[int]) -> None:
         values = parse_seeds(seeds)
         object.__setattr__(self, "seeds", values)
         words = torch.tensor(values, dtype=torch.int64)
         object.__setattr__(self, "keys", torch.stack([words & _MASK, words >> 32]))
+        object.__setattr__(self, "device", self.keys.device)
 
     ahead = 2**18  # normals made at once, where a step needs fewer
 
@@ -147,12 +154,14 @@ class NoiseSource:
         return NoiseSource(self.seeds[part])
 
     def to(self, device: torch.device | str) -> NoiseSource:
-        """The same source with its keys on ``device``."""
-        if torch.device(device) == self.keys.device:
+        """The same source of normals on ``device``."""
+        if (device := torch.device(device)) == self.device:
             return self
+        here = widest(device) == torch.float64
+        keys = upload(self.keys, device) if here else self.keys
         moved = object.__new__(NoiseSource)
-        object.__setattr__(moved, "seeds", self.seeds)
-        object.__setattr__(moved, "keys", upload(self.keys, device))
+        for name, value in (("seeds", self.seeds), ("keys", keys), ("device", keys.device if here else device)):
+            object.__setattr__(moved, name, value)
         return moved
 
     def normal(
@@ -197,7 +206,8 @@ class NoiseSource:
         low, high = self.keys.unsqueeze(-1).unbind(0)
         counter = (ranged(0, (size + 3) // 4, 0), ranged(index, draws, 2), ranged(step, steps, 3), ranged(name, 1, 0))
         normals = _box_muller(philox(counter, (low, high)), dtype).narrow(-1, 0, size)
-        return normals.flatten().reshape(steps, draws, len(self.seeds), *shape)
+        normals = normals.flatten().reshape(steps, draws, len(self.seeds), *shape)
+        return normals if device == self.device else upload(normals, self.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import check_constants
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module
-from stepsmith.runtime.noise import GeneratorSource, NoiseSource, parse_seeds
+from stepsmith.runtime.noise import GeneratorSource, NoiseSource, parse_seeds, widest
 from stepsmith.runtime.spectral import Columns, Transform, field_of
 from stepsmith.runtime.start import Bridge, Known, Law, asked
 
@@ -41,6 +41,11 @@ class Plan:
     columns: Columns | None = None  # the table taken apart, where a coefficient depends on the frequency
     transform: Transform | None = None  # of images to the state, there
 
+    @property
+    def wide(self) -> torch.dtype:
+        """Of the times and coefficients on the device, and of the sums that make the start there."""
+        return widest(self.device)
+
     def of_seeds(self, part: slice) -> Plan:
         """The same run of some of the seeds."""
         cut = tuple(value if value.shape[0] == 1 else value[part] for value in self.constants)
@@ -48,23 +53,11 @@ class Plan:
 
 
 def make_plan(
-    module: Any,
-    network: Any,
-    grid: TimeGrid | None,
-    seeds: str | int | Iterable[int],
-    *,
-    params: Mapping[str, float] | None = None,
-    last: str = "none",
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    shape: Sequence[int] | None = None,
-    constants: Mapping[str, Any] | None = None,
-    init: Any = None,
-    start: Any = None,
-    mask: Any = None,
-    generator: Any = None,
-    resample: int = 1,
-) -> Plan:
+    module: Any, network: Any, grid: TimeGrid | None, seeds: str | int | Iterable[int], *,
+    params: Mapping[str, float] | None = None, last: str = "none", device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None, shape: Sequence[int] | None = None, constants: Mapping[str, Any] | None = None,
+    init: Any = None, start: Any = None, mask: Any = None, generator: Any = None, resample: int = 1,
+) -> Plan:  # fmt: skip
     """All of a run that is decided on the host: arguments as :func:`sample`; refuses what does not fit."""
     module = resolve(module)
     if last not in ("none", "denoise"):
@@ -79,7 +72,9 @@ def make_plan(
     _check_sigma(module, table)
     _warn_range(module, network, table)
     _warn_tuned(module, network)
-    kind = find_dtype(dtype)
+    kind, device = find_dtype(dtype), find_device(device)
+    if torch.promote_types(kind, widest(device)) != widest(device):
+        raise _refuse("dtype", f"{device.type} has no {kind}", "take torch.float32, or sample on the cpu or on cuda")
     noise = NoiseSource(seeds) if generator is None else GeneratorSource.of(generator, len(parse_seeds(seeds)), kind)
     known = Known.of(module, init, start, mask, len(noise), size, kind)
     _check_resample(module, mask, resample)
@@ -88,20 +83,10 @@ def make_plan(
     unit = isinstance(start, str)
     law = Law.at(module, grid.times[0].item(), inputs, data=unit or init is not None)
     return Plan(
-        module=module,
-        table=table,
-        law=law.of_unit_data() if unit else law,
-        known=known,
-        noise=noise,
-        shape=size,
-        device=find_device(device),
-        dtype=kind,
-        last=last,
-        constants=check_constants(module, constants, len(noise), size, kind),
-        resample=resample,
-        columns=Columns.of(table, kind) if own else None,
-        transform=Transform.of(size, kind) if own else None,
-    )
+        module, table, law.of_unit_data() if unit else law, known, noise, size, device, kind, last,
+        constants=check_constants(module, constants, len(noise), size, kind), resample=resample,
+        columns=Columns.of(table, kind, widest(device)) if own else None, transform=Transform.of(size, kind) if own else None,
+    )  # fmt: skip
 
 
 def _check_resample(module: Any, mask: Any, resample: Any) -> None:
@@ -114,7 +99,11 @@ def _check_resample(module: Any, mask: Any, resample: Any) -> None:
 
 
 def _over_the_grid(known: Known, module: Any, grid: TimeGrid, params: Mapping[str, Any], resample: int) -> Known:
-    """With the laws at the times, or, where noise is drawn, with the bridges between them."""
+    """With the laws at the times, or, where noise is drawn, with the bridges between them.  A baked module does not know them."""
+    if not hasattr(module, "transition"):
+        what = f"{module.SDE} {module.SAMPLER} is baked, and knows the law of the state at its first time alone"
+        fix = "take the module that it was made from, on TimeGrid.explicit(module.TIMES), or ss.networks.inpainting"
+        raise _refuse("mask", what, fix)
     times = grid.times.tolist()
     laws = [Law.at(module, time, params, data=True) for time in times]
     if resample == 1 and not any(getattr(module, name, 0) for name in ("DRAWS", "DRAWS_FIRST", "DRAWS_LAST")):
@@ -249,9 +238,6 @@ def find_device(device: torch.device | str | None) -> torch.device:
         raise _refuse(
             "device", f"{device!r} is not a device ({str(error).splitlines()[0]})", "give cpu or cuda"
         ) from None
-    if found.type == "mps":
-        fix = "sample on the cpu or on cuda, or bake the sampler (stepsmith build --bake), whose file needs none"
-        raise _refuse("device", "mps has no float64, which noise and coefficients need", fix)
     return found
 
 

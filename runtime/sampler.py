@@ -4,13 +4,13 @@
     N steps    z, history = module.step(z, c_k, network, noise, history), c_k the K coefficients of row k
     last       "none": nothing;  "denoise": z = module.denoise(z, c_{N-1}, network), one more network call
 
-and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first;
-before there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed
-once for the whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which
-do not promote the state's dtype. Where a step is sums and nothing else they are made in place, in memory that is used
-again (inplace.py). A module with a FIELD runs on the cosine coefficients of the images, a coefficient a
-frequency (spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back
-from the device; then whether every output was finite is read, at once (watch.py).
+and the data component of z is the sample. History is the HISTORY newest raw outputs, one tensor each, newest first; before
+there are any they are zeros (the coefficients of the first rows weigh them with zero). Coefficients are computed once for the
+whole grid, on the host, in float64, and uploaded once; a row enters a step as K 0-d float64 tensors, which do not promote the
+state's dtype; on MPS, which has no float64, as float32. Where a step is sums and nothing else they are made in place, in memory
+that is used again (inplace.py). A module with a FIELD runs on the cosine coefficients of the images, a coefficient a frequency
+(spectral.py): the network still sees images, and images are returned. Between upload and return nothing is read back from the
+device; then whether every output was finite is read, at once (watch.py).
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def sample(
 ) -> torch.Tensor:
     """Samples (len(seeds), *shape) in ``dtype`` (float32 unless given) on ``device`` (the CPU unless given).
 
-    ``module``: an emitted module, or what :func:`load` takes; ``grid`` None is that of a baked one.
-    ``network(inputs, time) -> outputs``: tuples of (batch, *shape) tensors and a 0-d float64 time; it may have ``shape``,
-    ``inputs``, ``outputs`` (counts) and ``sigma_range``, which are then checked. ``constants``: the SDE's constant components
-    by name, each a tensor that broadcasts to (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and
-    not on its neighbours. ``params`` override the module's ``PARAMS``. ``shape`` is that of one component of one sample
+    ``module``: an emitted module, or what :func:`load` takes; ``grid`` None is that of a baked one. ``network(inputs, time)
+    -> outputs``: tuples of (batch, *shape) tensors and a 0-d float64 time, float32 on MPS; it may have ``shape``, ``inputs``,
+    ``outputs`` (counts) and ``sigma_range``, which are then checked. ``constants``: the SDE's constant components by name,
+    each a tensor that broadcasts to (len(seeds), *shape). ``seeds``: one a sample; a sample depends on its seed and not on
+    its neighbours. ``params`` override the module's ``PARAMS``. ``shape`` is that of one component of one sample
     (``network.shape`` unless given).
     ``callback(k, state, x0)`` is called after step k = 0 .. N - 1 (the state in cosine coefficients, for a module with a
     FIELD): it may keep the state, and what it writes into it counts. ``x0`` is a copy of the data as the first network call
@@ -135,18 +135,10 @@ def run_plan(
     progress: bool = False,
 ) -> torch.Tensor:
     """The loop: draws the start, takes every step, returns the data component. No read from the device, no copy."""
-    module = plan.module
-    noise = plan.noise.to(plan.device)
-    to_device = functools.partial(upload, device=plan.device)
-    if plan.columns is None or plan.transform is None:
-        rows, transform = [row.unbind(0) for row in to_device(plan.table).unbind(0)], None
-        network = watch.at
-    else:
-        rows, transform = plan.columns.rows(to_device), plan.transform.put(to_device)
-        network = lambda step: transform.around(watch.at(step))  # noqa: E731
-    known = plan.known.to(plan.device)
+    module, noise, known = plan.module, plan.noise.to(plan.device), plan.known.to(plan.device)
+    rows, network, transform = _uploaded(plan, watch)
     given = tuple(upload(c, plan.device).expand(len(noise), *plan.shape) for c in plan.constants)
-    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=torch.float64) for j in range(len(plan.law.factor)))
+    normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=plan.wide) for j in range(len(plan.law.factor)))
     state = _start(plan, known, normals, given, transform)
     history = (torch.zeros_like(state[0]),) * module.HISTORY  # the first rows weigh it with zero
     chosen = steps_of(module, len(rows))
@@ -247,6 +239,15 @@ def steps_of(module: Any, steps: int) -> list[tuple[Callable[..., Any], int]]:
     return chosen
 
 
+def _uploaded(plan: Plan, watch: Watch) -> tuple[list[State], Callable[[int], Callable[..., State]], Transform | None]:
+    """The coefficients of every row on the device, the network of a row, and the transform of images where there is one."""
+    to_device = functools.partial(upload, device=plan.device)
+    if plan.columns is None or plan.transform is None:
+        return [row.unbind(0) for row in to_device(plan.table.to(plan.wide)).unbind(0)], watch.at, None
+    transform = plan.transform.put(to_device)
+    return plan.columns.rows(to_device), lambda step: transform.around(watch.at(step)), transform
+
+
 def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:
     """The step of every row: in place where the functions can be read, else the function."""
     found = {step: read_step(plan.module, step, draws) for step, draws in set(chosen)}
@@ -273,7 +274,7 @@ def _start(plan: Plan, known: Known, normals: State, given: State, transform: Tr
 
 def _own(plan: Plan, noise: NoiseSource | GeneratorSource, place: int, use: str) -> State:
     """Normals of a use beside those of the sampler, one a block."""
-    return tuple(noise.normal(plan.shape, use, place, j, dtype=torch.float64) for j in range(len(plan.law.factor)))
+    return tuple(noise.normal(plan.shape, use, place, j, dtype=plan.wide) for j in range(len(plan.law.factor)))
 
 
 def _normals(plan: Plan, noise: NoiseSource | GeneratorSource, draws: Sequence[int]) -> Iterator[State]:

@@ -93,26 +93,13 @@ class Written:
 
 
 def write_samples(
-    folder: str | os.PathLike[str],
-    module: Any,
-    network: Any,
-    grid: TimeGrid,
-    seeds: str | int | Iterable[int],
-    *,
-    batch: int = BATCH,
-    params: Mapping[str, float] | None = None,
-    last: str = "none",
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    shape: Sequence[int] | None = None,
-    constants: Mapping[str, Any] | None = None,
-    cond: Mapping[str, Any] | None = None,
-    specs: Mapping[str, Any] | None = None,
-    rank: int = 0,
-    workers: int = 1,
-    stop: Callable[[], Any] = lambda: False,
+    folder: str | os.PathLike[str], module: Any, network: Any, grid: TimeGrid, seeds: str | int | Iterable[int], *,
+    batch: int = BATCH, params: Mapping[str, float] | None = None, last: str = "none",
+    device: torch.device | str | None = None, dtype: torch.dtype | None = None, shape: Sequence[int] | None = None,
+    constants: Mapping[str, Any] | None = None, cond: Mapping[str, Any] | None = None,
+    specs: Mapping[str, Any] | None = None, rank: int = 0, workers: int = 1, stop: Callable[[], Any] = lambda: False,
     progress: bool = False,
-) -> Written:
+) -> Written:  # fmt: skip
     """Write one sample a seed into ``folder``, ``batch`` seeds a file, and leave the files alone that are there already.
 
     Arguments as of :func:`sample`; ``seeds`` must ascend. A file holds ``samples`` (seeds, *shape) and, in its metadata, a

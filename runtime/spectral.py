@@ -79,7 +79,7 @@ class Transform:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """A table (steps, K, H, W) taken apart: (steps, A) float64 of the columns that are the same at every frequency (a time is
+    """A table (steps, K, H, W) taken apart: (steps, A) of the columns that are the same at every frequency (a time is
     one of them), (steps, B, H, W) of the others, in the state's dtype or float32, and the place of each column in the two
     put one behind the other.
     """
@@ -89,14 +89,14 @@ class Columns:
     place: tuple[int, ...]
 
     @classmethod
-    def of(cls, table: torch.Tensor, dtype: torch.dtype) -> Columns:
-        """The first enter a step as 0-d float64 numbers; the others as tensors, which would widen the state."""
+    def of(cls, table: torch.Tensor, dtype: torch.dtype, wide: torch.dtype) -> Columns:
+        """The first enter a step as 0-d numbers, of the dtype ``wide``; the others as tensors, which would widen the state."""
         flat = table.flatten(2)
         same = (flat == flat[..., :1]).all(-1).all(0)
         shared, own = same.nonzero().flatten().tolist(), (~same).nonzero().flatten().tolist()
         place = {column: k for k, column in enumerate((*shared, *own))}
-        wide = torch.promote_types(dtype, torch.float32)
-        return cls(flat[:, shared, 0], table[:, own].to(wide), tuple(place[k] for k in range(table.shape[1])))
+        fields = table[:, own].to(torch.promote_types(dtype, torch.float32))
+        return cls(flat[:, shared, 0].to(wide), fields, tuple(place[k] for k in range(table.shape[1])))
 
     def rows(self, upload: Callable[[torch.Tensor], torch.Tensor]) -> list[Tensors]:
         """The columns of each row on a device, uploaded at once."""

@@ -52,19 +52,20 @@ class Law:
 
     def beside(self, rows: Rows, other: Law, state: State, normals: State, given: State, data: State) -> State:
         """This mean, and ``rows`` times what a state differs by from the mean of another law, and normals."""
-        centre = replace(other, factor=((0.0,) * len(normals),) * len(rows)).drawn(normals, given, data, torch.float64)
+        centre = replace(other, factor=((0.0,) * len(normals),) * len(rows)).drawn(normals, given, data, normals[0].dtype)
         gaps = (z - m for z, m in zip(state, centre, strict=False))
         return replace(self, factor=rows).drawn((*gaps, *normals), given, data, state[0].dtype)
 
     def drawn(self, normals: Sequence[torch.Tensor], given: State, data: State, dtype: torch.dtype) -> State:
-        """The blocks that move, summed in float64 and rounded once; ``given`` the constants, ``data`` x0 or nothing."""
+        """The blocks that move, summed in the dtype of the normals and rounded once to ``dtype``; ``given`` the constants,
+        ``data`` x0 or nothing."""
         like = torch.zeros_like(normals[0])
         state = []
         for i, row in enumerate(self.factor):
             terms = [(w, xi) for w, xi in zip(row, normals, strict=True) if not isinstance(w, float) or w]
             terms += zip(self.data[i], data, strict=True) if data else ()
             terms += zip(self.mean[i], (*given, torch.ones_like(like)), strict=True) if self.mean else ()
-            state.append(sum((_on(w, like) * value.to(torch.float64) for w, value in terms), like).to(dtype))
+            state.append(sum((_on(w, like) * value.to(like.dtype) for w, value in terms), like).to(dtype))
         return tuple(state)
 
 
@@ -85,10 +86,6 @@ class Bridge:
 
     @classmethod
     def of(cls, module: Any, times: tuple[float, float], laws: tuple[Law, Law], params: Mapping[str, Any]) -> Bridge:
-        """InputError (key ``mask``) where the module does not say Psi, as a baked one does not."""
-        if not hasattr(module, "transition"):
-            what = f"{module.SDE} {module.SAMPLER} does not say how the states at two times belong together"
-            raise InputError("-", "mask", what, "emit the module again, and do not bake it")
         psi = torch.as_tensor(asked(module, functools.partial(module.transition, times[0]), times[1], params))
         L0, L1 = (torch.tensor(law.factor, dtype=torch.float64) for law in laws)
         C = torch.linalg.solve_triangular(L0, psi @ L1, upper=False).mT
@@ -112,7 +109,7 @@ def _rest(C: torch.Tensor) -> torch.Tensor:
 
 
 def _on(weight: Any, like: torch.Tensor) -> Any:
-    return upload(weight, like.device) if isinstance(weight, torch.Tensor) else weight
+    return upload(weight.to(like.dtype), like.device) if isinstance(weight, torch.Tensor) else weight
 
 
 def _table(module: Any, name: str, time: float, params: Mapping[str, Any], shape: tuple[int, int | None]) -> Rows:

@@ -2,7 +2,10 @@
 
 import contextlib
 import functools
+import gc
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays to the end, and is not searched for garbage again and again."""
+    gc.freeze()
 
 
 class NoCopyToHost(TorchDispatchMode):
@@ -27,20 +35,21 @@ class NoCopyToHost(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def guard():
-    """Tensors made in here on "cuda" are fake; reading one on the host, mixing devices and copies to the CPU raise."""
-    with FakeTensorMode(), NoCopyToHost(), torch.no_grad():
+def guard(host=False):
+    """Tensors made in here on a device are fake; reading one on the host, mixing devices and copies to the CPU raise, and
+    computing with real tensors does unless some are made on the ``host`` and uploaded."""
+    with FakeTensorMode(allow_non_fake_inputs=host), NoCopyToHost(), torch.no_grad():
         yield
 
 
 @pytest.fixture
 def fake_cuda(monkeypatch):
-    """``guard()``, and ``run(module, network, grid, ...)``: the loop with fake tensors on "cuda", its uploads replaced by
+    """``guard()``, and ``run(module, network, grid, ...)``: the loop with fake tensors on a device, its uploads replaced by
     fake tensors of their shapes; the samples and the shapes that were uploaded."""
     from stepsmith.runtime import noise, plan, sampler
     from stepsmith.runtime import start as begin
 
-    def run(module, network, grid, dtype=torch.float32, last="denoise", shape=(2, 3), constants=None):
+    def run(module, network, grid, dtype=torch.float32, last="denoise", shape=(2, 3), device="cuda", **given):
         uploads = []
 
         def upload(tensor, device):
@@ -51,24 +60,25 @@ def fake_cuda(monkeypatch):
         monkeypatch.setattr(sampler, "upload", upload)
         monkeypatch.setattr(begin, "upload", upload)
         ready = plan.make_plan(
-            module, network, grid, range(3), shape=shape, device="cuda", dtype=dtype, last=last, constants=constants
+            module, network, grid, range(3), shape=shape, device=device, dtype=dtype, last=last, **given
         )
-        with guard():
+        with guard(host=device == "mps"):
             return sampler.run_plan(ready, sampler.Watch(module, network, grid.times)), uploads
 
     return SimpleNamespace(guard=guard, run=run)
 
 
 class Emitted(Mapping):
-    """The catalogue, derived and written in this process without certificates, each row when it is first asked for.
+    """The catalogue, derived in this process, each row when it is first asked for, and written without a certificate.
 
-    name -> SimpleNamespace(row, method, text, module)
+    name -> SimpleNamespace(row, method, text, module).  What one process of a session has written, the others read in ``folder``.
     """
 
-    def __init__(self):
+    def __init__(self, folder: Path):
         from stepsmith.derive import catalogue
 
-        self.rows, self.found = {row.name: row for row in catalogue.rows()}, {}
+        self.rows, self.found, self.folder = {row.name: row for row in catalogue.rows()}, {}, folder
+        folder.mkdir(exist_ok=True)
 
     def __iter__(self):
         return iter(self.rows)
@@ -77,12 +87,11 @@ class Emitted(Mapping):
         return len(self.rows)
 
     def __getitem__(self, name):
-        from stepsmith.certificate import written
         from stepsmith.runtime import load
 
         if name not in self.found:
             method = self.rows[name].derive()
-            text = written(method)
+            text = self.text(method)
             module = load(text)
             if field := getattr(module, "FIELD", ""):  # one frequency, unless a test gives others
                 module.coefficients = functools.partial(module.coefficients, **{field: 2.0})
@@ -90,7 +99,17 @@ class Emitted(Mapping):
             self.found[name] = SimpleNamespace(row=self.rows[name], method=method, text=text, module=module)
         return self.found[name]
 
+    def text(self, method) -> str:
+        from stepsmith.certificate import written
+        from stepsmith.files import write_whole
+
+        place = self.folder / f"{method.name}.py"
+        if not place.exists():
+            write_whole(place, written(method).encode())
+        return place.read_bytes().decode()
+
 
 @pytest.fixture(scope="session")
-def emitted():
-    return Emitted()
+def emitted(tmp_path_factory):
+    own = tmp_path_factory.getbasetemp()
+    return Emitted((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "emitted")

@@ -299,7 +299,7 @@ def test_many_modules_are_made_by_several_processes_in_their_order(tmp_path, emi
     from stepsmith.cli import build
 
     rows = [catalogue.find(name) for name in ("vp_euler", "ve_euler", "vp_conjugate", "vp_ddim", "vp_heun")] * 2
-    made = list(build._from_rows(rows, certificate.emit))
+    made = list(build._from_rows(rows, certificate.written))
     assert [module.name for module in made] == [row.name for row in rows]
     assert all(
         module == (row.name, emitted[row.name].method.digest, emitted[row.name].text)
@@ -307,16 +307,16 @@ def test_many_modules_are_made_by_several_processes_in_their_order(tmp_path, emi
     )
 
 
-def test_build_of_one_name_writes_that_file_alone_and_the_same_bytes(tmp_path, emitted):
+def test_build_of_one_name_writes_that_file_alone_and_the_same_bytes(run, tmp_path, emitted):
     """As users run it, in a process of its own; then one character changes."""
-    command = [Path(sys.executable).with_name("stepsmith"), "build", "vp_conjugate", "--out", tmp_path / "new"]
-    subprocess.run(command, check=True, capture_output=True)
+    words = ("build", "vp_conjugate", "--out", tmp_path / "new")
+    subprocess.run([Path(sys.executable).with_name("stepsmith"), *words], check=True, capture_output=True)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["vp_conjugate.py"]
     path = tmp_path / "new" / "vp_conjugate.py"
     assert path.read_text() == emitted["vp_conjugate"].text
     path.write_text(path.read_text().replace("torch", "torsh", 1))
-    found = subprocess.run([*command, "--check"], capture_output=True, text=True)
-    assert found.returncode == 1 and "torsh" in found.stdout and found.stderr == ""
+    found = run(*words, "--check")
+    assert found.status == 1 and "torsh" in found.out and found.err == ""
 
 
 def test_build_of_ones_own_diffusion_and_composition(run, spec, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import stepsmith as ss
 from stepsmith.errors import InputError
 from stepsmith.runtime import TimeGrid, budget_steps
 from stepsmith.runtime.roots import invert_increasing
@@ -219,6 +220,26 @@ def test_what_must_be_positive_is_held_to_it(make, key):
     assert told.value.key == key
 
 
-def test_a_name_is_no_diffusion() -> None:
-    with pytest.raises(InputError, match=r"sde: 'psld' is not a diffusion; give method.sde, or ss.load_sde"):
-        TimeGrid.quadratic("psld", 5)
+def test_a_diffusion_may_be_named() -> None:
+    psld = ss.load_sde("psld")
+    for make in MAKERS:
+        assert torch.equal(make("psld", 5).times, make(psld, 5).times)
+    assert torch.equal(TimeGrid.sigmas("vp", [3.0, 0.1]).times, TimeGrid.sigmas(ss.load_sde("vp"), [3.0, 0.1]).times)
+    with pytest.raises(InputError, match="no sde of the catalogue is named 'nowhere'"):
+        TimeGrid.quadratic("nowhere", 5)
+    with pytest.raises(InputError, match="is outside the time span"):
+        TimeGrid.explicit([2.0, 1.0], "vp")
+    with pytest.raises(InputError):
+        TimeGrid.quadratic(5, 5)
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda m: m.__name__)
+def test_a_grid_for_a_network_lies_within_what_it_knows_unless_told(make):
+    network = ss.networks.denoiser(lambda y, sigma: y, (2,), (0.05, 20.0))
+    for params in ({}, {"beta_max": 25.0}) if make not in MAKERS[:2] else ({},):
+        given = {"params": params} if params else {}
+        sigma = ss.load_sde("vp").at(**params).effective_sigma
+        times = make("vp", 4, network=network, **given).times.numpy()
+        assert np.allclose(sigma(times[[0, -1]]), [20.0, 0.05], rtol=1e-10)
+    assert make("vp", 4, 0.9, 1e-4, network=network).times[[0, -1]].tolist() == [0.9, 1e-4]
+    assert torch.equal(make("vp", 4, network=lambda y, sigma: y).times, make("vp", 4).times)

@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused_before_any_call():
         ("vp_ddim", {"resample": 0}, "resample: a step cannot be taken 0 times"),
         ("vp_ddim", {"resample": 2, "mask": None, "init": None}, "resample: no part is known; give init and mask"),
         ("vp_dpmpp_2m", {"resample": 2}, "resample: vp dpmpp-2m remembers earlier outputs"),
-        (baked, {}, "is baked for TIMES"),
+        (baked, {}, "mask: vp ddim-eta is baked, and knows the law .*; take the module that it was made from"),
     ):
         with pytest.raises(InputError, match=words):
             ss.sample(module, network, grid if isinstance(module, str) else None, range(3), **{**given, **options})

@@ -12,16 +12,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from stepsmith.errors import InputError
 from stepsmith.measure import problems
 from stepsmith.measure.probe import affine_map, moments
-from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, record, sample
+from stepsmith.runtime import NoiseSource, TimeGrid, count_nfe, load, noise, plan, record, sample
 from stepsmith.runtime.start import Law
 
 torch.set_num_threads(1)
 DATA = Path(__file__).parent / "data"
 DDIM, TOY = load(DATA / "vp_ddim_by_hand.py"), load(DATA / "toy_two_blocks.py")
+KEPT = sorted(path.stem for path in (Path(__file__).parents[1] / "generated").glob("[a-z]*.py"))
 GRID = TimeGrid.explicit([1.0, 0.6, 0.3, 0.1, 0.01])
 
 
@@ -253,7 +256,7 @@ def test_parameters_change_the_run():
         ({"grid": TimeGrid.explicit([1.0, 0.5, -0.005])}, "grid"),
         ({"seeds": "x"}, "seeds"),
         ({"device": "nowhere"}, "device"),
-        ({"device": "mps"}, "device"),
+        ({"device": "mps", "dtype": torch.float64}, "dtype"),
         ({"dtype": torch.int64}, "dtype"),
         ({"dtype": "float32"}, "dtype"),
         ({"network": 3}, "network"),
@@ -348,6 +351,46 @@ def test_the_loop_reads_nothing_back_from_a_device_and_uploads_once(fake_cuda, m
 def test_that_check_sees_a_network_that_waits_or_mixes_devices(fake_cuda, network, refusal):
     with pytest.raises(refusal):
         fake_cuda.run(DDIM, network, GRID)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuse a float64 tensor on MPS, which has none."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.device.type == "mps"]
+        assert not any(leaf.dtype == torch.float64 for leaf in made), f"{func} gives float64"
+        return result
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_no_float64_lands_on_a_device_that_has_none(fake_cuda, name):
+    module = load(name)
+    given = {"constants": {each: torch.zeros(()) for each in getattr(module, "CONSTANTS", ())}}
+    if "blurring" not in name:
+        given |= {"init": torch.zeros(()), "mask": torch.tensor([0.0, 1.0, 0.0])}
+    seen = set()
+
+    def network(inputs, time):
+        seen.add((time.device.type, time.dtype))
+        return tuple(torch.tanh(inputs[0]) / (1 + time * time) for _ in range(module.OUTPUTS))
+
+    grid = TimeGrid.explicit([0.9 * module.END, 0.5 * module.END, 0.1 * module.END])
+    with NoFloat64():
+        found, _ = fake_cuda.run(module, network, grid, device="mps", **given)
+    assert found.device.type == "mps" and found.dtype == torch.float32 and seen == {("mps", torch.float32)}
+
+
+@pytest.mark.parametrize("name", ["vp_adams_3", "psld_rvv", "psld_roba"])
+def test_a_run_with_float32_numbers_alone_is_the_run_to_float32(monkeypatch, name):
+    """What MPS would compute, on the CPU: times, coefficients and the sums of the start in float32."""
+    module, grid = load(name), TimeGrid.explicit(torch.linspace(1, 0.03, 20))
+    given = {"shape": (2, 3), "last": "denoise", "init": torch.ones(3), "mask": torch.tensor([0.0, 1.0, 0.0])}
+    wanted = sample(module, shrink, grid, range(4), **given)
+    for where in (noise, plan):
+        monkeypatch.setattr(where, "widest", lambda device: torch.float32)
+    gap = (sample(module, shrink, grid, range(4), **given) - wanted).abs().max()
+    assert 0 < gap < 1e-5 * wanted.abs().max()
 
 
 # the affine probe

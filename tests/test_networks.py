@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from stepsmith.errors import InputError
 from stepsmith.measure import frechet
@@ -241,6 +242,38 @@ def test_a_call_waits_for_no_device(which, dtype):
             outputs = net(inputs, time)
     assert all(out.device.type == "cuda" and out.dtype == dtype for out in outputs)
     assert [out.shape for out in outputs] == [x.shape for x in inputs]
+
+
+class NoFloat64(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        assert not any(leaf.dtype == torch.float64 for leaf in made), f"{func} gives float64"
+        return result
+
+
+@pytest.mark.parametrize("which", ["digits", "galaxies", "eps", "flow", "discrete", "channels", "guided", "inpainting"])
+def test_a_float32_time_makes_no_float64(which):
+    """As on MPS, which has none."""
+    conv = torch.nn.Conv2d(2, 2, 1)
+    fn = lambda x, t, **cond: conv(x) + t.reshape(-1, 1, 1, 1)  # noqa: E731
+    shape, bar = (2, 4, 4), torch.linspace(0.99, 0.01, 10)
+    net = {
+        "digits": lambda: networks.from_edm(unet.UNet().eval(), 0.75, (1, 8, 8), (0.005, 80.0)),
+        "galaxies": lambda: networks.from_score(
+            galaxies.GalaxyScore().eval(), galaxies.alpha, galaxies.sigma, galaxies.time_of, (1, 32, 32), (0.05, 148.0)
+        ),
+        "eps": lambda: networks.from_eps(fn, vp_alpha, vp_sigma, vp_time, shape),
+        "flow": lambda: networks.from_flow(fn, shape),
+        "discrete": lambda: networks.discrete(fn, bar, shape, "v_prediction"),
+        "channels": lambda: networks.channels(lambda z, t: torch.tanh(z) + t.reshape(-1, 1, 1, 1), 2, (1, 4, 4)),
+        "guided": lambda: networks.guided(networks.from_flow(fn, shape), 3.0, {}, (0.1, 2.0), 0.5),
+        "inpainting": lambda: networks.inpainting(networks.from_flow(fn, shape), torch.ones(shape), torch.eye(4)),
+    }[which]()
+    inputs = tuple(torch.rand(3, *net.shape) for _ in range(net.inputs))
+    with torch.no_grad(), NoFloat64():
+        outputs = net(inputs, torch.tensor(0.7))
+    assert all(out.dtype == torch.float32 and out.isfinite().all() for out in outputs)
 
 
 def test_digits_never_seen_are_denoised_better_than_any_linear_map_does_it(net, images):

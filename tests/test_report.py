@@ -13,7 +13,7 @@ from stepsmith import reporting
 from stepsmith.cli import cli
 from stepsmith.derive.orders.size import sizes
 from stepsmith.measure import slopes
-from stepsmith.templates.report import Code, Math, Picture, Report, Section, Table, Text, render
+from stepsmith.templates.report import Code, Math, Picture, Report, Section, Table, Text, mathml, render
 
 torch.set_num_threads(1)
 pytest.importorskip("latex2mathml")
@@ -34,6 +34,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [path.suffix for path in found[-3:]] == [".md", ".tex", ".html"]
     assert len(begun) == 9 and {count for _, count in begun} == {9}
     return out
+
+
+def test_a_formula_that_cannot_be_converted_is_shown_as_it_is() -> None:
+    page = render(Report("title", (Section("one", (Math(r"a_b_c <"), Math("x^2"))),)), "html")
+    assert "<code>a_b_c &lt;</code>" in page and "<msup>" in page
+
+
+def test_the_stationary_law_of_several_blocks_is_written_entry_by_entry() -> None:
+    """With names of its own, one of them a power: an index below, an exponent above."""
+    F = [["-rate/2", "pull"], ["-pull*omega2", "-drag"]]
+    state = {"name": "lagged", "state": ["x", "u"], "time": [0.0, 1.0], "F": F, "G": [["sqrt(rate)", "0"], ["0", "heat"]]}
+    more = {"params": {"rate": 1.5, "pull": 1.2, "omega2": 0.7, "drag": 2.5, "heat": 2.0}, "initial": {"u": "heat^2/4"}}
+    sde = ss.load_sde({"sde": {**state, **more, "latex": {"omega2": r"\omega^2", "drag": r"\tau^{-1}"}}})
+    formulas = [block for block in reporting.diffusion(sde) if isinstance(block, Math)]
+    assert any(block.latex.startswith(r"\Sigma^{\infty}_{x u} =") for block in formulas)
+    assert all("<math" in mathml(block) for block in formulas)
 
 
 def test_the_page_stands_by_itself(folder: Path) -> None:

@@ -55,7 +55,7 @@ def discrete(
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         (y,) = inputs
         wide, sigma = clip_sigma(y.to(torch.promote_types(y.dtype, torch.float32)), time, bounds, sigma_data)
-        run, table = dtype or wide.dtype, logs.to(sigma.device)
+        run, table = dtype or wide.dtype, logs.to(sigma)
         level = sigma.log()
         k = torch.searchsorted(table, level).clamp(1, len(table) - 1)
         index = k - 1 + (level - table[k - 1]) / (table[k] - table[k - 1])

@@ -54,6 +54,10 @@ ERRORS = (
     "the probability flow. Samplers that draw noise: the sliced Wasserstein distance to the law, which has a floor with so few "
     "paths. The two are not to be compared."
 )
+GIVEN = (
+    "Not measured: {name} has constant components ({names}), which belong to a sample and are given with it, as an image to be "
+    "restored is. stepsmith.sample(..., constants=...) draws samples."
+)
 NOISE = (
     "Where a sampler has too few network calls, its samples are noise or grain: the error of its steps is then as large as the "
     "picture, whatever its order. More calls or another sampler help; the network is the same in every row."
@@ -237,6 +241,9 @@ def orders(subject: Subject) -> Iterator[Block]:
 
 def errors(subject: Subject) -> Iterator[Block]:
     """Errors against network calls on exact problems."""
+    if subject.sde.constant:
+        yield Text(GIVEN.format(name=subject.sde.name, names=", ".join(subject.sde.constant)))
+        return
     ground = bench.Bench.exact(subject.sde, PATHS)
     found: dict[str, dict[str, list[float]]] = {}
     for method in subject.methods:
@@ -258,7 +265,9 @@ MEASURES = {"median": "median distance to the flow", "distance": "distance to th
 
 
 def samples(subject: Subject) -> Iterator[Block]:
-    """A strip of samples at each budget, from the same seeds."""
+    """A strip of samples at each budget, from the same seeds; none of a diffusion that is given more than a seed."""
+    if subject.sde.constant:
+        return
     sde, network = subject.sde, subject.network
     low, high = sde.at().effective_sigma(np.array([float(sde.time[0]) + 1e-3, float(sde.time[1])])).tolist()
     least, most = network.sigma_range or (low, high)

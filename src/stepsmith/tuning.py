@@ -156,7 +156,7 @@ def prepared(
     span = span_of(sde, getattr(network, "sigma_range", None), start, end)
     module = modules.from_text(written(derive(sde, BASELINE.source, kind), certified=False))
     grid = TimeGrid.logsnr(sde, teacher, *span)
-    plan = make_plan(module, network, grid, seeds, shape=shape, device=device)  # refuses what does not fit
+    plan = make_plan(module, network, grid, seeds, shape=shape, device=device, dtype=torch.float64)  # refuses what does not fit
     ends = sample(
         module, network, grid, seeds, shape=plan.shape, device=device, dtype=torch.float64, cond=cond, progress=progress
     )

@@ -117,10 +117,13 @@ def check() -> None:
 
 
 def mathml(block: Math, display: str = "block") -> Markup:
-    """A formula as MathML, which browsers show without a script."""
+    """A formula as MathML, which browsers show without a script; as LaTeX where the converter cannot read it."""
     from latex2mathml.converter import convert
 
-    return Markup(convert(block.latex, display=display))
+    try:
+        return Markup(convert(block.latex, display=display))
+    except Exception:  # of any kind: one formula must not cost the page, which took a minute
+        return Markup("<code>{}</code>").format(block.latex)
 
 
 def cell(form: str, value: str | Math) -> str:

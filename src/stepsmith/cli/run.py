@@ -144,7 +144,6 @@ def read_baked(request: Request) -> tuple[Any, Any, int]:
 def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[Any, Any, int]:
     """The Method of the request, its grid, and the calls of a budget that are left over."""
     import stepsmith as ss
-    from stepsmith.runtime.grid import span_of
 
     sde = ss.load_sde(request.sde)
     method, grid = chosen(sde, request, network.kind)
@@ -152,9 +151,8 @@ def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[A
     # Parameters that shape the grid are the diffusion's; the sampler's own (lambda) do not.
     own = {name: value for name, value in params.items() if name in sde.params}
     known = WithParameters(sde, own) if own else sde
-    bounds = network.sigma_range if network.kind in ("denoiser", "edm") else None
-    start, end = span_of(known, bounds, request.start, request.end)
-    return method, getattr(ss.TimeGrid, grid)(known, steps, start=start, end=end), left
+    within = network if network.kind in ("denoiser", "edm") else None
+    return method, getattr(ss.TimeGrid, grid)(known, steps, request.start, request.end, network=within), left
 
 
 def chosen(sde: Any, request: Request, kind: str) -> tuple[Any, str]:
