@@ -200,9 +200,10 @@ exact network would be linear, and the error of a run would follow from the 784 
 which values of lambda are good, which frame is best, and what diverges. It does not rank samplers of different kinds, and it
 does not see grain.
 
-- *Why a lambda helps.* The conjugate step holds the output of the network constant over the step. The output of a network that
-  was trained with a Cholesky factor rotates while the state moves. In the frame eps-R it does not rotate, and B = lambda
-  compensates a part of the rotation. The frame therefore cures what a lambda only reduces, and the best lambda falls with the number of calls: `stepsmith tune --gaussian` finds 0.555, 0.377 and 0.146 at 20, 50 and 100 calls.
+- *Why a lambda helps.* The conjugate step holds the output of the network constant over the step. The output of a network
+  that was trained with a Cholesky factor rotates while the state moves. In the frame eps-R it does not rotate, and B = lambda
+  compensates a part of the rotation. The frame therefore cures what a lambda only reduces, and the best lambda falls with the
+  number of calls: `stepsmith tune --gaussian` finds 0.555, 0.377 and 0.146 at 20, 50 and 100 calls.
 - *Why a conjugate splitting diverges at few calls.* Each of its parts holds its output constant in the same rotating frame, and
   the error grows with the drift. At 20 calls the predicted squared distance is in the tens of thousands."""
 PREDICTED = (
