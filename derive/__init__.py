@@ -43,4 +43,5 @@ class _Callable(types.ModuleType):
 
 sys.modules[__name__].__class__ = _Callable
 __signature__ = inspect.signature(_derive)
-__doc__ = f"{__doc__}\nderive{__signature__}\n\n{inspect.getdoc(_derive)}"  # what help(stepsmith.derive) shows
+_summary, _, _details = (inspect.getdoc(_derive) or "").partition("\n\n")
+__doc__ = f"{_summary}\n\nderive{__signature__}\n\n{_details}\n\n{__doc__}"  # help(stepsmith.derive) speaks of the function first

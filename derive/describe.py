@@ -39,7 +39,7 @@ def about(method: Any) -> list[str]:
     head, rest, diffusion = _said(method)
     lines = [f"{rest[0].upper()}{rest[1:]}.", ""] if rest else []
     if diffusion not in title(method):
-        sentence = f"For {diffusion}." if head in title(method) else f"{head} for {diffusion}."
+        sentence = f"The diffusion is {diffusion}." if head in title(method) else f"{head} for {diffusion}."
         lines = [*textwrap.wrap(sentence, WIDTH, break_long_words=False), "", *lines]
     lines += ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde))]
     for name, expr in sde.let.items():
@@ -119,17 +119,29 @@ def update_rule(method: Any) -> list[str]:
         return adams_lines(sampler.adams)
     if sampler.formula is not None:
         return formula_lines(sampler)
-    lines = [sampler.text + MARKS]
+    lines = [sampler.text, *textwrap.wrap(marks(sampler.text), WIDTH - 4)]
     carried = [*map(sp.Symbol, sde.constant), 1]
     for letter, part in bind(sampler, sde).parts.items():
         for i in part.rows:
             drift = sum((part.linear[i, j] * sp.Symbol(b) for j, b in enumerate(sde.state)), sp.S.Zero)
             drift += sum((c * v for c, v in zip(part.offset.row(i), carried, strict=True)), sp.S.Zero)
             drift += sum((part.score[i, j] * sp.Symbol(f"s_{b}") for j, b in enumerate(sde.state)), sp.S.Zero)
-            noise = " + noise of the diffusion" if i in part.noise_rows else ""
+            noise = " + the noise of the diffusion" if i in part.noise_rows else ""
             text = f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {SOLVES[part.solve]}"
             lines += textwrap.wrap(text, WIDTH - 8, subsequent_indent="    ")
     return lines
+
+
+def marks(composition: str) -> str:
+    """What the marks of a composition mean, those that occur in it."""
+    meanings = ["! calls the network for a new score" + ", at the time t0 - f h where @f follows" * ("@" in composition)]
+    if "^" in composition:
+        meanings.append("!^ calls it at the state that the letter would reach with the last score")
+    if any("!" not in token for token in composition.split()):
+        meanings.append("a letter without ! uses the last score again")
+    if "(" in composition:
+        meanings.append("(p/q) is the letter's share of h")
+    return f"where {'; '.join(meanings)}"
 
 
 FRAMES = {
@@ -161,10 +173,12 @@ def adams_lines(adams: Any) -> list[str]:
     ]
     if adams.skew:
         lines.append("Q = (g p^T - p g^T)/(2 p^T Sigma^-1 p), g = G G^T Sigma^-1 p, a skew drift Q s, which keeps the marginals:")
-        lines.append("what the denoiser sees then follows the probability flow of one block, and the other blocks gain nothing")
+        lines.append("the input of the denoiser then follows the probability flow of one block, whatever the other blocks are")
     if adams.corrector:
-        lines.append("first z is corrected by what the step before it lacks, as the value of r at t0 shows: a polynomial through")
-        lines.append("this value and those of the step before takes the place of that without it")
+        lines += [
+            "Before that, z is corrected: the step that led to it is repeated with the polynomial that passes through the",
+            "value of r at t0 too.",
+        ]
     return lines
 
 
@@ -198,14 +212,14 @@ def _factor(expr: sp.Expr) -> str:
 def claims(method: Any) -> str:
     """The proven orders in a sentence; a dash where none is derived, none with the reason where there is none."""
     if method.random:
-        strong = _dash(method.strong_order)
+        strong = "; no strong order is derived" if method.strong_order is None else f", strong order {method.strong_order:g}"
         if method.strong_order is not None and method.strong_order > 1:
             driven = strong_order_of_increments(method)
             strong += (
-                f" with the draws coupled to the Brownian path at their best, {driven:g} where they are its increments"
+                f" if the draws are coupled to the Brownian path in the best way, {driven:g} if they are its increments"
             )
-        return f"Proven weak order {spelled(method.weak_order, method.why)}, strong order {strong}."
-    alone = "" if method.order == method.step_order else f" (the common step alone {method.step_order})"
+        return f"Proven weak order {spelled(method.weak_order, method.why)}{strong}."
+    alone = "" if method.order == method.step_order else f" (a single step after the first ones has order {method.step_order})"
     return f"Proven order {spelled(method.order, method.why)}{alone}."
 
 
@@ -214,8 +228,7 @@ def spelled(order: float | None, why: str) -> str:
     return _dash(order) if not why else f"{'none' if order is None else f'{order:g}'} ({why})"
 
 
-ASSUMED = "Assumed: a smooth network, an exact start, bounded ratios of steps."
-MARKS = "   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h"
+ASSUMED = "This assumes a smooth network, an exact start and bounded ratios of successive steps."
 SOLVES = {"euler": "an Euler step", "exact": "solved exactly", "conjugate": "a conjugate Euler step"}
 WIDTH = 116  # of a line of the docstring
 

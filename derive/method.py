@@ -186,11 +186,12 @@ def derive(
     sde: Any, sampler: Any, network: str | ScoreParameterization = "denoiser", frame: str | ScoreParameterization | None = None,
     target: str | None = None, params: Mapping[str, float] | None = None,
 ) -> Method:  # fmt: skip
-    """The sampler derived for the diffusion: sources as in ``load_sde`` and ``load_sampler``.
+    """Derive the step of a sampler for a diffusion, with its cost; its orders and leading error follow when they are asked for.
 
-    ``network`` says what the network gives (denoiser, eps-L, eps-R, x0, v, flow, ..., or a ScoreParameterization), ``frame`` the
-    quantity that a conjugate sampler freezes over the step (None: the network's own output), ``target`` "ode" or "sde"
-    overrides the sampler's, ``params`` overrides the defaults that the emitted module shall have.
+    ``sde`` and ``sampler`` are whatever ``load_sde`` and ``load_sampler`` take. ``network`` says what the network predicts
+    (denoiser, eps-L, eps-R, x0, v, flow, ..., or a ScoreParameterization). ``frame`` is the quantity that a conjugate sampler
+    freezes over the step (None: the network's own output). ``target``, "ode" or "sde", replaces that of the sampler, and
+    ``params`` the defaults of the emitted module.
 
     Raises InputError for bad input and Unsupported for what cannot be derived, both before any long work.
     """

@@ -1,4 +1,4 @@
-"""Conjugate integrator with B = 0 for blurring diffusion, a coefficient a frequency, cosine schedule.
+"""Conjugate integrator with B = 0 for blurring diffusion with a coefficient for each frequency, cosine schedule.
 
 The exponential integrator of order one (DDIM on VP).
 
@@ -16,8 +16,8 @@ The step t0 -> t1 = t0 - h:
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
     B = 0
 
-One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+One network call and no noise per step.  Proven order 1.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_u = h^2 * K_u*dn/2
     n = the output in the frame eps-L at t0, frozen over the step; dn = its rate dn/dt along the flow
@@ -26,7 +26,7 @@ The local error of a step of length h, exact minus numerical:
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
 Reference: arXiv 2310.07894, section 3.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times, k2=k2), start(times[0], k2=k2)
     state = tuple(torch.einsum("ij...,jb...->ib...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

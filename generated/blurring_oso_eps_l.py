@@ -1,6 +1,6 @@
-"""Diagonal splitting for blurring diffusion, a coefficient a frequency, cosine schedule.
+"""Diagonal splitting for blurring diffusion with a coefficient for each frequency, cosine schedule.
 
-The diagonal of the drift and the noise are solved exactly around one Euler kick (SSCS where the law is stationary).
+One Euler kick between two half steps that solve the diagonal of the drift and the noise exactly.
 
 The diffusion, forward in the network's time t:
     du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
@@ -11,21 +11,22 @@ with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
 with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
-    O S! O   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h
+    O S! O
+    where ! calls the network for a new score; a letter without ! uses the last score again
     O: du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
-        pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dtau + noise of the diffusion, solved exactly
+        pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dtau + the noise of the diffusion, solved exactly
     S: du = (2*s_u*(-(-pi*blur^2*k2*(1 -
         min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
         pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2) + u*(2*pi*blur^2*k2*(1 -
         min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink +
         pi*sin(pi*t/2)/cos(pi*t/2))) dtau, an Euler step
 
-One network call and two normal draws per step.  Proven weak order 1, strong order 1.  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and two normal draws per step.  Proven weak order 1, strong order 1.  This assumes a smooth
+network, an exact start and bounded ratios of successive steps.
 
 The network gives epsilon with the lower Cholesky factor of the covariance, score = -L^-T epsilon.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times, k2=k2), start(times[0], k2=k2)
     state = tuple(torch.einsum("ij...,jb...->ib...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

@@ -1,8 +1,8 @@
-"""Adams multistep of order 2 with noise around Gaussian data.
+"""Adams multistep of order 2 around Gaussian data, with noise.
 
-For phase-space Langevin diffusion, critically damped.
+The diffusion is phase-space Langevin diffusion, critically damped.
 
-In the angle arctan(sigma/sigma_data).
+It interpolates in the angle arctan(sigma/sigma_data).
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -19,15 +19,15 @@ The step t0 -> t1 = t0 - h:
     u = -arctan(sigma_hat/sigma_data), sigma_hat the effective sigma: sigma/alpha of one block,
     C_skip = -(Sigma + sigma_data^2 p p^T)^-1, C_out = -C_skip p: the data taken for a Gaussian of that variance
 
-One network call and two normal draws per step.  Proven weak order 2, strong order -.  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and two normal draws per step.  Proven weak order 2; no strong order is derived.  This assumes a
+smooth network, an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 Reference: SDE-DPM-Solver++ (arXiv 2211.01095) with the exact moments of the reverse SDE of Gaussian data, for any number of blocks.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

@@ -1,6 +1,6 @@
 """Conjugate OBA (CSPS-S) for phase-space Langevin diffusion, critically damped.
 
-ROBA with each kick a conjugate Euler step.
+ROBA in which each kick is a conjugate Euler step.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -9,21 +9,22 @@ with beta = beta_min + t*(beta_max - beta_min)
 with Minv = (Gamma - nu)^2/4
 
 The step t0 -> t1 = t0 - h:
-    O B! A   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h
-    O: dx = (-Gamma*beta*x/2) dtau + noise of the diffusion, solved exactly
-    O: dm = (-beta*m*nu/2) dtau + noise of the diffusion, solved exactly
+    O B! A
+    where ! calls the network for a new score; a letter without ! uses the last score again
+    O: dx = (-Gamma*beta*x/2) dtau + the noise of the diffusion, solved exactly
+    O: dm = (-beta*m*nu/2) dtau + the noise of the diffusion, solved exactly
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - Minv*beta*m/2) dtau, a conjugate Euler step
     B: dm = (beta*m*nu + beta*x/2 + beta*nu*s_m/Minv) dtau, a conjugate Euler step
 
-One network call and two normal draws per step.  Proven weak order 1, strong order 1.  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and two normal draws per step.  Proven weak order 1, strong order 1.  This assumes a smooth
+network, an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 Reference: arXiv 2310.07894, appendix; a reconstruction, the authors published no code.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

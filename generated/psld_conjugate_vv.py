@@ -1,6 +1,6 @@
 """Conjugate velocity Verlet (CSPS-D) for phase-space Langevin diffusion, critically damped.
 
-RVV with each part a conjugate Euler step.
+RVV in which each part is a conjugate Euler step.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -9,12 +9,14 @@ with beta = beta_min + t*(beta_max - beta_min)
 with Minv = (Gamma - nu)^2/4
 
 The step t0 -> t1 = t0 - h:
-    B! A B!@1   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h
+    B! A B!@1
+    where ! calls the network for a new score, at the time t0 - f h where @f follows; a letter without ! uses the
+    last score again
     A: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - Minv*beta*m/2) dtau, a conjugate Euler step
     B: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, a conjugate Euler step
 
-Two network calls and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+Two network calls and no noise per step.  Proven order 1.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (-K_x*dm*n_m/2 - K_x*dx*n_x/2 + K_x*lambda_a*n/2 + K_x*nt/2 + L_xm*lambda_a*m/2 + lambda_a^2*x/2)
     e_m = h^2 * (-K_m*dm*n_m/4 + K_m*lambda_b*n/4 + L_mx*lambda_b*x/4 + lambda_b^2*m/4)
@@ -27,7 +29,7 @@ With Sigma the covariance of z given the data and p = Psi(t, START) e the mean o
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 Reference: arXiv 2310.07894, appendix; a reconstruction, the authors published no code.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

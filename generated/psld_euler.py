@@ -7,12 +7,13 @@ with beta = beta_min + t*(beta_max - beta_min)
 with Minv = (Gamma - nu)^2/4
 
 The step t0 -> t1 = t0 - h:
-    E!   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h
+    E!
+    where ! calls the network for a new score
     E: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - Minv*beta*m/2) dtau, an Euler step
     E: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, an Euler step
 
-One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+One network call and no noise per step.  Proven order 1.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (beta*(Gamma*dx*(sx_x + 1) - Gamma*sx_t + dm*(Gamma*sx_m - Minv))/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*(dm*nu*(Minv + sm_m) + dx*(Minv + nu*sm_x) - nu*sm_t)/(4*Minv))
@@ -22,7 +23,7 @@ The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = 
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

@@ -7,18 +7,19 @@ with beta = beta_min + t*(beta_max - beta_min)
 with Minv = (Gamma - nu)^2/4
 
 The step t0 -> t1 = t0 - h:
-    E!   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h
-    E: dx = (Gamma*beta*s_x + Gamma*beta*x/2 - Minv*beta*m/2) dtau + noise of the diffusion, an Euler step
-    E: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/Minv) dtau + noise of the diffusion, an Euler step
+    E!
+    where ! calls the network for a new score
+    E: dx = (Gamma*beta*s_x + Gamma*beta*x/2 - Minv*beta*m/2) dtau + the noise of the diffusion, an Euler step
+    E: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/Minv) dtau + the noise of the diffusion, an Euler step
 
-One network call and two normal draws per step.  Proven weak order 1, strong order 1.  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and two normal draws per step.  Proven weak order 1, strong order 1.  This assumes a smooth
+network, an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

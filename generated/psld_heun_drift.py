@@ -1,6 +1,6 @@
-"""Heun's step on the probability flow in its own time for phase-space Langevin diffusion, critically damped.
+"""Heun's step on the probability flow for phase-space Langevin diffusion, critically damped.
 
-Any number of blocks.
+It works in the time of the diffusion and for any number of blocks.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -15,8 +15,8 @@ The step t0 -> t1 = t0 - h:
     z = z + h/2*(drift(z, s1, t0) + drift(y, s2, t1))
     with h = t0 - t1
 
-Two network calls and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+Two network calls and no noise per step.  Proven order 2.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (a long expression: `stepsmith error` prints it)
     e_m = h^3 * (a long expression: `stepsmith error` prints it)
@@ -27,7 +27,7 @@ With Sigma the covariance of z given the data and p = Psi(t, START) e the mean o
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 Reference: Heun 1900.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

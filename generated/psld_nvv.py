@@ -1,6 +1,6 @@
 """Naive velocity Verlet for phase-space Langevin diffusion, critically damped.
 
-A fresh score for each part, all at the start of the step.
+Each part takes a new score at the time of the start of the step.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -9,12 +9,13 @@ with beta = beta_min + t*(beta_max - beta_min)
 with Minv = (Gamma - nu)^2/4
 
 The step t0 -> t1 = t0 - h:
-    B! A! B!   with ! a fresh score, @f one at the time t0 - f h, no mark the last score again, (p/q) a share of h
+    B! A! B!
+    where ! calls the network for a new score
     A: dx = (Gamma*beta*s_x/2 + Gamma*beta*x/2 - Minv*beta*m/2) dtau, an Euler step
     B: dm = (beta*m*nu/2 + beta*x/2 + beta*nu*s_m/(2*Minv)) dtau, an Euler step
 
-Three network calls and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded
-ratios of steps.
+Three network calls and no noise per step.  Proven order 1.  This assumes a smooth network, an exact start and
+bounded ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (Gamma*beta*(dx*(sx_x + 1) - sx_t)/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*nu*(dm*(Minv + sm_m) - 2*sm_t)/(8*Minv))
@@ -25,7 +26,7 @@ With Sigma the covariance of z given the data and p = Psi(t, START) e the mean o
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 Reference: arXiv 2310.07894.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

@@ -1,6 +1,6 @@
 """RVV2 for phase-space Langevin diffusion, critically damped.
 
-Reduced velocity Verlet made second order by a predicted momentum and the trapezoid.
+Reduced velocity Verlet with a predicted momentum and the trapezoidal rule, which make it second order.
 
 The diffusion, forward in the network's time t:
     dx = (-Gamma*beta*x/2 + Minv*beta*m/2) dt + sqrt(Gamma*beta) dw_1
@@ -18,8 +18,8 @@ The step t0 -> t1 = t0 - h:
     A(y, q, s) = linear y + q on the part A of the drift, the score q, at the time s
     B(y, q, s) = linear y + q on the part B of the drift, the score q, at the time s
 
-Two network calls and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+Two network calls and no noise per step.  Proven order 2.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (a long expression: `stepsmith error` prints it)
     e_m = h^3 * (a long expression: `stepsmith error` prints it)
@@ -29,7 +29,7 @@ The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = 
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

@@ -1,6 +1,6 @@
 """Adams multistep of order 2 with a corrector for variance-preserving diffusion, linear beta.
 
-Exact for a data prediction that is a polynomial in log-SNR.
+It is exact if the data prediction is a polynomial in log-SNR.
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -12,22 +12,22 @@ The step t0 -> t1 = t0 - h:
     r^(k) the derivatives in u at t0 of the polynomial through the last 2 values of r,
     u = -log(sigma_hat), sigma_hat the effective sigma: sigma/alpha of one block,
     C_skip = -Sigma^-1, C_out = Sigma^-1 p, r the prediction of the data
-    first z is corrected by what the step before it lacks, as the value of r at t0 shows: a polynomial through
-    this value and those of the step before takes the place of that without it
+    Before that, z is corrected: the step that led to it is repeated with the polynomial that passes through the
+    value of r at t0 too.
 
-One network call and no noise per step.  Proven order 3.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+One network call and no noise per step.  Proven order 3.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^4 * k_x*(D2*D_k*(3*r1 + 2)^2 - D3*(r1 + 1)*(2*r1 + 1))/(72*r1 + 72)
-    h = u(t1) - u(t0); the steps before it were r1 h
-    k_x, ... = what a unit of r moves the blocks by in a unit of u, k = -G G^T C_out/(2 du/dt)
+    h = u(t1) - u(t0); the lengths of the steps before it were r1 h
+    k_x, ... = the change of the blocks for a unit of r and a unit of u, k = -G G^T C_out/(2 du/dt)
     D1, D2, ... = the derivatives of r in u along the flow; D_k = its derivative along k
-    e is that of the corrected state, the values of r before it made at exact states
+    e is the error of the corrected state; the earlier values of r were computed at exact states
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2302.04867 and 2211.01095 with the exact moments, for any number of blocks.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

@@ -1,8 +1,6 @@
-"""Adams multistep of order 3 with a corrector around Gaussian data.
+"""Adams multistep of order 3 around Gaussian data for variance-preserving diffusion, linear beta.
 
-For variance-preserving diffusion, linear beta.
-
-In the angle arctan(sigma/sigma_data).
+It has a corrector and interpolates in the angle arctan(sigma/sigma_data).
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -14,23 +12,23 @@ The step t0 -> t1 = t0 - h:
     r^(k) the derivatives in u at t0 of the polynomial through the last 3 values of r,
     u = -arctan(sigma_hat/sigma_data), sigma_hat the effective sigma: sigma/alpha of one block,
     C_skip = -(Sigma + sigma_data^2 p p^T)^-1, C_out = -C_skip p: the data taken for a Gaussian of that variance
-    first z is corrected by what the step before it lacks, as the value of r at t0 shows: a polynomial through
-    this value and those of the step before takes the place of that without it
+    Before that, z is corrected: the step that led to it is repeated with the polynomial that passes through the
+    value of r at t0 too.
 
-One network call and no noise per step.  Proven order 3 (the common step alone 4).  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and no noise per step.  Proven order 3 (a single step after the first ones has order 4).  This
+assumes a smooth network, an exact start and bounded ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^5 * k_x*(5*D3*D_k*(6*r1^2*r2 + 6*r1^2 + 4*r1*r2 + 8*r1 + 3)^2 - 3*D4*(r1 + 1)*(r1*r2 + r1 +
         1)*(10*r1^2*r2 + 10*r1^2 + 5*r1*r2 + 10*r1 + 3))/(4320*r1^2*r2 + 4320*r1^2 + 4320*r1*r2 + 8640*r1 + 4320)
-    h = u(t1) - u(t0); the steps before it were r1 h, r1 r2 h
-    k_x, ... = what a unit of r moves the blocks by in a unit of u, k = -G G^T C_out/(2 du/dt)
+    h = u(t1) - u(t0); the lengths of the steps before it were r1 h, r1 r2 h
+    k_x, ... = the change of the blocks for a unit of r and a unit of u, k = -G G^T C_out/(2 du/dt)
     D1, D2, ... = the derivatives of r in u along the flow; D_k = its derivative along k
-    e is that of the corrected state, the values of r before it made at exact states
+    e is the error of the corrected state; the earlier values of r were computed at exact states
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2302.04867 with the exact moments of the flow of Gaussian data, for any number of blocks.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

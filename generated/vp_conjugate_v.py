@@ -12,8 +12,8 @@ The step t0 -> t1 = t0 - h:
     Phi = int_t1^t0 P(t1, s) G G^T C_out(s) ds / 2,   score = C_skip z + C_out n,
     B = 0
 
-One network call and no noise per step.  Proven order 1.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+One network call and no noise per step.  Proven order 1.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * K_x*dn/2
     n = the output in the frame v at t0, frozen over the step; dn = its rate dn/dt along the flow
@@ -22,7 +22,7 @@ The local error of a step of length h, exact minus numerical:
 The network gives v = alpha noise - sigma data.
 Reference: arXiv 2310.07894, section 3.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

@@ -12,13 +12,13 @@ The step t0 -> t1 = t0 - h:
     z = alpha(t1)*D + sigma(t1)*sqrt(1 + eta**2*expm1(-2*h))*E + eta*sigma(t1)*sqrt(-expm1(-2*h))*xi
     with h = lambda(t1) - lambda(t0)
 
-One network call and one normal draw per step.  Proven weak order 1, strong order 1.  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and one normal draw per step.  Proven weak order 1, strong order 1.  This assumes a smooth network,
+an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2010.02502, equation 12.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

@@ -13,18 +13,18 @@ The step t0 -> t1 = t0 - h:
     u = -log(sigma_hat), sigma_hat the effective sigma: sigma/alpha of one block,
     C_skip = 0, C_out = -R^-T with gDDIM's R (sigma of one block), r epsilon
 
-One network call and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+One network call and no noise per step.  Proven order 2.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * D2*k_x*(3*r1 + 2)/12
-    h = u(t1) - u(t0); the steps before it were r1 h
-    k_x, ... = what a unit of r moves the blocks by in a unit of u, k = -G G^T C_out/(2 du/dt)
+    h = u(t1) - u(t0); the lengths of the steps before it were r1 h
+    k_x, ... = the change of the blocks for a unit of r and a unit of u, k = -G G^T C_out/(2 du/dt)
     D1, D2, ... = the derivatives of r in u along the flow
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2204.13902; diffusers DEISMultistepScheduler.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

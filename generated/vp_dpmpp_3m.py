@@ -1,6 +1,6 @@
 """DPM-Solver++(3M) as diffusers ships it for variance-preserving diffusion, linear beta.
 
-The second divided difference enters as half of what it should.
+The second divided difference has half the weight that order 3 needs.
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -21,18 +21,18 @@ The step t0 -> t1 = t0 - h:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*((1 + 1/(2*r0))*D - 1/(2*r0)*D[-1])
 
-One network call and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+One network call and no noise per step.  Proven order 2.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * D2/12
-    e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1
-    h, r1 r2 h
-    D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
+    e is in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were
+    r1 h, r1 r2 h
+    D1, D2, ... = the derivatives of the data prediction D in lambda along the flow; D_x = its derivative in x/alpha
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2211.01095; diffusers DPMSolverMultistepScheduler.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

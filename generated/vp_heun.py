@@ -1,6 +1,6 @@
 """EDM's Heun step for variance-preserving diffusion, linear beta.
 
-The trapezoid in sigma/alpha.
+The trapezoidal rule in sigma/alpha.
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -13,17 +13,17 @@ The step t0 -> t1 = t0 - h:
     z = alpha(t1)/alpha(t0)*z + alpha(t1)*d/2*(E + G)
     with d = rho(t1) - rho(t0)
 
-Two network calls and no noise per step.  Proven order 2.  Assumed: a smooth network, an exact start, bounded ratios
-of steps.
+Two network calls and no noise per step.  Proven order 2.  This assumes a smooth network, an exact start and bounded
+ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (D1*(3*D_x - 5)/12 - D2/12)
-    e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)
-    D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
+    e is in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma)
+    D1, D2, ... = the derivatives of the data prediction D in lambda along the flow; D_x = its derivative in x/alpha
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2206.00364, algorithm 1.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     for row in table:

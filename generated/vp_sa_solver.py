@@ -22,13 +22,13 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*exp(-tau**2*h)*z - alpha(t1)*expm1(-k)*D[-1] + sigma(t1)*sqrt(-expm1(-2*tau**2*h))*xi
 
 One network call and one normal draw per step.  The first step makes two network calls and one normal draw.  The
-last step makes no network calls and one normal draw.  Proven weak order 2, strong order -.  Assumed: a smooth
-network, an exact start, bounded ratios of steps.
+last step makes no network calls and one normal draw.  Proven weak order 2; no strong order is derived.  This
+assumes a smooth network, an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2309.05019; diffusers SASolverScheduler.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

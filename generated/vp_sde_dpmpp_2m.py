@@ -16,13 +16,13 @@ The step t0 -> t1 = t0 - h:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
 
-One network call and one normal draw per step.  Proven weak order 2, strong order -.  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and one normal draw per step.  Proven weak order 2; no strong order is derived.  This assumes a
+smooth network, an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2211.01095; k-diffusion sample_dpmpp_2m_sde.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

@@ -1,6 +1,6 @@
 """SDE-DPM-Solver++(3M) as k-diffusion ships it for variance-preserving diffusion, linear beta.
 
-The second divided difference enters as half of what it should.
+The second divided difference has half the weight that order 3 needs.
 
 The diffusion, forward in the network's time t:
     dx = (-beta*x/2) dt + sqrt(beta) dw_1
@@ -22,13 +22,13 @@ The step t0 -> t1 = t0 - h:
         D = x0(z, t0)
         z = sigma(t1)/sigma(t0)*exp(-eta*h)*z - alpha(t1)*expm1(-k)*D + alpha(t1)*k*phi2(-k)/r0*(D - D[-1]) + sigma(t1)*sqrt(-expm1(-2*eta*h))*xi
 
-One network call and one normal draw per step.  Proven weak order 2, strong order -.  Assumed: a smooth network, an
-exact start, bounded ratios of steps.
+One network call and one normal draw per step.  Proven weak order 2; no strong order is derived.  This assumes a
+smooth network, an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: k-diffusion sample_dpmpp_3m_sde.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

@@ -25,19 +25,19 @@ The step t0 -> t1 = t0 - h:
         z = sigma(t1)/sigma(t0)*z - alpha(t1)*expm1(-h)*D[-1]
 
 One network call and no noise per step.  The first step makes two network calls and no noise.  The last step makes
-no network calls and no noise.  Proven order 2 (the common step alone 3).  Assumed: a smooth network, an exact
-start, bounded ratios of steps.
+no network calls and no noise.  Proven order 2 (a single step after the first ones has order 3).  This assumes a
+smooth network, an exact start and bounded ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^4 * (D1*D_x*(3*r1^4 + 4*r1^3 - r1^2*r2^3 + r1^2 + 3*r1 + 2) + D2*D_x*(9*r1^4*r2 + 6*r1^4 + 12*r1^3*r2 +
         8*r1^3 - 5*r1^2*r2^3 + 3*r1^2*r2 + 11*r1^2 + 12*r1 + 4) - D3*(r1 + 1)*(2*r1 + 1))/(72*r1 + 72)
-    e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were r1
-    h, r1 r2 h
-    D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha
+    e is in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma); the steps before it were
+    r1 h, r1 r2 h
+    D1, D2, ... = the derivatives of the data prediction D in lambda along the flow; D_x = its derivative in x/alpha
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 Reference: arXiv 2302.04867; diffusers UniPCMultistepScheduler.
 
-Use, with times that decrease, a network and the shape (batch, ...) of a component:
+To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
     state = tuple(torch.einsum("ij,j...->i...", L, torch.randn(len(L), *shape, dtype=torch.float64)))
     history = tuple(torch.zeros(shape) for _ in range(HISTORY))

@@ -40,6 +40,6 @@ def usage(method: Any) -> list[str]:
     loop.append(f"    {tail}")
     lines += [*loop, "data = denoise(state, table[-1].unbind(), network)[DATA]"]
     return [
-        "Use, with times that decrease, a network and the shape (batch, ...) of a component:",
+        "To use it, with decreasing times, a network and the shape (batch, ...) of a component:",
         *(f"    {line}" for line in lines),
     ]

@@ -45,7 +45,7 @@ def printed(method: Method) -> list[tuple[int, sp.Expr]]:
     found = []
     for block in method.sde.state:
         body = re.search(
-            rf"e_{block} = (O\(h\^(\d+)\)|h\^(\d+) \* (.*?))(?= e_\w+ =| [\w, ]+ = | e in units| The network)", text
+            rf"e_{block} = (O\(h\^(\d+)\)|h\^(\d+) \* (.*?))(?= e_\w+ =| [\w, ]+ = | e is in units| The network)", text
         )
         assert body is not None, text
         if body[2]:
@@ -237,7 +237,7 @@ def test_the_two_meanings_of_strong_order_are_named() -> None:
     """Coupled at their best the draws know the integral of the path too; as its increments they do not."""
     text = " ".join(about(ss.derive(LANGEVIN, UBU, FORCE)))
     words = (
-        "strong order 1.5 with the draws coupled to the Brownian path at their best, 1 where they are its increments"
+        "strong order 1.5 if the draws are coupled to the Brownian path in the best way, 1 if they are its increments"
     )
     assert words in re.sub(r"\s+", " ", text)
 

@@ -1,5 +1,6 @@
 """The pages for newcomers: links lead somewhere, no page is too long, and what they show runs, from top to bottom."""
 
+import inspect
 import re
 import shlex
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import stepsmith as ss
 from stepsmith.cli import cli
+from stepsmith.derive.method import derive
 
 ROOT = Path(__file__).parents[1]
 FRONT = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
@@ -42,6 +45,16 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_has_more_than_1500_words_of_prose(page: Path) -> None:
     assert len(prose(page.read_text()).split()) <= 1500
+
+
+def test_the_reference_has_every_public_name() -> None:
+    named = set(re.findall(r"`ss\.(\w+)`", (ROOT / "docs/python.md").read_text()))
+    assert named == set(ss.__all__) - {"__version__"}
+
+
+def test_help_on_derive_speaks_of_the_function_first() -> None:
+    function, (summary, _, signature, *_) = inspect.getdoc(derive), (ss.derive.__doc__ or "").splitlines()
+    assert function and summary == function.splitlines()[0] and signature == f"derive{inspect.signature(derive)}"
 
 
 def test_the_snippet_of_the_front_page_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ KINDS = {  # what the lines of the module have to bring along
 
 def usage(text: str) -> str:
     """The lines of use in a docstring, without their indentation."""
-    _, lines = text.split("Use, with times that decrease, a network and the shape (batch, ...) of a component:\n")
+    _, lines = text.split("To use it, with decreasing times, a network and the shape (batch, ...) of a component:\n")
     return textwrap.dedent(lines.split("\n\n")[0])
 
 

@@ -44,14 +44,14 @@ def by_clock(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
     _prove(method, error, ratios, D, along)
     steps = ", ".join(" ".join(str(r) for r in ratios[: k + 1]) + " h" for k in range(len(ratios)))
     where = [
-        "h = u(t1) - u(t0)" + (f"; the steps before it were {steps}" if steps else ""),
-        "k_x, ... = what a unit of r moves the blocks by in a unit of u, "
+        "h = u(t1) - u(t0)" + (f"; the lengths of the steps before it were {steps}" if steps else ""),
+        "k_x, ... = the change of the blocks for a unit of r and a unit of u, "
         + ("k = -(G G^T/2 - Q) C_out/(du/dt)" if adams.skew else "k = -G G^T C_out/(2 du/dt)"),
         "D1, D2, ... = the derivatives of r in u along the flow"
         + ("; D_k = its derivative along k" if adams.corrector else ""),
     ]
     if adams.corrector:
-        where.append("e is that of the corrected state, the values of r before it made at exact states")
+        where.append("e is the error of the corrected state; the earlier values of r were computed at exact states")
     still = [all(e == 0 for e in sde.GG_let.row(i)) and not adams.skew for i in range(sde.n)]
     return tuple(
         ErrorTerm(b, order + 1, sp.S.Zero if none else tidy(error * sp.Symbol(f"k_{b}"), D), tuple(where))

@@ -42,8 +42,8 @@ def by_data(method: Any, power: int) -> tuple[ErrorTerm, ...] | None:
     if term is None:
         return None
     where = (
-        f"e in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma){before}",
-        "D1, D2, ... = derivatives in lambda, along the flow, of the data prediction D; D_x = its derivative in x/alpha",
+        f"e is in units of alpha at t1; h = lambda(t1) - lambda(t0), lambda = log(alpha/sigma){before}",
+        "D1, D2, ... = the derivatives of the data prediction D in lambda along the flow; D_x = its derivative in x/alpha",
     )
     return (ErrorTerm(method.sde.state[0], power, term, where),)
 

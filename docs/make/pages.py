@@ -48,6 +48,7 @@ def which() -> dict[str, str]:
 
     with click.progressbar(length=len(which.kinds()), label="which", file=sys.stderr) as bar:
         parts = which.measure_all(done=lambda sde: bar.update(1))
+    which_page.curve(parts, Path("docs/pictures") / which_page.CURVE)
     return {"which": which_page.page(parts), "which-tables": which_page.tables(parts)}
 
 

@@ -141,11 +141,11 @@ def closely(many: Cells, few: Cells) -> list[str]:
     diverged = [label for label, away in long.items() if away]
     return [
         f"## {MANY:,} samples, and 200 calls",
-        "With more samples the standard error is a third.",
+        "With more samples the standard error is about a third.",
         "\n".join(["| sampler | calls | distance | Laplacian |", "|---|---|---|---|", *rows]),
-        "\n".join(["| question | here |", "|---|---|", *(f"| {words} | {verdict(many, *two, 0)} |" for words, *two in CLOSE)]),
-        f"At 200 calls, {FEW} samples of each of the {len(long)} rows: "
-        + (f"samples of {', '.join(diverged)} diverge." if diverged else "no sample of any row diverges."),
+        "\n".join(["| question | result |", "|---|---|", *(f"| {words} | {verdict(many, *two, 0)} |" for words, *two in CLOSE)]),
+        f"In runs of 200 calls, of {FEW} samples of each of {len(long)} samplers, "
+        + (f"some of {', '.join(diverged)} diverge." if diverged else "none diverges."),
     ]
 
 
@@ -167,41 +167,45 @@ def curve(cells: Cells, path: Path) -> None:
 INTRO = """# The paper on real images
 
 The source paper, [arXiv 2310.07894](https://arxiv.org/abs/2310.07894), compares its samplers by the FID of CIFAR-10 images
-from a trained PSLD network. That network is not public. Here the same samplers run on a PSLD epsilon network of
-Fashion-MNIST (`fashion-psld-eps-l`, half a million parameters, trained by examples/train.py on a CPU), so distances are
-of another kind: compare the order of samplers, never the numbers.
+from a trained PSLD network, which is not public. Here the same samplers run on another network, `fashion-psld-eps-l`. It
+predicts the noise of PSLD on Fashion-MNIST, has half a million parameters, and was trained on a CPU by examples/train.py. It
+is one network from one training run, and nothing here was measured on a GPU. You can compare with the paper which sampler is
+better, but not the numbers.
 
-Measured by `stepsmith bench paper` ({setting}); made by `python docs/make paper`. The distance is the Frechet distance in
-64 features of a Fashion-MNIST classifier ({accuracy:.1f} %), with the bootstrap's standard error. At {count} images:
-{scale}. The features are nearly blind to grain and punish blur, so the mean absolute Laplacian of the pictures stands
-beside them. Of the data it is {laplacian:.3f}: less is washed out, more is grainy.
+**The measure.** The distance is the Frechet distance between samples and data, in 64 features of a classifier of
+Fashion-MNIST ({accuracy:.1f} % correct), with its standard error from the bootstrap. For {count} images it is
+{scale}. The features hardly see grain and punish blur. The tables therefore also have the mean absolute Laplacian of the
+pictures, which is {laplacian:.3f} for the data; a lower value means that details are washed out, a higher one that the
+pictures are grainy. A sample that is not finite, or exceeds 10
+where images lie in [-1, 1], has *diverged* and is left out.
 
-One network, one training seed. Not measured on a GPU.
+`stepsmith bench paper` measures this ({setting}), and `python docs/make paper` writes this page.
 
 ## At equal network calls
 
-From t = 1 to 1e-3 on the quadratic grid; the last call, the mean of the data, is counted.
+All runs go from t = 1 to 1e-3 on the quadratic grid. A last network call gives the mean of the data, and is counted.
 """
 SCALE = {
     "data drawn again": "floor",
     "held-out images": "held",
-    "data with noise of .1": "noise .10",
-    "data blurred 2 x 2": "blurred",
+    "data with noise of standard deviation 0.1": "noise .10",
+    "data blurred over 2 x 2 pixels": "blurred",
     "Gaussian noise": "ceiling",
 }
 
 
-WHY = """The network is not needed to see most of this coming. Were the images Gaussian with their own covariance, the exact
-network would be linear, and the error of a run would follow from the 784 eigenvalues alone (measure/gaussian.py). The table has
-that squared distance beside the measured one, for the deterministic samplers. It tells which values of lambda are good, which
-frame, and what diverges; it does not rank samplers of different kinds, and it knows nothing of grain.
+WHY = """Most of this can be predicted without the network. If the images were Gaussian with the covariance that they have, the
+exact network would be linear, and the error of a run would follow from the 784 eigenvalues of the covariance alone
+(measure/gaussian.py). The table has this squared distance beside the measured one, for the deterministic samplers. It predicts
+which values of lambda are good, which frame is best, and what diverges. It does not rank samplers of different kinds, and it
+does not see grain.
 
-- *Why a lambda helps.* The conjugate step freezes the network's own output over the step. The output of a network that was
-  trained with a Cholesky factor turns while the state moves; in the frame eps-R it does not, and B = lambda imitates that turn in
-  part. So the frame is the cure, lambda its imitation, and what is best for lambda falls with the number of calls:
-  `stepsmith tune --gaussian` finds 0.555, 0.377 and 0.146 at 20, 50 and 100 calls.
-- *Why a conjugate splitting diverges at few calls.* Each of its parts freezes its output in the same turning frame, and the error
-  grows with the drift; the prediction at 20 calls is in the tens of thousands."""
+- *Why a lambda helps.* The conjugate step holds the output of the network constant over the step. The output of a network
+  that was trained with a Cholesky factor rotates while the state moves. In the frame eps-R it does not rotate, and B = lambda
+  compensates a part of the rotation. The frame therefore cures what a lambda only reduces, and the best lambda falls with the
+  number of calls: `stepsmith tune --gaussian` finds 0.555, 0.377 and 0.146 at 20, 50 and 100 calls.
+- *Why a conjugate splitting diverges at few calls.* Each of its parts holds its output constant in the same rotating frame, and
+  the error grows with the drift. At 20 calls the predicted squared distance is in the tens of thousands."""
 PREDICTED = (
     "conjugate, lambda 0", "lambda-DDIM-I, .5", "lambda-DDIM-II, .25", "lambda-DDIM-II, .5", "conjugate in eps-R",
     "conjugate VV", "RSE", "RVV", "RVV2",
@@ -237,9 +241,9 @@ def measured(networks: str, counts: dict[int, Cells]) -> str:
     cells = counts[USUAL]
     figures = frechet.reference("fashion").figures
     known = {"accuracy": 100 * figures["accuracy"], "count": figures["count"], "laplacian": figures["laplacian"]}
-    scale = ", ".join(f"{words} {figures[key]:.2f}" for words, key in SCALE.items())
+    scale = ", ".join(f"{figures[key]:.2f} for {words}" for words, key in SCALE.items())
     paper_says = [
-        f"| {claim} | {one} before {two} | {nfe} | {verdict(cells, one, two, nfe)} |" for claim, one, two, nfe in CLAIMS
+        f"| {claim} | {one} below {two} | {nfe} | {verdict(cells, one, two, nfe)} |" for claim, one, two, nfe in CLAIMS
     ]
     we_say = [f"| {claim} | {verdict(cells, one, two, nfe)} |" for claim, one, two, nfe in OWN]
     blocks = (
@@ -256,12 +260,14 @@ def measured(networks: str, counts: dict[int, Cells]) -> str:
         *beside(cells),
         *closely(counts.get(MANY, {}), counts.get(FEW, {})),
         "## A plain denoiser instead",
-        "`fashion`, a denoiser of the same size: plain samplers, and PSLD's through the bridge.",
+        "The network `fashion` has the same size and removes plain noise. It drives samplers of VP, and those of PSLD through "
+        "the [bridge](concepts.md#the-network).",
         "\n".join(table(cells, paper.BRIDGED)),
         "## What the paper says",
-        "*Shown* and *contradicted*: the difference passes two standard errors. It says nothing of other networks.",
-        "\n".join(["| claim | that is | calls | here |", "|---|---|---|---|", *paper_says]),
-        "\n".join(["| of ours | here |", "|---|---|", *we_say]),
+        "*Shown* and *contradicted* mean that the difference exceeds two standard errors, *not shown* that it does not. "
+        "This says nothing about other networks.",
+        "\n".join(["| claim of the paper | that is, in distance | calls | result here |", "|---|---|---|---|", *paper_says]),
+        "\n".join(["| claim of stepsmith | result here |", "|---|---|", *we_say]),
     )
     return "\n\n".join(block for block in blocks if block)
 

@@ -6,8 +6,11 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from which import BUDGETS, CHOLESKY, EQUAL, LOST, Choice, Entry, Facts, Part, main_parts
+
+from stepsmith import plots
 
 FEW, MANY = (5, 10), (50, 100)
 CLASSES = (("one block", False), ("several blocks", True))
@@ -17,8 +20,8 @@ OWN, TURNED = "conjugate", "conjugate in eps-R"
 
 
 def page(parts: Sequence[Part]) -> str:
-    """The answers, and how they were found."""
-    return "\n".join([*TITLE, *head(parts), *ABOUT, ""])
+    """The answers, the picture, and how they were found."""
+    return "\n".join([*TITLE, *answers(list(main_parts(parts))), *PICTURE, *head(parts), *ABOUT, ""])
 
 
 def tables(parts: Sequence[Part]) -> str:
@@ -31,10 +34,31 @@ MADE = "`make docs` writes this page; do not edit it."
 TITLE = (
     "# Which sampler, when",
     "",
-    f"{MADE} Its statements are counts of the cells of [the tables](which-tables.md).",
+    "Take the sampler of your row, and compare it with the next ones on your own network: `stepsmith bench --network` does this,",
+    "and [`stepsmith tune`](tune.md) makes a sampler for one network. *Blocks* are the parts of the state: VP has one (the data)",
+    "and PSLD two (the data and a momentum).",
     "",
 )
-TABLES_TITLE = ("# Which sampler, when: the tables", "", f"{MADE} [Which sampler, when](which.md) says how to read them.", "")
+SHOWN = {
+    "vp": ("ddim", "dpmpp-2m", "unipc-3", "adams-3"),
+    "psld": ("conjugate", "rvv", "rvv2", "adams-3", "adams-3-gaussian-skew"),
+}
+CURVE = "which-curve.svg"
+PICTURE = (
+    f"![Error against network calls of samplers without noise, on VP and on PSLD](pictures/{CURVE})",
+    "",
+    "*Errors against the exact probability flow, in standard deviations of the data.*",
+    "",
+    "**What the table counts.** A cell of [the tables](which-tables.md) is one diffusion at one number of calls. The rank of a",
+    "sampler is the share of the cells where it was measured in which it is the best or equal to the best.",
+    "",
+)
+TABLES_TITLE = (
+    "# Which sampler, when: the tables",
+    "",
+    f"{MADE} [Which sampler, when](which.md) says how to read them.",
+    "",
+)
 
 
 def head(parts: Sequence[Part]) -> list[str]:
@@ -50,27 +74,55 @@ def head(parts: Sequence[Part]) -> list[str]:
     ]
 
 
+def answers(parts: Sequence[Part]) -> list[str]:
+    """The table of the first screen: the three samplers of each case that are most often the best."""
+    lines = ["| blocks | noise | network calls | take | or |", "|---|---|---|---|---|"]
+    for name, several in CLASSES:
+        for budgets, random in ((FEW, False), (MANY, False), (BUDGETS, True)):
+            first, *others = (f"`{label}`" for label in _ranked(parts, budgets, random, several)[0])
+            calls = f"{budgets[0]} to {budgets[-1]}"
+            lines.append(
+                f"| {name.split()[0]} | {'yes' if random else 'no'} | {calls} | {first} | {', '.join(others)} |"
+            )
+    return [*lines, ""]
+
+
+def curve(parts: Sequence[Part], path: Path) -> None:
+    """Draw error against calls of a few samplers, on a diffusion of one block and on one of two."""
+    groups = {
+        part.sde: {
+            e.label: [error if error < LOST else math.nan for error in e.errors]
+            for e in part.entries
+            if e.label in SHOWN[part.sde]
+        }
+        for part in main_parts(parts)
+        if part.sde in SHOWN
+    }
+    plots.measures(groups, BUDGETS).save(path)
+
+
 def _winners(parts: Sequence[Part], budgets: Sequence[int], random: bool) -> str:
     """How often a sampler is best or equal, of one block and of several, in the cells where it has a rival."""
     said = []
     for name, several in CLASSES:
-        cells = [
-            (p, c)
-            for p in parts
-            if (p.blocks > 1) == several
-            for c in p.choices
-            if c.budget in budgets and c.random == random
-        ]
-        cells = [(p, c) for p, c in cells if rivals(p, random) > 1]
-        wins = Counter(e.label for _, c in cells for e in c.best)
-        measured = {label: sum(label in labels(p, random) for p, _ in cells) for label in wins}
-        order = sorted(wins, key=lambda label: (-wins[label] / measured[label], -wins[label], label))[:3]
-        shown = ", ".join(f"`{label}` in {wins[label]} of {measured[label]}" for label in order)
-        least = statistics.median(c.error for _, c in cells)
+        ranked, least = _ranked(parts, budgets, random, several)
+        shown = ", ".join(f"`{label}` in {wins} of {measured}" for label, (wins, measured) in ranked.items())
         said.append(
             f"{name}: best or equal is {shown} cells where it is measured (median of the least errors {least:.3g})"
         )
     return _sentence(said)
+
+
+def _ranked(
+    parts: Sequence[Part], budgets: Sequence[int], random: bool, several: bool
+) -> tuple[dict[str, tuple[int, int]], float]:
+    """The three samplers most often best or equal -> (cells where they are, cells where they are measured); the median error."""
+    rivalled = [p for p in parts if (p.blocks > 1) == several and rivals(p, random) > 1]
+    cells = [(p, c) for p in rivalled for c in p.choices if c.budget in budgets and c.random == random]
+    wins = Counter(e.label for _, c in cells for e in c.best)
+    measured = {label: sum(label in labels(p, random) for p, _ in cells) for label in wins}
+    order = sorted(wins, key=lambda label: (-wins[label] / measured[label], -wins[label], label))[:3]
+    return {label: (wins[label], measured[label]) for label in order}, statistics.median(c.error for _, c in cells)
 
 
 def labels(part: Part, random: bool) -> set[str]:
@@ -163,7 +215,7 @@ fewer calls and draws a step, less history and fewer coefficients comes first. T
 divided by the least. Orders are the proven orders of a run (weak orders with noise). Parameters have their defaults.
 Samplers whose errors agree at every number of calls are listed once, under the simplest. Only modules of the catalogue
 are compared. A sampler without a module for a diffusion was not measured there, and a cell with a single sampler is not
-counted. In the list above, samplers are ordered by the share of cells in which they are best or equal.
+counted. `make docs` writes this page.
 """.splitlines(),
     "",
 ]

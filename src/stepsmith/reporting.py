@@ -165,7 +165,7 @@ def sampler(method: Any) -> Iterator[Block]:
     yield Text(f"{method.title}{f' Source: {own.reference}.' if own.reference else ''}")
     if own.composition:
         yield Code(own.text)
-        yield Text(f"A letter is a part, below; {describe.MARKS.strip().removeprefix('with ')}.")
+        yield Text(f"A letter is a part, below; {describe.marks(method.sampler.text).removeprefix('where ')}.")
     rule = formulas.rule(method)
     yield from map(Math, rule)
     if not rule:
