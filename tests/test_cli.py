@@ -229,6 +229,11 @@ def test_build_writes_the_kept_modules_and_a_digest_of_every_row(copied, emitted
         assert text == hashlib.sha256(emitted[name].text.encode()).hexdigest()
 
 
+def test_build_names_the_files_that_it_writes(run, tmp_path):
+    first, *_ = done(run("build", "vp_ddim", "--out", tmp_path, "--no-certificate")).splitlines()
+    assert Path(first) == tmp_path / "vp_ddim.py" and Path(first).is_file()
+
+
 def test_build_check_passes_on_what_is_current_and_shows_a_changed_character(run, copied):
     found = run("build", "--out", copied, "--check")
     assert found.status == 0 and re.search(r"files that differ in .*: 0$", found.out, re.M), found.out[:2000]

@@ -216,7 +216,7 @@ class Lines:
         sde, where = self.w.sde, self.w.sampler.where
         lines = enumerate(self.formula.step)
         key = next((f"sampler.step[{k}]" for k, line in lines if word in line.text), "sampler.step")
-        fix = "use score(y, s) and parts, or a diffusion of one block"
+        fix = "use score(y, s) and parts, the family adams (as adams-2), or a diffusion of one block"
         return InputError(where, key, f"{word} is a {kind} of one block, and {sde.name} has {sde.n}", fix)
 
 

@@ -107,6 +107,8 @@ def command(
         names = [module.name for module in modules]
         print_json({"modules": names, "changed": [d.name for d in differences], "seconds": seconds, "checked": check})
     else:
+        for difference in () if check or every else differences:
+            click.echo(place / difference.file)
         done, found = ("checked", "that differ") if check else ("built", "changed")
         count = f"{len(modules)} module{'' if len(modules) == 1 else 's'}"
         click.echo(f"{count} {done} in {seconds} s; files {found} in {place}: {len(differences)}")
