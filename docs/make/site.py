@@ -22,6 +22,7 @@ from stepsmith.runtime.output import image_grid
 
 CALLS, SEEDS = (5, 10, 20, 50), range(8)
 KEPT = Path("out/site")
+TABLES = Path("docs/which-tables.md").read_text(encoding="utf-8")
 
 
 def page(path: str, *blocks: str) -> None:
@@ -82,6 +83,17 @@ def order(method: ss.Method) -> str:
     return ("weak " if method.random else "") + ("-" if value is None else f"{value:g}")
 
 
+def when(name: str) -> str:
+    """On which diffusions, and with how many calls, the tables of docs/which-tables.md have a sampler as the best or equal."""
+    found = []
+    for section in TABLES.split("\n## ")[1:-1]:
+        rows = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| ")]
+        if calls := [row[0] for row in rows if f"`{name}`" in row[2]]:
+            found.append(f"{section.partition(chr(10))[0]} ({', '.join(calls)} calls)")
+    where = f"It is the best, or within a tenth of it, on {'; '.join(found)}" if found else "It is never the best"
+    return f"{where} in [the tables](../which-tables.md), which compare samplers with exact networks at 5 to 100 calls."
+
+
 def sampler_page(name: str, rows: list[catalogue.Row]) -> tuple[str, ...]:
     """Write the page of a sampler; its line of the list."""
     method = next(row for row in rows if row.name in KEPT_NAMES or row is rows[-1]).derive()
@@ -98,15 +110,17 @@ def sampler_page(name: str, rows: list[catalogue.Row]) -> tuple[str, ...]:
         f"On `{method.sde.name}`, from t0 to t1 = t0 - h:",
         code(describe.update_rule(method)),
         "## Cost and order",
-        f"{describe.cost(method)}  {describe.claims(method)}  {describe.ASSUMED}",
+        f"{describe.cost(method)} {describe.claims(method)} {describe.ASSUMED}",
         code(describe.leading(method)) if describe.leading(method) else "",
         "[What the words mean](../trust.md)",
+        "## When",
+        f"{when(name)} [Which sampler, when](../which.md) has the summary.",
         "## Samples",
         picture(method) or "The package has no network for this one.",
         "## Use it",
         f"```\nstepsmith sample --sde {method.sde.name} --sampler {name} --nfe 20 --out samples.png\n"
         f"stepsmith build {method.name} --out .\n```",
-        "[Which sampler, when](../which.md) compares it with others at equal calls. In the catalogue:",
+        "## In the catalogue",
         known,
     )
     return (f"[{name}]({name}.md)", sampler.family, str(method.nfe), order(method), sampler.doc)
@@ -141,7 +155,8 @@ def pages() -> None:
         diffusions[row.sde].append(row)
     heads = ("sampler", "family", "calls a step", "proven order", "what it is")
     lines = [sampler_page(name, samplers[name]) for name in sorted(samplers)]
-    page("samplers/index.md", "# Samplers", "Orders are those of a whole run.", table(heads, lines))
+    said = "The order is that of a whole run, with its first and last steps; it is weak where the sampler draws noise."
+    page("samplers/index.md", "# Samplers", said, table(heads, lines))
     lines = [diffusion_page(name, diffusions[name]) for name in sorted(diffusions)]
     page("diffusions/index.md", "# Diffusions", table(("diffusion", "blocks", "what it is"), lines))
 
