@@ -291,6 +291,17 @@ def test_a_step_that_pure_noise_would_break_is_refused():
     assert len(scheduler.timesteps) > 3
 
 
+def test_heun_in_the_time_of_a_flow_is_flow_match_heun_from_pure_noise():
+    peer, x = diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0), torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    peer.set_timesteps(8)
+    make = ss.load(ss.emit(ss.derive("rectified-flow", "heun-drift"), "diffusers", certified=False)).Scheduler
+    scheduler, expected = make(prediction_type="flow_prediction"), x
+    result = drive(scheduler, x, sigmas=peer.sigmas.unique().flip(0)[:-1])
+    for t, own in zip(peer.timesteps, scheduler.timesteps, strict=True):
+        expected = peer.step(toy(expected, own), t, expected, return_dict=False)[0]
+    assert distance(result, expected) < 3e-5
+
+
 def test_rectified_flow_starts_at_pure_noise(host):
     peer = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     result = stable_diffusion_3(host("rectified_flow_conjugate").Scheduler.from_config(peer.config))
