@@ -9,6 +9,7 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from .lower import conjugation
+from .orders.leading import MOST_CALLS
 from .orders.strong import strong_order_of_increments
 from .sampler.network import FLOW, KINDS
 from .sampler.split import bind
@@ -238,6 +239,11 @@ def _dash(order: float | None) -> str:
 
 
 MOST = 420  # characters of an error term that a docstring has room for
+NO_FORMULA = (
+    "No formula of the leading local error is written here. There is one for steps of order 1 or more without noise, of at most "
+    f"{MOST_CALLS} network calls. For a splitting the order must also be at most 2, and F and G G^T rational in t and the "
+    "parameters: sqrt(a) is avoided by a parameter q with a = q^2."
+)
 
 
 def leading(method: Any) -> list[str]:

@@ -173,7 +173,7 @@ def sampler(method: Any) -> Iterator[Block]:
     yield Text(f"{describe.cost(method)} {describe.claims(method)} {describe.ASSUMED}")
     terms = method.local_error or ()
     if not terms and not method.random:
-        yield Text("The leading local error of this method is not derived.")
+        yield Text(describe.NO_FORMULA)
     if terms:
         yield Text(
             "The leading local error of a step of length h, exact minus numerical. A dot is a rate in reverse time, an index "

@@ -56,13 +56,13 @@ def values(method: Any, shown: dict[str, str]) -> dict[str, Any]:
 
 def print_lines(method: Any, shown: dict[str, str]) -> None:
     """The same as lines for a person."""
-    from stepsmith.derive.describe import claims, cost
+    from stepsmith.derive.describe import NO_FORMULA, claims, cost
     from stepsmith.derive.orders.lint import lint
 
     click.echo(f"{method.name}: {cost(method)}")
     click.echo(claims(method))
     if not shown and not method.random:
-        click.echo("The leading local error of this method is not derived.")
+        click.echo(NO_FORMULA)
     if shown:
         click.echo("local error of a step, exact minus numerical:")
         for line in [*shown.values(), *where(method)]:
