@@ -119,7 +119,7 @@ def scan(cells: Cells) -> list[str]:
     for nfe in paper.BUDGETS:
         found = (_distance(cells[labels[value], nfe]) for value in values)
         lines.append(f"| {nfe} | {paper.RULE[nfe]:g} | {' | '.join(found)} |")
-    best = ", ".join(f"{min(values, key=lambda v: cells[labels[v], nfe]['fd']):g}" for nfe in paper.BUDGETS)  # noqa: B023
+    best = ", ".join(f"{min(values, key=lambda v: cells[labels[v], nfe]['fd']):g}" for nfe in paper.BUDGETS)
     words = (
         "The rule is `stepsmith tune --gaussian`: the lambda that is best for Gaussian data with the covariance of the images, "
         "found without a network. The distances are those of the trained network. They are smallest at lambda = "
