@@ -244,8 +244,8 @@ def _uploaded(plan: Plan, watch: Watch) -> tuple[list[State], Callable[[int], Ca
     to_device = functools.partial(upload, device=plan.device)
     if plan.columns is None or plan.transform is None:
         return [row.unbind(0) for row in to_device(plan.table.to(plan.wide)).unbind(0)], watch.at, None
-    transform = plan.transform.put(to_device)
-    return plan.columns.rows(to_device), lambda step: transform.around(watch.at(step)), transform
+    rows, transform = plan.columns.rows(to_device), plan.transform.put(to_device)
+    return rows, lambda step: transform.around(watch.at(step)), transform
 
 
 def _steps(plan: Plan, chosen: Sequence[tuple[Callable[..., Any], int]]) -> list[Callable[..., Any]]:

@@ -394,3 +394,8 @@ def test_a_composition_of_conjugate_steps_is_consistent(sde):
     """The transition of a part, what the other block does to it and what the network does are each in their place."""
     assert [ss.derive(sde, name).order for name in ("conjugate-se", "conjugate-vv")] == [1, 1]
     assert ss.derive(sde, "conjugate-oba").weak_order == 1
+
+
+def test_numbers_too_large_to_prove_anything_end_in_one_line():
+    with pytest.raises(Unsupported, match="too large to prove its error"):
+        ss.emit(ss.derive("psld", {"sampler": {"name": "wild", "family": "conjugate", "B": 1e308}}))
