@@ -54,7 +54,8 @@ class Method:
     table: StepProgram | None = None
 
     def __repr__(self) -> str:
-        return f"Method({self.name}: {self.nfe} network calls, {self.draws} draws a step)"
+        calls, draws = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((self.nfe, "network call"), (self.draws, "draw")))
+        return f"Method({self.name}: {calls}, {draws} a step)"
 
     def _repr_latex_(self) -> str | None:
         """The leading local error, for a notebook; None where none is written."""

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy as sp
 from click.testing import CliRunner
 
 import stepsmith as ss
 from stepsmith import plots
 from stepsmith.cli import cli
 from stepsmith.derive import formulas
-from stepsmith.derive.maths.notation import derivatives, word
+from stepsmith.derive.maths.notation import derivatives, latex, word
 from stepsmith.derive.orders import size
 from stepsmith.derive.orders.stability import Linear
 from stepsmith.derive.spec.latex import ACCENTS, SYMBOLS, is_formula
@@ -132,3 +133,9 @@ def test_the_pictures_of_derive_error_and_verify(tmp_path: Path) -> None:
         assert run.invoke(cli, [*words, "--plot", str(path)]).exit_code == 0
         assert path.stat().st_size > 5000
     assert "leave --plot out" in str(run.invoke(cli, ["error", "vp", "dpmpp-2m", "--plot", str(path)]).exception)
+
+
+def test_words_stand_apart_in_a_product_and_letters_do_not() -> None:
+    rate, k, v = sp.symbols("rate k v", real=True)
+    assert latex(k * rate * v) == r"k \, \mathrm{rate} \, v" and latex(k * v) == "k v"
+    assert latex(k * rate, {"rate": "r_0"}) == "k r_0"

@@ -111,12 +111,26 @@ def test_the_verb_wants_a_denoiser_and_a_folder(tmp_path: Path) -> None:
     assert "it is a file" in str(run.exception)
 
 
+@pytest.mark.parametrize(("name", "said"), [("ir-sde", "constant components (mu)"), ("blurring", "level for each frequency")])
+def test_a_report_without_names_covers_diffusions_that_no_mixture_drives(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has an offset, which lines of text do not know; the other has a field, which no denoiser of plain noise knows."""
+    monkeypatch.setattr(slopes, "MOST", 64)
+    run = CliRunner().invoke(cli, ["report", name, "--network", "digits", "--out", str(tmp_path)], catch_exceptions=False)
+    text = (tmp_path / "report.html").read_text()
+    assert run.exit_code == 0 and said in text and "of one trained network" not in text
+    assert ("Drawn for the frequency k2 = 0." in text) == (name == "blurring")
+    assert not list(tmp_path.glob("samples-*")) and (tmp_path / "orders.png").is_file()
+
+
 def test_objects_show_themselves_in_a_notebook() -> None:
     sde, method = ss.load_sde("psld"), ss.derive("psld", "rvv")
     assert r"\mathrm{Minv}" in sde._repr_latex_() and sde._repr_latex_().startswith("$")
     assert repr(method) == "Method(psld_rvv: 2 network calls, 0 draws a step)"
     assert method.local_error and method.local_error[0].latex() in (method._repr_latex_() or "")
     assert ss.derive("psld", "roba")._repr_latex_() is None
+    assert repr(ss.derive("psld", "roba")) == "Method(psld_roba: 1 network call, 2 draws a step)"
     assert repr(sde) == "LinearSDE(psld: x, m, t from 0 to 1)" and repr(method.local_error[1]).startswith("ErrorTerm(e_m = h^2")
     assert repr(method.sampler) == "Sampler(rvv: B! A B!@1, 2 network calls a step)"
     assert "<td>Proven order 1.</td>" in method._repr_html_() and "B! A B!@1" in method.sampler._repr_html_()

@@ -14,7 +14,7 @@ from sympy.printing.latex import translate
 def latex(expr: sp.Basic, names: Mapping[str, str] | None = None) -> str:
     """LaTeX in which a word stands upright, a Greek name is its letter and _ begins an index; ``names`` go before.
 
-    Where a name is an inverse, M^{-1}, a division by it is written as M.
+    Where a name is an inverse, M^{-1}, a division by it is written as M.  Factors stand apart where one of them is a word.
     """
     known = {symbol: (names or {}).get(str(symbol)) or word(str(symbol)) for symbol in expr.free_symbols}
     for symbol, text in list(known.items()):
@@ -22,7 +22,8 @@ def latex(expr: sp.Basic, names: Mapping[str, str] | None = None) -> str:
             inverse = sp.Dummy(str(symbol), real=True)
             known[inverse] = text.removesuffix("^{-1}")
             expr = expr.replace(partial(_divides, symbol), lambda power, inverse=inverse: inverse**-power.exp)
-    return sp.latex(expr, symbol_names={symbol: text for symbol, text in known.items() if text})
+    apart = r" \, " if any(text.startswith(r"\mathrm") for text in known.values()) else None
+    return sp.latex(expr, symbol_names={symbol: text for symbol, text in known.items() if text}, mul_symbol=apart)
 
 
 def _divides(symbol: sp.Symbol, expr: sp.Basic) -> bool:

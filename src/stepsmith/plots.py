@@ -117,7 +117,7 @@ def plain(axis: Any) -> None:
     decades = np.log10(high / low)
     shown = (1, 2, 3, 4, 5, 6, 7, 8, 9) if decades < 0.7 else (1, 2, 5) if decades < 2 else (1,)
     axis.set_major_locator(LogLocator(subs=shown))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
@@ -148,7 +148,7 @@ def law(sde: Any) -> Plot:
             axes[3].plot(times, found, **line(k, False), label=f"{sde.state[j]}, {sde.state[i]}")
         axes[3].set(xlabel="t", title="correlations given the data", ylim=(-1.05, 1.05))
         for panel in (axes[0], axes[1], axes[3]):
-            panel.legend()
+            panel.legend(frameon=True, framealpha=0.8, edgecolor="none")  # read above the lines of many blocks
     high = float(view.effective_sigma(end))
     ends = f"end at {_listed(means[-1])}, their standard deviations given the data at {_listed(spreads[-1])}"
     told = f"Against t from {start:g} to {end:g}: the means of the blocks for unit data {ends}, effective sigma {high:.3g}."

@@ -36,6 +36,7 @@ from stepsmith.templates.report import Block, Code, Math, Picture, Report, Secti
 
 BUDGETS, SEEDS, PATHS, GRID = (5, 10, 20, 50), range(8), 64, "uniform"
 LONGEST = 3000  # characters of an error term that is shown
+OWN = "eps-L"  # the network of a diffusion with a field, which no denoiser of plain noise drives
 VARIANCE = 0.25  # of the Gaussian data of sizes and stability
 
 STABLE = (
@@ -58,15 +59,18 @@ GIVEN = (
     "Not measured: {name} has constant components ({names}), which belong to a sample and are given with it, as an image to be "
     "restored is. stepsmith.sample(..., constants=...) draws samples."
 )
+SPECTRAL = (
+    "Not measured: {name} has a noise level for each frequency, and a denoiser of plain noise is given one. The samplers above "
+    "are derived for a network of this diffusion, of the kind {kind}. stepsmith.sample draws samples with such a network."
+)
 NOISE = (
     "Where a sampler has too few network calls, its samples are noise or grain: the error of its steps is then as large as the "
     "picture, whatever its order. More calls or another sampler help; the network is the same in every row."
 )
 TRUST = (
     "Proven: the law of the diffusion, the orders and the leading errors, at random points or in symbols, for a smooth network, "
-    "an exact start and bounded ratios of steps. Computed: sizes and stability, on Gaussian data. Measured: the slopes and the "
-    "errors against network calls, on mixtures of Gaussians whose network is exact, and the samples, of one trained network. A "
-    "proof of order says how an error falls, not how large it is."
+    "an exact start and bounded ratios of steps. Computed: sizes and stability, on Gaussian data. Measured: {measured}. A proof "
+    "of order says how an error falls, not how large it is."
 )
 
 
@@ -119,7 +123,15 @@ class Subject:
 
     @cached_property
     def methods(self) -> list[Any]:
-        return [derive(self.sde, sampler, self.network.kind) for sampler in self.samplers]
+        kind = OWN if self.sde.field else self.network.kind
+        return [derive(self.sde, sampler, kind) for sampler in self.samplers]
+
+    @property
+    def unmeasured(self) -> str:
+        """Why no network and no mixture drives the samplers; nothing where they do."""
+        if self.sde.field:
+            return SPECTRAL.format(name=self.sde.name, kind=OWN)
+        return GIVEN.format(name=self.sde.name, names=", ".join(self.sde.constant)) if self.sde.constant else ""
 
     @cached_property
     def modules(self) -> dict[str, Any]:
@@ -156,6 +168,8 @@ def _listed(headings: list[str]) -> str:
 
 
 def law(sde: Any) -> Iterator[Block]:
+    if sde.field:
+        yield Text(f"Drawn for the frequency {sde.field} = {sde.at().params[sde.field]:g}.")
     yield picture("law", plots.law(sde))
 
 
@@ -241,8 +255,8 @@ def orders(subject: Subject) -> Iterator[Block]:
 
 def errors(subject: Subject) -> Iterator[Block]:
     """Errors against network calls on exact problems."""
-    if subject.sde.constant:
-        yield Text(GIVEN.format(name=subject.sde.name, names=", ".join(subject.sde.constant)))
+    if subject.unmeasured:
+        yield Text(subject.unmeasured)
         return
     ground = bench.Bench.exact(subject.sde, PATHS)
     found: dict[str, dict[str, list[float]]] = {}
@@ -266,7 +280,7 @@ MEASURES = {"median": "median distance to the flow", "distance": "distance to th
 
 def samples(subject: Subject) -> Iterator[Block]:
     """A strip of samples at each budget, from the same seeds; none of a diffusion that is given more than a seed."""
-    if subject.sde.constant:
+    if subject.unmeasured:
         return
     sde, network = subject.sde, subject.network
     low, high = sde.at().effective_sigma(np.array([float(sde.time[0]) + 1e-3, float(sde.time[1])])).tolist()
@@ -295,7 +309,9 @@ def summary(subject: Subject) -> Iterator[Block]:
         claim = f"{kind} {'-' if order is None else order}"
         rows.append((method.sampler.called, str(method.nfe), str(method.draws), claim, read))
     yield Table(("sampler", "calls a step", "draws a step", "proven", "measured slope"), tuple(rows))
-    yield Text(TRUST)
+    more = "the slopes" if subject.unmeasured else "the slopes and the errors against network calls"
+    drawn = "" if subject.unmeasured else ", and the samples, of one trained network"
+    yield Text(TRUST.format(measured=f"{more}, on mixtures of Gaussians whose network is exact{drawn}"))
 
 
 def proven(method: Any) -> int | None:

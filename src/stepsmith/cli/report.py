@@ -23,7 +23,8 @@ def command(sde: str, samplers: tuple[str, ...], network: str, out: Path) -> Non
 
     SDE and SAMPLERS are names or .toml files; a sampler may also be a composition.
 
-    Without SAMPLERS it covers conjugate, rvv and adams-3, or for one block conjugate, heun and adams-3.
+    Without SAMPLERS it covers conjugate, rvv and adams-3; for one block heun in the place of rvv, or euler where the diffusion
+    has an offset.
     """
     import torch
 
@@ -36,7 +37,8 @@ def command(sde: str, samplers: tuple[str, ...], network: str, out: Path) -> Non
     diffusion, known = ss.load_sde(sde), ss.networks.load(network)
     if known.kind != "denoiser":
         raise InputError("-", "network", f"{network} is of kind {known.kind}", "give a denoiser, which serves any diffusion")
-    chosen = samplers or ("conjugate", "rvv" if diffusion.n > 1 else "heun", "adams-3")
+    plain = "heun" if diffusion.offset_let.is_zero_matrix else "euler"
+    chosen = samplers or ("conjugate", "rvv" if diffusion.n > 1 else plain, "adams-3")
     with shown() as begun:
         found = written(diffusion, chosen, known, out, begun)
     click.echo("\n".join(str(path) for path in found[-3:]))
