@@ -31,18 +31,10 @@ LEFT = 1e-3  # of the largest value of a state: what may be left of a step
 
 
 def invert(
-    module: Any,
-    network: Callable[[State, torch.Tensor], State],
-    grid: TimeGrid,
-    data: Any,
-    *,
-    iterations: int = 4,
-    seeds: str | int | Iterable[int] | None = None,
-    params: Mapping[str, float] | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    constants: Mapping[str, Any] | None = None,
-) -> State:
+    module: Any, network: Callable[[State, torch.Tensor], State], grid: TimeGrid, data: Any, *, iterations: int = 4,
+    seeds: str | int | Iterable[int] | None = None, params: Mapping[str, float] | None = None,
+    device: torch.device | str | None = None, dtype: torch.dtype | None = None, constants: Mapping[str, Any] | None = None,
+) -> State:  # fmt: skip
     """The state at ``times[0]``, a tensor (batch, *shape) a component, from which a run over the grid ends at ``data``.
 
     ``data`` (batch, *shape) is the data component at ``times[-1]``; the other components there are drawn from their law given

@@ -397,5 +397,5 @@ def test_a_composition_of_conjugate_steps_is_consistent(sde):
 
 
 def test_numbers_too_large_to_prove_anything_end_in_one_line():
-    with pytest.raises(Unsupported, match="too large to prove its error"):
+    with pytest.raises(Unsupported, match="too large to prove the leading error of psld_wild"):
         ss.emit(ss.derive("psld", {"sampler": {"name": "wild", "family": "conjugate", "B": 1e308}}))

@@ -24,7 +24,7 @@ from ..maths.values import evaluate
 from .history import lengths
 from .local import local_error_at, step_chain
 from .point import composed
-from .rings import PRECISION, Balls
+from .rings import PRECISION, Balls, held_to_zero
 from .series import Series, constant
 from .symbolic import ErrorTerm, tidy
 from .taylor import Setting, Value, combined, exact_flow, setting
@@ -86,8 +86,7 @@ def _prove(method: Any, error: sp.Expr, ratios: list[sp.Symbol], D: list[sp.Symb
         stated = evaluate(error, named, lambda e: at.point.ring.number(int(e.p), int(e.q)))
         found = local_error_at(at, step_chain(method), power, steps).coefficients[power]
         for row, (gap,) in zip(k, found, strict=True):
-            if not at.point.ring.is_zero(row * stated * (-rate) ** power - gap):
-                raise ArithmeticError(f"the leading error formula does not hold for {method.name}")
+            held_to_zero(row * stated * (-rate) ** power - gap, f"leading error of {method.name}")
 
 
 def _flowing(at: Setting, count: int) -> tuple[list[Any], list[Any], Any, Any]:

@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 import flint
 
+from stepsmith.errors import Unsupported
+
 from .polynomial import Polynomial
 
 T = TypeVar("T")
@@ -81,6 +83,15 @@ class Balls:
 
     def sqrt(self, value: Any) -> Any:
         return flint.arb(value).sqrt()
+
+
+def held_to_zero(gap: Any, formula: str) -> None:
+    """Hold a difference, a ball, to zero: ArithmeticError where it is none, Unsupported where the ball is too wide to tell."""
+    if Balls().is_zero(gap):
+        return
+    if flint.arb(gap).contains(0):
+        raise Unsupported(f"the numbers are too large to prove the {formula}", "give smaller ones")
+    raise ArithmeticError(f"the {formula} does not hold")
 
 
 class Ring(Protocol):

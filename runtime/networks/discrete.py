@@ -27,16 +27,9 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def discrete(
-    fn: Callable[..., Tensor],
-    alphas_cumprod: Any,
-    shape: tuple[int, ...],
-    prediction: str = "epsilon",
-    *,
-    whole: bool = False,
-    sigma_data: float = 0.5,
-    dtype: torch.dtype | None = torch.float32,
-    **known: Any,
-) -> Network:
+    fn: Callable[..., Tensor], alphas_cumprod: Any, shape: tuple[int, ...], prediction: str = "epsilon", *,
+    whole: bool = False, sigma_data: float = 0.5, dtype: torch.dtype | None = torch.float32, **known: Any,
+) -> Network:  # fmt: skip
     """A denoiser from ``fn(x, k)``, k of shape (batch,) the index of a noise level, a float between two of them or, with
     ``whole``, the nearest integer.  Channels of its output beyond those of x (a learned variance) are dropped.
 

@@ -20,15 +20,9 @@ CPU = ("CPUExecutionProvider",)
 
 
 def onnx(
-    path: str | os.PathLike[str],
-    kind: str = "denoiser",
-    shape: tuple[int, ...] | None = None,
-    sigma_range: Range | None = None,
-    *,
-    components: int = 1,
-    providers: Sequence[str] = CPU,
-    **known: Any,
-) -> Network:
+    path: str | os.PathLike[str], kind: str = "denoiser", shape: tuple[int, ...] | None = None,
+    sigma_range: Range | None = None, *, components: int = 1, providers: Sequence[str] = CPU, **known: Any,
+) -> Network:  # fmt: skip
     """A network from an ONNX file with one output, like its input ``x`` (batch, *shape), the batch dynamic.
 
     A denoiser has the inputs ``x`` and ``sigma``, x = data + sigma noise.  One of another ``kind`` has ``x`` and ``t``, and in
@@ -40,16 +34,8 @@ def onnx(
     """
     name = os.fspath(path)
     session = _session(name, providers)
-    inputs = {value.name: value for value in session.get_inputs()}
     level = "sigma" if kind == "denoiser" else "t"
-    if not {"x", level} <= set(inputs) or len(session.get_outputs()) != 1:
-        what = f"it has the inputs {', '.join(inputs)} and {len(session.get_outputs())} outputs"
-        raise InputError(name, "network", what, f"export a {kind} with the inputs x and {level} and one output")
-    x, rank = inputs["x"], len(inputs[level].shape)
-    if x.type not in DTYPES or isinstance(x.shape[0], int) or rank > 1:
-        what = f"x is {x.type} of shape {x.shape}, {level} of shape {inputs[level].shape}"
-        raise InputError(name, "network", what, f"export x (batch, ...) of floats, the batch dynamic, and {level} () or (batch,)")
-    extra = set(inputs) - {"x", level}
+    x, rank, extra = _inputs(session, name, kind, level)
 
     def fn(state: Tensor, time: Tensor, **cond: Any) -> Tensor:
         if set(cond) != extra:
@@ -68,6 +54,19 @@ def onnx(
     if shape is None:
         size = (size[0] // components, *size[1:])
     return channels(fn, components, size, kind, **said)
+
+
+def _inputs(session: Any, name: str, kind: str, level: str) -> tuple[Any, int, set[str]]:
+    """The input x, the number of dimensions of the level, and the names of the conditions; refused where they do not fit."""
+    inputs = {value.name: value for value in session.get_inputs()}
+    if not {"x", level} <= set(inputs) or len(session.get_outputs()) != 1:
+        what = f"it has the inputs {', '.join(inputs)} and {len(session.get_outputs())} outputs"
+        raise InputError(name, "network", what, f"export a {kind} with the inputs x and {level} and one output")
+    x, rank = inputs["x"], len(inputs[level].shape)
+    if x.type not in DTYPES or isinstance(x.shape[0], int) or rank > 1:
+        what = f"x is {x.type} of shape {x.shape}, {level} of shape {inputs[level].shape}"
+        raise InputError(name, "network", what, f"export x (batch, ...) of floats, the batch dynamic, and {level} () or (batch,)")
+    return x, rank, set(inputs) - {"x", level}
 
 
 def _session(name: str, providers: Sequence[str]) -> Any:

@@ -46,24 +46,18 @@ def bake(
         raise Unsupported(f"{module.SDE} has a coefficient a frequency, too many to bake", "use the module itself")
     if hasattr(module, "TIMES"):
         raise InputError("-", "module", "it is baked already", "bake the module that it was made from")
-    values = full_params(module, params, full=True)
-    times = grid.times.tolist()
-    try:
-        table, factor = module.coefficients(grid.times, **values), module.start(times[0], **values)
-        gain = module.start_data(times[0], **values)
-        mean = module.start_mean(times[0], **values).tolist() if hasattr(module, "start_mean") else ()
-    except ValueError as error:
-        raise InputError("-", "grid", str(error), "change the grid or the parameters") from error
+    values, times = full_params(module, params, full=True), grid.times.tolist()
+    table, factor, gain, mean = _tables(module, grid, values)
     noisy = any(draws for _, draws in steps_of(module, grid.steps))
     cost = f"{module.nfe(grid.steps)} network calls in all, {'noise at every step' if noisy else 'no noise'}."
     name = f"{module.SDE}_{module.SAMPLER}"
     constants = {
         "PARAMS": f"PARAMS = {assigned(values)}",
-        "DIGEST": f'DIGEST = "{digest_of(module.DIGEST, times, values, table.tolist())}"',
+        "DIGEST": f'DIGEST = "{digest_of(module.DIGEST, times, values, table)}"',
     }
     text = write(
         Baked(
-            source_text(module), times, table.tolist(), factor.tolist(), gain.tolist(), mean, constants,
+            source_text(module), times, table, factor, gain, mean, constants,
             about=[f"The grid is {grid.name}, from {times[0]:.6g} to {times[-1]:.6g}; {cost}", *about],
             network_digest=network_digest,
             note=f"Held to {name} (program {module.DIGEST[:12]}): the same trajectory to {LIMIT:g}.",
@@ -153,6 +147,17 @@ def trajectory(module: Any, rows: Sequence[Any]) -> list[torch.Tensor]:
         seen += state
     last = rows[-1].unbind() if isinstance(rows[-1], torch.Tensor) else rows[-1]
     return [*seen, *module.denoise(state, last, network)]
+
+
+def _tables(module: Any, grid: TimeGrid, values: Mapping[str, float]) -> tuple[Any, ...]:
+    """The table of a grid, and at its first time the factor, what the data are multiplied with, and the rest of the mean."""
+    t0 = grid.times[0].item()
+    try:
+        mean = module.start_mean(t0, **values).tolist() if hasattr(module, "start_mean") else ()
+        start = (f(t0, **values).tolist() for f in (module.start, module.start_data))
+        return module.coefficients(grid.times, **values).tolist(), *start, mean
+    except ValueError as error:
+        raise InputError("-", "grid", str(error), "change the grid or the parameters") from error
 
 
 def _module(source: Any) -> Any:

@@ -60,15 +60,9 @@ def command(
     network = None if name is None else ss.networks.load(name)
     kind = "denoiser" if network is None else network.kind
     made = _maker(sde, source, kind)
-    ground = (
-        bench.Bench.exact(sde, paths, seed) if network is None else bench.Bench.trained(sde, network, paths, made, seed)
-    )
+    ground = bench.Bench.exact(sde, paths, seed) if network is None else bench.Bench.trained(sde, network, paths, made, seed)
     run = (*bench.contestants(sde, noise), *map(_contestant, samplers))
-    lines = []
-    with progress(None, len(run), "running", as_json) as bar:
-        for line in bench.compete(ground, run, budgets, made):
-            lines.append(line)
-            bar.update(1)
+    lines = list(progress(bench.compete(ground, run, budgets, made), len(run), "running", as_json))
     keys = KEYS[noise]
     best = {key: bench.best_peer(lines, key) for key in keys} if not noise else {}
     if plot is not None:

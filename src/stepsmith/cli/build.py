@@ -97,21 +97,17 @@ def command(
         modules = [module._replace(name=f"{module.name}_{grid}_{steps}") for module in modules]
     texts = kept_files(modules) if every else {f"{module.name}.py": module.text for module in modules}
     differences = compare(place, texts, orphans=every)
-    if check:
-        for difference in () if as_json else differences:
-            click.echo(difference.diff)
-    else:
+    if not check:
         write(place, texts, remove=[d.file for d in differences if d.orphan])
-    seconds = round(time.perf_counter() - begun, 2)
     if as_json:
-        names = [module.name for module in modules]
-        print_json({"modules": names, "changed": [d.name for d in differences], "seconds": seconds, "checked": check})
+        changed, seconds = [each.name for each in differences], round(time.perf_counter() - begun, 2)
+        print_json({"modules": [each.name for each in modules], "changed": changed, "seconds": seconds, "checked": check})
     else:
-        for difference in () if check or every else differences:
-            click.echo(place / difference.file)
+        for difference in () if every and not check else differences:
+            click.echo(difference.diff if check else place / difference.file)
         done, found = ("checked", "that differ") if check else ("built", "changed")
         count = f"{len(modules)} module{'' if len(modules) == 1 else 's'}"
-        click.echo(f"{count} {done} in {seconds} s; files {found} in {place}: {len(differences)}")
+        click.echo(f"{count} {done} in {time.perf_counter() - begun:.2f} s; files {found} in {place}: {len(differences)}")
     if check and differences:
         sys.exit(1)
 
@@ -152,11 +148,7 @@ def emit_all(rows: Sequence[Any], own: Any, text: Text, as_json: bool) -> list[E
         method = own.derive()
         catalogue.refuse_clash(method)
         modules.append(_emitted(method, text))
-    with progress(None, len(rows), "building", as_json) as bar:
-        for module in _from_rows(rows, text):
-            modules.append(module)
-            bar.update(1)
-    return modules
+    return [*modules, *progress(_from_rows(rows, text), len(rows), "building", as_json)]
 
 
 def kept_files(modules: Sequence[Emitted]) -> dict[str, str]:
