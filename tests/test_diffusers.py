@@ -240,7 +240,7 @@ def test_a_flow_is_flow_match_euler_in_flux_stable_diffusion_3_and_qwen(wide):
 
 FLOWS = [
     *("ddim", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc-2", "unipc-3", "deis-2", "deis-3", "heun-drift", "adams-2", "adams-3"),
-    *("adams-3-gaussian", "conjugate"),
+    *("adams-3-gaussian", "conjugate", "conjugate-identity", "conjugate-ones", "dpmpp-3m-corrected", "euler"),
 ]
 
 
