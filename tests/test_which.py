@@ -12,7 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from which import BUDGETS, EQUAL, LOST, Entry, choose, kinds, parts_of
-from which_page import AFFORDS, FEW, MANY, line
+from which_page import FEW, MANY
+from which_tables import AFFORDS, line
 
 from stepsmith.derive import catalogue, load_sde
 from stepsmith.measure import budgets

@@ -45,11 +45,12 @@ def which() -> dict[str, str]:
     """docs/which.md and docs/which-tables.md"""
     import which
     import which_page
+    import which_tables
 
     with click.progressbar(length=len(which.kinds()), label="which", file=sys.stderr) as bar:
         parts = which.measure_all(done=lambda sde: bar.update(1))
     which_page.curve(parts, Path("docs/pictures") / which_page.CURVE)
-    return {"which": which_page.page(parts), "which-tables": which_page.tables(parts)}
+    return {"which": which_page.page(parts), "which-tables": which_tables.tables(parts)}
 
 
 def paper() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Which sampler, when: every module of the catalogue at equal numbers of network calls, and what is proven of the best.
 
 The errors are those of measure/budgets.py, rounded as the page prints them, so that everything said on it follows from what
-stands on it; the facts are those of the derived methods.  docs/make/which_page.py writes docs/which.md from this.
+stands on it; the facts are those of the derived methods.  which_page.py and which_tables.py write
+the pages docs/which.md and docs/which-tables.md from this.
 """
 
 from __future__ import annotations
