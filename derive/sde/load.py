@@ -66,6 +66,11 @@ def load_sde(source: Any) -> LinearSDE:
         params, written, constraints, str(table.get("doc", "")), schedule, constant, field, _open(where, table),
         formulas.read(where, "sde.latex", table.get("latex", {}), dict.fromkeys((*state, *used, *lets, *constant))),
     )  # fmt: skip
+    return _with_sound_defaults(where, sde)
+
+
+def _with_sound_defaults(where: str, sde: LinearSDE) -> LinearSDE:
+    """The diffusion, if its default values fulfil its constraints and make a diffusion of it."""
     try:
         sde.values({})
     except InputError as error:

@@ -78,14 +78,8 @@ def command(
     from stepsmith import certificate
     from stepsmith.templates.files import compare, folder, write
 
-    if bake != (steps is not None):
-        raise InputError("-", "steps" if bake else "bake", "--bake and --steps go together", "give both")
     place, every = folder(out), not names and own["sde"] is None
-    if (bake or dialect != "torch") and (every or out is None):
-        key, what = ("bake", "a baked module") if bake else ("dialect", dialect)
-        raise InputError(
-            "-", key, f"{what} is for named modules, in a folder of yours", "give NAMES or --sde, and --out"
-        )
+    check_options(bake, steps, dialect, named=not every and out is not None)
     begun = time.perf_counter()
     text = functools.partial(certificate.written if check else certificate.emit, certified=certified)
     if steps is not None:
@@ -110,6 +104,16 @@ def command(
         click.echo(f"{count} {done} in {time.perf_counter() - begun:.2f} s; files {found} in {place}: {len(differences)}")
     if check and differences:
         sys.exit(1)
+
+
+def check_options(bake: bool, steps: int | None, dialect: str, named: bool) -> None:
+    """Refuse options that do not go together; ``named``: modules are named, and the folder is the user's."""
+    if bake != (steps is not None):
+        raise InputError("-", "steps" if bake else "bake", "--bake and --steps go together", "give both")
+    if (bake or dialect != "torch") and not named:
+        key, what = ("bake", "a baked module") if bake else ("dialect", dialect)
+        what = f"{what} is for named modules, in a folder of yours"
+        raise InputError("-", key, what, "give NAMES or --sde, and --out")
 
 
 def baked(method: Any, text: Text, grid: str, steps: int, end: float) -> str:
