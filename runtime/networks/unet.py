@@ -170,7 +170,8 @@ def load(
 ) -> Network:
     """A checkpoint as a Network: a denoiser, or an epsilon network (``eps-L``) of its diffusion; weights run in ``dtype``."""
     module, about = read(path)
-    module = module.to(device=device, memory_format=torch.channels_last)  # a fifth to a quarter less time on a CPU
+    # Channels last take a fifth to a quarter less time on a CPU; torch's types do not know this argument.
+    module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = {"module": module, "name": name or os.fspath(path), "digest": about.digest}
     if isinstance(module, UNet):
         return from_edm(module.to(dtype), about.sigma_data, about.shape, about.sigma_range, dtype=dtype, **known)
