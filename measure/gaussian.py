@@ -1,8 +1,9 @@
 """The error of a run on Gaussian data, exactly and without a network: what finds a parameter of a sampler at no network call.
 
 Data N(mean, C) fall apart into the eigenvalues c of C; for each the exact network is linear in the n blocks of the state, and so
-is each step, so that a run from z = L xi is a linear map.  With a mode a column and a unit of xi a row, a run of the emitted
-``step`` itself gives the responses r of the data, their variance v = sum r^2, and
+is each step, so that a run from z = L xi is a linear map, also of the normals that its steps draw.  With a mode a column, and a
+unit of xi or of a draw a row, a run of the emitted ``step`` itself gives the responses r of the data, their variance
+v = sum r^2, and
 
     e^2 = sum over the modes (sqrt(v) - sqrt(c))^2,
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.runtime.sampler import steps_of
@@ -65,15 +67,18 @@ def network(module: Any, variances: torch.Tensor) -> Callable[[State, Any], Stat
 def distance(
     module: Any, grid: Any, variances: torch.Tensor, params: Mapping[str, float] | None = None, last: str = "denoise"
 ) -> float:
-    """e of a deterministic module on a grid; Unsupported for one that draws noise, has constants or works on frequencies."""
-    if module.DRAWS or hasattr(module, "FIELD") or getattr(module, "CONSTANTS", ()):
-        raise Unsupported(f"{module.SDE} {module.SAMPLER} draws noise or has constants", "take a deterministic sampler")
+    """e of a module on a grid; Unsupported for one that has constants or works on frequencies."""
+    if hasattr(module, "FIELD") or getattr(module, "CONSTANTS", ()):
+        raise Unsupported(f"{module.SDE} {module.SAMPLER} has constants or frequencies", "take a sampler of other data")
     known, times = network(module, variances), grid.times
     table = module.coefficients(times, **(params or {}))
     state: State = tuple(factor[:, None].expand(-1, len(variances)) for factor in module.start(times[0]))
     history: State = (torch.zeros_like(state[0]),) * module.HISTORY
-    for row, (step, _) in zip(table, steps_of(module, len(table)), strict=True):
-        state, history = step(state, row.unbind(), known, (), history)
+    for row, (step, draws) in zip(table, steps_of(module, len(table)), strict=True):
+        state, history = (tuple(pad(part, (0, 0, 0, draws)) for part in parts) for parts in (state, history))
+        units = torch.eye(draws, dtype=torch.float64)[..., None].expand(-1, -1, len(variances))
+        noise = tuple(pad(unit, (0, 0, len(state[0]) - draws, 0)) for unit in units)
+        state, history = step(state, row.unbind(), known, noise, history)
     if last == "denoise":
         state = module.denoise(state, table[-1].unbind(), known)
     spread = state[module.DATA].square().sum(0).sqrt()

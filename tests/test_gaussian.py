@@ -19,9 +19,11 @@ VARIANCES = torch.tensor([0.01, 0.3, 2.0], dtype=torch.float64)
 PSLD = ss.load_sde("psld")
 
 
-@pytest.mark.parametrize("name", ["psld_conjugate_ones_eps_l", "psld_rvv", "psld_conjugate_score"])
+@pytest.mark.parametrize(
+    "name", ["psld_conjugate_ones_eps_l", "psld_rvv", "psld_conjugate_score", "psld_roba", "psld_baoab", "vp_sa_solver"]
+)
 def test_it_is_the_error_of_samples_that_are_drawn(name: str) -> None:
-    module, grid = ss.load(name), ss.TimeGrid.quadratic(PSLD, 12)
+    module, grid = ss.load(name), ss.TimeGrid.quadratic(name.partition("_")[0], 12)
     params = {"lambda_": 0.4} if name.endswith("eps_l") else {}
     known = gaussian.network(module, VARIANCES)
     network = Network(known, module.NETWORK, (3,), None, module.INPUTS, module.OUTPUTS)
@@ -46,18 +48,30 @@ def test_the_eigenvalues_of_images_covariances_and_their_own() -> None:
         assert gaussian.modes(given).sort().values.numpy() == pytest.approx(wanted.numpy(), rel=1e-9)
     with pytest.raises(InputError, match="gaussian: it is no covariance"):
         gaussian.modes([1.0, -0.5])
-    with pytest.raises(Unsupported, match="draws noise"):
-        gaussian.distance(ss.load("psld_roba"), ss.TimeGrid.quadratic(PSLD, 3), VARIANCES)
+    with pytest.raises(Unsupported, match="has constants"):
+        gaussian.distance(ss.load("ir_sde_conjugate"), ss.TimeGrid.quadratic("ir-sde", 3), VARIANCES)
 
 
 def test_the_verb_finds_a_lambda_that_is_better_than_its_neighbours(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", eigenvalues=VARIANCES.numpy())
-    words = ["tune", "--sde", "psld", "--gaussian", str(tmp_path / "s.npz"), "--nfe", "20", "--out", str(tmp_path / "out")]
+    words = [
+        "tune",
+        "--sde",
+        "psld",
+        "--gaussian",
+        str(tmp_path / "s.npz"),
+        "--nfe",
+        "20",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = CliRunner().invoke(cli, [*words, "--json"])
     assert done.exit_code == 0, done.output
     (record,) = json.loads(done.output)["records"]
     module, grid = ss.load("psld_conjugate_ones_eps_l"), ss.TimeGrid.quadratic(PSLD, 19)
-    at = [gaussian.distance(module, grid, VARIANCES, {"lambda_": record["value"] + shift}) for shift in (-0.02, 0, 0.02)]
+    at = [
+        gaussian.distance(module, grid, VARIANCES, {"lambda_": record["value"] + shift}) for shift in (-0.02, 0, 0.02)
+    ]
     assert at[1] == pytest.approx(record["distance"]) and at[1] < min(at[0], at[2]) and at[1] < record["at 0"]
     assert json.loads((tmp_path / "out" / "psld_conjugate_ones_eps_l_lambda.json").read_text()) == [record]
     for file, word in (("none.npz", "holds no eigenvalues"), ("s.npz", "has no nu2")):
