@@ -23,7 +23,7 @@ from stepsmith.derive.program import (
     StepProgram,
     applied,
 )
-from stepsmith.derive.program.meaning import needed_by
+from stepsmith.derive.program.meaning import needed_by, table_names
 from stepsmith.derive.program.program import host_names, scalars
 
 from .naming import Naming, attribute, is_transition, local
@@ -253,10 +253,10 @@ class HostText:
     def _frame(self, statement: Propagate) -> list[str]:
         """The lines that give the values of the law at the nodes their names."""
         names, lines = self._reads_law(statement), []
-        if statement.kind in ("denoiser", "edm"):
-            lines.append(f"skip, out = law.frame{'_edm(sde.sigma_data)' if statement.kind == 'edm' else '()'}")
-        elif "out" in names:
-            lines.append(f"out = law.frame_eps({'upper' if statement.kind == 'eps-U' else ''})")
+        if names - {"offset"}:
+            kind, *arguments = LAW.get(statement.kind, ("",))
+            method = f"frame_{kind}" if kind else "frame"
+            lines.append(f"{', '.join(table_names(statement.kind))} = law.{method}({', '.join(arguments)})")
         if "offset" in names:
             lines.append("offset = law.offset_inside()")
         return lines

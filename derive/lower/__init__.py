@@ -93,8 +93,9 @@ def _writer(
     network = checked(network, sde)
     if sde.field:
         _check_field(sde, sampler, network, frame)
-    if sampler.family != "conjugate" and frame is not None and frame != network:
-        raise Unsupported(f"a {sampler.family} sampler freezes what its network gives", "leave the frame out")
+    conjugate = sampler.family == "conjugate" or any(part.solve == "conjugate" for part in sampler.parts.values())
+    if not conjugate and frame is not None and frame != network:
+        raise Unsupported(f"a {sampler.family} sampler has no conjugate part", "leave the frame out")
     return Writer(sde, sampler, network, checked(frame, sde) if frame is not None else network, params)
 
 

@@ -60,7 +60,7 @@ def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
         P, Phi = _one_block(w, B[0, 0], str(frame))
     else:
         P, Phi = _along_step(w, B, frame)
-    values = w.asked.output if data or frame == w.network else _reframed(w, frame, state)
+    values = w.asked.output if data or frame == w.network else reframed(w, frame, state)
     p0 = w.law("mean", "0", ("p", n, 1))[0] if data and n > 1 else sp.zeros(n, 0)
     return _applied(w, B, P, p0, Phi, values)
 
@@ -76,14 +76,15 @@ def _applied(w: Writer, B: sp.Matrix, P: sp.Matrix, p0: sp.Matrix, Phi: sp.Matri
     return dict(enumerate(new))
 
 
-def _reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
-    """The output in the frame, n with C_out n = s - C_skip (z - o), made of the score."""
-    target = w.score_at(frame, "0")
+def reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
+    """The output of the last call, at a state, in the frame: n with C_out n = s - C_skip (z - o), made of the score."""
+    key = w.asked.clock
+    target = w.score_at(frame, key)
     if target.inverse is None:
         what = f"a {name_of(w.network)} network gives no {name_of(frame)} output of {w.sde.n} blocks"
         raise Unsupported(what, "use the frame eps-R, which is the same step")
-    offset, back = w.offset("0"), -target.inverse * target.skip
-    names = [f"n_{w.block(k)}" for k in range(target.inverse.shape[0])]
+    offset, back = w.offset(key), -target.inverse * target.skip
+    names = [f"n{w.asked.number}_{w.block(k)}" for k in range(target.inverse.shape[0])]
     shift = (-back * offset, w.constants)
     return w.rows(names, (target.inverse, w.asked.score), (back, state.values()), shift)
 
@@ -146,11 +147,8 @@ def _frame(w: Writer, frame: Network) -> tuple[sp.Matrix, sp.Matrix, str]:
     kind = KINDS[frame]
     if not kind.law:
         return sp.zeros(n), sp.eye(n), ""
-    if kind.factor in ("L", "U"):
-        return sp.zeros(n), entries("out", n, n), kind.law
     if kind.factor:
-        what = f"conjugate parts in the frame {frame} of {n} blocks are not derived"
-        raise Unsupported(what, "use denoiser, x0, edm, eps-L, eps-U or score")
+        return sp.zeros(n), entries("out", n, n), kind.law
     return entries("skip", n, n), entries("out", n, 1), kind.law
 
 
@@ -177,7 +175,7 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
     """z_R' = P (I - a h B) z_R + C z_other + Phi n + D c, one conjugate Euler step of the rows R of the part."""
     sde, rows = w.sde, part.rows
     others = [j for j in range(sde.n) if j not in rows]
-    skip, out, kind = _frame(w, w.network)
+    skip, out, kind = _frame(w, w.frame)
     full, score = (part.linear + part.score * skip).extract(rows, range(sde.n)), part.score.extract(rows, range(sde.n))
     B, affine = part.B.extract(rows, rows), not sde.offset_let.is_zero_matrix
     rate = (
@@ -204,5 +202,5 @@ def part_step(w: Writer, part: Part, name: str, state: State, upper: str, lower:
     names = [f"{w.block(i)}_{name}" for i in rows]
     own = w.rows([f"{each}_kept" for each in names], (kept, (state[j] for j in rows)), (away, w.constants))
     rest = (C, (state[j] for j in others))
-    new = w.rows(names, (P, own), rest, (shift, w.constants), (Phi, w.asked.output), note=part.letter)
+    new = w.rows(names, (P, own), rest, (shift, w.constants), (Phi, w.asked.frozen), note=part.letter)
     return {**state, **dict(zip(rows, new, strict=True))}

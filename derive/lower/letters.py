@@ -19,7 +19,7 @@ from ..sampler.split import Part, Split
 from ..sde.equations import coupled
 from ..sde.offset import reached as offset_reached
 from ..spec.composition import Token
-from .conjugate import part_step
+from .conjugate import part_step, reframed
 from .writer import State, Writer
 
 
@@ -36,6 +36,8 @@ def split_step(w: Writer, split: Split) -> State:
             if token.predict and w.asked.output:
                 ahead = apply(w, part, token, f"{position}p", state, state, upper, lower)
             w.evaluate(ahead, token.at)
+            if w.frame != w.network:
+                w.asked.frozen = reframed(w, w.frame, ahead)
         state = apply(w, part, token, str(position), state, ahead if token.predict else state, upper, lower)
     return state
 

@@ -31,11 +31,14 @@ def symbol(name: str) -> sp.Symbol:
 
 @dataclass
 class Asked:
-    """What the last network call gave: its raw outputs, the score made of them, and the time it was given."""
+    """What the last network call gave: its raw outputs, the score made of them, the time it was given, its number, and the
+    outputs in the frame of the sampler, which its steps hold constant."""
 
     output: tuple[str, ...] = ()
     score: tuple[str, ...] = ()
     clock: str = "0"
+    number: str = ""
+    frozen: tuple[str, ...] = ()
 
 
 class Writer:
@@ -252,7 +255,7 @@ class Writer:
         shift = -score.skip * offset
         names = [f"s{number}_{b}" for b in sde.state]
         made = self.rows(names, (score.skip, values), (score.out, output), (shift, self.constants))
-        self.asked = Asked(output, made, key)
+        self.asked = Asked(output, made, key, number, output)
 
 
 __all__ = ["Network", "State", "Term", "Writer", "entry", "symbol"]

@@ -20,7 +20,7 @@ from stepsmith.errors import Unsupported
 from ..maths.calculus import plain, t
 from ..maths.matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
 from ..maths.values import evaluate, evaluate_matrix
-from ..program.meaning import put, table_names, tables
+from ..program.meaning import of_factor, put, table_names, tables
 from ..sampler.network import KINDS, ScoreParameterization, scalar
 from ..sde.linear import LinearSDE
 from ..sde.offset import reached
@@ -71,10 +71,16 @@ class Point:
         if "offset" in names:
             put(values, "offset", self.offset)
         if names - {"offset"}:
-            law = tables(kind, self.sde.data, self.Psi, self.Sigma, self.offset, lambda: self.params["sigma_data"])
+            law = self._tables(kind)
             for name, value in zip(table_names(kind), law, strict=False):
                 put(values, name, value)
         return evaluate_matrix(self.sde.written_out(entries), values, self.number)
+
+    def _tables(self, kind: str) -> tuple[Any, ...]:
+        """What the law gives a parameterisation (program/meaning.py)."""
+        if kind == "eps-R":
+            return of_factor(self.R)
+        return tables(kind, self.sde.data, self.Psi, self.Sigma, self.offset, lambda: self.params["sigma_data"])
 
     def one(self, expr: Any) -> Series:
         return self.of(sp.Matrix([[expr]]))[0][0]
@@ -159,9 +165,7 @@ class Point:
             return [[skip]], [[out]], [[inp]], noise
         if kind.single:
             assert kind.law is not None
-            law: Any = tables(
-                kind.law, self.sde.data, self.Psi, self.Sigma, self.offset, lambda: self.params["sigma_data"]
-            )
+            law: Any = self._tables(kind.law)
             return law if kind.bridge else (law[0], law[1], one, self.time)
         return zero, scaled(transpose(inverse_of(self.root(network))), -1), one, self.time
 

@@ -100,8 +100,7 @@ def needed_by(program: StepProgram, exprs: Any) -> set[str]:
 def law_tables(reading: Reading, kind: str, time: Any) -> tuple[Any, ...]:
     """The tables of a Law statement."""
     if kind == "eps-R":
-        R = reading.rotation(time)
-        return scaled(transpose(inverse_of(R)), -1), scaled(transpose(R), -1)
+        return of_factor(reading.rotation(time))
     psi, sigma, offset = reading.law(time)
     return tables(kind, reading.data, psi, sigma, offset, reading.sigma_data)
 
@@ -121,12 +120,16 @@ def tables(
     if kind == "edm":
         return preconditioned(bridge(data[0], psi, sigma), width())
     if kind in ("eps-L", "eps-U"):
-        L = factor(sigma, kind == "eps-U")
-        return scaled(transpose(inverse_of(L)), -1), scaled(transpose(L), -1)
+        return of_factor(factor(sigma, kind == "eps-U"))
     whole = inverse_of(psi)
     pull = [whole[i] for i in data]
     _, _, side = kind.partition("-")
     return pull, mul(pull, scaled(factor(sigma, side == "U"), -1) if side else sigma)
+
+
+def of_factor(L: Matrix) -> tuple[Matrix, Matrix]:
+    """(C_out, its inverse) = (-L^-T, -L^T) of an epsilon that was scaled with a factor L of the covariance."""
+    return scaled(transpose(inverse_of(L)), -1), scaled(transpose(L), -1)
 
 
 def table_names(kind: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import sympy as sp
 from ..maths.balls import arb, eye, joined, linear, number, terms_of
 from ..maths.matrix import Matrix, add, mul, scaled, solve, transpose
 from ..maths.values import evaluate, evaluate_matrix
-from ..program.meaning import put, table_names, tables
+from ..program.meaning import of_factor, put, table_names, tables
 from ..sde.numeric import NumericSDE
 
 
@@ -55,6 +55,10 @@ class Around:
         start = [[e.mid() for e in row] for row in self.reading.rotation(self.centre)]
         return joined(linear(start, self.reading.view.terms, L=rate))
 
+    def _tables(self, kind: str) -> tuple[Any, ...]:
+        """What the law gives a parameterisation (program/meaning.py)."""
+        return of_factor(self.R) if kind == "eps-R" else tables(kind, self.reading.data, *self.law, self.reading.sigma_data)
+
     def number(self, expr: sp.Expr) -> Any:
         return flint.arb_series([number(expr)])
 
@@ -66,9 +70,7 @@ class Around:
         if "offset" in names:
             put(values, "offset", self.law[2])
         if names - {"offset"}:
-            psi, sigma, offset = self.law
-            law = tables(kind, self.reading.data, psi, sigma, offset, self.reading.sigma_data)
-            for name, value in zip(table_names(kind), law, strict=False):
+            for name, value in zip(table_names(kind), self._tables(kind), strict=False):
                 put(values, name, value)
         written = self.reading.view.sde.written_out(entries)
         if self.reading.n == 1 and written.atoms(sp.Function):

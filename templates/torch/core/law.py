@@ -281,3 +281,10 @@ class Law:
         """C_out = -L^-T of a Cholesky factor of the covariance at the nodes."""
         K = torch.linalg.inv(self.back) @ self.K[1 : len(self.h) + 1, None] @ torch.linalg.cholesky(self.S)
         return -torch.linalg.inv(side(K)).permute(3, 2, 0, 1)
+
+    def frame_gddim(self):
+        """C_out = -R^-T of gDDIM's R at the nodes."""
+        m = len(self.h)
+        inside = propagate(self.relaxation(), self.h, self.rule)[0]
+        whitened = torch.linalg.solve(inside, (self.Z[1 : m + 1] @ self.rotation()[1:])[:, None])
+        return -torch.linalg.solve(whitened, self.V).permute(3, 2, 0, 1)
