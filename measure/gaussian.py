@@ -68,7 +68,7 @@ def distance(
     module: Any, grid: Any, variances: torch.Tensor, params: Mapping[str, float] | None = None, last: str = "denoise"
 ) -> float:
     """e of a module on a grid; Unsupported for one that has constants or works on frequencies."""
-    if hasattr(module, "FIELD") or getattr(module, "CONSTANTS", ()):
+    if hasattr(module, "FIELD") or getattr(module, "CONSTANTS", False):
         raise Unsupported(f"{module.SDE} {module.SAMPLER} has constants or frequencies", "take a sampler of other data")
     known, times = network(module, variances), grid.times
     table = module.coefficients(times, **(params or {}))

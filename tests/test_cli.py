@@ -745,7 +745,7 @@ def test_an_unknown_parameterisation_module_verb_or_lonely_option_is_refused(run
     refused(("derive", "nowhere/at/all.toml"), "nowhere/at/all.toml", "sde", "there is no such file", "psld")
     refused(("list", "--bogus"), "-", "--bogus", "No such option", "--help")
     wrong = ("build", "--sde", "psld", "--sampler", "rvv", "--frame", "eps-R", *out)
-    refused(wrong, "-", "unsupported", "a splitting sampler freezes what its network gives", "leave the frame out")
+    refused(wrong, "-", "unsupported", "a splitting sampler has no conjugate part", "leave the frame out")
     assert not (tmp_path / "g").exists()
 
 

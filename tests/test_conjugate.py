@@ -396,6 +396,36 @@ def test_a_composition_of_conjugate_steps_is_consistent(sde):
     assert ss.derive(sde, "conjugate-oba").weak_order == 1
 
 
+@pytest.mark.parametrize("network", ["eps-L", "score", "denoiser", "eps-R"])
+def test_conjugate_parts_hold_the_output_in_the_frame_of_gddim(network: str) -> None:
+    """B then A of psld, each with s = -R^-T n and the other block held, n = -R_0^T s_0: integrated elsewhere."""
+    view, (t0, t1) = view_of("psld"), (0.04, 0.035)
+    p, beta = view.params, 8.0
+    method = ss.derive("psld", "conjugate-se", network, frame="eps-R")
+    factors = {time: view.factor(time, kind="gddim", end=t1) for time in (t0, t1)}
+
+    def score(time: float, n: np.ndarray) -> np.ndarray:
+        return -np.linalg.solve(view.factor(time, kind="gddim", end=t1).T, n)
+
+    def held(row: Any, start: float) -> float:
+        done = solve_ivp(lambda tau, y: [row(-tau, y[0])], (-t0, -t1), [start], method="DOP853", rtol=1e-12, atol=1e-14)
+        return float(done.y[0, -1])
+
+    def moved(x: float, m: float, n: np.ndarray) -> tuple[float, float]:
+        nu, Gamma, Minv = p["nu"], p["Gamma"], (p["Gamma"] - p["nu"]) ** 2 / 4
+        m = held(lambda s, m: beta / 2 * (x + nu * m + nu / Minv * score(s, n)[1]), m)
+        return held(lambda s, x: beta / 2 * (Gamma * x - Minv * m + Gamma * score(s, n)[0]), x), m
+
+    back = -factors[t0].T
+    skip, out = (np.zeros((2, 2)), np.linalg.inv(back)) if network == "eps-R" else frame_at(view, network, t0)
+    unit = np.eye(2)
+    states = [moved(*z, back @ skip @ z) for z in unit]
+    outputs = [moved(0.0, 0.0, back @ e) for e in out.T]
+    module = ss.load(ss.emit(method))
+    same(emitted(module, [t0, t1]), (np.array(states).T, np.array(outputs).T), 1e-10)
+    assert method.order == 1
+
+
 def test_numbers_too_large_to_prove_anything_end_in_one_line():
     with pytest.raises(Unsupported, match="too large to prove the leading error of psld_wild"):
         ss.emit(ss.derive("psld", {"sampler": {"name": "wild", "family": "conjugate", "B": 1e308}}))

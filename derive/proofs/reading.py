@@ -57,7 +57,12 @@ class Around:
 
     def _tables(self, kind: str) -> tuple[Any, ...]:
         """What the law gives a parameterisation (program/meaning.py)."""
-        return of_factor(self.R) if kind == "eps-R" else tables(kind, self.reading.data, *self.law, self.reading.sigma_data)
+        psi, sigma, offset = self.law
+        return (
+            of_factor(self.R)
+            if kind == "eps-R"
+            else tables(kind, self.reading.data, psi, sigma, offset, self.reading.sigma_data)
+        )
 
     def number(self, expr: sp.Expr) -> Any:
         return flint.arb_series([number(expr)])
