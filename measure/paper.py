@@ -75,6 +75,9 @@ PAPER = (
 )
 OURS = (
     Row("conjugate in eps-R", "conjugate", frame="eps-R", ours=True),
+    Row("conjugate VV in eps-R", "conjugate-vv", frame="eps-R", ours=True),
+    Row("conjugate VV in x0", "conjugate-vv", network=DATA, ours=True),
+    Row("conjugate OBA in x0", "conjugate-oba", network=DATA, ours=True),
     Row("RVV2", "rvv2", ours=True),
     Row("adams-2, log-SNR grid", "adams-2", network=DATA, ours=True, grid="logsnr"),
     Row("adams-3, log-SNR grid", "adams-3", network=DATA, ours=True, grid="logsnr"),
