@@ -56,12 +56,14 @@ def which() -> dict[str, str]:
 def paper() -> dict[str, str]:
     """docs/paper.md and its pictures."""
     import paper
+    import paper_why
 
     networks, counts = paper.read()
     paper.PICTURES.mkdir(exist_ok=True)
     paper.curve(counts[paper.USUAL], paper.PICTURES / "paper-curve.svg")
     paper.strips(paper.PICTURES / "paper-strips.png")
-    return {"paper": paper.page(networks, counts)}
+    seen = {key: paper.distance(cell) for key, cell in counts[paper.USUAL].items()}
+    return {"paper": f"{paper.measured(networks, counts)}\n\n{paper_why.section(seen)}\n"}
 
 
 def schedulers() -> dict[str, str]:

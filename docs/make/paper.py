@@ -7,14 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from stepsmith import plots
-from stepsmith.certificate import emit
-from stepsmith.derive.method import derive
-from stepsmith.loading import load
-from stepsmith.measure import frechet, gaussian, paper
-from stepsmith.runtime import TimeGrid, budget_steps
+from stepsmith.measure import frechet, paper
 
 RECORD = Path("benchmarks/paper.jsonl")
 PICTURES = Path("docs/pictures")
@@ -81,7 +75,7 @@ def table(cells: Cells, rows: Sequence[paper.Row]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         found = [cells.get((row.label, nfe)) for nfe in paper.BUDGETS]
-        texts = ["" if cell is None else _distance(cell) for cell in found]
+        texts = ["" if cell is None else distance(cell) for cell in found]
         middle = cells.get((row.label, 50), {}).get("laplacian", math.nan)
         said = "" if row.paper is None else f"{row.paper:g}"
         lines.append(
@@ -97,7 +91,7 @@ def beside(cells: Cells, nfe: int = 50) -> list[str]:
     for row in (*paper.PAPER, *paper.OURS):
         found = [cells.get((each.label, nfe)) for each in (row, row.varied("uniform", None), row.varied(None, "none"))]
         if all(found):
-            lines.append(f"| {row.label} | {' | '.join(map(_distance, filter(None, found)))} |")
+            lines.append(f"| {row.label} | {' | '.join(map(distance, filter(None, found)))} |")
     if len(lines) == 2:
         return []
     words = (
@@ -117,7 +111,7 @@ def scan(cells: Cells) -> list[str]:
     heads = ["calls", "the rule", *(f"lambda = {value:g}" for value in values)]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for nfe in paper.BUDGETS:
-        found = (_distance(cells[labels[value], nfe]) for value in values)
+        found = (distance(cells[labels[value], nfe]) for value in values)
         lines.append(f"| {nfe} | {paper.RULE[nfe]:g} | {' | '.join(found)} |")
     best = ", ".join(f"{min(values, key=lambda v: cells[labels[v], nfe]['fd']):g}" for nfe in paper.BUDGETS)
     words = (
@@ -131,14 +125,14 @@ def scan(cells: Cells) -> list[str]:
 def adaptive(cells: Cells) -> str:
     """What RK45 reached, and with how many calls."""
     found = [(label, cell) for (label, nfe), cell in cells.items() if nfe == 0]
-    told = "; ".join(f"{label}: {_distance(cell)} in {cell['calls']:.0f} calls" for label, cell in found)
+    told = "; ".join(f"{label}: {distance(cell)} in {cell['calls']:.0f} calls" for label, cell in found)
     return f"scipy's RK45 on the probability flow of all samples as one system: {told}." if told else ""
 
 
 def closely(many: Cells, few: Cells) -> list[str]:
     """The cells of many samples, the nearest first, what they tell apart, and what diverges at 200 calls."""
     ordered = sorted(many.items(), key=lambda item: (item[0][1], item[1]["fd"]))
-    rows = [f"| {label} | {nfe} | {_distance(cell)} | {cell['laplacian']:.3f} |" for (label, nfe), cell in ordered]
+    rows = [f"| {label} | {nfe} | {distance(cell)} | {cell['laplacian']:.3f} |" for (label, nfe), cell in ordered]
     long = {label: cell["away"] for (label, nfe), cell in few.items() if nfe == 200}
     diverged = [label for label, away in long.items() if away]
     return [
@@ -151,7 +145,8 @@ def closely(many: Cells, few: Cells) -> list[str]:
     ]
 
 
-def _distance(cell: dict[str, float]) -> str:
+def distance(cell: dict[str, float]) -> str:
+    """The distance of a cell as the tables print it."""
     if not math.isfinite(cell["fd"]):
         return "diverges"
     away = f", {cell['away']:.0f} diverged" if cell["away"] else ""
@@ -194,48 +189,6 @@ SCALE = {
     "data blurred over 2 x 2 pixels": "blurred",
     "Gaussian noise": "ceiling",
 }
-
-
-WHY = """Most of this can be predicted without the network. If the images were Gaussian with the covariance that they have, the
-exact network would be linear, and the error of a run would follow from the 784 eigenvalues of the covariance alone
-(measure/gaussian.py). The table has this squared distance beside the measured one, for the deterministic samplers. It predicts
-which values of lambda are good, which frame is best, and what diverges. It does not rank samplers of different kinds, and it
-does not see grain.
-
-- *Why a lambda helps.* The conjugate step holds the output of the network constant over the step. The output of a network
-  that was trained with a Cholesky factor rotates while the state moves. In the frame eps-R it does not rotate, and B = lambda
-  compensates a part of the rotation. The frame therefore cures what a lambda only reduces, and the best lambda falls with the
-  number of calls: `stepsmith tune --gaussian` finds 0.555, 0.377 and 0.146 at 20, 50 and 100 calls.
-- *Why a conjugate splitting diverges at few calls.* Each of its parts holds its output constant in the same rotating frame, and
-  the error grows with the drift. At 20 calls the predicted squared distance is in the tens of thousands."""
-PREDICTED = (
-    "conjugate, lambda 0", "lambda-DDIM-I, .5", "lambda-DDIM-II, .25", "lambda-DDIM-II, .5", "conjugate in eps-R",
-    "conjugate VV", "RSE", "RVV", "RVV2",
-)  # fmt: skip
-
-
-def predicted(cells: Cells) -> str:
-    """The squared distance of Gaussian data with the covariance of the images, beside the measured one."""
-    variances = gaussian.modes(np.load(frechet.WEIGHTS / "fashion_eigenvalues.npz")["eigenvalues"])
-    rows = {row.label: row for row in paper.ROWS}
-    heads = ["sampler", *(f"{nfe} calls: Gaussian / measured" for nfe in paper.BUDGETS)]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for label in PREDICTED:
-        row = rows[label]
-        method = derive(row.sde, row.sampler, "eps-L", row.frame)
-        module, found = load(emit(method)), []
-        for nfe in paper.BUDGETS:
-            grid = TimeGrid.quadratic(method.sde, budget_steps(nfe, method.nfe, "denoise")[0], end=paper.END)
-            seen = cells.get((label, nfe))
-            found.append(f"{gaussian.distance(module, grid, variances, row.params) ** 2:.2g} / {_distance(seen) if seen else ''}")
-        lines.append(f"| {label} | {' | '.join(found)} |")
-    return "\n".join(lines)
-
-
-def page(networks: str, counts: dict[int, Cells]) -> str:
-    """The page."""
-    parts = (measured(networks, counts), "## Why, and what could be known before", WHY, predicted(counts[USUAL]))
-    return "\n\n".join(parts) + "\n"
 
 
 def measured(networks: str, counts: dict[int, Cells]) -> str:
