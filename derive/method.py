@@ -190,8 +190,8 @@ def derive(
     """Derive the step of a sampler for a diffusion, with its cost; its orders and leading error follow when they are asked for.
 
     ``sde`` and ``sampler`` are whatever ``load_sde`` and ``load_sampler`` take. ``network`` says what the network predicts
-    (denoiser, eps-L, eps-R, x0, v, flow, ..., or a ScoreParameterization). ``frame`` is the quantity that a conjugate sampler
-    freezes over the step (None: the network's own output). ``target``, "ode" or "sde", replaces that of the sampler, and
+    (denoiser, eps-L, eps-R, x0, v, flow, ..., or a ScoreParameterization). ``frame`` is the quantity that a conjugate step or
+    part holds constant (None: the network's own output). ``target``, "ode" or "sde", replaces that of the sampler, and
     ``params`` the defaults of the emitted module.
 
     Raises InputError for bad input and Unsupported for what cannot be derived, both before any long work.

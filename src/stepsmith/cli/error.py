@@ -15,7 +15,7 @@ from stepsmith.errors import Unsupported
 @click.argument("sde")
 @click.argument("sampler")
 @click.option("--network", default="denoiser", show_default=True, help="What the network predicts.")
-@click.option("--frame", help="The quantity that a conjugate sampler freezes over a step.")
+@click.option("--frame", help="The quantity that conjugate steps and parts hold constant.")
 @click.option("--latex", is_flag=True, help="Print the error terms as LaTeX.")
 @plot_option("Draw the spectral radius of a step into this file.")
 @json_option

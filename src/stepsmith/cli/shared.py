@@ -63,7 +63,7 @@ def named_network(name: str, sde: Any, kind: str | None, shape: str | None, devi
 def own_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--sde --sampler --network --frame``: a method that is in no catalogue (``own_row``)."""
     for option in (
-        click.option("--frame", help="With --sde: the quantity that a conjugate sampler freezes over a step."),
+        click.option("--frame", help="With --sde: the quantity that conjugate steps and parts hold constant."),
         click.option("--network", default="denoiser", show_default=True, help="With --sde: what the network predicts."),
         click.option("--sampler", help="With --sde: a name, a .toml file or a composition."),
         click.option("--sde", help="A diffusion of your own, with --sampler: a name or a .toml file."),
