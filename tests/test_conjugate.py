@@ -292,9 +292,9 @@ def test_what_a_network_is_given_and_told(sde: str, network: str) -> None:
 
 
 def test_a_scalar_denoiser_gives_no_frame_that_cannot_be_inverted() -> None:
-    with pytest.raises(Unsupported):
+    with pytest.raises(Unsupported, match="is not turned into one of denoiser; use a network denoiser"):
         module_of("psld", "zero", "eps-L", "denoiser")
-    with pytest.raises(Unsupported):
+    with pytest.raises(Unsupported, match="derived for B = 0"):
         module_of("psld", "identity", "eps-L", "eps-R")
 
 

@@ -81,8 +81,8 @@ def reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
     key = w.asked.clock
     target = w.score_at(frame, key)
     if target.inverse is None:
-        what = f"a {name_of(w.network)} network gives no {name_of(frame)} output of {w.sde.n} blocks"
-        raise Unsupported(what, "use the frame eps-R, which is the same step")
+        what = f"the output of a network {name_of(w.network)} of {w.sde.n} blocks is not turned into one of {name_of(frame)}"
+        raise Unsupported(what, f"use a network {name_of(frame)}, or the frame eps-R")
     offset, back = w.offset(key), -target.inverse * target.skip
     names = [f"n{w.asked.number}_{w.block(k)}" for k in range(target.inverse.shape[0])]
     shift = (-back * offset, w.constants)
