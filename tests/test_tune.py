@@ -325,7 +325,7 @@ def test_a_network_without_derivatives_is_named(modules):
 def test_the_verb_writes_a_module_a_record_and_a_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choosing, "ASINH", ())
     folder = tmp_path / "out"
-    line = f"tune --nfe 4 --nfe 5 --seeds 0-7 --teacher 20 --out {folder} --plot {folder / 'error.png'}"
+    line = f"tune --nfe 4,5 --seeds 0-7 --teacher 20 --out {folder} --plot {folder / 'error.png'}"
     monkeypatch.setattr(sys, "argv", ["stepsmith", *line.split()])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stepsmith.cli import paper
-from stepsmith.cli.shared import examples, json_option, plot_option, print_json, print_table, progress
+from stepsmith.cli.shared import budgets_option, examples, json_option, plot_option, print_json, print_table, progress
 from stepsmith.errors import InputError
 
 KEYS = {False: ("pooled", "median"), True: ("variance", "distance")}
@@ -27,7 +27,7 @@ ERRORS = "errors of the data to the probability flow: pooled / median of the pat
 @click.option(
     "--sampler", "samplers", multiple=True, help="SAMPLER@GRID, in addition to the standard ones; may be repeated."
 )
-@click.option("--nfe", default="5,8,10,15,20,30,50", show_default=True, help="Budgets of network calls.")
+@budgets_option("Budgets of network calls.", "5,8,10,15,20,30,50")
 @click.option("--paths", type=click.IntRange(8), default=1024, show_default=True, help="Paths for each problem.")
 @click.option(
     "--seed", type=click.IntRange(0), default=5, show_default=True, help="The seed of the problems and the starts."
@@ -38,9 +38,8 @@ ERRORS = "errors of the data to the probability flow: pooled / median of the pat
 @plot_option("Draw error against calls into this file.")
 @json_option
 def command(
-    context: click.Context,
-    source: str, name: str | None, samplers: Sequence[str], nfe: str, paths: int, seed: int, noise: bool, plot: Path | None,
-    as_json: bool,
+    context: click.Context, source: str, name: str | None, samplers: Sequence[str], budgets: tuple[int, ...], paths: int,
+    seed: int, noise: bool, plot: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare the samplers of stepsmith with others at equal network calls, from the same starts to the same end.
 
@@ -56,7 +55,7 @@ def command(
 
     plots.check(plot)
     torch.set_num_threads(1)
-    sde, budgets = ss.load_sde(source), _budgets(nfe)
+    sde = ss.load_sde(source)
     network = None if name is None else ss.networks.load(name)
     kind = "denoiser" if network is None else network.kind
     made = _maker(sde, source, kind)
@@ -100,16 +99,6 @@ def _maker(sde: Any, source: str, kind: str) -> Callable[[Any], Any]:
         return emitted[name]
 
     return made
-
-
-def _budgets(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 1:
-        raise InputError("-", "nfe", f"{text!r} are no budgets", "write such as 10,20,50")
-    return found
 
 
 def _contestant(text: str) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from stepsmith.cli.shared import print_table, progress
+from stepsmith.cli.shared import budgets_option, print_table, progress
 from stepsmith.errors import InputError
 
 
 @click.command("paper")
 @click.option("--samples", type=click.IntRange(100), default=1000, show_default=True, help="Samples a cell.")
-@click.option("--nfe", type=int, multiple=True, help="Budgets of network calls: 20, 50 and 100 unless given.")
+@budgets_option("Budgets of network calls.", "20,50,100")
 @click.option("--row", "labels", multiple=True, help="Rows by their label; all of them unless given.")
 @click.option("--grid", type=click.Choice(("uniform", "quadratic", "logsnr")), help="The grid of every row, instead of its own.")
 @click.option("--last", type=click.Choice(("denoise", "none")), help="The last network call, the mean of the data, or none.")
@@ -22,7 +22,7 @@ from stepsmith.errors import InputError
 @click.option("--record", type=click.Path(path_type=Path), default=Path("out/paper.jsonl"), show_default=True)
 def command(
     samples: int,
-    nfe: tuple[int, ...],
+    budgets: tuple[int, ...],
     labels: tuple[str, ...],
     grid: str | None,
     last: str | None,
@@ -42,7 +42,6 @@ def command(
     if missing := [label for label in labels if label not in known]:
         raise InputError("-", "row", f"there is no row {missing[0]!r}", f"name one of {', '.join(known)}")
     rows = [known[label].varied(grid, last) for label in labels or known]
-    budgets = nfe or paper.BUDGETS
     record.parent.mkdir(parents=True, exist_ok=True)
     made = table(record, samples)
     cells = made.cells(rows, budgets)

@@ -32,6 +32,22 @@ def plot_option(text: str) -> Callable[[Any], Any]:
     return click.option("--plot", type=click.Path(path_type=Path), help=text)
 
 
+def budgets_option(text: str, default: str | None = None) -> Callable[[Any], Any]:
+    """``--nfe N,N,...``, once or several times: budgets of network calls, required where there is no default."""
+    given: dict[str, Any] = {"required": True} if default is None else {"default": (default,), "show_default": True}
+    return click.option("--nfe", "budgets", multiple=True, callback=_budgets, metavar="N,N,...", help=text, **given)
+
+
+def _budgets(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> tuple[int, ...]:
+    try:
+        found = tuple(int(word) for text in given for word in text.split(","))
+    except ValueError:
+        found = (0,)
+    if any(nfe < 1 for nfe in found):
+        raise InputError("-", "nfe", f"{','.join(given)!r} are no budgets", "write such as 10,20,50")
+    return found
+
+
 def kind_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--kind --shape``: what a network of the user's own predicts, and of which shape (``named_network``)."""
     predicts = "What the network predicts, if it does not say so itself: a function or a module of torch, or an .onnx file. "

@@ -13,6 +13,7 @@ import click
 
 from stepsmith.cli.shared import (
     DIALECTS,
+    budgets_option,
     examples,
     json_option,
     kind_options,
@@ -30,7 +31,7 @@ from stepsmith.errors import InputError
 @click.command(
     "tune",
     epilog=examples(
-        "tune --network digits --nfe 10 --out tuned", "tune --network my_module:unet --nfe 8 --nfe 20 --dialect diffusers",
+        "tune --network digits --nfe 10 --out tuned", "tune --network my_module:unet --nfe 8,20 --dialect diffusers",
         "tune --sde psld --gaussian statistics.npz --nfe 20",
     ),
 )  # fmt: skip
@@ -39,9 +40,7 @@ from stepsmith.errors import InputError
     "--network", default="digits", show_default=True, help="digits, fashion, galaxies, a file, MODULE:NAME or FILE.py:NAME."
 )
 @kind_options
-@click.option(
-    "--nfe", "budgets", type=int, multiple=True, required=True, help="Network calls of a run; may be repeated."
-)
+@budgets_option("Network calls of a run: a sampler for each.")
 @click.option(
     "--seeds", default="0-63", show_default=True, help="The seeds that are used for tuning; evaluate with others."
 )
