@@ -126,7 +126,7 @@ def test_a_report_without_names_covers_diffusions_that_no_mixture_drives(
 
 def test_objects_show_themselves_in_a_notebook() -> None:
     sde, method = ss.load_sde("psld"), ss.derive("psld", "rvv")
-    assert r"\mathrm{Minv}" in sde._repr_latex_() and sde._repr_latex_().startswith("$")
+    assert "M^{-1}" in sde._repr_latex_() and sde._repr_latex_().startswith("$")
     assert repr(method) == "Method(psld_rvv: 2 network calls, 0 draws a step)"
     assert method.local_error and method.local_error[0].latex() in (method._repr_latex_() or "")
     assert ss.derive("psld", "roba")._repr_latex_() is None
