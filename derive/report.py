@@ -135,8 +135,10 @@ WIDE = 600  # characters of LaTeX of a matrix that is written entry by entry
 
 
 def _matrix(left: str, entries: sp.Matrix, sde: LinearSDE, names: dict[str, str]) -> list[str]:
-    """A matrix, or its entries one by one, those of a symmetric one once."""
-    whole = latex(entries, names)
+    """A matrix, an exponential that all entries share before it, or its entries one by one, those of a symmetric one once."""
+    present = [set(sp.Mul.make_args(e)) for e in entries if e != 0]
+    shared = [f for f in set.intersection(*present) if isinstance(f, sp.exp)] if len(present) > 1 else []
+    whole = f"{latex(shared[0], names)} {latex(entries / shared[0], names)}" if len(shared) == 1 else latex(entries, names)
     if len(whole) <= WIDE or not left:
         return [f"{left} = {whole}" if left else whole]
     shown, (rows, columns) = [latex(sp.Symbol(b), names) for b in sde.state], entries.shape
