@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -53,7 +54,7 @@ def report(sde: LinearSDE) -> list[Section]:
     heads += [frequency(sde)] if sde.field else []
     flow = "dz = (F z - A s)" if sde.offset_let.is_zero_matrix else "dz = (F z + b - A s)"
     title, maths = f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", [*formulas.equations(sde), *formulas.lets(sde)]
-    return [
+    sections = [
         Section("sde", title, "\n".join([*equations(sde), *heads, *_start(sde)]), "\n".join(maths), HEADINGS["sde"][0]),
         _section(sde, "transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
         *_offset(sde, start),
@@ -62,6 +63,21 @@ def report(sde: LinearSDE) -> list[Section]:
         _reverse(sde, "probability_flow", f"probability flow {flow} dt, s the score, A =", 0),
         _reverse(sde, "reverse_sde", f"reverse SDE {flow} dt + G dw, dt < 0, s the score, A =", 1),
     ]
+    seen: set[str] = set()
+    return [_without(section, seen) for section in sections]
+
+
+MEANING = re.compile(r"(int_|I_|C_?\d |C\()")  # how the lines begin that say what an integral or a function stands for
+
+
+def _without(section: Section, seen: set[str]) -> Section:
+    """The section without those of its meanings that were seen before; the others are seen now."""
+    texts = []
+    for text in (section.text, section.latex):
+        lines = [line for line in text.splitlines() if line not in seen or not MEANING.match(line)]
+        seen.update(lines)
+        texts.append("\n".join(lines))
+    return replace(section, text=texts[0], latex=texts[1])
 
 
 def _start(sde: LinearSDE) -> list[str]:
@@ -139,6 +155,7 @@ def _matrix(left: str, entries: sp.Matrix, sde: LinearSDE, names: dict[str, str]
     present = [set(sp.Mul.make_args(e)) for e in entries if e != 0]
     shared = [f for f in set.intersection(*present) if isinstance(f, sp.exp)] if len(present) > 1 else []
     whole = f"{latex(shared[0], names)} {latex(entries / shared[0], names)}" if len(shared) == 1 else latex(entries, names)
+    whole = whole if len(entries) > 1 else latex(entries[0], names)
     if len(whole) <= WIDE or not left:
         return [f"{left} = {whole}" if left else whole]
     shown, (rows, columns) = [latex(sp.Symbol(b), names) for b in sde.state], entries.shape

@@ -174,7 +174,7 @@ def test_derive_prints_the_mathematics_in_three_ways(run, name):
     for title in ("transition Psi(t, 0)", "covariance Sigma(t)", "stationary law", "probability flow", "reverse SDE"):
         assert re.search(rf"^{re.escape(title)}", text, re.M) and title in latex
     assert all(line.strip() in text for key, value in told.items() if key != "source" for line in value.splitlines())
-    assert r"\left[\begin{matrix}" in latex and r"\left" not in text
+    assert r"\,dt" in latex and r"\left" not in text and (r"\left[\begin{matrix}" in latex) == (name == "psld")
 
 
 def test_derive_knows_what_is_true_and_what_has_no_closed_form(run, spec):
