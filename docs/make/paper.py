@@ -28,6 +28,8 @@ CLAIMS = (  # the paper's claim, the sampler that is to have the smaller distanc
 )
 OWN = (
     ("The eps-R frame does what a lambda imitates", "conjugate in eps-R", "lambda-DDIM-II, .5", 20),
+    ("conjugate VV is better with epsilon held than with the data", "conjugate VV", "conjugate VV in x0", 50),
+    ("conjugate OBA is better with the data held than with epsilon", "conjugate OBA in x0", "conjugate OBA", 50),
     ("adams-3 at 20 calls is better than ROBA at 50", "adams-3, log-SNR grid@20", "ROBA@50", 0),
     ("adams-3-gaussian at 20 calls is better than ROBA at 50", "adams-3-gaussian, tan grid@20", "ROBA@50", 0),
 )

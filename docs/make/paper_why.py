@@ -28,17 +28,18 @@ see grain.
   and the best lambda falls with the number of calls: `stepsmith tune --gaussian` finds 0.555, 0.377 and 0.146 at 20, 50 and
   100 calls.
 - *When conjugate splitting is better than splitting.* A conjugate part solves its linear terms exactly and holds the rest
-  constant, so the rest must be small. If epsilon is held, the rest is the whole score. It must take back the growth of the
-  linear terms, which is exponential, and at few calls it does not. If the prediction of the data is held, the term -Sigma^-1 z
-  of the score is among the linear ones. With large noise this is nearly the whole score, and the rest is small. The frame
-  eps-R, which cures the conjugate step, does not cure the splitting: epsilon is constant along the flow, but not along its
-  parts, which move one block each.
+  constant, so the rest must be small. If epsilon is held, the rest is the whole score. It must take back the exponential
+  growth of the linear terms, and at few calls it does not. If the prediction of the data is held (x0), the term -Sigma^-1 z of
+  the score is among the linear ones. With large noise this is nearly the whole score, the rest is small, and nothing diverges
+  at 20 calls; but from 50 calls on epsilon changes less than the prediction of the data, and holding it is better. The frame
+  eps-R, which cures the conjugate step, does not cure the splitting: epsilon is nearly constant along the flow, but not along
+  its parts, which move one block each.
 - *Why conjugation hurts the stochastic splitting.* The reverse SDE has twice the score of the flow, and its parts have twice
   the growth: the first step of 20 calls multiplies the momentum by {grown:.0f}, an Euler step by {euler:.1f}. The score must
-  take this back, but epsilon is not constant there even for a single image, as the noise of each step changes it. No fault was
-  found in the reconstruction. With the data held the prediction is far better, and still not better than ROBA.
-- *What diverges at 20 calls.* The three largest predictions are those of {worst}. Conjugate OBA has no sample that diverges:
-  its predicted error lies in a few directions of large variance, where the predictions of a trained network are bounded."""
+  take this back, but epsilon is not constant there even for a single image, as the noise of each step changes it. With the
+  data held conjugate OBA is nearly as good as ROBA. No fault was found in the reconstruction.
+- *What diverges at 20 calls.* The three largest predictions are those of {worst}. No sample of conjugate OBA diverges: its
+  predicted error lies in a few directions of large variance, in which the predictions of a trained network are bounded."""
 
 ROWS = [row for row in (*paper.PAPER, *paper.OURS) if row.grid == "quadratic"]
 
