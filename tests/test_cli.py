@@ -175,6 +175,7 @@ def test_derive_prints_the_mathematics_in_three_ways(run, name):
         assert re.search(rf"^{re.escape(title)}", text, re.M) and title in latex
     assert all(line.strip() in text for key, value in told.items() if key != "source" for line in value.splitlines())
     assert r"\,dt" in latex and r"\left" not in text and (r"\left[\begin{matrix}" in latex) == (name == "psld")
+    assert text.count("int_beta = ") == latex.count(r"I_{\beta} = ") == (name != "ve")
 
 
 def test_derive_knows_what_is_true_and_what_has_no_closed_form(run, spec):
