@@ -62,7 +62,7 @@ def doubt(one: torch.Tensor, two: torch.Tensor, figure: Any) -> float:
 
 def measured(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     sde, network = ss.load_sde("vp"), NETWORKS[given.problem]()
-    bench = prepared(sde, network, given.seeds, kind="denoiser", start=None, end=1e-3, teacher=80, trials=given.trials)
+    bench = prepared(sde, network, given.seeds, kind="denoiser", start=None, end=None, teacher=80, trials=given.trials)
     module = bench.module(BASELINE)
     starts = drawn(module, bench.span[0], range(FIRST, FIRST + given.paths), network.shape)
     times = ss.TimeGrid.logsnr(sde, TRUTH, *bench.span).times
