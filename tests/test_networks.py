@@ -345,7 +345,9 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path, net):
     unet.write(path, module, about)
     y = normal(2, 1, 8, 8)
     again = networks.load(path)
-    rounded = networks.from_edm(module.half().float(), about.sigma_data, about.shape, about.sigma_range)  # weights are float16
+    rounded = networks.from_edm(
+        module.half().float().to(memory_format=torch.channels_last), about.sigma_data, about.shape, about.sigma_range
+    )  # weights are float16
     assert torch.equal(rounded((y,), at(1.0))[0], again((y,), at(1.0))[0])
     assert again.sigma_range == net.sigma_range and len(again.digest) == 64
     assert [item.name for item in tmp_path.iterdir()] == ["mine.safetensors"]
