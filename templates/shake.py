@@ -6,9 +6,11 @@ The core (torch/core/) and the class Diffusion are written whole; a module keeps
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeGuard
 
 
 def _definitions(file: str) -> str:
@@ -23,10 +25,18 @@ PUBLIC = frozenset(
 )
 
 
+class Uses(NamedTuple):
+    """What a piece of text reads and gives a value: names, and the attributes that it reads but for ``self.a = other.a``."""
+
+    reads: frozenset[str]
+    gives: frozenset[str]
+    attributes: frozenset[str]
+
+
 def shaken(text: str) -> str:
     """The definitions of a text that PUBLIC reaches, two blank lines between them, one between methods."""
-    tree, lines, out = ast.parse(text), text.split("\n"), set[int]()
-    while unused := set(_unused(tree)):
+    tree, lines, out, uses = ast.parse(text), text.split("\n"), set[int](), functools.cache(_uses)
+    while unused := set(_unused(tree, uses)):
         for node in unused:
             first = node.lineno - 1
             while lines[first - 1].lstrip().startswith("#"):  # what is said of it
@@ -43,32 +53,52 @@ def shaken(text: str) -> str:
 def _bodies(tree: ast.Module) -> list[list[ast.stmt]]:
     """Where a definition or an assignment may go: the text, its classes and their constructors."""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    return [
-        tree.body,
-        *(node.body for node in classes),
-        *(init.body for node in classes for init in _constructors(node)),
-    ]
+    inits = [method for node in classes for method in node.body if _constructor(method)]
+    return [node.body for node in (tree, *classes, *inits)]
 
 
-def _constructors(node: ast.ClassDef) -> list[ast.FunctionDef]:
-    return [method for method in node.body if isinstance(method, ast.FunctionDef) and method.name == "__init__"]
+def _uses(node: ast.AST) -> Uses:
+    nodes = list(ast.walk(node))
+    names = [e for e in nodes if isinstance(e, ast.Name)]
+    own = {
+        id(line.value)
+        for line in nodes
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Attribute)
+        and [e.attr for e in _targets(line) if isinstance(e, ast.Attribute)] == [line.value.attr]
+    }  # fmt: skip
+    return Uses(
+        frozenset(e.id for e in names if isinstance(e.ctx, ast.Load)),
+        frozenset([e.id for e in names if isinstance(e.ctx, ast.Store)] + [e.arg for e in nodes if isinstance(e, ast.arg)]),
+        frozenset(
+            e.attr for e in nodes if isinstance(e, ast.Attribute) and isinstance(e.ctx, ast.Load) and id(e) not in own
+        ),
+    )
 
 
-def _unused(tree: ast.Module) -> Iterator[ast.stmt]:
+def _constructor(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and node.name == "__init__"
+
+
+def _unused(tree: ast.Module, uses: Callable[[ast.AST], Uses]) -> Iterator[ast.stmt]:
     """Definitions and assignments that nothing reads."""
-    nodes = list(ast.walk(tree))
-    names = {name for node in nodes if isinstance(node, ast.FunctionDef) for name in _free(node)}
-    attributes = _attributes(nodes)
+    definitions = [each for node in tree.body for each in (node.body if isinstance(node, ast.ClassDef) else [node])]
+    pieces = [[*node.body, node.args] if _constructor(node) else [node] for node in definitions]
+    found = [(node, [uses(piece) for piece in each]) for node, each in zip(definitions, pieces, strict=True)]
+    attributes = {name for _, each in found for use in each for name in use.attributes}
+    names = set(PUBLIC)
+    for node, each in found:
+        if isinstance(node, ast.FunctionDef):
+            names |= frozenset().union(*(use.reads for use in each)) - frozenset().union(*(use.gives for use in each))
     for node in tree.body:
-        if _name(node) not in {*names, *PUBLIC, None}:
+        if _name(node) not in {*names, None}:
             yield node
         elif isinstance(node, ast.ClassDef):
             for method in node.body:
-                if isinstance(method, ast.FunctionDef) and method.name != "__init__" and method.name not in attributes:
+                if _constructor(method):
+                    read = {name for line in method.body for name in uses(line).reads - _names(_targets(line))}
+                    yield from (line for line in method.body if _idle(line, read, attributes))
+                elif isinstance(method, ast.FunctionDef) and method.name not in attributes:
                     yield method
-            for method in _constructors(node):
-                read = {name for line in method.body for name in _read(line)}
-                yield from (line for line in method.body if _idle(line, read, attributes))
 
 
 def _name(node: ast.stmt) -> str | None:
@@ -93,27 +123,5 @@ def _targets(line: ast.AST) -> list[ast.expr]:
     return line.targets[0].elts if isinstance(line.targets[0], ast.Tuple) else line.targets
 
 
-def _read(line: ast.stmt) -> set[str]:
-    """The names that a line reads, but for those that it gives a new value."""
-    read = {e.id for e in ast.walk(line) if isinstance(e, ast.Name) and isinstance(e.ctx, ast.Load)}
-    return read - {e.id for e in _targets(line) if isinstance(e, ast.Name)}
-
-
-def _free(function: ast.FunctionDef) -> set[str]:
-    """The names that a function reads and neither takes nor gives a value."""
-    nodes = list(ast.walk(function))
-    names = [e for e in nodes if isinstance(e, ast.Name)]
-    own = {e.id for e in names if isinstance(e.ctx, ast.Store)} | {e.arg for e in nodes if isinstance(e, ast.arg)}
-    return {e.id for e in names if isinstance(e.ctx, ast.Load)} - own
-
-
-def _attributes(nodes: list[ast.AST]) -> set[str]:
-    """The attributes that are read, but for ``self.a = other.a``."""
-    own = {
-        id(line.value)
-        for line in nodes
-        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Attribute)
-        and [e.attr for e in _targets(line) if isinstance(e, ast.Attribute)] == [line.value.attr]
-    }  # fmt: skip
-    read = (e for e in nodes if isinstance(e, ast.Attribute) and isinstance(e.ctx, ast.Load))
-    return {e.attr for e in read if id(e) not in own}
+def _names(targets: list[ast.expr]) -> set[str]:
+    return {e.id for e in targets if isinstance(e, ast.Name)}

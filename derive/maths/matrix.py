@@ -56,18 +56,16 @@ def forward(L: Matrix) -> Matrix:
 
 
 def solve(A: Matrix) -> Matrix:
-    """The inverse by Gauss-Jordan without pivots: of a positive definite matrix, or of one near the unit matrix."""
-    n = len(A)
-    one, zero = A[0][0] / A[0][0], A[0][0] - A[0][0]
-    rows = [[*row, *(one if i == j else zero for j in range(n))] for i, row in enumerate(A)]
-    for k in range(n):
-        pivot = rows[k][k]
-        rows[k] = [e / pivot for e in rows[k]]
-        for i in range(n):
+    """The inverse by Gauss-Jordan in place, without pivots: of a positive definite matrix, or of one near the unit matrix."""
+    rows = [list(row) for row in A]
+    for k, pivot in enumerate(rows):
+        over = 1 / pivot[k]
+        pivot[:] = [over if j == k else e * over for j, e in enumerate(pivot)]
+        for i, row in enumerate(rows):
             if i != k:
-                held = rows[i][k]
-                rows[i] = [a - held * b for a, b in zip(rows[i], rows[k], strict=True)]
-    return [row[n:] for row in rows]
+                held = row[k]
+                row[:] = [-held * b if j == k else a - held * b for j, (a, b) in enumerate(zip(row, pivot, strict=True))]
+    return rows
 
 
 def inverse_of(A: Matrix) -> Matrix:

@@ -253,20 +253,22 @@ def grow(
     inhomogeneous: Matrix | None = None,
 ) -> Matrix:  # fmt: skip
     """X' = left X + X right + inhomogeneous from X(t0) = start, coefficient by coefficient."""
-    rows, columns = len(start), len(start[0])
+    rows, columns = range(len(start)), range(len(start[0]))
+    by_left = [_terms(row) for row in left or [[]] * len(start)]
+    by_right = [_terms(column) for column in transpose(right)] if right else [[]] * len(start[0])
     X = [[[e] for e in row] for row in start]
     for k in range(point.terms - 1):
-        slope: list[list[Any]] = [[0] * columns for _ in range(rows)]
-        for i in range(rows):
-            for j in range(columns):
-                total = inhomogeneous[i][j].c[k] if inhomogeneous is not None else 0
-                for m in range(k + 1):
-                    if left is not None:
-                        total += sum(left[i][q].c[k - m] * X[q][j][m] for q in range(rows))
-                    if right is not None:
-                        total += sum(X[i][q][m] * right[q][j].c[k - m] for q in range(columns))
-                slope[i][j] = 0 if type(total) is int else total / (k + 1)
-        for i in range(rows):
-            for j in range(columns):
-                X[i][j].append(slope[i][j])
+        slope = [[inhomogeneous[i][j].c[k] if inhomogeneous else 0 for j in columns] for i in rows]
+        for i in rows:
+            for j in columns:
+                slope[i][j] += sum(c * X[q][j][k - m] for q, m, c in by_left[i] if m <= k)
+                slope[i][j] += sum(X[i][q][k - m] * c for q, m, c in by_right[j] if m <= k)
+        for i in rows:
+            for j in columns:
+                X[i][j].append(0 if type(slope[i][j]) is int else slope[i][j] / (k + 1))
     return [[Series(e, point.ring) for e in row] for row in X]
+
+
+def _terms(entries: list[Series]) -> list[tuple[int, int, Any]]:
+    """(q, m, c): the coefficients c of x^m in the q-th of some series, but for integer zeros."""
+    return [(q, m, c) for q, e in enumerate(entries) for m, c in enumerate(e.c) if not (type(c) is int and c == 0)]

@@ -74,7 +74,7 @@ class SeriesReading:
         width = len(top[0])
         zero = constant(point.ring, 0, point.terms)
         M = [*top, *([[zero] * width for _ in range(width - rows)])]
-        one = [[point.ring.number(int(i == j)) for j in range(width)] for i in range(width)]
+        one = [[point.ring.number(1) if i == j else 0 for j in range(width)] for i in range(width)]
         Y = grow(point, one, right=M)
         return mul(solve(composed(Y, self._offset(lower))), composed(Y, self._offset(upper)))[:rows]
 

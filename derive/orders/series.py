@@ -49,6 +49,8 @@ class Series:
         return Series([-a for a in self.c], self.ring, self.v)
 
     def __sub__(self, other: Any) -> Series:
+        if isinstance(other, Series) and not self.v and not other.v:
+            return Series([a - b for a, b in zip(self.c, other.c, strict=False)], self.ring)
         return self + (-other)
 
     def __rsub__(self, other: Any) -> Series:
@@ -62,7 +64,7 @@ class Series:
         n = min(len(self.c), len(other.c))
         out: list[Any] = [0] * n
         right = [(j, b) for j, b in enumerate(other.c) if not _nil(b)]
-        for i, a in enumerate(self.c[:n]):
+        for i, a in enumerate(self.c[:n] if right else ()):
             if not _nil(a):
                 for j, b in right:
                     if i + j >= n:
@@ -166,12 +168,23 @@ class Series:
             raise ValueError("the inner series of a composition must vanish at zero")
         inner = Series([0, *inner.c[1:]], self.ring)
         n = len(inner.c)
-        lowest = next((k for k, a in enumerate(inner.c) if not _nil(a)), n)
-        known = min(n, len(self.c) * lowest)  # what the first term that is missing here would reach
+        powers = [k for k, a in enumerate(inner.c) if not _nil(a)]
+        known = min(n, len(self.c) * min(powers, default=n))  # what the first term that is missing here would reach
+        if len(powers) == 1:
+            return Series(self._stretched(inner.c[powers[0]], powers[0], n)[:known], self.ring)
         total = Series([self.c[-1]] + [0] * (n - 1), self.ring)
         for a in reversed(self.c[:-1]):
             total = total * inner + a
         return Series(total.c[:known], self.ring)
+
+    def _stretched(self, factor: Any, power: int, length: int) -> list[Any]:
+        """The coefficients with factor x^power in place of x."""
+        out: list[Any] = [self.c[0]] + [0] * (length - 1)
+        scale = factor
+        for k, a in zip(range(power, length, power), self.c[1:], strict=False):
+            out[k] = 0 if _nil(a) else a * scale
+            scale = scale * factor
+        return out
 
     def __pow__(self, k: int) -> Series:
         if k < 0:
