@@ -54,7 +54,7 @@ def _bodies(tree: ast.Module) -> list[list[ast.stmt]]:
     """Where a definition or an assignment may go: the text, its classes and their constructors."""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     inits = [method for node in classes for method in node.body if _constructor(method)]
-    return [node.body for node in (tree, *classes, *inits)]
+    return [tree.body, *(node.body for node in classes), *(method.body for method in inits)]
 
 
 def _uses(node: ast.AST) -> Uses:
