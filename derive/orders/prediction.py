@@ -53,7 +53,7 @@ FOUND: dict[Any, tuple[sp.Expr | None, str]] = {}  # the same on every diffusion
 
 def _by_data(other: Any, power: int) -> sp.Expr:
     names = [*_along(power), *(_partial(i, j) for i, j in _across(power)), "r1", "r2", *other.params]
-    K, *_ = field(list(dict.fromkeys(names)), sp.QQ)
+    K, *_ = field(list(dict.fromkeys(names)), sp.ZZ)
     return _expanded(other, power, K, {str(g): K.from_expr(g.as_expr()) for g in K.gens})
 
 

@@ -158,7 +158,7 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     indices = [i for total in range(power) for i in multi_indices(len(names) + 1, total)]
     jets = [jet_name(b, i, names) for b in names for i in indices]
     gens = [*sde.symbols, *other.program.params, *(f"d{b}" for b in names), *names, *sde.constant, *jets]
-    K, *_ = rational_functions(list(dict.fromkeys(gens)), sp.QQ)
+    K, *_ = rational_functions(list(dict.fromkeys(gens)), sp.ZZ)
     symbols = {str(g): K.from_expr(g.as_expr()) for g in K.gens}
     known = {k: symbols[k] for k in (*sde.symbols, *other.program.params)}
     point = Point(Symbols(K), sde, known, symbols[AT.name], [], [], power + 1)
