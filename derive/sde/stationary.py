@@ -6,6 +6,7 @@ would find neither before it had multiplied everything out.
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -33,6 +34,7 @@ def equations(F: sp.Matrix, GG: sp.Matrix) -> tuple[list[sp.Expr], list[sp.Symbo
     return [residual[i, j] for i, j in pairs], [unknown[i, j] for i, j in pairs], unknown
 
 
+@functools.lru_cache(64)  # the kernel, its proof and every part of a splitting ask for the same law
 def solve(name: str, F: sp.Matrix, GG: sp.Matrix, F_let: sp.Matrix, GG_let: sp.Matrix) -> sp.Matrix:
     """The constant S, in the words of F_let and GG_let; F and GG are the same written out in t.
 
