@@ -145,6 +145,14 @@ def candidates(blocks: int, spread: float) -> list[Candidate]:
     return [Candidate(row, *grid) for row in (ROWS if blocks == 1 else BLOCKS) for grid in grids(spread)]
 
 
+def leaders(ranked: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The best candidate of each of the best rows; ``ranked`` begins with the best of all."""
+    best: dict[Row, Candidate] = {}
+    for candidate in ranked:
+        best.setdefault(candidate.row, candidate)
+    return list(best.values())[:count]
+
+
 def rounded(value: float) -> float:
     """To four digits: nothing depends on more, and they are to be read."""
     return float(f"{value:.4g}")

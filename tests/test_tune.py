@@ -100,6 +100,13 @@ def test_the_record_says_what_was_tried_and_for_whom(chosen, tmp_path):
     assert record["candidates"] == chosen.record["candidates"]
 
 
+def test_the_rows_whose_steps_are_searched_are_those_of_the_best_candidates():
+    steady, moody = Row("x0", 2, "log", True), Row("gaussian", 3, "log", True)
+    ranked = [choosing.Candidate(row, grid) for row, grid in ((moody, "logsnr"), (steady, "logsnr"), (steady, "edm"))]
+    ranked += [choosing.FIRST, choosing.Candidate(moody, "quadratic")]  # the worst of all is of the row that leads
+    assert choosing.leaders(ranked, 2) == ranked[:2]
+
+
 def test_the_steps_are_searched_and_the_search_holds_on_other_paths(monkeypatch):
     monkeypatch.setattr(tuning, "SEARCH", 5)
     bench = tuning.prepared("vp", PROBLEM.network(), range(64), kind="denoiser", start=None, end=1e-3, teacher=40, shape=(2,))

@@ -199,9 +199,9 @@ def choose(bench: Bench, nfe: int, log: Trials) -> Chosen:
     for candidate in bench.watched(every, len(every), f"{bench.sde.name}, {nfe} calls"):
         measure(candidate)
     ranked = sorted(tried, key=lambda candidate: tried[candidate].loss)
-    best, leaders = ranked[0], list({candidate.row: candidate for candidate in reversed(ranked)}.values())[::-1][:LEADERS]
+    best = ranked[0]
     with bench.watched(None, SEARCH * nfe * LEADERS, f"{bench.sde.name}, {nfe} calls, the steps") as bar:
-        for candidate in leaders:
+        for candidate in choosing.leaders(ranked, LEADERS):
             measure(searched(bench, nfe, candidate, log, bar.update))
     found = min(tried, key=lambda candidate: tried[candidate].loss)
     held = {candidate: bench.error(candidate, nfe, 1) for candidate in (found, best, FIRST)}
