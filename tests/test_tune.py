@@ -329,6 +329,13 @@ def test_a_network_without_derivatives_is_named(modules):
         learning.learned(base_of(modules, BASELINE), outside, Paths(starts, starts[0]), 2)
 
 
+def test_a_missing_budget_is_named_as_it_is_written(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["stepsmith", "tune", "--sde", "vp", "--network", "digits"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and "nfe: Missing option '--nfe'" in capsys.readouterr().err
+
+
 def test_the_verb_writes_a_module_a_record_and_a_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choosing, "ASINH", ())
     folder = tmp_path / "out"

@@ -39,9 +39,8 @@ def main() -> NoReturn:
     except (click.exceptions.Abort, KeyboardInterrupt):
         fail("-: interrupted: stopped by the user; run it again", 130)
     except click.ClickException as wrong:
-        option = (
-            getattr(getattr(wrong, "param", None), "name", None) or getattr(wrong, "option_name", None) or "arguments"
-        )
+        param = getattr(wrong, "param", None)
+        option = max(param.opts, key=len).lstrip("-") if param else getattr(wrong, "option_name", "arguments")
         fail(f"-: {option}: {one_line(wrong.format_message()).rstrip('.')}; see stepsmith --help", 2)
     except InputError as wrong:
         fail(str(wrong), 2)
