@@ -426,6 +426,20 @@ def test_conjugate_parts_hold_the_output_in_the_frame_of_gddim(network: str) -> 
     assert method.order == 1
 
 
+@pytest.mark.parametrize("sampler", ["conjugate-vv", "conjugate-oba"])
+def test_a_denoiser_holds_the_data_in_conjugate_parts_as_a_network_of_x0_does(sampler: str) -> None:
+    """One prediction under two names: they differ in what the network is given."""
+    torch.manual_seed(0)
+    states, d = torch.randn(2, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    new = []
+    for network in ("denoiser", "x0"):
+        module = ss.load(ss.emit(ss.derive("psld", sampler, network, frame="x0")))
+        row = module.coefficients([0.6, 0.55])[0].unbind()
+        draws = torch.ones(module.DRAWS, 5, dtype=torch.float64).unbind()
+        new.append(torch.stack(module.step(states.unbind(), row, lambda inputs, time: (d,), draws)[0]))
+    assert new[0] == pytest.approx(new[1].numpy(), rel=1e-11)
+
+
 def test_numbers_too_large_to_prove_anything_end_in_one_line():
     with pytest.raises(Unsupported, match="too large to prove the leading error of psld_wild"):
         ss.emit(ss.derive("psld", {"sampler": {"name": "wild", "family": "conjugate", "B": 1e308}}))

@@ -60,7 +60,7 @@ def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
         P, Phi = _one_block(w, B[0, 0], str(frame))
     else:
         P, Phi = _along_step(w, B, frame)
-    values = w.asked.output if data or frame == w.network else reframed(w, frame, state)
+    values = w.asked.output if data else reframed(w, frame, state)
     p0 = w.law("mean", "0", ("p", n, 1))[0] if data and n > 1 else sp.zeros(n, 0)
     return _applied(w, B, P, p0, Phi, values)
 
@@ -78,6 +78,8 @@ def _applied(w: Writer, B: sp.Matrix, P: sp.Matrix, p0: sp.Matrix, Phi: sp.Matri
 
 def reframed(w: Writer, frame: Network, state: State) -> tuple[str, ...]:
     """The output of the last call, at a state, in the frame: n with C_out n = s - C_skip (z - o), made of the score."""
+    if frame == w.network or w.kind.predicts == kind_of(frame).predicts == "data":
+        return w.asked.output
     key = w.asked.clock
     target = w.score_at(frame, key)
     if target.inverse is None:

@@ -36,8 +36,7 @@ def split_step(w: Writer, split: Split) -> State:
             if token.predict and w.asked.output:
                 ahead = apply(w, part, token, f"{position}p", state, state, upper, lower)
             w.evaluate(ahead, token.at)
-            if w.frame != w.network:
-                w.asked.frozen = reframed(w, w.frame, ahead)
+            w.asked.frozen = reframed(w, w.frame, ahead)
         state = apply(w, part, token, str(position), state, ahead if token.predict else state, upper, lower)
     return state
 
