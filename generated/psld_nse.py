@@ -71,8 +71,7 @@ class Diffusion:
     def __init__(self, Gamma, nu, kappa, beta_min, beta_max):
         if not (Gamma != nu and Gamma >= 0 and nu >= 0 and kappa > 0 and beta_min > 0 and beta_max > 0):
             raise ValueError(
-                "the parameters must fulfil Gamma != nu, Gamma >= 0, nu >= 0, kappa > 0, beta_min > 0, beta_max "
-                "> 0"
+                "the parameters must fulfil Gamma != nu, Gamma >= 0, nu >= 0, kappa > 0, beta_min > 0, beta_max > 0"
             )
         self.Gamma, self.nu, self.kappa, self.beta_min, self.beta_max = Gamma, nu, kappa, beta_min, beta_max
         self.Minv = (self.Gamma - self.nu)**2/4

@@ -245,7 +245,7 @@ def message(text: str, indent: int) -> str:
     """A literal, broken between words into several where it is long."""
     if len(text) < 85:
         return literal(text)
-    lines = textwrap.wrap(text, 95, drop_whitespace=False, replace_whitespace=False, expand_tabs=False)
+    lines = textwrap.wrap(text, 102, drop_whitespace=False, replace_whitespace=False, expand_tabs=False)
     margin = "\n" + " " * (indent + 4)
     return "".join(margin + literal(line) for line in lines) + "\n" + " " * indent
 
