@@ -23,7 +23,7 @@ run: $(VENV)/.installed
 	$(BIN)/python examples/first_run.py
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

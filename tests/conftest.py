@@ -17,6 +17,14 @@ from torch.utils._pytree import tree_leaves
 torch.set_num_threads(1)
 
 
+LONG = ("test_tune", "test_measure", "test_site", "test_diffusers", "test_adams", "test_stability", "test_search", "test_report")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 def pytest_collection_finish() -> None:
     """What is imported and collected by now stays to the end, and is not searched for garbage again and again."""
     gc.freeze()
