@@ -384,6 +384,18 @@ def test_a_division_keeps_no_term_that_is_not_known() -> None:
     assert len(short.c) == 2 and short.c == [1, 2]
 
 
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_series_of_one_power_is_put_into_another(power):
+    """sum_k a_k (c x^power)^k, known as far as both are, against Horner's rule, which a second power asks for."""
+    ring = Rationals()
+    outer = Series([ring.number(k + 2, 3) for k in range(4)], ring)
+    inner = Series([0] * power + [ring.number(5, 7)] + [0] * (6 - power), ring)
+    nearly = Series([*inner.c[:6], ring.number(1, 10**9)], ring)
+    found, wanted = outer.at(inner), outer.at(nearly)
+    assert len(found.c) == len(wanted.c) and found.c[:6] == wanted.c[:6] and found.c[2 * power] != 0
+
+
+
 # -- search, warnings, stability -----------------------------------------------------------------------------------------------
 
 
