@@ -70,10 +70,11 @@ def test_names_and_derivatives_are_spelled_in_the_notation_of_the_field() -> Non
     assert [word(name) for name in ("lambda_", "beta_min", "Minv", "D1", "x")] == [
         r"\lambda", r"\beta_{\mathrm{min}}", r"\mathrm{Minv}", "D_{1}", "x",
     ]  # fmt: skip
-    found = derivatives(["dx", "sx_m", "sm_mt", "nt", "n_x", "beta_tt", "K_xm", "beta_min"], ("x", "m"), ("beta",), {"m": "p"})
+    symbols = ["dx", "sx_m", "sm_mt", "nt", "n_x", "beta_tt", "K_xm", "k_m", "beta_min"]
+    found = derivatives(symbols, ("x", "m"), ("beta",), {"m": "p"})
     assert found == {
         "dx": r"\dot{x}", "sx_m": "s_{x,p}", "sm_mt": "s_{p,p t}", "nt": "n_{,t}", "n_x": "n_{,x}", "beta_tt": r"\beta''",
-        "K_xm": "K_{x p}",
+        "K_xm": "K_{x p}", "k_m": "k_{p}",
     }  # fmt: skip
     several = derivatives(["n_x", "dn_x", "n_x_m"], ("x", "m"), (), {}, outputs=2)
     assert several == {"n_x": "n_{x}", "dn_x": r"\dot{n}_{x}", "n_x_m": "n_{x,m}"}

@@ -65,7 +65,7 @@ def derivatives(
         ),
         rf"n(t)(?:_({block}))?": lambda t, b: f"n_{{{shown[b] if b else ''},t}}",
         rf"n_({block})_({block})": lambda b, by: f"n_{{{shown[b]},{shown[by]}}}",
-        rf"([KL])_({block})({block})?": lambda M, b, c: f"{M}_{{{shown[b]}{' ' + shown[c] if c else ''}}}",
+        rf"([KLk])_({block})({block})?": lambda M, b, c: f"{M}_{{{shown[b]}{' ' + shown[c] if c else ''}}}",
         rf"({'|'.join((*lets, 'f', 'V', 'b'))})_(t+)": lambda let, by: f"{names.get(let) or word(let)}{chr(39) * len(by)}",
     }
     found: dict[str, str] = {}
