@@ -46,6 +46,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "derive/maths": ("test_hard_sdes.py -k 'law or van_loan'", "test_kernel.py", "test_numeric.py"),
     "derive/sde": ("test_hard_sdes.py -k 'law or van_loan'", "test_kernel.py", "test_numeric.py"),
     "derive/maths/budget": ("test_budget.py",),
+    "derive/maths/notation": ("test_notation.py -k spelled",),
     "derive/proofs": (OTHERS, "test_kernel.py"),
     "derive/spec": (
         "test_front_door.py -k 'not unicode and not grammars'",

@@ -58,6 +58,7 @@ def _bodies(tree: ast.Module) -> list[list[ast.stmt]]:
 
 
 def _uses(node: ast.AST) -> Uses:
+    """What all of a node reads and gives, the functions inside it too."""
     nodes = list(ast.walk(node))
     names = [e for e in nodes if isinstance(e, ast.Name)]
     own = {

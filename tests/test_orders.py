@@ -395,7 +395,6 @@ def test_a_series_of_one_power_is_put_into_another(power):
     assert len(found.c) == len(wanted.c) and found.c[:6] == wanted.c[:6] and found.c[2 * power] != 0
 
 
-
 # -- search, warnings, stability -----------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from ..sampler.network import KINDS, ScoreParameterization, scalar
 from ..sde.linear import LinearSDE
 from ..sde.offset import reached
 from .rings import Ring, small_rational
-from .series import Series, clock, constant
+from .series import Series, clock, constant, nil
 
 UNIT = {1: ((1,), 1), 2: ((3, 4), 5), 3: ((2, 3, 6), 7), 4: ((1, 1, 1, 1), 2)}  # rational points of spheres
 
@@ -271,4 +271,4 @@ def grow(
 
 def _terms(entries: list[Series]) -> list[tuple[int, int, Any]]:
     """(q, m, c): the coefficients c of x^m in the q-th of some series, but for integer zeros."""
-    return [(q, m, c) for q, e in enumerate(entries) for m, c in enumerate(e.c) if not (type(c) is int and c == 0)]
+    return [(q, m, c) for q, e in enumerate(entries) for m, c in enumerate(e.c) if not nil(c)]

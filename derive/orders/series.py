@@ -24,7 +24,7 @@ class Series:
 
     def __init__(self, c: Sequence[Number], ring: Any, v: int = 0) -> None:
         self.c, self.ring, self.v = list(c), ring, v
-        while self.v < 0 and self.c and (_nil(self.c[0]) or ring.is_zero(self.c[0])):
+        while self.v < 0 and self.c and (nil(self.c[0]) or ring.is_zero(self.c[0])):
             self.c, self.v = self.c[1:], self.v + 1
 
     def _other(self, other: Any) -> Series:
@@ -63,9 +63,9 @@ class Series:
             return self._about_pole(other)
         n = min(len(self.c), len(other.c))
         out: list[Any] = [0] * n
-        right = [(j, b) for j, b in enumerate(other.c) if not _nil(b)]
+        right = [(j, b) for j, b in enumerate(other.c) if not nil(b)]
         for i, a in enumerate(self.c[:n] if right else ()):
-            if not _nil(a):
+            if not nil(a):
                 for j, b in right:
                     if i + j >= n:
                         break
@@ -94,7 +94,7 @@ class Series:
         out: list[Any] = []
         for k, a in enumerate(self.c[lost : lost + len(below)]):
             for j in range(1, k + 1):
-                if not _nil(below[j]) and not _nil(out[k - j]):
+                if not nil(below[j]) and not nil(out[k - j]):
                     a = a - below[j] * out[k - j]
             out.append(_over(a, below[0]))
         v = self.v + lost - other.v - shift
@@ -168,7 +168,7 @@ class Series:
             raise ValueError("the inner series of a composition must vanish at zero")
         inner = Series([0, *inner.c[1:]], self.ring)
         n = len(inner.c)
-        powers = [k for k, a in enumerate(inner.c) if not _nil(a)]
+        powers = [k for k, a in enumerate(inner.c) if not nil(a)]
         known = min(n, len(self.c) * min(powers, default=n))  # what the first term that is missing here would reach
         if len(powers) == 1:
             return Series(self._stretched(inner.c[powers[0]], powers[0], n)[:known], self.ring)
@@ -182,7 +182,7 @@ class Series:
         out: list[Any] = [self.c[0]] + [0] * (length - 1)
         scale = factor
         for k, a in zip(range(power, length, power), self.c[1:], strict=False):
-            out[k] = 0 if _nil(a) else a * scale
+            out[k] = 0 if nil(a) else a * scale
             scale = scale * factor
         return out
 
@@ -202,13 +202,14 @@ class Series:
         return self.c
 
 
-def _nil(a: Any) -> bool:
+def nil(a: Any) -> bool:
+    """Whether a coefficient is the integer zero: exact, whatever the ring."""
     return type(a) is int and a == 0
 
 
 def _over(a: Any, b: Any) -> Any:
     """a / b, where an integer zero stays one (Python would make a float of it)."""
-    return 0 if _nil(a) else a / b
+    return 0 if nil(a) else a / b
 
 
 def clock(ring: Any, value: Any, length: int) -> Series:
