@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import flint
@@ -41,9 +42,9 @@ def jet(expr: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Series) -> Series
 
 def number(expr: sp.Expr) -> Any:
     """A rational, pi or e as a ball."""
-    if expr == sp.pi:
+    if expr is sp.pi:
         return flint.arb.pi()
-    return flint.arb(1).exp() if expr == sp.E else flint.arb(flint.fmpq(int(expr.p), int(expr.q)))
+    return flint.arb(1).exp() if expr is sp.E else flint.arb(flint.fmpq(int(expr.p), int(expr.q)))
 
 
 def arb(value: Any) -> Any:
@@ -110,32 +111,23 @@ def size(A: Matrix) -> Any:
 def linear(
     value: Matrix, terms: int, L: Matrix | None = None, M: Matrix | None = None, N: Matrix | None = None
 ) -> list[Matrix]:
-    """The Taylor coefficients of X' = L X + X M + N from X = value; L, M, N are matrices of series, None for zero.
-
-    The sums over j are one product of balls a term: [L_0 ... L_k] [X_k; ...; X_0] and [X_k ... X_0] [M_0; ...; M_k].
-    """
+    """The Taylor coefficients of X' = L X + X M + N from X = value; L, M, N are matrices of series, None for zero."""
     left, right = (_terms_of(series, terms) for series in (L, M))
-    X = [value]
+    X = [flint.arb_mat(value)]
     for k in range(terms - 1):
         slope = flint.arb_mat(term(N, k)) if N is not None else flint.arb_mat(len(value), len(value[0]))
-        if left:
-            slope += _row_by_column(left[: k + 1], X[: -len(left) - 1 : -1])
-        if right:
-            slope += _row_by_column(X[: -len(right) - 1 : -1], right[: k + 1])
-        X.append([[e / (k + 1) for e in row] for row in slope.tolist()])
-    return X
+        for j, A in enumerate(left[: k + 1]):
+            slope += A * X[k - j]
+        for j, B in enumerate(right[: k + 1]):
+            slope += X[k - j] * B
+        X.append(slope / (k + 1))
+    return [[list(row) for row in coefficient.tolist()] for coefficient in X]
 
 
-def _row_by_column(A: list[Matrix], B: list[Matrix]) -> Any:
-    """[A_0 ... A_k] [B_0; ...; B_k], one product of balls."""
-    wide = [[e for part in rows for e in part] for rows in zip(*A, strict=True)]
-    return flint.arb_mat(wide) * flint.arb_mat([row for part in B for row in part])
-
-
-def _terms_of(series: Matrix | None, terms: int) -> list[Matrix]:
+def _terms_of(series: Matrix | None, terms: int) -> list[Any]:
     """The coefficients of a matrix of series, the trailing zeros left out: F is often a polynomial."""
-    coefficients = [term(series, k) for k in range(terms)] if series is not None else []
-    while coefficients and all(e == 0 for row in coefficients[-1] for e in row):
+    coefficients = [flint.arb_mat(term(series, k)) for k in range(terms)] if series is not None else []
+    while coefficients and coefficients[-1] == flint.arb_mat(coefficients[-1].nrows(), coefficients[-1].ncols()):
         coefficients.pop()
     return coefficients
 
@@ -150,10 +142,13 @@ class Panel:
 
     def value(self, time: Any) -> Matrix:
         x = time - self.centre
-        total = self.coefficients[-1]
-        for c in reversed(self.coefficients[:-1]):
-            total = [[a * x + b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(total, c, strict=True)]
-        return total
+        return [[entry(x) for entry in row] for row in self._entries]
+
+    @cached_property
+    def _entries(self) -> Matrix:
+        """The entries as polynomials."""
+        rows = zip(*self.coefficients, strict=True)
+        return [[flint.arb_poly(list(entry)) for entry in zip(*row, strict=True)] for row in rows]
 
 
 @dataclass

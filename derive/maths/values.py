@@ -5,6 +5,7 @@ One evaluator and one table of functions: a value is whatever has + - * / and th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,16 +30,24 @@ def evaluate(expr: sp.Expr, values: Mapping[str, Any], number: Callable[[sp.Expr
     An applied function f(x) is ``values["f"]`` called with the value of x.  Raises Unsupported for a function that is not in
     the table.
     """
-    if expr.is_Rational or expr in (sp.pi, sp.E):
-        return number(expr)
+    return _evaluator(expr)(values, number)
+
+
+@functools.lru_cache(maxsize=2**14)  # the same entries are asked for at many times
+def _evaluator(expr: sp.Expr) -> Callable[[Mapping[str, Any], Callable[[sp.Expr], Any]], Any]:
+    if expr.is_Rational or expr is sp.pi or expr is sp.E:
+        return lambda values, number: number(expr)
     if expr.is_Float:
-        return number(sp.Rational(expr))
+        exact = sp.Rational(expr)
+        return lambda values, number: number(exact)
     if expr.is_Symbol:
-        return values[expr.name]
-    args = [evaluate(arg, values, number) for arg in expr.args]
+        name = expr.name
+        return lambda values, number: values[name]
+    args = [_evaluator(arg) for arg in expr.args]
     if isinstance(expr, AppliedUndef):
-        return values[expr.func.__name__](args[0])
-    return combined(expr, args, FUNCTIONS)
+        name = expr.func.__name__
+        return lambda values, number: values[name](args[0](values, number))
+    return lambda values, number: combined(expr, [arg(values, number) for arg in args], FUNCTIONS)
 
 
 def combined(node: sp.Expr, args: list[Any], functions: Mapping[Any, Callable[..., Any]]) -> Any:
@@ -59,8 +68,8 @@ def combined(node: sp.Expr, args: list[Any], functions: Mapping[Any, Callable[..
 
 
 def _power(base: Any, exponent: sp.Expr, power: Any) -> Any:
-    if exponent.is_Integer and abs(exponent) <= 2**20:
-        return base ** int(exponent) if exponent >= 0 else 1 / base ** int(-exponent)
+    if exponent.is_Integer and abs(n := int(exponent)) <= 2**20:
+        return base**n if n >= 0 else 1 / base**-n
     if exponent.is_Rational and exponent.q == 2:
         return _power(base.sqrt(), sp.Integer(exponent.p), None)
     return (power * base.log()).exp()

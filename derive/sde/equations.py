@@ -7,10 +7,10 @@ F, G and b act on the blocks alone (n x n times the identity on each block).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
@@ -77,12 +77,19 @@ class Equations:
         return {name: sp.Symbol(name, real=True) for name in (*self.params, *filter(None, [self.field]))}
 
     @cached_property
-    def _written_out(self) -> dict[sp.Symbol, sp.Expr]:
+    def _stands_for(self) -> dict[sp.Symbol, sp.Expr]:
         return {sp.Symbol(name, real=True): expr for name, expr in self.let.items()}
+
+    @cached_property
+    def _written_out(self) -> Callable[[Any], Any]:
+        return lru_cache(4096)(lambda entries: entries.subs(self._stands_for))  # asked at every time of a proof
 
     def written_out(self, entries: Any) -> Any:
         """Entries with every let replaced by what it stands for."""
-        return entries.subs(self._written_out) if entries.free_symbols & self._written_out.keys() else entries
+        if not entries.free_symbols & self._stands_for.keys():
+            return entries
+        return self._written_out(sp.ImmutableMatrix(entries) if isinstance(entries, sp.MatrixBase) else entries)
+
 
     @cached_property
     def F(self) -> sp.ImmutableMatrix:
