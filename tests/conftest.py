@@ -28,6 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What is imported and collected by now stays to the end, and is not searched for garbage again and again."""
     gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 class NoCopyToHost(TorchDispatchMode):
