@@ -95,7 +95,9 @@ def _unused(tree: ast.Module, uses: Callable[[ast.AST], Uses]) -> Iterator[ast.s
             yield node
         elif isinstance(node, ast.ClassDef):
             for method in node.body:
-                if _constructor(method):
+                if _constructor(method) and not method.body:
+                    yield method
+                elif _constructor(method):
                     read = {name for line in method.body for name in uses(line).reads - _names(_targets(line))}
                     yield from (line for line in method.body if _idle(line, read, attributes))
                 elif isinstance(method, ast.FunctionDef) and method.name not in attributes:

@@ -45,11 +45,11 @@ def _leading_error(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
         return by_frame(method, steps) if steps and order == 1 else None
     if family == "adams":
         return by_clock(method, order)
-    if formula is not None and formula.words & set(ONE_BLOCK):
-        return by_data(method, order + 1)
-    if family in ("splitting", "runge-kutta") and order <= 2:
-        try:
+    try:
+        if formula is not None and formula.words & set(ONE_BLOCK):
+            return by_data(method, order + 1)
+        if family in ("splitting", "runge-kutta") and order <= 2:
             return by_drift(method, lambda sde: method.on(sde, "score"), order + 1)
-        except IrrationalError:
-            return None
+    except (IrrationalError, ZeroDivisionError):  # abs(h), which costs more terms than there are
+        return None
     return None

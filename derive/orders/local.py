@@ -91,7 +91,8 @@ def verdict(method: Any, seeds: Sequence[int] = (1, 2, 3)) -> Verdict:
 
 def _remark(method: Any, seed: int, step: int) -> str:
     """Where alone a common step of this order does better; that it is not consistent, where it is nowhere."""
-    places: dict[str, dict[str, Any]] = {"at its default parameters": {"drawn": partial(draw, defaults=True)}}
+    defaults = partial(draw, kept=frozenset(method.program.params))
+    places: dict[str, dict[str, Any]] = {"at its default parameters": {"drawn": defaults}}
     if method.program.history:
         places["on equal steps"] = {"steps": lambda seed, count: [1] * count}
     for place, how in places.items():
@@ -99,6 +100,10 @@ def _remark(method: Any, seed: int, step: int) -> str:
             continue
         if local_error(method, seed, step + 1, **how).power > step + 1:
             return f"{_power(method, step_chain(method), seed, MOST + 1, **how) - 1} {place} alone"
+    if step and method.sampler.formula is not None and method.sampler.params:
+        less = _power(method, step_chain(method), seed, step + 1, drawn=partial(draw, kept=frozenset())) - 1
+        if less < step:
+            return f"at the default parameters of its lines, {max(0, less)} at others"
     begins = _power(method, step_chain(method), seed, 1)
     return f"not consistent: the local error of a step begins with h^{begins}" if step == 0 else ""
 
@@ -169,8 +174,8 @@ def local_error(
 
 
 def poles(method: Any) -> Unsupported:
-    what = f"the step of {method.name} divides by what vanishes with the step: no expansion within {MARGINS[-1]} terms"
-    return Unsupported(what, "write the step without poles in h")
+    what = f"the step of {method.name} divides by what vanishes with the step, or takes the root or logarithm of it"
+    return Unsupported(f"{what}: it has no power series in h", "write it in whole powers of h, sqrt(h) beside the draws alone")
 
 
 def local_error_at(at: Setting, chain: Chain, top: int, steps: Sequence[Any]) -> LocalError:

@@ -23,10 +23,11 @@ from ..lower.frames import SIGMA, STEP, noise_of
 from ..maths.matrix import mul, scaled, solve, transpose
 from ..program import Normal, StepProgram
 from .history import lengths, times_of
+from .local import poles
 from .point import composed
 from .polynomial import Polynomial, mean
 from .rings import PRECISION, Balls
-from .series import Series, constant
+from .series import Series, constant, nil
 from .taylor import AwayError, Setting, Value, multi_indices, row, run, setting
 
 WIDTH = 2
@@ -44,15 +45,18 @@ def around(method: Any, seed: int, powers: int, width: int = WIDTH) -> Setting:
 
 
 def weak_order(method: Any, seeds: Sequence[int] = (1, 2), most: int = 2) -> int:
-    """The weak order (at most ``most``, which is 1 or 2) of a run that draws noise; 0 where it is not consistent.
+    """The weak order (at most ``most``, which is 1 or 2) of a run that draws noise; 0 where its common step is not consistent.
 
-    A first or last row adds its local error h^2 once, which a run of order 2 bears, so consistency is all that is asked of it.
+    A first or last row adds its local error once: h^2, which a run of order 2 bears, or h where it is not consistent, which one
+    of order 1 does.
     """
     with flint.ctx.workprec(PRECISION):
         try:
             return min(_weak(method, seed, most) for seed in seeds)
         except AwayError:
             return 0
+        except ZeroDivisionError:
+            raise poles(method) from None
 
 
 def _weak(method: Any, seed: int, most: int) -> int:
@@ -61,12 +65,15 @@ def _weak(method: Any, seed: int, most: int) -> int:
     steps = lengths(seed, len(rows) + 1 + len(method.ending))
     for width in (1, WIDTH):
         at = around(method, seed, 2, width)
+        zero = at.point.ring.is_zero
+        if not all(zero(gap) for power in (2, 3) for gap in _added(at, power, rows, steps)):
+            return 0
         for run_of in (rows, (*rows, *method.ending)) if method.ending else (rows,):
-            if any(not at.point.ring.is_zero(gap) for _, gap in moment_gaps(at, 1, run_of, steps)):
-                return 0
+            if len(run_of) > 1 and not all(zero(gap) for _, gap in moment_gaps(at, 2, run_of, steps)):
+                most = 1 if all(zero(e.c[0]) for e in displacement(at, 2, run_of, steps)) else 0
     for width in (1, WIDTH) if most > 1 else ():
         at = around(method, seed, 4, width)
-        if any(not at.point.ring.is_zero(gap) for gap in _added(at, rows, steps)):
+        if not all(at.point.ring.is_zero(gap) for power in (4, 5) for gap in _added(at, power, rows, steps)):
             return 1
     return most
 
@@ -76,39 +83,49 @@ def opening(method: Any) -> tuple[StepProgram, ...]:
     return (*method.warmup, *((method.program,) * (1 + len(method.program.history) * bool(method.warmup))))
 
 
-def _added(at: Setting, rows: Sequence[StepProgram], steps: Sequence[Any]) -> Iterator[Any]:
-    """What one more common step adds to the gaps at h^2: nothing, where its own local error begins with h^3.
+def _added(at: Setting, power: int, rows: Sequence[StepProgram], steps: Sequence[Any]) -> Iterator[Any]:
+    """What one more common step adds to the gaps at r^power: nothing below the power that its own local error begins with.
 
-    To this power the errors of the steps add up: each is carried on by the identity.
+    To the power 5 the errors of the steps add up: each is carried on by the identity.
     """
     if len(rows) == 1:
-        yield from (gap for _, gap in moment_gaps(at, 2, rows, steps))
+        yield from (gap for _, gap in moment_gaps(at, power, rows, steps))
         return
-    both = (moment_gaps(at, 2, run_of, steps) for run_of in (rows, (*rows, rows[-1])))
+    both = (moment_gaps(at, power, run_of, steps) for run_of in (rows, (*rows, rows[-1])))
     yield from (more - less for (_, less), (_, more) in zip(*both, strict=True))
 
 
 def moment_gaps(
-    at: Setting, p: int, rows: Sequence[StepProgram], steps: Sequence[Any]
+    at: Setting, power: int, rows: Sequence[StepProgram], steps: Sequence[Any]
 ) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Exact minus numerical coefficient of h^p in E dz^index over rows of these lengths, in h, for the indices of degree 1 to 2p,
-    low degrees first.
+    """Exact minus numerical coefficient of r^power in E dz^index over rows of these lengths, in h, for the indices of degree 1 to
+    the power, low degrees first.  Of an odd power none, where r and the draws with their signs turned give the same step.
     """
-    moved = [_cleared(series, 2 * p + 1) for series in displacement(at, 2 * p, rows, steps)]
+    moved = [cleared(series, power + 1) for series in displacement(at, power, rows, steps)]
+    if power % 2 and all(map(turns, moved)):
+        return
+    p = power // 2
     span = sum(steps[: len(rows)], flint.fmpq(0)) ** p
     drift, noise = generator(at, max(1, 2 * p - 2))
     count = len(moved)
     numerical: dict[tuple[int, ...], Series] = {}
-    one = constant(at.point.ring, at.point.ring.number(1), 2 * p + 1)
+    one = constant(at.point.ring, at.point.ring.number(1), power + 1)
     numerical[(0,) * count] = one
-    for index in _indices(count, 2 * p):
+    for index in _indices(count, power):
         axis = next(i for i, k in enumerate(index) if k)
         below = tuple(k - (i == axis) for i, k in enumerate(index))
         numerical[index] = numerical[below] * moved[axis]
-        yield index, _expected(index, drift, noise, p) * span - mean(numerical[index].c[2 * p])
+        exact = 0 if power % 2 else _expected(index, drift, noise, p) * span
+        yield index, exact - mean(numerical[index].c[power])
 
 
-def _cleared(series: Series, length: int) -> Series:
+def turns(series: Series) -> bool:
+    """Whether each power of r has monomials of its own parity in the draws alone."""
+    indices = [(k, c.terms if isinstance(c, Polynomial) else [()] * (not nil(c))) for k, c in enumerate(series.c)]
+    return all((k - sum(index)) % 2 == 0 for k, found in indices for index in found)
+
+
+def cleared(series: Series, length: int) -> Series:
     """The first terms without what vanishes, which would cost most of the time of the products."""
     zero = series.ring.is_zero
     kept = (c.without(zero) if isinstance(c, Polynomial) else c for c in series.c[:length])

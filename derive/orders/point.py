@@ -176,16 +176,19 @@ class Point:
         return factor(self.Sigma, KINDS[network].factor == "U")
 
 
-def draw(method: Any, ring: Ring, seed: int, terms: int, defaults: bool = False) -> Point:
-    """A random point of a method: parameters near their defaults (or there) that keep the constraints, a time inside the span.
+def draw(method: Any, ring: Ring, seed: int, terms: int, kept: frozenset[str] | None = None) -> Point:
+    """A random point of a method: parameters near their defaults that keep the constraints, a time inside the span.
 
-    Parameters that decide what is sampled (a noise clock, eta) stay at their defaults.
+    Parameters that decide what is sampled (a noise clock, eta) stay at their defaults, or those that are ``kept``.
     """
     rng, sde = random.Random(seed), method.sde
-    fixed = {s.name for part in method.sampler.parts.values() for e in part.noise_clock.values() for s in _symbols(e)}
-    if method.sampler.formula is not None:
-        fixed |= set(method.sampler.params)  # such as eta: another value samples another diffusion
-    values = _parameters(method, rng, set(method.program.params) if defaults else fixed)
+    if kept is None:
+        kept = frozenset(
+            s.name for part in method.sampler.parts.values() for e in part.noise_clock.values() for s in _symbols(e)
+        )
+        if method.sampler.formula is not None:
+            kept |= set(method.sampler.params)  # such as eta: another value samples another diffusion
+    values = _parameters(method, rng, kept)
     low, high = (flint.fmpq(*float(end).as_integer_ratio()) for end in sde.time)
     t0 = low + (high - low) * (flint.fmpq(1, 2) + small_rational(rng, -0.1, 0.1))
     number = lambda q: ring.number(int(q.p), int(q.q))  # noqa: E731
@@ -214,7 +217,7 @@ def _symbols(text: Any) -> list[sp.Symbol]:
     return [sp.Symbol(word) for word in str(text).replace("*", " ").replace("+", " ").split() if word.isidentifier()]
 
 
-def _parameters(method: Any, rng: random.Random, fixed: set[str]) -> dict[str, flint.fmpq]:
+def _parameters(method: Any, rng: random.Random, fixed: frozenset[str]) -> dict[str, flint.fmpq]:
     """Defaults times a rational near one; a default of zero becomes a rational between 1/10 and 1."""
     for _ in range(200):
         values = {}

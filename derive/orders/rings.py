@@ -45,7 +45,7 @@ class Rationals:
         return bool(value == 0)
 
     def function(self, name: str, value: Any) -> Any:
-        known = {"exp": (0, 1), "log": (1, 0), "sin": (0, 0), "cos": (0, 1), "atan": (0, 0)}
+        known = {"exp": (0, 1), "log": (1, 0), "sin": (0, 0), "cos": (0, 1), "atan": (0, 0), "asin": (0, 0)}
         if name in known and value == known[name][0]:
             return flint.fmpq(known[name][1])
         raise IrrationalError(f"{name}({value})")
@@ -79,10 +79,17 @@ class Balls:
         return bool(value.contains(0)) and bool(value.rad() < TINY)
 
     def function(self, name: str, value: Any) -> Any:
-        return getattr(flint.arb(value), name)()
+        return _finite(getattr(flint.arb(value), name)())
 
     def sqrt(self, value: Any) -> Any:
-        return flint.arb(value).sqrt()
+        return _finite(flint.arb(value).sqrt())
+
+
+def _finite(value: Any) -> Any:
+    """A value; ZeroDivisionError where there is none, as of log 0: no series begins there."""
+    if not value.is_finite():
+        raise ZeroDivisionError("a function at its pole or outside its domain")
+    return value
 
 
 def held_to_zero(gap: Any, formula: str) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .rings import IrrationalError
-
 Number = Any
 
 
@@ -114,34 +112,38 @@ class Series:
         """The root with positive leading coefficient; a leading power of the small quantity must be even."""
         if all(self.ring.is_zero(a) for a in self.c):
             return Series([0] * len(self.c), self.ring)
-        v = self.valuation()
-        if v % 2:
-            raise IrrationalError("the root of an odd power of the step")
-        c = self.c[v:]
+        first = self.valuation()
+        v, odd = divmod(self.v + first, 2)
+        if odd:
+            raise ZeroDivisionError("the root of an odd power of the step")
+        c = self.c[first:]
         root = [self.ring.sqrt(c[0])]
         for k in range(1, len(c)):
             inner = sum((root[j] * root[k - j] for j in range(1, k)), 0)
             root.append((c[k] - inner) / (2 * root[0]))
-        return Series([0] * (v // 2) + root, self.ring)
+        return Series([0] * max(v, 0) + root, self.ring, min(v, 0))
 
     def exp(self) -> Series:
-        out = [self.ring.function("exp", self.c[0])]
-        for k in range(1, len(self.c)):
-            out.append(_over(sum((j * self.c[j] * out[k - j] for j in range(1, k + 1)), 0), k))
+        c = self.regular
+        out = [self.ring.function("exp", c[0])]
+        for k in range(1, len(c)):
+            out.append(_over(sum((j * c[j] * out[k - j] for j in range(1, k + 1)), 0), k))
         return Series(out, self.ring)
 
     def log(self) -> Series:
-        out = [self.ring.function("log", self.c[0])]
-        for k in range(1, len(self.c)):
-            inner = sum((j * out[j] * self.c[k - j] for j in range(1, k)), 0)
-            out.append((self.c[k] - _over(inner, k)) / self.c[0])
+        c = self.regular
+        out = [self.ring.function("log", c[0])]
+        for k in range(1, len(c)):
+            inner = sum((j * out[j] * c[k - j] for j in range(1, k)), 0)
+            out.append((c[k] - _over(inner, k)) / c[0])
         return Series(out, self.ring)
 
     def sincos(self) -> tuple[Series, Series]:
-        s, c = [self.ring.function("sin", self.c[0])], [self.ring.function("cos", self.c[0])]
-        for k in range(1, len(self.c)):
-            s.append(_over(sum((j * self.c[j] * c[k - j] for j in range(1, k + 1)), 0), k))
-            c.append(-_over(sum((j * self.c[j] * s[k - j] for j in range(1, k + 1)), 0), k))
+        x = self.regular
+        s, c = [self.ring.function("sin", x[0])], [self.ring.function("cos", x[0])]
+        for k in range(1, len(x)):
+            s.append(_over(sum((j * x[j] * c[k - j] for j in range(1, k + 1)), 0), k))
+            c.append(-_over(sum((j * x[j] * s[k - j] for j in range(1, k + 1)), 0), k))
         return Series(s, self.ring), Series(c, self.ring)
 
     def sin(self) -> Series:
@@ -151,9 +153,17 @@ class Series:
         return self.sincos()[1]
 
     def atan(self) -> Series:
-        """By its derivative, x' / (1 + x^2)."""
-        slope = self.derivative() / (self * self + 1)
-        return Series([self.ring.function("atan", self.c[0]), *slope.integral().c[1:]], self.ring)
+        return self._from_slope("atan", self.derivative() / (self * self + 1))
+
+    def asin(self) -> Series:
+        return self._from_slope("asin", self.derivative() / (1 - self * self).sqrt())
+
+    def acos(self) -> Series:
+        return self._from_slope("acos", -self.derivative() / (1 - self * self).sqrt())
+
+    def _from_slope(self, name: str, slope: Series) -> Series:
+        """A function of this series by its derivative along it."""
+        return Series([self.ring.function(name, self.regular[0]), *slope.integral().c[1:]], self.ring)
 
     def integral(self) -> Series:
         """The antiderivative that vanishes at zero."""
