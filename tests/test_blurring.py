@@ -329,3 +329,10 @@ def test_float32_and_float64_runs_agree_and_the_network_sees_images() -> None:
 def test_a_shape_without_height_and_width_is_refused() -> None:
     with pytest.raises(InputError, match="no image"):
         ss.sample(module_of("conjugate"), lambda inputs, time: inputs, ss.TimeGrid.explicit([0.9, 0.5]), [0], shape=(3,))
+
+
+def test_the_mean_of_a_picture_has_a_law_where_a_closed_form_would_divide_by_zero() -> None:
+    spec = {**HEAT, "F": [["-freq/10"]], "G": [["1"]], "let": {}, "params": {}}
+    module = ss.load(ss.emit(ss.derive(spec, "conjugate", "x0")))
+    sigma = module.start(0.7, freq=torch.tensor([0.0, 1.0], dtype=torch.float64)).flatten()
+    assert sigma.tolist() == pytest.approx([0.7**0.5, (5 * (1 - math.exp(-0.14))) ** 0.5], rel=1e-13)

@@ -12,7 +12,9 @@ import torch
 from scipy.linalg import expm
 
 import stepsmith as ss
+from stepsmith.derive.sde.numeric import NumericSDE
 from stepsmith.errors import InputError, Unsupported
+from stepsmith.executed import SETTING
 from stepsmith.measure.coefficients import worst_of
 
 torch.set_num_threads(1)
@@ -188,3 +190,37 @@ def test_numeric_views_tell_what_they_cannot_tell() -> None:
             call()
     with pytest.raises(InputError, match="outside the span"):
         zero.covariance(7.0)
+
+
+PULSE = "(tanh((t - 0.61803398)/{width}) - tanh((t - 0.61803398)/{width} - 2))"
+
+
+@pytest.mark.parametrize("width", ["1e-4", "1e-5", "1e-8"])
+@pytest.mark.parametrize(("key", "F", "G"), [("F", "-1 - {pulse}", "1"), ("G", "-1", "sqrt(1 + 0.2*{pulse})")])
+def test_a_change_between_all_nodes_is_found_by_bounds(key: str, F: str, G: str, width: str) -> None:
+    pulse = PULSE.format(width=width)
+    with pytest.raises(InputError, match=rf"sde\.{key}\[0\].*is not smooth near t = 0\.618"):
+        ss.load_sde(sde([[F.format(pulse=pulse)]], [[G.format(pulse=pulse)]]))
+
+
+@pytest.mark.parametrize("steepness", [90, 150])
+def test_balls_follow_a_change_that_begins_behind_the_last_terms_of_a_series(steepness: int) -> None:
+    spec = sde([[f"-1 - tanh({steepness}*(t - 0.61803398))"]], [["1"]])
+    short, long = (NumericSDE(ss.load_sde(spec), {}, **setting) for setting in (SETTING, {}))
+    for time in (0.6, 0.77, 1.0):
+        assert short.covariance(time) == pytest.approx(long.covariance(time), rel=1e-14)
+    assert ss.certify(ss.derive(spec, "conjugate"))
+
+
+@pytest.mark.parametrize(("F", "G"), [("0", "exp(t)"), ("-20*exp(-20*t)", "exp(-10*t)"), ("-sin(t) - 1", "sqrt(sin(t) + 1)")])
+@pytest.mark.parametrize("sampler", ["euler", "conjugate"])
+def test_a_diffusion_without_parameters_has_a_module(F: str, G: str, sampler: str) -> None:
+    module = ss.load(ss.emit(ss.derive(sde([[F]], [[G]]), sampler)))
+    exact = ss.load_sde(sde([[F]], [[G]])).at().covariance(0.7)
+    assert (module.start(0.7) ** 2).item() == pytest.approx(exact.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("word", ["asin", "acos", "atan"])
+def test_an_inverse_function_is_derived(word: str) -> None:
+    assert ss.derive(sde([[f"-1 - {word}(t/2)", "1"], ["-1", "-2"]], [["0"], [f"1 + {word}(t/2)"]]), "euler").order == 1
+    assert worst(sde([[f"-1 - {word}(t/2)"]], [["1"]]), "dpmpp-2m") < 1e-12

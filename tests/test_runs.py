@@ -185,11 +185,50 @@ def test_steps_are_other_rationals_for_each_seed() -> None:
 def test_a_pole_in_the_step_is_expanded_or_refused_in_a_line() -> None:
     assert ss.derive("vp", spec("hp10")).order == 1
     poles = own([*F, "z = z + h*f + (h - hp)**26/hp**25*(f - f[-1])"], EULER)
-    with pytest.raises(ss.Unsupported, match="divides by what vanishes with the step"):
+    with pytest.raises(ss.Unsupported, match="divides by what vanishes with the step, or takes the root"):
         ss.derive("vp", poles).order  # noqa: B018
     assert ss.derive("vp", own([*F, "z = z + h*f + h**3/(h - hp)*(f - f[-1])"], EULER)).why == (
         "its coefficients divide by zero on equal steps"
     )
+
+
+@pytest.mark.parametrize("term", ["exp(-1/h)", "h*exp(-1/h**2)", "h*tanh(1/h) - h", "h**3*log(h)", "h**(5/2)"])
+def test_what_has_no_power_series_in_h_is_refused_in_a_line(term: str) -> None:
+    with pytest.raises(ss.Unsupported, match=r"has no power series in h; write it in whole powers of h"):
+        ss.derive("vp", own([*HEUN, f"z = z + ({term})*f"])).order  # noqa: B018
+
+
+@pytest.mark.parametrize("term", ["abs(h**3)", "abs(h) - h", "sqrt(h**2) - h"])
+def test_a_root_that_is_a_power_of_h_is_one(term: str) -> None:
+    assert ss.derive("vp", own([*HEUN[:-1], f"{HEUN[-1]} + ({term})*f"])).order == 2
+
+
+def test_an_order_that_parameters_of_the_lines_decide_is_said_to_be_that_of_the_defaults() -> None:
+    step = [*HEUN[:-1], "z = z + h*((1 - b)*f + b*drift(y, q, t1))"]
+    method = ss.derive("vp", {**own(step), "params": {"b": 0.5}})
+    assert claims(method) == "Proven order 2 (at the default parameters of its lines, 1 at others)."
+    middle = ["y = z + h/(2*b)*f", "q = score(y, t0 - h/(2*b))", "z = z + h*((1 - b)*f + b*drift(y, q, t0 - h/(2*b)))"]
+    assert claims(ss.derive("vp", {**own([*F, *middle]), "params": {"b": 0.5}})) == "Proven order 2."
+
+
+MARUYAMA = [*F, "z = z + h*f + sqrt(2*h)*xi1"]
+UNIT = {"name": "unit", "state": ["x"], "F": [["-1"]], "G": [["sqrt(2)"]]}
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup", "weak", "strong"),
+    [
+        (MARUYAMA, [], 1, 1), (MARUYAMA, [EULER], 1, None), (MARUYAMA, [["z = z/2"]], 0, None), (EULER, [MARUYAMA], 0, None),
+        ([*F, "z = z + (h + h**(3/2))*f + sqrt(2*h)*xi1"], [], 0, 0.5),  # of order 1/2
+        ([*F, "z = z + h*f + sqrt(2*h)*xi1 + h*xi1"], [], 0, 0.5),
+        ([*F, "z = z + h*f + sqrt(2*h)*xi1 + h*xi2"], [], 1, 0.5),
+    ],
+)  # fmt: skip
+def test_rows_without_noise_and_half_powers_of_h_count_for_what_they_are(
+    step: list[str], warmup: list[list[str]], weak: int, strong: float | None
+) -> None:
+    method = ss.derive(UNIT, {**own(step, *warmup), "target": "sde"})
+    assert (method.weak_order, method.strong_order) == (weak, strong)
 
 
 # -- the history of a long run -------------------------------------------------------------------------------------------------

@@ -159,6 +159,7 @@ class Flow:
     initial: Matrix
     series: Callable[[Any, Matrix], list[Matrix]]  # (centre, value there) -> coefficients
     accuracy: int  # bits to which a panel's series is summed
+    widest: float  # of a panel
     panels: list[Panel] = field(default_factory=list)
 
     def value(self, time: Any) -> Matrix:
@@ -188,4 +189,4 @@ class Flow:
         if any(not width > 0 for width in widths):
             what = f"the coefficients are not analytic near t = {float(centre.mid()):.6g}"
             raise Unsupported(what, "shorten the time span")
-        self.panels.append(Panel(centre, flint.arb(sign * min([*widths, 1e6])), coefficients))
+        self.panels.append(Panel(centre, flint.arb(sign * min([*widths, self.widest])), coefficients))

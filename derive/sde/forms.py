@@ -64,7 +64,7 @@ def sigma(sde: Equations) -> sp.Expr | None:
         return careful(sde.schedule[1])
     f, g2, variance = sde.F[0, 0], sde.GG[0, 0], sde.initial_let[0, 0]
     law = tidied(-g2 / (2 * f)) if f != 0 else None
-    if law is not None and t not in law.free_symbols:
+    if law is not None and t not in law.free_symbols and _constant_mode(sde, law):
         closed = exponent(sde)
         log_alpha = closed if closed is not None else LOG_ALPHA
         return sp.sqrt(variance * sp.exp(2 * log_alpha) - law * expm1(2 * log_alpha))
@@ -72,6 +72,11 @@ def sigma(sde: Equations) -> sp.Expr | None:
         grown = _from_start(sde, growth)
         return sp.sqrt(_collapsed(sde.initial[0, 0] + plain(grown), sde.initial[0, 0] + grown))
     return None
+
+
+def _constant_mode(sde: Equations, expr: sp.Expr) -> bool:
+    """Whether an expression has a value where the field vanishes, which is the mean of every picture."""
+    return not sde.field or sp.sympify(expr).subs(sde.symbols[sde.field], 0).is_finite is not False
 
 
 def _collapsed(simple: sp.Expr, careful_form: sp.Expr) -> sp.Expr:

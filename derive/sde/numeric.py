@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..maths.balls import SHORTEN, STIFF, Flow, arb, eye, floats, inverse, joine
 from ..maths.budget import within
 from ..maths.matrix import Matrix, add, factor, forward, mul, transpose
 from .equations import Equations
+from .smooth import panels
 
 PRECISION = 400  # bits carried
 ACCURACY = 260  # bits to which a panel's series is summed
@@ -57,7 +58,14 @@ class NumericSDE:
         return series_of(entries, self._values, centre, terms or self.terms)
 
     def flow(self, start: Any, initial: Matrix, series: Callable[[Any, Matrix], list[Matrix]]) -> Flow:
-        return Flow(start, initial, series, self.accuracy)
+        return Flow(start, initial, series, self.accuracy, self._widest)
+
+    @cached_property
+    def _widest(self) -> float:
+        """Of a panel: the last terms of a series tell nothing of a change that begins behind them."""
+        low, high = self.sde.time
+        own = {name: value for name, value in self.params.items() if name in self.sde.params}
+        return (high - low) / panels(replace(self.sde, params=own))
 
     def _psi_series(self, centre: Any, value: Matrix) -> list[Matrix]:
         return linear(value, self.terms, L=self.jets(self.sde.F, centre))

@@ -18,7 +18,7 @@ from ..maths.calculus import exact, t
 from ..maths.point import Point
 from .equations import Equations, coupled
 from .numeric import NumericSDE
-from .smooth import FINE, defaults, rough, tables
+from .smooth import FINE, defaults, rough, sudden, tables
 
 _PLACES = (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4))  # of the span, where entries are looked at
 LARGE, SMALL = 1e60, 1e-15  # of an entry, and of the largest one of the noise: their squares must differ from 0 and inf
@@ -58,12 +58,15 @@ def _check_value(where: str, key: str, value: Any, place: str) -> None:
 def _check_smooth(where: str, sde: Equations) -> None:
     """InputError where an entry has no value, or is rough; not at the ends of the span, where a schedule may be singular."""
     low, high = sde.time
+    entries = {"F": sde.F, "offset": sde.offset, "G G^T": sde.GG}
     for key, table in tables(sde, FINE):
         for i, row in enumerate(table):
             for j, values in enumerate(row):
                 bad = np.flatnonzero(rough(values, 1e300 if key == "G" else 1e-9)[1:-1])  # G itself may turn its sign
-                if len(bad):
-                    time = low + (high - low) * (bad[0] + 1.5) / FINE
+                time = low + (high - low) * (bad[0] + 1.5) / FINE if len(bad) else None
+                if time is None and key in entries:
+                    time = sudden(sde, entries[key][i, j], float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
+                if time is not None:
                     what = f"is not smooth near t = {time:.3g} at the defaults: a pole, a kink, or too fast a change"
                     place = f"sde.G[{i}]" if key == "G G^T" else f"sde.{key}[{i}][{j}]"
                     raise InputError(where, place, what, "write it smoother, or end the span before")

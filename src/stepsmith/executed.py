@@ -50,7 +50,9 @@ class Refused(Exception):
 
 
 def points(method: Method, seed: int) -> Iterator[Point]:
-    """The default parameters, then random ones, nearer to the defaults the longer they are refused; random grids."""
+    """The default parameters, then random ones, nearer to the defaults the longer they are refused; random grids, and random
+    values of a field after 0, the mean of a picture.
+    """
     rng, sde = random.Random(f"{seed} {method.digest}"), method.sde
     start, end = sde.time
     for spread in SPREADS:
@@ -58,7 +60,7 @@ def points(method: Method, seed: int) -> Iterator[Point]:
         times = [start + (end - start) * rng.uniform(0.6, 0.95)]
         for _ in range(max(1, len(method.rows.warmup)) + 1 + len(method.rows.ending)):
             times.append(start + (times[-1] - start) * rng.uniform(0.35, 0.85))
-        yield Point(params, tuple(times), rng.uniform(0.0, 20.0) if sde.field else 0.0)
+        yield Point(params, tuple(times), rng.uniform(0.0, 20.0) if sde.field and spread else 0.0)
 
 
 def _near(value: float, spread: float, rng: random.Random) -> float:
@@ -258,11 +260,11 @@ class Executed:
 
 
 def _gap(emitted: AffineMap, true: AffineMap, size: AffineMap) -> Iterable[float]:
-    """The errors of A, b and N N^T, each row relative to the largest of its sizes."""
-    noise = size.N @ size.N.mT
+    """The errors of A, b and N N^T, each row relative to the largest of its sizes; b to that of its row of A too."""
+    noise, largest = size.N @ size.N.mT, size.A.amax(-1)
     pairs = (
-        (emitted.A, true.A, size.A.amax(-1, keepdim=True)),
-        (emitted.b, true.b, size.b),
+        (emitted.A, true.A, largest[:, None]),
+        (emitted.b, true.b, torch.maximum(size.b, largest)),
         (emitted.N @ emitted.N.mT, true.N @ true.N.mT, (noise.diagonal() * noise.diagonal()[:, None]).sqrt()),
     )
     for found, wanted, scale in pairs:
