@@ -23,7 +23,7 @@ from .taylor import AwayError, Setting
 
 
 def strong_order(method: Any, seeds: Sequence[int] = (1, 2)) -> float:
-    """0, 1/2, 1 or 3/2: the strong order of a one-step program with additive noise, its draws coupled with the path at their best."""
+    """0, 1/2, 1 or 3/2: the strong order of a one-step program with additive noise, its draws coupled with the path at best."""
     with flint.ctx.workprec(PRECISION):
         try:
             return min(_strong(around(method, seed, 4)) for seed in seeds)

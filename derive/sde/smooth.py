@@ -86,7 +86,7 @@ def rough(values: Array, most: float) -> Array:
 
 
 def panels(sde: Equations) -> int:
-    """The least number of equal panels, 1, 2, 4, ... 128, on which all entries are smooth to 1e-12, from 4 on but for the ends."""
+    """The least number of equal panels, 1, 2, ... 128, on which all entries are smooth to 1e-12, from 4 on but for the ends."""
     for count in (1, 2, 4, 8, 16, 32, 64):
         inner = slice(1, -1) if count > 2 else slice(None)
         found = (values for key, table in tables(sde, count) if key != "G" for row in table for values in row)

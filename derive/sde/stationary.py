@@ -105,7 +105,10 @@ def _eliminated(name: str, rows: list[sp.Expr], unknowns: list[sp.Symbol]) -> li
 
 def _row(row: sp.Expr, unknowns: list[sp.Symbol], names: list[Any], context: Any) -> list[Any]:
     """The integer polynomials of an equation: the factors of the unknowns, and minus the rest."""
-    poly = sp.Poly(sp.numer(sp.together(row)), *unknowns, *names, domain=sp.QQ).clear_denoms(convert=True)[1]
+    try:
+        poly = sp.Poly(sp.numer(sp.together(row)), *unknowns, *names, domain=sp.QQ).clear_denoms(convert=True)[1]
+    except sp.CoercionFailed:  # an exponential of several terms is not among the names
+        raise Unsupported("the stationary law is no rational function", NONE) from None
     parts: list[dict[tuple[int, ...], int]] = [{} for _ in range(len(unknowns) + 1)]
     for powers, c in poly.terms():
         own, rest = powers[: len(unknowns)], powers[len(unknowns) :] or (0,)
