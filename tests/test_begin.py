@@ -228,6 +228,17 @@ def test_guidance_is_two_networks_in_one_call_and_only_inside_its_interval():
         guided((y,), torch.tensor(1.0))
 
 
+def test_guidance_keeps_float64_and_leaves_constant_outputs_as_they_are():
+    null, label, sigma = {"label": torch.zeros(1).double()}, torch.tensor([1.0, 2.0]).double(), torch.tensor(1.0).double()
+    for shape in ((), (1,), (3,), (2, 3)):
+        network = ss.networks.denoiser(lambda y, sigma, label: 0 * y + label.reshape(-1, *[1] * (y.ndim - 1)), shape, dtype=None)
+        y = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
+        for options in ({}, {"interval": (0.1, 10.0)}, {"rescale": 0.7}):
+            (out,) = ss.networks.guided(network, 1.1, null, **options)((y,), sigma, label=label)
+            assert torch.allclose(out, 1.1 * label.reshape(-1, *[1] * len(shape)).expand_as(y), rtol=1e-15)
+            assert torch.autograd.grad(out.sum(), y)[0].isfinite().all()
+
+
 def test_the_page_about_sampling_runs_and_does_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -139,8 +139,8 @@ def guided(
     else 1, from one call of the doubled batch.
 
     ``null`` holds, for every condition by name, that of no condition: a tensor or list of one entry. ``rescale`` in [0, 1] is
-    the share of n that is brought to the standard deviation of n_c, sample by sample (arXiv 2305.08891, section 3.4; interval:
-    arXiv 2404.07724). Raises InputError (key ``cond``) where a condition of a call has no entry in ``null``.
+    the share of n that is brought to the standard deviation of n_c, sample by sample, where n is not constant (arXiv 2305.08891,
+    section 3.4; interval: arXiv 2404.07724). Raises InputError (key ``cond``) where a condition of a call has none in ``null``.
     """
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
@@ -167,14 +167,15 @@ def _doubled(none: Any, value: Any, count: int) -> Any:
 def _within(time: Any, interval: Range, scale: float) -> Any:
     low, high = interval
     inside = (time >= low) & (time <= high) if isinstance(time, Tensor) else low <= time <= high
-    return torch.where(inside, scale, 1.0) if isinstance(inside, Tensor) else scale if inside else 1.0
+    return torch.where(inside, torch.full_like(time, scale), 1.0) if isinstance(inside, Tensor) else scale if inside else 1.0
 
 
 def _rescaled(out: Tensor, own: Tensor, share: float) -> Tensor:
     if not share:
         return out
-    over = tuple(range(1, out.ndim))
-    return out * (1 - share + share * own.std(over, keepdim=True) / out.std(over, keepdim=True))
+    wanted, has = (z[..., None].flatten(1).std(1, correction=0).reshape(-1, *[1] * (z.ndim - 1)) for z in (own, out))
+    flat = has == 0  # a constant stays as it is
+    return out * (1 - share + share * wanted.masked_fill(flat, 1) / has.masked_fill(flat, 1))
 
 
 @recorded
