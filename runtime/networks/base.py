@@ -101,7 +101,8 @@ def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -
     ``cond``) for another number of entries."""
     given: dict[str, Any] = {}
     for name, value in (cond or {}).items():
-        if not isinstance(value, Tensor | list | tuple) or len(value) not in (1, count):
+        listed = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim > 0)
+        if not listed or len(value) not in (1, count):
             what = f"{name} has no entry a seed"
             raise InputError("-", "cond", what, f"give a tensor or a list of {count} entries, or of one")
         if isinstance(value, Tensor):
