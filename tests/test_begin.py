@@ -211,6 +211,25 @@ def test_a_step_that_is_too_long_to_be_solved_is_told():
         ss.invert("vp_ddim", denoiser, grid_of("vp", 2), MIXTURE.sample(4, 4).double(), dtype=torch.float64, iterations=1)
 
 
+def test_every_sample_is_solved_to_its_own_size():
+    data, big = MIXTURE.sample(1, 1).double(), torch.full((1, 2), 1e6, dtype=torch.float64)
+    grid, told = grid_of("vp", 12), []
+    for rows in ((data,), (data, big), (big, data)):
+        with pytest.raises(InputError, match="of a step is left") as caught:
+            ss.invert("vp_ddim", denoiser, grid, torch.cat(rows), dtype=torch.float64)
+        told.append(str(caught.value))
+    assert len(set(told)) == 1
+    linear = ss.networks.denoiser(lambda y, sigma: y / (1 + sigma**2), (2,), dtype=torch.float64)
+    (state,) = ss.invert("vp_ddim", linear, grid_of("vp", 40), torch.cat((0 * big, big)), dtype=torch.float64)
+    assert (state[0] == 0).all() and state[1].isfinite().all()
+
+
+def test_data_that_are_no_tensor_of_samples_do_not_go_back():
+    for data, words in (((torch.zeros(2, 3), torch.zeros(2, 3)), "data: it is no tensor"), (1.0, "data: it is a single number")):
+        with pytest.raises(InputError, match=words):
+            ss.invert("vp_ddim", denoiser, grid_of("vp", 4), data)
+
+
 def test_guidance_is_two_networks_in_one_call_and_only_inside_its_interval():
     seen = []
 
