@@ -6,7 +6,6 @@ A module that has them lists their names in ``CONSTANTS``, the last of its ``COM
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
+from stepsmith.runtime.networks.base import fingerprint
 
 SUFFIXES = (".safetensors", ".npz", ".png")
 
@@ -76,12 +76,8 @@ def real(value: Any) -> torch.Tensor:
 
 
 def digest(tensors: Mapping[str, Any] | None) -> dict[str, str]:
-    """The SHA-256 of each constant as float64, for a record."""
-    digests = {}
-    for name, value in (tensors or {}).items():
-        tensor = torch.as_tensor(value, dtype=torch.float64).detach().cpu().contiguous()
-        digests[name] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-    return digests
+    """The fingerprint of each constant as float64, for a record."""
+    return {name: fingerprint(torch.as_tensor(value, dtype=torch.float64)) for name, value in (tensors or {}).items()}
 
 
 def read_constant(path: str | os.PathLike[str]) -> torch.Tensor:

@@ -49,13 +49,21 @@ class Transition:
 
     def normals(self, state: State) -> State:
         """N^+ (state - m), a tensor a draw: the shortest that lead to the state, or to its projection onto the range of N."""
-        gap = torch.stack([z - m for z, m in zip(state[: len(self.factor)], self.mean, strict=False)])
-        back = torch.linalg.pinv(self.factor).to(gap.device, gap.dtype)
-        return torch.einsum("ij,jb...->ib...", back, gap).unbind()
+        return self._wide_normals(state).to(torch.result_type(state[0], self.mean[0])).unbind()
+
+    def _wide_normals(self, state: State) -> torch.Tensor:
+        """The same side by side, (draws, batch, ...), in float32 at least."""
+        wide = torch.promote_types(torch.result_type(state[0], self.mean[0]), torch.float32)
+        gap = torch.stack([z.to(wide) - m.to(wide) for z, m in zip(state[: len(self.factor)], self.mean, strict=False)])
+        return torch.einsum("ij,jb...->ib...", torch.linalg.pinv(self.factor).to(gap.device, wide), gap)
 
     def log_prob(self, state: State) -> torch.Tensor:
-        """(batch,) log p(state), differentiable in the mean.  A state off the range of N has the density of its projection."""
-        xi = torch.stack(self.normals(state), 1).flatten(1)
+        """(batch,) log p(state), differentiable in the mean.  A state off the range of N has the density of its projection.
+
+        It is summed and returned in the dtype of the state, float32 at least: the sum over the places of an image leaves the
+        precision and the range of narrower ones.
+        """
+        xi = self._wide_normals(state).transpose(0, 1).flatten(1)
         lengths = torch.linalg.svdvals(self.factor)[: torch.linalg.matrix_rank(self.factor)]
         volume = float(lengths.log().sum()) + len(lengths) / 2 * math.log(2 * math.pi)
         return -xi.square().sum(1) / 2 - math.prod(state[0].shape[1:]) * volume
@@ -64,7 +72,7 @@ class Transition:
 @dataclass(frozen=True, eq=False)
 class Path:
     """A step as its drawing parts: ``drawn``, the state u that each of them drew; ``log_probs`` (parts, batch), the log-density
-    of each given what came before it; ``state`` and ``history`` after the step."""
+    of each given what came before it, in float32 at least; ``state`` and ``history`` after the step."""
 
     drawn: tuple[State, ...]
     log_probs: torch.Tensor
@@ -99,7 +107,8 @@ def transition(
 def step_with_logprob(
     module: Any, row: torch.Tensor, state: State, network: Network, noise: State, history: State = (), step: Step | None = None
 ) -> tuple[State, State, torch.Tensor]:
-    """(the state after the step, the history, the log-density (batch,) of that state); as the step but for the last."""
+    """(the state after the step, the history, the log-density (batch,) of that state, in float32 at least); as the step but for
+    the last."""
     law = transition(module, row, state, network, history, step)
     new = law.draw(noise)
     return new, law.history, law.log_prob(new)

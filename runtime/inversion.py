@@ -23,11 +23,11 @@ from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.noise import upload
 from stepsmith.runtime.plan import Plan, full_params, make_plan
 from stepsmith.runtime.sampler import steps_of
-from stepsmith.runtime.start import Law
+from stepsmith.runtime.start import Known, Law
 from stepsmith.runtime.watch import Watch
 
 State = tuple[torch.Tensor, ...]
-LEFT = 1e-3  # of the largest value of a state: what may be left of a step
+LEFT = 1e-3  # of the largest value that the state of a sample had so far: what may be left of a step
 
 
 def invert(
@@ -40,13 +40,13 @@ def invert(
     ``data`` (batch, *shape) is the data component at ``times[-1]``; the other components there are drawn from their law given
     it, by ``seeds`` (0, 1, ... unless given).  The other arguments are those of ``sample``.
 
-    Raises InputError for a sampler that draws noise or remembers earlier outputs, and where a step is not solved to a
-    thousandth after the ``iterations``.
+    Raises InputError for a sampler that draws noise or remembers earlier outputs, for data of several blocks, and where a step
+    of a sample is not solved to a thousandth of the largest value of its states after the ``iterations``.
     """
-    images = torch.as_tensor(data)
+    images = _images(data)
     plan = make_plan(
         module, network, grid, range(len(images)) if seeds is None else seeds, params=params, device=device, dtype=dtype,
-        shape=tuple(images.shape[1:]), constants=constants, init=images,
+        shape=tuple(images.shape[1:]), constants=constants,
     )  # fmt: skip
     module = plan.module
     if module.HISTORY or any(draws for _, draws in steps_of(module, len(plan.table))) or plan.transform is not None:
@@ -54,17 +54,29 @@ def invert(
         raise InputError("-", "sampler", what, "invert a sampler of one deterministic step, such as conjugate or rvv")
     watch, left = Watch(module, network, grid.times), []
     with torch.no_grad():
-        end = Law.at(module, grid.times[-1].item(), full_params(module, params), data=True)
-        z, held = _end(plan, end)
+        z, held = _end(plan, Law.at(module, grid.times[-1].item(), full_params(module, params), data=True), images)
+        size = _largest(z).clamp_min(torch.finfo(z.dtype).tiny)
         for k in reversed(range(len(plan.table))):
             z, rest = _solved(_gap(plan, watch, k, z, held), z, iterations)
-            left.append(rest)
+            size = torch.maximum(size, _largest(z))
+            left.append(_largest(rest) / size)
         watch.read(z[module.DATA])
     worst = float(torch.stack(left).max())
     if not worst <= LEFT:
         what = f"after {iterations} iterations {worst:.1e} of a step is left"
         raise InputError("-", "grid", what, "take more steps, or more iterations")
     return z.unbind(0)
+
+
+def _images(data: Any) -> torch.Tensor:
+    """The data component of every sample, (batch, *shape)."""
+    try:
+        images = torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("-", "data", f"it is no tensor ({error})", "give one, (batch, *shape), of one data block") from None
+    if not images.ndim:
+        raise InputError("-", "data", "it is a single number", "give a tensor (batch, *shape)")
+    return images
 
 
 def _gap(plan: Plan, watch: Watch, k: int, wanted: torch.Tensor, held: State) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -81,7 +93,7 @@ def _gap(plan: Plan, watch: Watch, k: int, wanted: torch.Tensor, held: State) ->
 
 
 def _solved(gap: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """z with gap(z) = 0, (n, batch, ...), and the largest part of z that the last iteration moved it by."""
+    """z with gap(z) = 0, (n, batch, ...), and what the last iteration moved it by."""
     f, before = gap(z), None
     for _ in range(iterations - 1):
         move = f
@@ -92,17 +104,25 @@ def _solved(gap: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, iterat
             move = f - share * (dz + df)
         before, z = (z, f), z + move
         f = gap(z)
-    return z + f, f.abs().amax() / z.abs().amax()
+    return z + f, f
 
 
-def _end(plan: Plan, law: Law) -> tuple[torch.Tensor, State]:
+def _largest(z: torch.Tensor) -> torch.Tensor:
+    """The size of the largest value of every sample, (batch,)."""
+    return z.abs().transpose(0, 1).flatten(1).amax(1)
+
+
+def _end(plan: Plan, law: Law, images: torch.Tensor) -> tuple[torch.Tensor, State]:
     """The state at the last time, (n, batch, *shape), the data as they are and the other components from their law given
     them; and the constant components."""
+    if (blocks := len(law.data[0])) > 1:
+        raise InputError("-", "data", f"{plan.module.SDE} has {blocks} data blocks", "invert a diffusion with one")
+    known = Known.of(plan.module, images, None, None, len(plan.noise), plan.shape, plan.dtype)
     noise = plan.noise.to(plan.device)
     normals = tuple(noise.normal(plan.shape, "start", 0, j, dtype=plan.wide) for j in range(len(law.factor)))
     like = normals[0]
     given = tuple(upload(c, plan.device).expand_as(like).to(plan.dtype) for c in plan.constants)
-    data = tuple(upload(value, plan.device).expand_as(like) for value in plan.known.data)
+    data = tuple(upload(value, plan.device).expand_as(like) for value in known.data)
     drawn = list(law.drawn(normals, given, data, plan.dtype))
     drawn[plan.module.DATA] = data[0].to(plan.dtype)
     return torch.stack(drawn), given

@@ -82,6 +82,9 @@ def make_plan(
         known = _over_the_grid(known, module, grid, inputs, resample)
     unit = isinstance(start, str)
     law = Law.at(module, grid.times[0].item(), inputs, data=unit or init is not None)
+    if known.data and len(known.data) != len(law.data[0]):
+        what = f"the number of data blocks is {len(law.data[0])} for {module.SDE}, not {len(known.data)}"
+        raise _refuse("init", what, "give a tensor, or a tuple of one a data block")
     return Plan(
         module, table, law.of_unit_data() if unit else law, known, noise, size, device, kind, last,
         constants=check_constants(module, constants, len(noise), size, kind), resample=resample,

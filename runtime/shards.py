@@ -25,9 +25,8 @@ from tqdm import tqdm
 
 from stepsmith.errors import InputError
 from stepsmith.files import write_whole
-from stepsmith.runtime.constants import digest
 from stepsmith.runtime.grid import TimeGrid
-from stepsmith.runtime.networks.base import conditions
+from stepsmith.runtime.networks.base import conditions, fingerprint
 from stepsmith.runtime.noise import parse_seeds, seeds_text
 from stepsmith.runtime.output import check_folder, write
 from stepsmith.runtime.plan import Plan, make_plan, resolve
@@ -213,7 +212,9 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str
 def _deciding(run: dict[str, Any], plan: Plan, network: Any) -> dict[str, Any]:
     """The record of a run with what else decides the bytes, the rounding of the machine among it, and nothing that does not."""
     versions = {name: version for name, version in run["versions"].items() if name != "python"}
-    model = {**run["model"], "digest": run["model"]["digest"] or _weights(network)}
+    model = {**run["model"], "digest": run["model"]["digest"] or _weights(network), **getattr(network, "made_by", {})}
+    held = getattr(network, "cond", None)
+    model["cond"] = _digests(held if isinstance(held, Mapping) else {})
     machine: dict[str, Any] = {}
     if plan.device.type == "cpu":
         machine = {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
@@ -229,19 +230,20 @@ def _weights(network: Any) -> str | None:
         return None
     total = hashlib.sha256()
     for name, value in weights.state_dict().items():
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        total.update(f"{name} {fingerprint(value)}".encode())
     return total.hexdigest()
 
 
 def _digests(cond: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of each condition: of a tensor as float64, of a list as JSON."""
-    found = digest({name: value for name, value in cond.items() if isinstance(value, torch.Tensor)})
+    """The SHA-256 of each condition: the fingerprint of a tensor, that of a list as JSON."""
+    found = {}
     for name, value in cond.items():
-        if name not in found:
-            try:
-                found[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()
-            except (TypeError, ValueError):
-                what = f"{name} is a list of what a record cannot hold"
-                raise InputError("-", "cond", what, "give a tensor, or a list of texts or numbers") from None
+        if isinstance(value, torch.Tensor):
+            found[name] = fingerprint(value)
+            continue
+        try:
+            found[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()
+        except (TypeError, ValueError):
+            what = f"{name} is a list of what a record cannot hold"
+            raise InputError("-", "cond", what, "give a tensor, or a list of texts or numbers") from None
     return found

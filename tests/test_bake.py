@@ -173,8 +173,9 @@ def test_sample_warns_of_another_network_than_the_one_it_was_tuned_for():
     object.__setattr__(network, "digest", "one")
     for tuned_for, warns in (("one", 0), ("two", 1), (None, 0)):
         baked = ss.load(ss.bake("vp_ddim", [1.0, 0.5, 0.1], network_digest=tuned_for))
-        with pytest.warns(UserWarning, match="another network") if warns else contextlib.nullcontext():
-            ss.sample(baked, network, None, 2)
+        for called in (network, ss.networks.guided(network, 2.0, {})):  # it is known by its weights, however it is called
+            with pytest.warns(UserWarning, match="another network") if warns else contextlib.nullcontext():
+                ss.sample(baked, called, None, 2)
 
 
 def test_build_bakes(tmp_path):

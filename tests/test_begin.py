@@ -181,6 +181,9 @@ def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
         ({"mask": torch.ones(2)}, "mask: there are no data to keep"),
         ({"start": (torch.zeros(2), torch.zeros(2))}, "start: it has 2 components"),
         ({"cond": {"label": torch.zeros(9)}}, "cond: label has no entry a seed"),
+        ({"cond": {"label": torch.tensor(1.0)}}, "cond: label has no entry a seed"),
+        ({"init": (torch.zeros(2), torch.zeros(2))}, "init: the number of data blocks is 1 for vp, not 2; give a tensor"),
+        ({"init": [0.1, 0.2]}, "init: the number of data blocks is 1 for vp, not 2"),
         ({"batch": 0}, "batch: 0 seeds"),
         ({"init": torch.full((2,), float("nan"))}, "not finite"),
         ({"start": "noise"}, "start: 'noise' is no start; give 'unit'"),
@@ -208,6 +211,25 @@ def test_a_step_that_is_too_long_to_be_solved_is_told():
         ss.invert("vp_ddim", denoiser, grid_of("vp", 2), MIXTURE.sample(4, 4).double(), dtype=torch.float64, iterations=1)
 
 
+def test_every_sample_is_solved_to_its_own_size():
+    data, big = MIXTURE.sample(1, 1).double(), torch.full((1, 2), 1e6, dtype=torch.float64)
+    grid, told = grid_of("vp", 12), []
+    for rows in ((data,), (data, big), (big, data)):
+        with pytest.raises(InputError, match="of a step is left") as caught:
+            ss.invert("vp_ddim", denoiser, grid, torch.cat(rows), dtype=torch.float64)
+        told.append(str(caught.value))
+    assert len(set(told)) == 1
+    linear = ss.networks.denoiser(lambda y, sigma: y / (1 + sigma**2), (2,), dtype=torch.float64)
+    (state,) = ss.invert("vp_ddim", linear, grid_of("vp", 40), torch.cat((0 * big, big)), dtype=torch.float64)
+    assert (state[0] == 0).all() and state[1].isfinite().all()
+
+
+def test_data_that_are_no_tensor_of_samples_do_not_go_back():
+    for data, words in (((torch.zeros(2, 3), torch.zeros(2, 3)), "data: it is no tensor"), (1.0, "data: it is a single number")):
+        with pytest.raises(InputError, match=words):
+            ss.invert("vp_ddim", denoiser, grid_of("vp", 4), data)
+
+
 def test_guidance_is_two_networks_in_one_call_and_only_inside_its_interval():
     seen = []
 
@@ -226,6 +248,17 @@ def test_guidance_is_two_networks_in_one_call_and_only_inside_its_interval():
     assert torch.allclose(whole.std(1), (0.5 * y + label[:, None]).std(1), rtol=1e-12)
     with pytest.raises(InputError, match="cond: the conditions are none"):
         guided((y,), torch.tensor(1.0))
+
+
+def test_guidance_keeps_float64_and_leaves_constant_outputs_as_they_are():
+    null, label, sigma = {"label": torch.zeros(1).double()}, torch.tensor([1.0, 2.0]).double(), torch.tensor(1.0).double()
+    for shape in ((), (1,), (3,), (2, 3)):
+        network = ss.networks.denoiser(lambda y, sigma, label: 0 * y + label.reshape(-1, *[1] * (y.ndim - 1)), shape, dtype=None)
+        y = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
+        for options in ({}, {"interval": (0.1, 10.0)}, {"rescale": 0.7}):
+            (out,) = ss.networks.guided(network, 1.1, null, **options)((y,), sigma, label=label)
+            assert torch.allclose(out, 1.1 * label.reshape(-1, *[1] * len(shape)).expand_as(y), rtol=1e-15)
+            assert torch.autograd.grad(out.sum(), y)[0].isfinite().all()
 
 
 def test_the_page_about_sampling_runs_and_does_what_it_says(tmp_path, monkeypatch):

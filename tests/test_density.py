@@ -44,6 +44,24 @@ def test_the_density_is_that_of_the_normals_over_the_jacobian_of_the_step(name):
     assert torch.allclose(found, normal - torch.linalg.slogdet(J)[1], rtol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_density_of_an_image_in_a_narrow_dtype_is_that_of_the_same_state_in_float64(dtype):
+    wide = lambda state: tuple(z.double() for z in state)  # noqa: E731
+    for name in ("vp_ddim_eta", "psld_roba"):
+        module, row, state, noise, _ = drawn(name, batch=2, shape=(3, 128, 128))
+        state, noise = (tuple(z.to(dtype) for z in values) for values in (state, noise))
+        network = network_of(module, torch.tensor(0.3, dtype=torch.float64, requires_grad=True))
+        path = ss.draw_path(module, row, state, network, noise)
+        assert torch.equal(ss.follow_path(module, row, state, network, path.drawn).log_probs, path.log_probs)
+        assert path.drawn[0][0].dtype == dtype and path.log_prob.dtype == torch.float32 and path.log_prob.isfinite().all()
+        if name == "vp_ddim_eta":
+            new, _, found = ss.step_with_logprob(module, row, state, network, noise)
+            law = ss.transition(module, row, state, network)
+            wanted = type(law)(wide(law.mean), law.factor, ()).log_prob(wide(new))
+            assert torch.allclose(found.double(), wanted, rtol=1e-6) and wanted.dtype == torch.float64
+            assert torch.equal(law.log_prob(wide(new)), wanted) and found.requires_grad
+
+
 def test_the_score_of_the_weights_is_that_of_the_gaussian():
     module, row, state, noise, _ = drawn("vp_ddim_eta")
     W = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -132,6 +134,57 @@ def test_every_adapter_gives_the_same_exact_denoiser(adapter, sigma):
     (got,) = made((y,), at(sigma))
     assert made.kind == "denoiser" and got.dtype == torch.float64
     torch.testing.assert_close(got, gaussian_denoiser(y, sigma), rtol=1e-9, atol=1e-12)
+
+
+CODE = {"fn", "net", "alpha", "sigma", "inverse", "args", "options", "known", "shape"}
+RANGE, RUN = {"sigma_range": (0.1, 2.0), "sigma_data": 0.7}, {"dtype": None}
+VP = {"fn": vp_eps, "alpha": vp_alpha, "sigma": vp_sigma, "inverse": vp_time, "shape": (3,)}
+INNER, OTHER = (networks.denoiser(gaussian_denoiser, (3,), sigma_data=width) for width in (0.5, 0.6))
+ZERO, ONE = torch.zeros(3), torch.ones(3)
+FALLING = torch.tensor([0.9, 0.5, 0.1])
+SETTINGS = {  # how an adapter is called, and another value of each of its settings
+    "denoiser": ({"fn": gaussian_denoiser, "shape": (3,)}, {**RANGE, **RUN, "batched": True}),
+    "from_edm": ({"net": gaussian_denoiser, "sigma_data": 0.5, "shape": (3,)}, {**RANGE, **RUN}),
+    "from_eps": (VP, {**RANGE, **RUN, "batched": False}),
+    "from_v": (VP, {**RANGE, **RUN, "batched": False}),
+    "from_score": (VP, {**RANGE, **RUN, "batched": False}),
+    "from_flow": ({"fn": flow_velocity, "shape": (3,)}, {**RANGE, **RUN, "batched": False}),
+    "channels": (
+        {"fn": vp_eps, "components": 2, "shape": (3,)},
+        {"components": 3, "kind": "eps-U", "outputs": 1, **RUN},
+    ),
+    "guided": (
+        {"network": INNER, "scale": 2.0, "null": {"label": ZERO}},
+        {"network": OTHER, "scale": 5.0, "null": {"label": ONE}, "interval": (0.1, 2.0), "rescale": 0.7},
+    ),
+    "inpainting": (
+        {"network": INNER, "image": ZERO, "mask": ONE},
+        {"network": OTHER, "image": ONE, "mask": ZERO, "iterations": 3, "noise": 0.1},
+    ),
+    "discrete": (
+        {"fn": vp_eps, "alphas_cumprod": FALLING, "shape": (3,)},
+        {"alphas_cumprod": FALLING / 2, "prediction": "sample", "whole": True, "sigma_data": 0.7, **RUN},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_network_says_in_what_its_adapter_was_called_otherwise(name):
+    adapter, (call, changes) = getattr(networks, name), SETTINGS[name]
+    assert set(inspect.signature(adapter).parameters) - CODE <= set(changes)
+    made = [adapter(**call, module=torch.nn.Identity()) if "fn" in call else adapter(**call) for _ in range(2)]
+    texts = [json.dumps(each.made_by) for each in (*made, *(adapter(**{**call, key: changes[key]}) for key in changes))]
+    assert texts[0] == texts[1] and len(set(texts)) == 1 + len(changes)
+
+
+def test_networks_say_what_their_outputs_mean_and_no_adapter_says_nothing():
+    made = [getattr(networks, f"from_{kind}")(*VP.values()).made_by for kind in ("eps", "v", "score")]
+    assert len({json.dumps(each) for each in made}) == 3
+    named = {each: getattr(networks, each) for each in networks.__all__ if inspect.isfunction(getattr(networks, each))}
+    adapters = {each for each, made in named.items() if inspect.signature(made).return_annotation == "Network"}
+    others = adapters - set(SETTINGS) - {"load", "diffusers"}  # these two call the others
+    assert others == {"onnx", "psld", "cld", "predicting_data"}
+    assert all(hasattr(named[each], "__wrapped__") for each in others)
 
 
 def test_channels_are_joined_for_the_network_and_parted_after_it():

@@ -229,6 +229,14 @@ def test_conditions_and_weights_are_told_apart_by_their_digests(here: Path) -> N
     written(here / "weights", plain(module=layers[0]))
     assert written(here / "weights", plain(module=layers[0])).made == 0
     refused("model.digest", written, here / "weights", plain(module=layers[1]))
+    counts = lambda *shape, **kind: {"label": torch.arange(10, **kind).reshape(shape)}  # noqa: E731
+    written(here / "forms", lambda z, t, label: z, shape=(2, 3), cond=counts(10, 1))
+    for other in (counts(10), counts(10, 1, dtype=torch.float64)):
+        refused("cond.label", written, here / "forms", lambda z, t, label: z, shape=(2, 3), cond=other)
+    mean = torch.tensor([[1.0], [2.0]])
+    reverting = {"module": "ir_sde_conjugate", "shape": (2, 2)}
+    written(here / "mean", lambda z, t: z, constants={"mu": mean}, **reverting)
+    refused("constants.mu", written, here / "mean", lambda z, t: z, constants={"mu": mean.T}, **reverting)
 
     def fn(y: torch.Tensor, sigma: torch.Tensor, label: torch.Tensor, text: list[str]) -> torch.Tensor:
         return y / (1 + sigma**2) + label[:, None, None] + torch.tensor([len(t) for t in text])[:, None, None]
@@ -240,6 +248,29 @@ def test_conditions_and_weights_are_told_apart_by_their_digests(here: Path) -> N
     assert torch.equal(torch.cat(list(ss.read_samples(here / "cond"))), whole)
     refused("cond.text", written, here / "cond", network, cond={**cond, "text": ["a", "abc"] * 5})
     refused("cond: text is a list of what", written, here / "cond", network, cond={**cond, "text": [{1}] * 10})
+
+
+def test_networks_of_the_same_weights_are_told_apart_by_what_their_adapters_were_given(here: Path) -> None:
+    weights, image, null = torch.nn.Linear(2, 2), torch.zeros(2, 3), {"label": torch.zeros(1)}
+    known = {"module": weights, "shape": (2, 3)}
+    denoiser, inpainting = ss.networks.denoiser, ss.networks.inpainting
+    blind, labelled = lambda y, sigma: y, lambda y, sigma, label: y + label[:, None, None]
+    guided = lambda *given: ss.networks.guided(denoiser(labelled, **known), *given)  # noqa: E731
+    told = inpainting(denoiser(blind, **known), image, image)
+    cases = {
+        "model.guided.scale (2.0 there, 5.0 here)": (guided(2.0, null), guided(5.0, null)),
+        "model.guided.null.label": (guided(2.0, null), guided(2.0, {"label": torch.ones(1)})),
+        "model.inpainting.image": (told, inpainting(denoiser(blind, **known), image + 1, image)),
+        "model.inpainting.mask": (told, inpainting(denoiser(blind, **known), image, image + 1)),
+        "model.inpainting.denoiser.dtype": (told, inpainting(denoiser(blind, dtype=None, **known), image, image)),
+        "model.denoiser.sigma_range": (denoiser(blind, **known), denoiser(blind, sigma_range=(0.5, 2.0), **known)),
+        "model.cond.label": [denoiser(labelled, cond={"label": torch.tensor([x])}, **known) for x in (0.0, 1.0)],
+    }
+    for k, (words, (network, other)) in enumerate(cases.items()):
+        given = {"cond": null} if "guided" in words else {}
+        written(here / f"{k}", network, **given)
+        assert written(here / f"{k}", ss.networks.counting(network), **given).made == 0
+        refused(words, written, here / f"{k}", other, **given)
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_recorded(here: Path) -> None:

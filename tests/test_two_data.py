@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import stepsmith as ss
+from stepsmith.errors import InputError
 
 torch.set_num_threads(1)
 
@@ -60,6 +61,17 @@ def test_denoise_is_the_mean_of_both_data_blocks(sampler: str, network: str, tim
     assert torch.equal(found[1], state[1])
     for k, block in enumerate(DATA):
         np.testing.assert_allclose(found[block].numpy(), wanted[:, k], rtol=1e-9, atol=1e-10)
+
+
+def test_what_is_given_of_the_data_is_given_of_both_blocks() -> None:
+    module, sde = module_of("conjugate", "eps-L"), ss.load_sde(PAIR)
+    network, grid = network_of(sde.at(), "eps-L"), ss.TimeGrid.quadratic(sde, 4, end=1e-2)
+    image = torch.zeros(2, 3, dtype=torch.float64)
+    ss.sample(module, network, grid, range(2), shape=(3,), dtype=torch.float64, init=(image, image))
+    with pytest.raises(InputError, match="init: the number of data blocks is 2 for pair, not 1"):
+        ss.sample(module, network, grid, range(2), shape=(3,), dtype=torch.float64, init=image)
+    with pytest.raises(InputError, match="data: pair has 2 data blocks; invert a diffusion with one"):
+        ss.invert(module, network, grid, image, dtype=torch.float64)
 
 
 def test_a_run_returns_the_first_data_block_and_the_callback_sees_both() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.networks.base import Network, Range, Tensors
+from stepsmith.runtime.networks.base import Network, Range, Tensors, recorded
 
 Map = Callable[[Tensor], Tensor]
 Raw = Callable[..., Tensor]  # of the state, the time, and conditions by name
@@ -31,6 +31,7 @@ def edm_coefficients(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, 
     return sigma_data**2 / total, sigma * sigma_data / root, 1 / root, sigma.log() / 4
 
 
+@recorded
 def denoiser(
     fn: Raw,
     shape: tuple[int, ...],
@@ -56,6 +57,7 @@ def denoiser(
     return Network(call, "denoiser", tuple(shape), sigma_range, **known)
 
 
+@recorded
 def from_edm(
     net: Raw,
     sigma_data: float,
@@ -85,25 +87,25 @@ def from_eps(fn: Raw, alpha: Map, sigma: Map, inverse: Map, *args: Any, **option
     tensor. Then come ``shape, sigma_range=None`` and, by keyword, ``sigma_data=0.5, dtype=torch.float32, batched=True``
     (t of shape (batch,)) and what is ``known``, as in ``denoiser``.
     """
-    return _scalar(fn, (alpha, sigma, inverse), lambda x, out, a, b: (x - b * out) / a, *args, **options)
+    return _scalar("eps", fn, (alpha, sigma, inverse), *args, **options)
 
 
 def from_v(fn: Raw, alpha: Map, sigma: Map, inverse: Map, *args: Any, **options: Any) -> Network:
     """A denoiser from ``fn(x_t, t) = v = alpha eps - sigma x0``; the arguments are those of ``from_eps``."""
-    return _scalar(fn, (alpha, sigma, inverse), _from_v, *args, **options)
+    return _scalar("v", fn, (alpha, sigma, inverse), *args, **options)
 
 
 def from_score(fn: Raw, alpha: Map, sigma: Map, inverse: Map, *args: Any, **options: Any) -> Network:
     """A denoiser from ``fn(x_t, t) = grad log p_t(x_t)``; the arguments are those of ``from_eps``."""
-    return _scalar(fn, (alpha, sigma, inverse), lambda x, out, a, b: (x + b.square() * out) / a, *args, **options)
+    return _scalar("score", fn, (alpha, sigma, inverse), *args, **options)
 
 
 def from_flow(fn: Raw, *args: Any, **options: Any) -> Network:
     """A denoiser from a rectified flow, ``fn(x_t, t) = eps - x0`` where ``x_t = (1 - t) x0 + t eps``."""
-    maps = (lambda t: 1 - t, lambda t: t, lambda s: s / (1 + s))
-    return _scalar(fn, maps, lambda x, out, a, b: x - b * out, *args, **options)
+    return _scalar("flow", fn, (lambda t: 1 - t, lambda t: t, lambda s: s / (1 + s)), *args, **options)
 
 
+@recorded
 def channels(
     fn: Raw,
     components: int,
@@ -129,6 +131,7 @@ def channels(
     return Network(call, kind, tuple(shape), None, components, count, **known)
 
 
+@recorded
 def guided(
     network: Any, scale: float, null: Mapping[str, Any], interval: Range | None = None, rescale: float = 0.0
 ) -> Network:
@@ -136,8 +139,8 @@ def guided(
     else 1, from one call of the doubled batch.
 
     ``null`` holds, for every condition by name, that of no condition: a tensor or list of one entry. ``rescale`` in [0, 1] is
-    the share of n that is brought to the standard deviation of n_c, sample by sample (arXiv 2305.08891, section 3.4; interval:
-    arXiv 2404.07724). Raises InputError (key ``cond``) where a condition of a call has no entry in ``null``.
+    the share of n that is brought to the standard deviation of n_c, sample by sample, where n is not constant (arXiv 2305.08891,
+    section 3.4; interval: arXiv 2404.07724). Raises InputError (key ``cond``) where a condition of a call has none in ``null``.
     """
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
@@ -149,7 +152,7 @@ def guided(
         w = scale if interval is None else _within(time, interval, scale)
         return tuple(_rescaled(none + w * (own - none), own, rescale) for none, own in (out.chunk(2) for out in outputs))
 
-    names = ("sigma_range", "inputs", "outputs", "module", "name", "digest", "picture", "cond")
+    names = ("sigma_range", "inputs", "outputs", "module", "name", "digest", "picture", "cond", "made_by")
     said = {name: getattr(network, name) for name in names if hasattr(network, name)}
     return Network(call, getattr(network, "kind", "denoiser"), tuple(network.shape), **said)
 
@@ -164,20 +167,22 @@ def _doubled(none: Any, value: Any, count: int) -> Any:
 def _within(time: Any, interval: Range, scale: float) -> Any:
     low, high = interval
     inside = (time >= low) & (time <= high) if isinstance(time, Tensor) else low <= time <= high
-    return torch.where(inside, scale, 1.0) if isinstance(inside, Tensor) else scale if inside else 1.0
+    return torch.where(inside, torch.full_like(time, scale), 1.0) if isinstance(inside, Tensor) else scale if inside else 1.0
 
 
 def _rescaled(out: Tensor, own: Tensor, share: float) -> Tensor:
     if not share:
         return out
-    over = tuple(range(1, out.ndim))
-    return out * (1 - share + share * own.std(over, keepdim=True) / out.std(over, keepdim=True))
+    wanted, has = (z[..., None].flatten(1).std(1, correction=0).reshape(-1, *[1] * (z.ndim - 1)) for z in (own, out))
+    flat = has == 0  # a constant stays as it is
+    return out * (1 - share + share * wanted.masked_fill(flat, 1) / has.masked_fill(flat, 1))
 
 
+@recorded
 def _scalar(
+    predicted: str,
     fn: Raw,
     maps: tuple[Map, Map, Map],
-    solve: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     shape: tuple[int, ...],
     sigma_range: Range | None = None,
     *,
@@ -195,13 +200,17 @@ def _scalar(
         a, b = alpha(t), sigma(t)
         x = a * wide
         out = fn(x.to(run), _argument(t, run, y, batched), **cond).to(wide.dtype)
-        return (solve(x, out, a, b).to(y.dtype),)
+        return (_SOLVED[predicted](x, out, a, b).to(y.dtype),)
 
     return Network(call, "denoiser", tuple(shape), sigma_range, **known)
 
 
-def _from_v(x: Tensor, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return (a * x - b * out) / (a.square() + b.square())
+_SOLVED: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {  # x0 of x_t = a x0 + b eps and a prediction
+    "eps": lambda x, out, a, b: (x - b * out) / a,
+    "v": lambda x, out, a, b: (a * x - b * out) / (a.square() + b.square()),
+    "score": lambda x, out, a, b: (x + b.square() * out) / a,
+    "flow": lambda x, out, a, b: x - b * out,
+}
 
 
 def _wide(y: Tensor) -> torch.dtype:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,7 @@ from stepsmith.errors import InputError
 
 Tensors = tuple[Tensor, ...]
 Range = tuple[float, float]
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +29,7 @@ class Network:
     ``module`` holds the weights, if there are any; ``name`` and ``digest`` (sha256 of the file of weights) go into records.
     ``picture`` maps samples to [-1, 1] for a person to look at, where the data are not in that range themselves.
     ``cond`` holds conditions, an entry for all samples of a batch, which a call that does not name them gets.
+    ``made_by`` tells records which adapters made it, each with its settings and, among these, what it was made of.
 
     A call raises ValueError for inputs of another number or shape.
     """
@@ -39,6 +45,7 @@ class Network:
     digest: str | None = None
     picture: Callable[[Tensor], Tensor] | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, inputs: Tensors, time: Tensor | float, **cond: Any) -> Tensors:
         if len(inputs) != self.inputs:
@@ -52,12 +59,50 @@ class Network:
         return self.fn(inputs, time, **conditions(left_out, inputs[0].shape[0], inputs[0].device), **cond)
 
 
+def recorded(adapter: Callable[P, Network]) -> Callable[P, Network]:
+    """The adapter, whose networks say in ``made_by`` with which arguments it was called: with these and the weights a run is told
+    from others.  Code is left out, and so is what is ``known``, which a Network has as its own."""
+    signature, name = inspect.signature(adapter), adapter.__name__.strip("_")
+
+    @functools.wraps(adapter)
+    def made(*args: P.args, **options: P.kwargs) -> Network:
+        network, call = adapter(*args, **options), signature.bind(*args, **options)
+        call.apply_defaults()
+        settings = {key: _plain(value) for key, value in call.arguments.items() if key != "known"}
+        own = {key: value for key, value in settings.items() if value is not None}
+        return replace(network, made_by={name: {**own, **network.made_by}})
+
+    return made
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON can hold it: tensors and arrays by their digest, an emitted module by its own, other code as None."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.dtype | os.PathLike):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return fingerprint(value) if hasattr(value, "__array__") else getattr(value, "DIGEST", None)
+
+
+def fingerprint(value: Any) -> str:
+    """The SHA-256 of a tensor or an array: of its dtype, its shape and its bytes."""
+    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+    total = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
 def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -> dict[str, Any]:
     """Conditions with an entry a sample: tensors and lists; one of a single entry is that of every sample.  InputError (key
     ``cond``) for another number of entries."""
     given: dict[str, Any] = {}
     for name, value in (cond or {}).items():
-        if not isinstance(value, Tensor | list | tuple) or len(value) not in (1, count):
+        listed = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim > 0)
+        if not listed or len(value) not in (1, count):
             what = f"{name} has no entry a seed"
             raise InputError("-", "cond", what, f"give a tensor or a list of {count} entries, or of one")
         if isinstance(value, Tensor):

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from stepsmith.errors import InputError
 from stepsmith.runtime.networks.adapters import clip_sigma, from_flow
-from stepsmith.runtime.networks.base import Network, Tensors
+from stepsmith.runtime.networks.base import Network, Tensors, recorded
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
+@recorded
 def discrete(
     fn: Callable[..., Tensor], alphas_cumprod: Any, shape: tuple[int, ...], prediction: str = "epsilon", *,
     whole: bool = False, sigma_data: float = 0.5, dtype: torch.dtype | None = torch.float32, **known: Any,

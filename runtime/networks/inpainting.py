@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.networks.base import Network, Tensors
+from stepsmith.runtime.networks.base import Network, Tensors, recorded
 
 TINY = 1e-12  # relative: where a residual is that small, conjugate gradients stop moving
 
 
+@recorded
 def inpainting(network: Network, image: Any, mask: Any, iterations: int = 2, noise: float = 0.0) -> Network:
     """A denoiser of the data that are ``image`` where ``mask`` is 1, from one that knows nothing of it.
 

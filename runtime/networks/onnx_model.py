@@ -13,12 +13,13 @@ from torch import Tensor
 
 from stepsmith.errors import InputError
 from stepsmith.runtime.networks.adapters import channels, denoiser
-from stepsmith.runtime.networks.base import Network, Range
+from stepsmith.runtime.networks.base import Network, Range, recorded
 
 DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 CPU = ("CPUExecutionProvider",)
 
 
+@recorded
 def onnx(
     path: str | os.PathLike[str], kind: str = "denoiser", shape: tuple[int, ...] | None = None,
     sigma_range: Range | None = None, *, components: int = 1, providers: Sequence[str] = CPU, **known: Any,

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from stepsmith.errors import InputError
 from stepsmith.runtime.networks.adapters import channels
-from stepsmith.runtime.networks.base import Network, Tensors
+from stepsmith.runtime.networks.base import Network, Tensors, recorded
 from stepsmith.runtime.networks.checkpoint import fill
 
 FIX = "give a checkpoint of the repository, and the module with the configuration that it was trained with"
@@ -38,6 +38,7 @@ Path_ = str | os.PathLike[str]
 Factor = list[list[float]]
 
 
+@recorded
 def psld(
     path: Path_, model: nn.Module, shape: tuple[int, ...], *, law: Any = None, params: Mapping[str, float] | None = None,
     ema: bool = True, kind: str = "eps-L", pickle: bool = False,
@@ -57,6 +58,7 @@ def psld(
     return _completed(path, model, shape, functools.partial(_law, law, params or {}), lambda factor, v, out: out)
 
 
+@recorded
 def cld(
     path: Path_, model: nn.Module, shape: tuple[int, ...], law: Any, *, params: Mapping[str, float] | None = None,
     ema: bool = True, mixed: bool = True, pickle: bool = False,

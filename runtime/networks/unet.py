@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from stepsmith.errors import InputError
 from stepsmith.runtime.networks.adapters import from_edm
-from stepsmith.runtime.networks.base import Network, Tensors
+from stepsmith.runtime.networks.base import Network, Tensors, recorded
 from stepsmith.runtime.networks.checkpoint import fill, read_checkpoint, write_checkpoint
 from stepsmith.runtime.networks.layers import Attention, NoiseEmbedding, Residual, zeroed
 
@@ -179,6 +179,7 @@ def load(
     return eps_network(module, about, dtype, **known)
 
 
+@recorded
 def eps_network(net: EpsL, about: About, dtype: torch.dtype = torch.float32, **known: Any) -> Network:
     """An EpsL as a network of all components at the forward time t; times outside its table take the table's ends."""
 
@@ -190,6 +191,7 @@ def eps_network(net: EpsL, about: About, dtype: torch.dtype = torch.float32, **k
     return Network(call, "eps-L", about.shape, about.sigma_range, net.blocks, net.blocks, **known)
 
 
+@recorded
 def predicting_data(network: Network) -> Network:
     """The same weights as a network of kind ``x0``, for samplers that interpolate the data prediction; InputError for others."""
     net = network.module
