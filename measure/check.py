@@ -8,7 +8,8 @@ of a mixture of Gaussians in the plane; scipy follows it to 1e-11.
               state as ``last_sample`` that state is judged
     run       from the first level to s = .2 the error falls like N^-p, first steps included
     last      the error that the step to the end itself makes: it does not fall with N where the end is s = 0
-    variance  of the data over the exact one, for samplers that draw noise, on Gaussian data
+    drawn     for samplers that draw noise, on Gaussian data of independent values with means that differ: the variance over the
+              exact one, the offset of the mean, and the correlations of the values of a sample and of the samples, which are 0
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ from stepsmith.measure.subjects import Denoiser, Function, Scheduler, Subject
 
 STEPS = (20, 40, 80, 160, 320)
 MIDDLE = (0.2, 5.0)  # the noise levels between which the formula is judged
-PATHS, SAMPLES, SEED = 24, 4096, 3
+PATHS, SAMPLES, SEED = 24, 2048, 3
+MOMENTS = ("variance", "mean", "within", "between")
+CHANCE = 6  # standard errors: what is further off than this is wrong, not unlucky
 FLOOR = 4e-7  # schedulers that round states or coefficients to float32 have errors of this size
+LEAST = 0.3  # an error that falls by less than h^LEAST does not fall
+ALL, ROWS = slice(None), [slice(i, i + 1) for i in range(4)]  # of a batch of four
 MIXTURE = GaussianMixture([0.5, 0.3, 0.2], [[1.0, 0.5], [-0.8, 0.7], [0.1, -1.2]], [0.3, 0.2, 0.25])
-PLAIN = Gaussian(torch.tensor([0.2, -0.1]), 0.25)
+PLAIN = Gaussian(torch.linspace(-0.35, 0.35, 8), 0.25)  # images of two channels and two by two pixels
 
 
 @dataclass(frozen=True)
@@ -44,35 +49,46 @@ class Report:
     run: float | None
     errors: dict[int, float]  # of a run, by its steps
     last: float | None
-    variance: dict[int, tuple[float, float]]  # with its standard error
+    variance: dict[int, tuple[float, float]]  # over the exact one, by the steps, with its standard error
+    mean: dict[int, tuple[float, float]]  # the offset of the value that is furthest off, likewise
+    within: dict[int, tuple[float, float]]  # the largest correlation of two values of a sample, likewise
+    between: dict[int, tuple[float, float]]  # and of samples a distance apart in the batch
     repeats: bool  # the same generator, the same samples
-    batch: bool  # a sample does not depend on its neighbours
+    batch: bool  # a sample is the same alone and in a batch
+    independent: bool  # a sample stays as it is where the others of its batch are replaced
     syncs: float  # values read back from the device a step
     half: dict[str, float]  # the error that a state of bfloat16 and of float32 adds
+
+    @property
+    def stalls(self) -> bool:
+        """The error of a run does not go on falling with its grid, and that is not rounding."""
+        return self.run is None and bool(self.errors) and not list(self.errors.values())[-1] < rounded()
 
 
 def judge(subject: Subject, steps: Sequence[int] = STEPS) -> Report:
     """All of it; a minute or less."""
     runs = [ended(subject, 12, seed) for seed in (1, 1, 2)]
     random = not torch.equal(runs[0], runs[2])
-    found: dict[str, Any] = {"formula": None, "run": None, "errors": {}, "last": None, "variance": {}}
-    if random:
-        found["variance"] = {n: variance(subject, n) for n in steps[:2]}
-    else:
+    found: dict[str, Any] = {"formula": None, "run": None, "errors": {}, "last": None}
+    moments = {n: drawn(subject, n) for n in steps[:2]} if random else {}
+    for name in MOMENTS:
+        found[name] = {n: moment[name] for n, moment in moments.items()}
+    if not random:
         errors, last = run_errors(subject, steps)
         found |= {"run": slope({1 / n: e for n, e in errors.items()}), "errors": errors, "last": last}
         if isinstance(subject, Scheduler):
             found["formula"] = formula(subject, steps)
-    half = {name: rounding(subject, kind) for name, kind in (("bfloat16", torch.bfloat16), ("float32", torch.float32))}
-    repeats, syncs = torch.equal(runs[0], runs[1]), synchronisations(subject)
-    return Report(subject.name, random, **found, repeats=repeats, batch=batch_invariant(subject), syncs=syncs, half=half)
+    batch = batch_invariant(subject)
+    found |= {"repeats": torch.equal(runs[0], runs[1]), "batch": batch, "independent": batch or independent(subject)}
+    return Report(subject.name, random, **found, syncs=synchronisations(subject), half=rounding(subject))
 
 
 def starts(problem: GaussianMixture, count: int) -> Callable[[float], torch.Tensor]:
-    """Draws of y at a level, (count, 2, 1, 1), the same normals at every level."""
-    noise = torch.randn(count, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED + 1))
+    """Draws of y at a level, images of two channels, the same normals at every level."""
     data = problem.sample(count, SEED)
-    return lambda level: (data + level * noise)[..., None, None]
+    noise = torch.randn(data.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED + 1))
+    side = math.isqrt(problem.size // 2)
+    return lambda level: (data + level * noise).reshape(count, 2, side, side)
 
 
 def network(problem: GaussianMixture) -> Denoiser:
@@ -140,47 +156,88 @@ def run_errors(subject: Subject, steps: Sequence[int]) -> tuple[dict[int, float]
 
 
 def slope(errors: Mapping[float, float], floor: float = FLOOR) -> float | None:
-    """log(e1/e2)/log(h1/h2) of the last two errors by h before they reach the floor or cease to fall, as rounding makes them."""
-    known: list[tuple[float, float]] = []
-    for h, e in errors.items():
-        if e < floor or (known and e > 0.8 * known[-1][1]):
-            break
-        known.append((h, e))
-    if len(known) < 2:
-        return None
-    (h1, e1), (h2, e2) = known[-2:]
-    return math.log(e1 / e2) / math.log(h1 / h2)
+    """log(e1/e2)/log(h1/h2) of the error of the finest grid and the least one before it, by h; None where it is no fall.
+
+    Rounding makes a plateau at the end: what does not fall there is left out, but only if it is as small as roundings are.
+    """
+    known = [(h, max(e, floor)) for h, e in errors.items()]
+    while len(known) > 1:
+        h2, e2 = known.pop()
+        h1, e1 = min(known, key=lambda pair: pair[1])
+        order = math.log(e1 / e2) / math.log(h1 / h2)
+        if e2 > floor and order >= LEAST:
+            return order
+        if not e2 < rounded(floor):
+            return None
+    return None
 
 
-def ended(subject: Subject, steps: int, seed: int, rows: slice = slice(None), dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """The last y of a run of the mixture; schedulers get a generator a sample, where they draw."""
-    start = starts(MIXTURE, 4)
+def rounded(floor: float = FLOOR) -> float:
+    """Errors below this size may be those of rounding; a scheduler may cast to float32 by itself."""
+    return max(10 * floor, FLOOR)
+
+
+def ended(
+    subject: Subject, steps: int, seed: int, rows: slice = ALL, kept: slice = ALL, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:  # fmt: skip
+    """The last y of a run of the mixture, from some rows of four starts, of which those that are not ``kept`` are replaced by
+    others; schedulers get a generator a sample, where they draw."""
+    four = starts(MIXTURE, 4)
     generators: Any = torch.Generator().manual_seed(seed)
     if isinstance(subject, Scheduler):
         generators = [torch.Generator().manual_seed(seed + i) for i in range(4)][rows]
-    walk = subject.walk(steps, lambda level: start(level)[rows], network(MIXTURE), generators, dtype=dtype)
+
+    def start(level: float) -> torch.Tensor:
+        y = four(level) + level  # others: a standard deviation away
+        y[kept] = four(level)[kept]
+        return y[rows]
+
+    walk = subject.walk(steps, start, network(MIXTURE), generators, dtype=dtype)
     return subject.y(walk, len(walk.levels))
 
 
 def batch_invariant(subject: Subject) -> bool:
-    """Whether one of four samples is the same alone, up to rounding: the third of a scheduler, whose samples have a generator
-    each; the first of a function, which torch's own generator, seeded anew, gives the same first draw."""
-    rows = slice(2, 3) if isinstance(subject, Scheduler) else slice(0, 1)
-    return torch.allclose(ended(subject, 12, 1)[rows], ended(subject, 12, 1, rows), rtol=0, atol=1e-5)
+    """Whether each of four samples is the same alone, up to rounding; a scheduler is given a generator a sample, and torch's own,
+    from which a function draws, is seeded anew."""
+    return _same(subject, [(row, ended(subject, 12, 1, rows=row)) for row in ROWS])
 
 
-def variance(subject: Subject, steps: int) -> tuple[float, float]:
-    """Variance of the data over the exact one on Gaussian data, and its standard error."""
+def independent(subject: Subject) -> bool:
+    """Whether each of four samples is the same, up to rounding, where the other three are replaced and the draws are not."""
+    return _same(subject, [(row, ended(subject, 12, 1, kept=row)[row]) for row in ROWS])
+
+
+def _same(subject: Subject, found: Sequence[tuple[slice, torch.Tensor]]) -> bool:
+    together = ended(subject, 12, 1)
+    return all(torch.allclose(together[row], y, rtol=0, atol=1e-5) for row, y in found)
+
+
+def drawn(subject: Subject, steps: int) -> dict[str, tuple[float, float]]:
+    """What MOMENTS names of the samples of Gaussian data, each with its standard error."""
     generator = torch.Generator().manual_seed(SEED)
     walk = subject.walk(steps, starts(PLAIN, SAMPLES), network(PLAIN), generator)
-    y = subject.y(walk, len(walk.levels))
-    wanted = 0.25 + walk.end**2
-    return y.flatten(1).var(0).mean().item() / wanted, math.sqrt(2 / (2 * SAMPLES))
+    y = subject.y(walk, len(walk.levels)).flatten(1)
+    middle, spread = y.mean(0), y.std(0)
+    offsets = middle - PLAIN.means[0]
+    worst = offsets.abs().argmax()
+    units = (y - middle) / spread.clamp_min(1e-300)
+    matrix = units.T @ units / SAMPLES
+    values = matrix.triu(1)
+    spectrum = torch.fft.rfft(units, dim=0).abs().square().mean(1)  # of the samples one after the other: all distances at once
+    samples = torch.fft.irfft(spectrum, n=SAMPLES)[1:] / SAMPLES
+    return {
+        "variance": (spread.square().mean().item() / (0.25 + walk.end**2), math.sqrt(2 / y.numel())),
+        "mean": (offsets[worst].item(), spread[worst].item() / math.sqrt(SAMPLES)),
+        "within": (values.flatten()[values.abs().argmax()].item(), 1 / math.sqrt(SAMPLES)),
+        "between": (samples[samples.abs().argmax()].item(), matrix.norm().item() / PLAIN.size / math.sqrt(SAMPLES)),
+    }
 
 
-def rounding(subject: Subject, dtype: torch.dtype) -> float:
+def rounding(subject: Subject) -> dict[str, float]:
     """The root mean square of what states of a narrower type change, at 20 steps."""
-    return (ended(subject, 20, 1, dtype=dtype) - ended(subject, 20, 1)).square().mean().sqrt().item()
+    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    wide = ended(subject, 20, 1)
+    return {name: (ended(subject, 20, 1, dtype=kind) - wide).square().mean().sqrt().item() for name, kind in kinds.items()}
 
 
 class Reads(TorchDispatchMode):

@@ -11,6 +11,7 @@ import diffusers
 import torch
 from tqdm import tqdm
 
+from stepsmith.cli.check import wrong
 from stepsmith.errors import InputError, one_line
 from stepsmith.measure import check
 from stepsmith.measure.subjects import Scheduler
@@ -35,10 +36,12 @@ Gaussians in the plane. These are measurements, not proofs; [the audit](audit.md
 `stepsmith check diffusers:DDIMScheduler` prints a row of this table in sentences, and also works on your own scheduler.
 [Check any sampler](check.md) explains how each figure is measured.
 
-*Step* is the order of the common step, and *run* that of a run with its first steps. *Last* is the error of the step to
-the end alone. For samplers that draw noise, *variance* is the variance on Gaussian data divided by the exact one, in 20
-and 40 steps (standard error {error:.3f}). *Batch* says whether a sample is the same alone and in a batch. *Reads* is
-the number of values that a step reads from the device. *bf16* is the change of the samples if the state has bfloat16.
+*Step* is the order of the common step, and *run* that of a run with its first steps, with a dash if the error does not
+go on falling up to 320 steps. *Last* is the error of the step to the end alone. For samplers that draw noise,
+*variance* is the variance on Gaussian data divided by the exact one, in 20 and 40 steps (standard error {error:.3f}),
+followed by **wrong** if a mean or a correlation is. *Batch* says whether a sample is the same alone and in a batch.
+*Reads* is the number of values that a step reads from the device. *bf16* is the change of the samples if the state has
+bfloat16.
 
 | scheduler | step | run | last | variance | batch | reads | bf16 |
 |---|---|---|---|---|---|---|---|
@@ -60,7 +63,7 @@ def page() -> str:
             left.append(f"- `{name}` cannot be run in this way: {type(error).__name__}, {one_line(str(error))[:110].strip()}.")
     left += [f"- `{name}`: for distilled networks, no discretisation of the flow." for name in sorted(DISTILLED)]
     left += [f"- `{name}`: runs from the data to the noise." for name in sorted(INVERSE)]
-    head = HEAD.format(version=importlib.metadata.version("diffusers"), error=(1 / check.SAMPLES) ** 0.5)
+    head = HEAD.format(version=importlib.metadata.version("diffusers"), error=(2 / check.SAMPLES / check.PLAIN.size) ** 0.5)
     return head + "\n".join(rows) + "\n\n## Left out\n\n" + "\n".join(left) + "\n"
 
 
@@ -77,7 +80,7 @@ def row(name: str, config: dict[str, Any], found: check.Report) -> str:
     cells = (
         f"{name.removesuffix('Scheduler')}{f' ({told})' if told else ''}",
         _number(found.formula, ".2f"), _number(found.run, ".2f"), _number(found.last, ".0e"),
-        " / ".join(f"{ratio:.2f}" for ratio, _ in found.variance.values()) or "-",
+        (" / ".join(f"{ratio:.2f}" for ratio, _ in found.variance.values()) or "-") + (" **wrong**" if wrong(found) else ""),
         "yes" if found.batch else "**depends**", f"{found.syncs:.0f}", f"{found.half['bfloat16']:.0e}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
