@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stepsmith.errors import InputError
 from stepsmith.measure.problems import Gaussian, GaussianMixture
 from stepsmith.measure.subjects import Denoiser, Function, Scheduler, Subject
 
@@ -66,8 +67,10 @@ class Report:
 
 
 def judge(subject: Subject, steps: Sequence[int] = STEPS) -> Report:
-    """All of it; a minute or less."""
+    """All of it; a minute or less.  InputError for a sampler that gives what is no number."""
     runs = [ended(subject, 12, seed) for seed in (1, 1, 2)]
+    if not all(run.isfinite().all() for run in runs):
+        raise InputError("-", "sampler", f"{subject.name} gives NaN or infinity in 12 steps", "look at what it does there")
     random = not torch.equal(runs[0], runs[2])
     found: dict[str, Any] = {"formula": None, "run": None, "errors": {}, "last": None}
     moments = {n: drawn(subject, n) for n in steps[:2]} if random else {}

@@ -289,6 +289,11 @@ def test_what_is_no_sampler_is_one_line(target: str) -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "sampler: " in done.stderr
 
 
+def test_a_sampler_that_gives_no_number_is_refused() -> None:
+    with pytest.raises(InputError, match="gives NaN or infinity in 12 steps"):
+        check.judge(Function("broken", lambda model, x, sigmas: x * math.nan))
+
+
 def test_a_setting_is_key_value() -> None:
     assert options(("solver_order=3", "use_karras_sigmas=true", "solver_type=bh1")) == {
         "solver_order": 3, "use_karras_sigmas": True, "solver_type": "bh1",
