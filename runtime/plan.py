@@ -64,7 +64,7 @@ def make_plan(
         raise _refuse("last", f"{last!r} is not known", "give none or denoise")
     grid = find_grid(module, grid)
     params = full_params(module, params)
-    _check_network(module, network)
+    check_network(module, network)
     size = _shape(network, shape)
     own = getattr(module, "FIELD", "")
     inputs: dict[str, Any] = {**params, **({own: field_of(size)} if own else {})}
@@ -160,7 +160,8 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tens
     return table
 
 
-def _check_network(module: Any, network: Any) -> None:
+def check_network(module: Any, network: Any) -> None:
+    """Refuse what cannot be called, and a network of another kind or with other inputs or outputs than the module's."""
     if not callable(network):
         raise _refuse(
             "network", f"{type(network).__name__} cannot be called", "give a callable (inputs, time) -> outputs"

@@ -182,7 +182,7 @@ def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
         ({"mask": torch.tensor([0.0, 2.0]), "init": torch.zeros(2)}, r"mask: it has values outside of \[0, 1\]"),
         ({"mask": torch.tensor([0, 255]), "init": torch.zeros(2)}, "divide a mask of 0 .. 255 by 255"),
         ({"init": torch.tensor([0, 255], dtype=torch.uint8)}, "init: it has whole numbers, .* such as image / 127.5 - 1"),
-        ({"start": (torch.zeros(2), torch.zeros(2))}, "start: it has 2 components, and vp has 1; give a tuple, one tensor a component: x"),
+        ({"start": (torch.zeros(2), torch.zeros(2))}, "start: it has 2 components, and vp has 1; give a tuple"),
         ({"cond": {"label": torch.zeros(9)}}, "cond: label has no entry a seed"),
         ({"batch": 0}, "batch: 0 seeds"),
         ({"init": torch.full((2,), float("nan"))}, "not finite"),
