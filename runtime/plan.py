@@ -16,6 +16,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import check_constants
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module
+from stepsmith.runtime.networks.base import misfit
 from stepsmith.runtime.noise import GeneratorSource, NoiseSource, parse_seeds, widest
 from stepsmith.runtime.spectral import Columns, Transform, field_of
 from stepsmith.runtime.start import Bridge, Known, Law, asked
@@ -166,6 +167,9 @@ def check_network(module: Any, network: Any) -> None:
         raise _refuse(
             "network", f"{type(network).__name__} cannot be called", "give a callable (inputs, time) -> outputs"
         )
+    if why := misfit(network):
+        what = f"it is called as network(inputs, time), and cannot be ({why})"
+        raise _refuse("network", what, "let it take both and return a tuple of tensors, or use an adapter of ss.networks")
     kind = getattr(network, "kind", None)
     if isinstance(kind, str) and kind != module.NETWORK:
         what = f"it is a network of kind {kind}, {module.SDE} {module.SAMPLER} calls {module.NETWORK}"

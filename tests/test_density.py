@@ -254,7 +254,8 @@ def test_a_step_without_such_a_density_is_refused(name, what):
         ("psld_euler_maruyama", {"state": (torch.zeros(5, 3), torch.zeros(3))}, "state: one of its tensors has the shape"),
         ("vp_sde_dpmpp_2m", {"history": ()}, "history: it is a tuple of 0, .* takes a tuple of 1"),
         ("vp_ddim_eta", {"network": 3}, "network: int cannot be called"),
-        ("vp_ddim_eta", {"network": ss.networks.channels(len, 1, (3,))}, "network: it is a network of kind eps-L"),
+        ("vp_ddim_eta", {"network": lambda y: y}, r"network: it is called as network\(inputs, time\), and cannot be"),
+        ("vp_ddim_eta", {"network": ss.networks.channels(lambda z, t: z, 1, (3,))}, "network: it is a network of kind eps-L"),
     ],
 )
 def test_what_does_not_fit_a_step_is_refused_before_any_call(name, given, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,19 @@ class Network:
             time = torch.tensor(time, dtype=torch.promote_types(inputs[0].dtype, torch.float32), device=inputs[0].device)
         left_out = {name: value for name, value in self.cond.items() if name not in cond}
         return self.fn(inputs, time, **conditions(left_out, inputs[0].shape[0], inputs[0].device), **cond)
+
+
+def misfit(fn: Any) -> str:
+    """Why ``fn(a, b)`` cannot be called, as far as its signature tells; nothing where it can be."""
+    try:
+        signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
+    except (TypeError, ValueError):  # none is known, or it cannot be called at all
+        return "" if callable(fn) else f"it is of type {type(fn).__name__}"
+    try:
+        signature.bind_partial(None, None)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -> dict[str, Any]:
