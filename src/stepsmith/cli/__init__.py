@@ -1,6 +1,7 @@
 """The command line, a file a verb.
 
 Exit status 0 done; 1 a check failed; 2 bad input, reported in one line on stderr: ``<file or ->: <key>: <what>; <fix>``.
+What takes a while is said in a line of its own before.
 Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
 """
 

@@ -19,6 +19,10 @@ BATCH = 256  # in a folder
 DEFAULTS = "specs/defaults.toml"  # of stepsmith.derive: sampler and grid where no sampler is given
 
 
+def silent(text: str) -> None:
+    """Says nothing."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The options as they were given."""
@@ -58,8 +62,9 @@ class Run:
     arguments: dict[str, Any]  # what ``sample`` and ``record`` of the runtime both take
 
     @classmethod
-    def of(cls, request: Request) -> Run:
-        """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand."""
+    def of(cls, request: Request, say: Callable[[str], None] = silent) -> Run:
+        """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand.  ``say`` is
+        called with what takes a while."""
         import torch
 
         import stepsmith as ss
@@ -81,6 +86,8 @@ class Run:
             "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
             "constants": constants,
         }  # fmt: skip
+        if not baked:
+            say(f"deriving {source.sampler.name} for {source.sde.name}")
         module = source if baked else ss.load(ss.emit(source))
         return cls(request, module, network, grid, seeds, left, arguments)
 
