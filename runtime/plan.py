@@ -249,5 +249,6 @@ def find_device(device: torch.device | str | None) -> torch.device:
 def find_dtype(dtype: torch.dtype | None) -> torch.dtype:
     found = torch.float32 if dtype is None else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise _refuse("dtype", f"{found} cannot hold a state", "give torch.float32, float64, bfloat16 or float16")
+        what = f"{found} cannot hold a state" if isinstance(found, torch.dtype) else f"{found!r} is no dtype of torch"
+        raise _refuse("dtype", what, "give torch.float32, torch.float64, torch.bfloat16 or torch.float16")
     return found

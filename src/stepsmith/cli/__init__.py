@@ -42,7 +42,8 @@ def main() -> NoReturn:
     except click.ClickException as wrong:
         param = getattr(wrong, "param", None)
         option = max(param.opts, key=len).lstrip("-") if param else getattr(wrong, "option_name", "arguments")
-        fail(f"-: {option}: {one_line(wrong.format_message()).rstrip('.')}; see stepsmith --help", 2)
+        verb = getattr(getattr(wrong, "ctx", None), "command_path", "stepsmith")
+        fail(f"-: {option}: {one_line(wrong.format_message()).rstrip('.')}; see {verb} --help", 2)
     except InputError as wrong:
         fail(str(wrong), 2)
     except Unsupported as wrong:
