@@ -32,6 +32,15 @@ class Walk:
     end: float
 
 
+def taken(name: str, call: Callable[..., Any], options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a class or a function; InputError (key ``set``) for options that are none of them."""
+    known = inspect.signature(call).parameters
+    unknown = [] if any(each.kind is each.VAR_KEYWORD for each in known.values()) else sorted(set(options) - set(known))
+    if unknown:
+        raise InputError("-", "set", f"{name} takes no {', '.join(unknown)}", f"it takes {', '.join(known) or 'nothing'}")
+    return known
+
+
 @dataclass(frozen=True, eq=False)
 class Scheduler:
     """A diffusers scheduler: ``make()`` gives a new one.  A state is x = alpha y."""
@@ -47,13 +56,16 @@ class Scheduler:
         if not (hasattr(kind, "set_timesteps") and hasattr(kind, "step")):
             what = f"{kind.__name__} is no scheduler of a diffusion"
             raise InputError("-", "sampler", what, "give one with set_timesteps and step")
-        known = inspect.signature(kind).parameters
+        known = taken(kind.__name__, kind, config)
         plain = {key: False for key in ("clip_sample", "thresholding") if key in known}
 
         def make() -> Any:
             return kind(**{**plain, **config})
 
         one = make()
+        if not hasattr(one, "config"):
+            what = f"{kind.__name__} has no .config, which says what its network predicts"
+            raise InputError("-", "sampler", what, "register its arguments, as ConfigMixin of diffusers does")
         if "prev_timestep" in inspect.signature(one.step).parameters:
             raise InputError("-", "sampler", f"{kind.__name__} takes prev_timestep from a pipeline of its own", "wrap it")
         one.set_timesteps(4)
@@ -150,6 +162,17 @@ class Function:
     high: float = 60.0
     low: float = 0.05
 
+    @classmethod
+    def of(cls, name: str, call: Callable[..., torch.Tensor], options: Mapping[str, Any]) -> Function:
+        """The function with its options; InputError for options that it does not take, and where it is not called so."""
+        taken(name, call, options)
+        try:
+            inspect.signature(call).bind("model", "x", "sigmas", **options)
+        except TypeError as error:
+            what = f"{name} is called as f(model, x, sigmas), and cannot be ({error})"
+            raise InputError("-", "sampler", what, "set the arguments that it takes besides with --set KEY=VALUE") from None
+        return cls(name, call, options)
+
     def sigmas(self, steps: int) -> torch.Tensor:
         a, b = self.high ** (1 / 7), self.low ** (1 / 7)
         return (a + torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (b - a)) ** 7
@@ -175,6 +198,8 @@ class Function:
             if generator is not None:
                 torch.manual_seed(generator.initial_seed())
             last = self.call(model, x, sigmas, **options)
+        if not isinstance(last, torch.Tensor):
+            raise InputError("-", "sampler", f"{self.name} gives {type(last).__name__}", "return the samples, one tensor")
         return Walk([self.high, self.low], [x, last, last], self.low)
 
     def y(self, walk: Walk, k: int) -> torch.Tensor:

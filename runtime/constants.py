@@ -45,7 +45,7 @@ def check_constants(
     found = []
     for name in names:
         if name not in given:
-            raise _refuse(f"{name} of {module.SDE} is missing", f'give constants={{"{name}": tensor}}')
+            raise _refuse(f"{name} of {module.SDE} is missing", f'give constants={{"{name}": tensor}}, or --constant {name}=FILE')
         found.append(fitted("constants", name, given[name], (seeds, *shape), dtype))
     return tuple(found)
 

@@ -24,12 +24,7 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.constants import blocks_of
-from stepsmith.runtime.sampler import steps_of
-
-State = tuple[torch.Tensor, ...]
-Network = Callable[[State, Any], State]
-Step = Callable[..., tuple[State, State]]
+from stepsmith.runtime.drawing import Given, Network, State, Step, name_of, tensors, zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,25 +87,30 @@ def transition(
 
     ``step``: ``module.step`` unless given; ``module.step_first`` for the first row and ``module.step_last`` for the last where
     the module has them.  InputError (key ``sampler``) for a step that draws no noise, that calls its network after a draw, whose
-    law is not Gaussian, or that works on frequencies.
+    law is not Gaussian, or that works on frequencies; (key ``module``, ``row``, ``state``, ``network``, ``history``, ``step``)
+    for what does not fit the module.
     """
-    part = drawing_parts(module, row, step)[0]
-    if not part.last:
-        what = f"{_name(module)} calls its network after a draw, so the law of its step is not Gaussian"
-        fix = "take draw_path, or a sampler whose draws come last, such as ddim-eta or euler-maruyama"
-        raise InputError("-", "sampler", what, fix)
-    function, draws = _stepping(module, step)
-    mean, after = function(state, row.unbind(), network, _zeros(state[0], draws), history)
-    return Transition(tuple(mean), part.factor, tuple(after))
+    return _law(Given.of(module, row, state, network, history, step))
 
 
 def step_with_logprob(
     module: Any, row: torch.Tensor, state: State, network: Network, noise: State, history: State = (), step: Step | None = None
 ) -> tuple[State, State, torch.Tensor]:
-    """(the state after the step, the history, the log-density (batch,) of that state, in float32 at least); as the step but for
-    the last."""
-    law = transition(module, row, state, network, history, step)
-    new = law.draw(noise)
+    """A step with the noise that is given, and the log-density of the state that it ends in.
+
+    ``module`` is an emitted module or what :func:`load` takes, and ``row`` a row (K,) of ``module.coefficients(times)``.
+    ``state`` is a tuple of a tensor (batch, *shape) for each component, ``noise`` one of ``module.DRAWS`` tensors of standard
+    normals and ``history`` one of ``module.HISTORY`` earlier outputs (zeros before the first step), all of that shape.
+    ``network(inputs, time) -> outputs`` is that of :func:`sample`, and ``step`` that of :func:`transition`.
+
+    Returns the state after the step, the history after it, and (batch,) the log-density of that state given the one before,
+    in float32 at least, differentiable in what the network gave and in the state before.  Raises InputError as
+    :func:`transition`, and (key ``noise``) for noise of another number or shape; all before the first network call.
+    """
+    given = Given.of(module, row, state, network, history, step)
+    normals = given.normals(noise)
+    law = _law(given)
+    new = law.draw([normals[j] for j in given.parts[0].draws])
     return new, law.history, law.log_prob(new)
 
 
@@ -119,14 +119,17 @@ def draw_path(
 ) -> Path:
     """A step of any sampler that draws noise, as the step with this noise, and the density of each of its drawing parts.
 
-    Arguments as :func:`transition`.  InputError (key ``sampler``) for a step that draws no noise or works on frequencies.
+    Arguments as :func:`step_with_logprob`.  InputError (key ``sampler``) for a step that draws no noise or works on
+    frequencies, and for what does not fit the module.
     """
+    given = Given.of(module, row, state, network, history, step)
+    normals = given.normals(noise)
 
     def chosen(law: Transition, draws: Sequence[int]) -> tuple[State, State]:
-        own = tuple(noise[j] for j in draws)
+        own = tuple(normals[j] for j in draws)
         return law.draw(own), own
 
-    return _path(module, row, state, network, history, step, drawing_parts(module, row, step), chosen)
+    return _path(given, chosen)
 
 
 def follow_path(
@@ -135,65 +138,33 @@ def follow_path(
 ) -> Path:  # fmt: skip
     """The step through the states that were ``drawn`` before: their density for this network and this state before the step,
     differentiable in the network's outputs and in ``state``, and the state to which they lead.  Errors as :func:`draw_path`."""
-    parts, following = drawing_parts(module, row, step), iter(drawn)
-    if len(drawn) != len(parts):
-        what = f"there are {len(drawn)} states, this step of {_name(module)} has {len(parts)} drawing parts"
+    given = Given.of(module, row, state, network, history, step)
+    if len(drawn) != len(given.parts):
+        what = f"there are {len(drawn)} states, this step of {name_of(given.module)} has {len(given.parts)} drawing parts"
         raise InputError("-", "drawn", what, "give those of a path of the same row")
+    size, shape = len(given.state), given.state[0].shape
+    following = iter([tensors(given.module, "drawn", point, size, shape) for point in drawn])
 
     def chosen(law: Transition, draws: Sequence[int]) -> tuple[State, State]:
         point = next(following)
         return point, law.normals(point)
 
-    return _path(module, row, state, network, history, step, parts, chosen)
+    return _path(given, chosen)
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A drawing part: how many network ``calls`` come before it, whether it is ``last``, with none behind it, which ``draws`` it
-    has, and N, (n, draws) float64."""
-
-    calls: int
-    last: bool
-    draws: tuple[int, ...]
-    factor: torch.Tensor
-
-
-def drawing_parts(module: Any, row: torch.Tensor, step: Step | None = None) -> tuple[Part, ...]:
-    """The parts of a step with a row of its table, read off one call of it: unit draws side by side in the batch, and a network
-    of zeros, which sees a draw where it enters.  InputError as :func:`draw_path`."""
-    function, count = _stepping(module, step)
-    if not count or hasattr(module, "FIELD"):
-        raise _refused(f"{_name(module)} draws no noise, or works on frequencies")
-    seen: list[torch.Tensor] = []
-
-    def network(inputs: State, time: Any) -> State:
-        seen.append(torch.stack(inputs))
-        return _zeros(inputs[0], module.OUTPUTS)
-
-    units = torch.cat((torch.zeros(1, count), torch.eye(count))).to(torch.float64)
-    still = _zeros(units[:, 0], len(module.COMPONENTS)), _zeros(units[:, 0], module.HISTORY)
-    moved, _ = function(still[0], row.cpu().unbind(), network, units.unbind(1), still[1])
-    reach = [values[:, 1:] - values[:, :1] for values in (*seen, torch.stack(moved[: blocks_of(module)]))]
-    entered = [next((k for k, values in enumerate(reach) if values[:, j].any()), None) for j in range(count)]
-    parts = []
-    for calls in sorted({k for k in entered if k is not None}):
-        draws = tuple(j for j, k in enumerate(entered) if k == calls)
-        factor = reach[-1][:, draws]
-        if torch.linalg.matrix_rank(factor) < torch.linalg.matrix_rank(torch.cat(reach)[:, draws]):
-            raise _refused(f"{_name(module)} draws noise that its network sees and its state does not keep")
-        parts.append(Part(calls, calls == len(seen), draws, factor))
-    if not parts:
-        raise _refused(f"{_name(module)} draws no noise in this step")
-    return tuple(parts)
+def _law(given: Given) -> Transition:
+    part, module = given.parts[0], given.module
+    if not part.last:
+        what = f"{name_of(module)} calls its network after a draw, so the law of its step is not Gaussian"
+        fix = "take draw_path, or a sampler whose draws come last, such as ddim-eta or euler-maruyama"
+        raise InputError("-", "sampler", what, fix)
+    mean, after = given.step(given.network, zeros(given.state[0], given.draws))
+    return Transition(tuple(mean), part.factor, tuple(after))
 
 
-def _path(
-    module: Any, row: torch.Tensor, state: State, network: Network, history: State, step: Step | None,
-    parts: Sequence[Part], chosen: Callable[[Transition, Sequence[int]], tuple[State, State]],
-) -> Path:  # fmt: skip
+def _path(given: Given, chosen: Callable[[Transition, Sequence[int]], tuple[State, State]]) -> Path:
     """The parts in turn: the law of each, then the state and the normals that ``chosen`` takes of it."""
-    function, count = _stepping(module, step)
-    noise = list(_zeros(state[0], count))
+    noise = list(zeros(given.state[0], given.draws))
     known: list[State] = []  # the outputs of the calls so far
 
     def reached(calls: float) -> tuple[State, State]:
@@ -202,15 +173,15 @@ def _path(
 
         def answer(inputs: State, time: Any) -> State:
             if (number := next(numbers)) >= calls:
-                return _zeros(inputs[0], module.OUTPUTS)
+                return zeros(inputs[0], given.module.OUTPUTS)
             if number == len(known):
-                known.append(network(inputs, time))
+                known.append(given.network(inputs, time))
             return known[number]
 
-        return function(state, row.unbind(), answer, tuple(noise), history)
+        return given.step(answer, tuple(noise))
 
     drawn, log_probs = [], []
-    for part in parts:
+    for part in given.parts:
         mean, after = reached(part.calls)
         law = Transition(tuple(mean), part.factor, tuple(after))
         point, normals = chosen(law, part.draws)
@@ -220,24 +191,3 @@ def _path(
         log_probs.append(law.log_prob(point))
     new, after = reached(math.inf)
     return Path(tuple(drawn), torch.stack(log_probs), tuple(new), tuple(after))
-
-
-def _stepping(module: Any, step: Step | None) -> tuple[Step, int]:
-    """The step function and how many normals it draws."""
-    step = module.step if step is None else step
-    draws = dict(steps_of(module, 3))  # of three rows one is the first, one the last and one between
-    if step not in draws:
-        raise InputError("-", "step", f"it is no step of {_name(module)}", "give module.step or its step_first or step_last")
-    return step, draws[step]
-
-
-def _zeros(like: torch.Tensor, count: int) -> State:
-    return tuple(torch.zeros_like(like) for _ in range(count))
-
-
-def _name(module: Any) -> str:
-    return f"{module.SDE} {module.SAMPLER}"
-
-
-def _refused(what: str) -> InputError:
-    return InputError("-", "sampler", what, "use one such as ddim-eta or sde-dpmpp-2m")

@@ -71,7 +71,7 @@ def installed() -> list[str]:
 
 def unknown(name: str, known: Iterable[str]) -> InputError:
     """The refusal of a name that no module has, with the closest names that one has."""
-    close = difflib.get_close_matches(spelled(name), list(known), n=3)
+    close = difflib.get_close_matches(spelled(name), dict.fromkeys(known), n=3)
     other = "give a generated module's name, a path to a .py file or source text"
     fix = f"did you mean {' or '.join(close)}?" if close else other
     return InputError("-", "module", f"there is no generated module {name!r}", fix)
@@ -80,6 +80,9 @@ def unknown(name: str, known: Iterable[str]) -> InputError:
 def check_module(module: Any, where: str = "-") -> Any:
     """``module`` itself if it has what the contract asks for; else :class:`InputError` naming what is missing or
     wrong."""
+    if not isinstance(module, ModuleType) and not hasattr(module, "API"):
+        what = f"it is of type {type(module).__name__}, and no emitted module"
+        raise InputError(where, "module", what, "give ss.load(ss.emit(method)) of a Method, or what ss.load takes")
     if getattr(module, "API", None) != API:
         have = repr(getattr(module, "API", "no API constant"))
         raise InputError(where, "API", f"this stepsmith runs modules of API {API}, not {have}", "emit the module again")

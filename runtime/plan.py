@@ -16,6 +16,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import check_constants
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.modules import check_module
+from stepsmith.runtime.networks.base import misfit
 from stepsmith.runtime.noise import GeneratorSource, NoiseSource, parse_seeds, widest
 from stepsmith.runtime.spectral import Columns, Transform, field_of
 from stepsmith.runtime.start import Bridge, Known, Law, asked
@@ -64,7 +65,7 @@ def make_plan(
         raise _refuse("last", f"{last!r} is not known", "give none or denoise")
     grid = find_grid(module, grid)
     params = full_params(module, params)
-    _check_network(module, network)
+    check_network(module, network)
     size = _shape(network, shape)
     own = getattr(module, "FIELD", "")
     inputs: dict[str, Any] = {**params, **({own: field_of(size)} if own else {})}
@@ -163,11 +164,15 @@ def _table(module: Any, grid: TimeGrid, params: Mapping[str, Any]) -> torch.Tens
     return table
 
 
-def _check_network(module: Any, network: Any) -> None:
+def check_network(module: Any, network: Any) -> None:
+    """Refuse what cannot be called, and a network of another kind or with other inputs or outputs than the module's."""
     if not callable(network):
         raise _refuse(
             "network", f"{type(network).__name__} cannot be called", "give a callable (inputs, time) -> outputs"
         )
+    if why := misfit(network):
+        what = f"it is called as network(inputs, time), and cannot be ({why})"
+        raise _refuse("network", what, "let it take both and return a tuple of tensors, or use an adapter of ss.networks")
     kind = getattr(network, "kind", None)
     if isinstance(kind, str) and kind != module.NETWORK:
         what = f"it is a network of kind {kind}, {module.SDE} {module.SAMPLER} calls {module.NETWORK}"
@@ -247,5 +252,6 @@ def find_device(device: torch.device | str | None) -> torch.device:
 def find_dtype(dtype: torch.dtype | None) -> torch.dtype:
     found = torch.float32 if dtype is None else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise _refuse("dtype", f"{found} cannot hold a state", "give torch.float32, float64, bfloat16 or float16")
+        what = f"{found} cannot hold a state" if isinstance(found, torch.dtype) else f"{found!r} is no dtype of torch"
+        raise _refuse("dtype", what, "give torch.float32, torch.float64, torch.bfloat16 or torch.float16")
     return found

@@ -151,8 +151,8 @@ class Known:
     def of(
         cls, module: Any, init: Any, start: Any, mask: Any, seeds: int, shape: tuple[int, ...], dtype: torch.dtype
     ) -> Known:
-        """InputError (keys ``init``, ``start``, ``mask``) for what does not broadcast to (seeds, *shape), or does not go
-        together."""
+        """InputError (keys ``init``, ``start``, ``mask``) for what does not broadcast to (seeds, *shape), for data that are whole
+        numbers, for a mask outside of [0, 1], and for what does not go together."""
         if isinstance(start, str) and (start != UNIT or hasattr(module, "FIELD")):
             what = f"{start!r} is no start" if start != UNIT else "the state is made of frequencies, not of pixels"
             raise InputError("-", "start", what, f"give {UNIT!r}, or a tensor a component")
@@ -162,12 +162,19 @@ class Known:
             what = "there are no data to keep" if init is None else "the state is made of frequencies, not of pixels"
             raise InputError("-", "mask", what, "give init too" if init is None else "use a diffusion without a field")
         fit = lambda key, value: fitted(key, "what is given", value, (seeds, *shape), dtype)  # noqa: E731
-        own = None if isinstance(start, str) else start
+        own, blocks = None if isinstance(start, str) else start, blocks_of(module)
+        if own is not None and (count := len(_each(own))) != blocks:
+            what = f"it has {count} component{'s' * (count != 1)}, and {module.SDE} has {blocks}"
+            raise InputError("-", "start", what, f"give a tuple, one tensor a component: {', '.join(module.COMPONENTS[:blocks])}")
         data, state = (tuple(fit(key, value) for value in _each(values)) for key, values in (("init", init), ("start", own)))
-        if state and len(state) != blocks_of(module):
-            what = f"it has {len(state)} components, and {module.SDE} has {blocks_of(module)}"
-            raise InputError("-", "start", what, f"give one a component: {', '.join(module.COMPONENTS)}")
-        return cls(data, state, None if mask is None else fit("mask", mask))
+        if not all(torch.as_tensor(value).is_floating_point() for value in _each(init)):
+            fix = "give floating-point data in the range that the network was trained on, such as image / 127.5 - 1"
+            raise InputError("-", "init", "it has whole numbers, as pixels of 0 .. 255 are", fix)
+        keep = None if mask is None else fit("mask", mask)
+        if keep is not None and not ((keep >= 0) & (keep <= 1)).all():
+            fix = "give 1 where init stays and 0 elsewhere; divide a mask of 0 .. 255 by 255"
+            raise InputError("-", "mask", "it has values outside of [0, 1]", fix)
+        return cls(data, state, keep)
 
     def of_seeds(self, part: slice) -> Known:
         """The same of some of the seeds."""

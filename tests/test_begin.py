@@ -179,7 +179,10 @@ def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
         ({"init": torch.zeros(5)}, "init: what is given of shape"),
         ({"init": torch.zeros(2), "start": torch.zeros(2)}, "init: start says where"),
         ({"mask": torch.ones(2)}, "mask: there are no data to keep"),
-        ({"start": (torch.zeros(2), torch.zeros(2))}, "start: it has 2 components"),
+        ({"mask": torch.tensor([0.0, 2.0]), "init": torch.zeros(2)}, r"mask: it has values outside of \[0, 1\]"),
+        ({"mask": torch.tensor([0, 255]), "init": torch.zeros(2)}, "divide a mask of 0 .. 255 by 255"),
+        ({"init": torch.tensor([0, 255], dtype=torch.uint8)}, "init: it has whole numbers, .* such as image / 127.5 - 1"),
+        ({"start": (torch.zeros(2), torch.zeros(2))}, "start: it has 2 components, and vp has 1; give a tuple"),
         ({"cond": {"label": torch.zeros(9)}}, "cond: label has no entry a seed"),
         ({"cond": {"label": torch.tensor(1.0)}}, "cond: label has no entry a seed"),
         ({"init": (torch.zeros(2), torch.zeros(2))}, "init: the number of data blocks is 1 for vp, not 2; give a tensor"),
@@ -190,6 +193,8 @@ def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
         ({"start": "unit", "init": torch.zeros(2)}, "init: start says where"),
         ({"generator": [torch.Generator()] * 2}, "generator: 2 of Generator; give one torch.Generator, or a list of 3"),
         ({"generator": 7}, "generator: 1 of int"),
+        ({"dtype": "bfloat16"}, "dtype: 'bfloat16' is no dtype of torch; give torch.float32"),
+        ({"dtype": torch.int8}, "dtype: torch.int8 cannot hold a state"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_call(options, words):
@@ -198,6 +203,13 @@ def test_what_does_not_fit_is_refused_before_any_call(options, words):
 
     with pytest.raises(InputError, match=words):
         ss.sample("vp_ddim", network, grid_of("vp", 4), range(3), shape=(2,), **options)
+
+
+def test_a_method_is_no_module():
+    method = ss.derive("vp", "ddim")
+    for given in (method, None):
+        with pytest.raises(InputError, match=rf"{type(given).__name__}, and no emitted module; give ss.load"):
+            ss.sample(given, denoiser, grid_of("vp", 4), range(3), shape=(2,))
 
 
 @pytest.mark.parametrize("name", ["vp_dpmpp_2m", "vp_ddim_eta"])

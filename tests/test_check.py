@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -292,6 +293,82 @@ def test_what_is_no_sampler_is_one_line(target: str) -> None:
 def test_a_sampler_that_gives_no_number_is_refused() -> None:
     with pytest.raises(InputError, match="gives NaN or infinity in 12 steps"):
         check.judge(Function("broken", lambda model, x, sigmas: x * math.nan))
+
+
+OWN = """
+import functools
+
+import torch
+
+
+class Bare:
+    def __init__(self, order=1):
+        pass
+
+    def set_timesteps(self, count):
+        self.timesteps = torch.arange(count)
+
+    def step(self, output, timestep, sample, return_dict=True):
+        return (sample,)
+
+
+class Asking(Bare):
+    def __init__(self, order=1):
+        if order == 1:
+            raise ValueError("give order 2")
+
+
+few = lambda model, x: x
+more = lambda model, x, sigmas, extra: x
+several = lambda model, x, sigmas: (x,)
+fails = lambda model, x, sigmas: x + absent
+part = functools.partial(more, extra=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("Bare", {}, "sampler: Bare has no .config, which says what its network predicts; register its arguments"),
+        ("Bare", {"foo": 1}, "set: Bare takes no foo; it takes order"),
+        ("Asking", {}, r"Asking does not run \(ValueError: give order 2, in own.py:\d+\); .* set what it asks for: --set"),
+        ("Asking", {"order": 2}, "Asking has no .config"),
+        ("few", {}, r"sampler: few is called as f\(model, x, sigmas\), and cannot be \(too many positional arguments\)"),
+        ("more", {}, r"cannot be \(missing a required argument: 'extra'\); set the arguments .* --set"),
+        ("more", {"extra": 1, "foo": 1}, "set: more takes no foo; it takes model, x, sigmas, extra"),
+        ("part", {"foo": 1}, "set: part takes no foo"),
+        ("several", {}, "sampler: several gives tuple; return the samples, one tensor"),
+        ("fails", {}, r"fails does not run \(NameError: name 'absent' is not defined, in own.py:\d+\)"),
+    ],
+)
+def test_what_a_sampler_does_not_take_or_give_is_told(tmp_path: Path, name: str, settings: dict[str, Any], words: str) -> None:
+    from stepsmith.cli.check import run, subject
+
+    (tmp_path / "own.py").write_text(OWN)
+    target = f"{tmp_path}/own.py:{name}"
+    with pytest.raises(InputError, match=words):
+        run(target, lambda: check.judge(subject(target, settings)))
+
+
+def test_wrong_use_is_no_wrong_order(tmp_path: Path) -> None:
+    """Status 2 and its line, behind the one that says what is under way."""
+    (tmp_path / "own.py").write_text(OWN)
+    command = [sys.executable, "-m", "stepsmith", "check", f"{tmp_path}/own.py:fails", "--expect-order", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    first, last = done.stderr.splitlines()
+    assert done.returncode == 2 and first.startswith("measuring") and last.startswith("sampler: ") and not done.stdout
+
+
+def test_the_page_says_with_what_the_scheduler_of_vp_is_checked(tmp_path: Path) -> None:
+    from stepsmith.cli.check import subject
+
+    page = (Path(__file__).parents[1] / "docs" / "check.md").read_text()
+    words = shlex.split(next(line for line in page.splitlines() if "--set 'params=" in line))
+    assert CliRunner().invoke(cli, ["build", "vp_dpmpp_2m", "--dialect", "diffusers", "--out", str(tmp_path)]).exit_code == 0
+    target, told = f"{tmp_path}/{words[2]}", options((words[words.index("--set") + 1],))
+    with pytest.raises(InputError, match=r"begin at 157\.407: give params .* set what it asks for: --set 'params="):
+        subject(target, {})
+    assert subject(target, told).space == "vp"
 
 
 def test_a_setting_is_key_value() -> None:

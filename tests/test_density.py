@@ -225,9 +225,7 @@ def test_no_part_calls_the_network_again():
 
 def test_noise_that_a_state_does_not_keep_has_no_such_density():
     lost = lambda state, c, network, noise=(), history=(): (network((state[0] + c[0] * noise[0],), c[0]), ())  # noqa: E731
-    module = SimpleNamespace(
-        SDE="a", SAMPLER="b", step=lost, DRAWS=1, NFE=1, OUTPUTS=1, HISTORY=0, COMPONENTS=("x",), COEFFICIENTS=("c",)
-    )
+    module = SimpleNamespace(**{**vars(ss.load("vp_ddim_eta")), "step": lost, "COEFFICIENTS": ("c",)})
     z = (torch.zeros(2, 3),)
     with pytest.raises(InputError, match="draws noise that its network sees and its state does not keep"):
         ss.draw_path(module, torch.ones(1).double(), z, lambda inputs, time: inputs, z)
@@ -259,6 +257,43 @@ def test_a_step_without_such_a_density_is_refused(name, what):
     if "its network" not in what:
         with pytest.raises(InputError, match=what):
             ss.draw_path(module, row, (z,) * len(module.COMPONENTS), network_of(module, torch.tensor(1.0)), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("vp_ddim_eta", {"row": torch.zeros(2, 9)}, r"row: it is a Tensor of shape \(2, 9\), .* such as module.coefficients"),
+        ("vp_ddim_eta", {"row": (0.1, 0.2)}, r"row: it is a tuple of shape \(\)"),
+        ("vp_ddim_eta", {"state": torch.zeros(1, 3)}, r"state: it is of type Tensor, .* a tuple of 1; .* such as \(x,\)"),
+        ("vp_ddim_eta", {"noise": torch.zeros(1, 3)}, "noise: it is of type Tensor, and a step of vp ddim-eta takes"),
+        ("vp_ddim_eta", {"noise": ()}, "noise: it is a tuple of 0"),
+        ("psld_euler_maruyama", {"noise": (torch.zeros(5, 3),) * 3}, "noise: it is a tuple of 3, .* takes a tuple of 2"),
+        ("vp_ddim_eta", {"noise": (torch.zeros(4, 3),)}, r"noise: .* has the shape \(4, 3\), and the state \(5, 3\)"),
+        ("psld_euler_maruyama", {"state": (torch.zeros(5, 3), torch.zeros(3))}, "state: one of its tensors has the shape"),
+        ("vp_sde_dpmpp_2m", {"history": ()}, "history: it is a tuple of 0, .* takes a tuple of 1"),
+        ("vp_ddim_eta", {"network": 3}, "network: int cannot be called"),
+        ("vp_ddim_eta", {"network": lambda y: y}, r"network: it is called as network\(inputs, time\), and cannot be"),
+        ("vp_ddim_eta", {"network": ss.networks.channels(lambda z, t: z, 1, (3,))}, "network: it is a network of kind eps-L"),
+    ],
+)
+def test_what_does_not_fit_a_step_is_refused_before_any_call(name, given, words):
+    def network(inputs, time):
+        raise AssertionError
+
+    module, row, state, noise, history = drawn(name)
+    arguments = {"row": row, "state": state, "network": network, "noise": noise, "history": history, **given}
+    for ask in (ss.step_with_logprob, ss.draw_path):
+        with pytest.raises(InputError, match=words):
+            ask(module, **arguments)
+
+
+def test_a_module_may_be_given_by_its_name():
+    module, row, state, noise, _ = drawn("vp_ddim_eta")
+    network = network_of(module, torch.tensor(0.3))
+    found, told = (ss.step_with_logprob(each, row, state, network, noise)[2] for each in ("vp-ddim-eta", module))
+    assert torch.equal(found, told)
+    with pytest.raises(InputError, match="drawn: it is of type Tensor"):
+        ss.follow_path("vp_ddim_eta", row, state, network, state)
 
 
 def test_the_example_earns_more_after_fifty_updates():

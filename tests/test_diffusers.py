@@ -610,8 +610,17 @@ def test_sample_from_a_unit_start_and_a_generator_is_the_pipeline(name, host):
 
 def test_what_does_not_fit_is_told(host):
     make = host("vp_dpmpp_2m").Scheduler
-    with pytest.raises(ValueError, match=r"effective sigma of vp ends at 152\.167, and the noise levels begin at 157\.407"):
+    further = r"effective sigma of vp ends at 152\.167, and the noise levels begin at 157\.407: give params .* of vp, or begin"
+    with pytest.raises(ValueError, match=further) as told:
         make().set_timesteps(10)
+    make(**eval(re.search(r"Scheduler\((params=.*?)\)", str(told.value))[1].join(("dict(", ")")))).set_timesteps(10)
+    with pytest.raises(ValueError, match="and the noise levels begin at pure noise: take a module of rectified-flow"):
+        host("vp_ddim").Scheduler(prediction_type="flow_prediction").set_timesteps(10)
+    for count in (None, 0, -3, 10.0, "10"):
+        with pytest.raises(ValueError, match=f"{count!r} is no num_inference_steps: give a whole number from 1 on"):
+            make(**SD).set_timesteps(count)
+    with pytest.raises(ValueError, match="vp dpmpp-2m has no parameter Gamma, x: give one of beta_min, beta_max"):
+        make.from_config(make().config, params={"beta_max": 25, "x": 3, "Gamma": 1})
     with pytest.raises(ValueError, match="noise levels must decrease to a positive one, and"):
         make(**SD).set_timesteps(timesteps=[10, 20])
     with pytest.raises(ValueError, match="prediction_type 'noise' is not known"):

@@ -95,6 +95,18 @@ def test_from_pure_noise_a_flow_starts_at_x():
     assert (result - x).abs().max() < 1e-5 * x.abs().max()
 
 
+def test_noise_levels_beyond_the_diffusion_are_told_with_what_a_function_can_do():
+    """No Scheduler is named, and the module that is named goes as far."""
+    sample = function("vp", "dpmpp-2m")
+    with pytest.raises(ValueError, match="begin at 292: take a module of edm, which has no end, or begin with less noise"):
+        sample(trajectories.model, X, torch.tensor([292.0, 1.0]), disable=True)
+    assert function("edm", "dpmpp-2m")(trajectories.model, X, torch.tensor([292.0, 1.0]), disable=True).isfinite().all()
+    with pytest.raises(ValueError, match="begin at pure noise: take a module of rectified-flow, or begin with less noise"):
+        sample(flow_model, X, torch.tensor([1.0, 0.5]), disable=True, flow=True)
+    with pytest.raises(ValueError, match="there are no noise levels"):
+        sample(flow_model, X, torch.tensor([0.0]), disable=True)
+
+
 def test_a_comfyui_model_says_itself_whether_it_is_a_flow():
     """As ComfyUI wraps it: under inner_model a patcher of the model, or in older versions the model itself."""
 

@@ -428,6 +428,26 @@ def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage):
     assert error.value.where == str(path) and error.value.fix and "\n" not in str(error.value)
 
 
+ADAPTED = {
+    "y, sigma": lambda fn: networks.denoiser(fn, (2,)),
+    "x, c_noise": lambda fn: networks.from_edm(fn, 0.5, (2,)),
+    "x, t": lambda fn: networks.from_flow(fn, (2,)),
+    "x, k": lambda fn: networks.discrete(fn, [0.9, 0.5, 0.1], (2,)),
+    "z, t": lambda fn: networks.channels(fn, 1, (2,)),
+}
+
+
+@pytest.mark.parametrize("arguments", ADAPTED)
+def test_a_function_is_told_what_it_is_called_with_and_what_it_must_return(arguments):
+    adapted, told = ADAPTED[arguments], rf"network: it is called as fn\({arguments}\), and"
+    for fn in (lambda y: y, torch.nn.ReLU(), 3):
+        with pytest.raises(InputError, match=f"{told} cannot be .* return one tensor"):
+            adapted(fn)
+    for fn, kind in ((lambda y, t: (y,), "tuple"), (lambda y, t: y.numpy(), "ndarray"), (lambda y, t: None, "NoneType")):
+        with pytest.raises(InputError, match=f"{told} gives {kind}; .* return one tensor"):
+            adapted(fn)((normal(3, 2),), at(1.0))
+
+
 @pytest.mark.parametrize("name", ["digit", "", "weights.pt", "../digits"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name):
     known = r"name one of fashion, fashion-psld-eps-l, digits, galaxies, a \.safetensors or \.onnx file, or module:name"

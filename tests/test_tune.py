@@ -336,6 +336,14 @@ def test_a_missing_budget_is_named_as_it_is_written(capsys, monkeypatch):
     assert end.value.code == 2 and "nfe: Missing option '--nfe'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["--nfe 1 --seeds 0-7 --teacher 20", "--nfe 5 --seeds 3-1", "--nfe 5 --network nope"])
+def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["stepsmith", "tune", *words.split(), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and not any(tmp_path.iterdir())
+
+
 def test_the_verb_writes_a_module_a_record_and_a_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choosing, "ASINH", ())
     folder = tmp_path / "out"

@@ -70,11 +70,15 @@ def series_of(entries: sp.Matrix, values: Mapping[sp.Symbol, Any], centre: Any, 
     """Taylor series of the entries of a matrix of expressions, at ``centre``."""
     with terms_of(terms):
         clock = flint.arb_series([centre, 1])
-        try:
-            return [[jet(plain(e), values, clock) for e in row] for row in entries.tolist()]
-        except (ValueError, ZeroDivisionError):  # a pole, or a branch point, at the centre
-            place = f"t = {float(arb(centre).mid()):.6g}"
-            raise Unsupported(f"an entry has no Taylor series at {place}", "shorten the time span") from None
+        return [[_series(e, values, clock) for e in row] for row in entries.tolist()]
+
+
+def _series(entry: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Any) -> Any:
+    try:
+        return jet(plain(entry), values, clock)
+    except (ValueError, ZeroDivisionError):  # a pole, or a branch point, at the centre
+        what = f"the entry {str(entry)[:200]} of F, G G^T or offset has no Taylor series at t = {float(arb(clock[0]).mid()):.6g}"
+        raise Unsupported(what, "shorten the time span") from None
 
 
 # -- matrices of balls and of their series --------------------------------------------------------------------------------------

@@ -117,12 +117,14 @@ _STANDARD = {
 def load_sampler(source: Any) -> Sampler:
     """A Sampler from a catalogue name, a path to a .toml file, a dict of the same keys, or a composition string.
 
-    A composition string (it holds a ``!``) takes the standard parts of its letters: A and B (probability flow), O, A and
-    B (reverse SDE), A and S (SSCS), E (Euler).  Raises InputError naming the file, the key and the fix.
+    A composition string (it holds a ``!``, or is capital letters alone) takes the standard parts of its letters: A and B
+    (probability flow), O, A and B (reverse SDE), A and S (SSCS), E (Euler).  Raises InputError naming the file, the key and
+    the fix.
     """
     if isinstance(source, Sampler):
         return source
-    if isinstance(source, str) and "!" in source and not source.endswith(".toml"):
+    composed = isinstance(source, str) and ("!" in source or re.fullmatch(r"[A-Z](\s+[A-Z])*", source))
+    if composed and not source.endswith(".toml"):
         return _from_string(source)
     where, table = spec.read(source, kind="sampler")
     spec.check_keys(where, "sampler", table, allowed=KEYS, required=("name", "family"))

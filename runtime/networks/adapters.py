@@ -9,10 +9,28 @@ import torch
 from torch import Tensor
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.networks.base import Network, Range, Tensors, recorded
+from stepsmith.runtime.networks.base import Network, Range, Tensors, misfit, recorded
 
 Map = Callable[[Tensor], Tensor]
 Raw = Callable[..., Tensor]  # of the state, the time, and conditions by name
+
+
+def called(fn: Raw, arguments: str, like: str) -> Raw:
+    """``fn``, which is called as ``fn(arguments, **conditions)``, held to returning one tensor.
+
+    InputError (key ``network``) for what does not take two arguments, and at a call for an output that is no tensor.
+    """
+    fix = f"let it take both, and return one tensor {like}"
+    if why := misfit(fn):
+        raise InputError("-", "network", f"it is called as fn({arguments}), and cannot be ({why})", fix)
+
+    def run(*given: Any, **cond: Any) -> Tensor:
+        out = fn(*given, **cond)
+        if not isinstance(out, Tensor):
+            raise InputError("-", "network", f"it is called as fn({arguments}), and gives {type(out).__name__}", fix)
+        return out
+
+    return run
 
 
 def clip_sigma(y: Tensor, sigma: Tensor, sigma_range: Range | None, sigma_data: float) -> tuple[Tensor, Tensor]:
@@ -47,6 +65,7 @@ def denoiser(
     ``fn`` runs in ``dtype`` (None: that of the state, at least float32) and gets sigma 0-d, or of shape (batch,) if
     ``batched``. In every adapter, ``known`` is ``module``, ``name`` and ``digest`` of the Network.
     """
+    fn = called(fn, "y, sigma", "of the shape of y")
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         (y,) = inputs
@@ -68,6 +87,7 @@ def from_edm(
     **known: Any,
 ) -> Network:
     """A denoiser from the raw network ``F(c_in y, c_noise)`` of EDM, ``c_noise = ln(sigma)/4`` of shape (1,)."""
+    net = called(net, "x, c_noise", "of the shape of x")
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         (y,) = inputs
@@ -121,6 +141,7 @@ def channels(
     It has ``outputs`` outputs (None: as many as components), equal shares of the channels that ``fn`` returns.
     """
     count = components if outputs is None else outputs
+    fn = called(fn, "z, t", "of the channels of its outputs side by side")
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         state = torch.cat(inputs, dim=1)
@@ -192,6 +213,7 @@ def _scalar(
     **known: Any,
 ) -> Network:
     alpha, sigma, inverse = maps
+    fn = called(fn, "x, t", "of the shape of x")
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         (y,) = inputs

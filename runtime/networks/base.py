@@ -96,6 +96,19 @@ def fingerprint(value: Any) -> str:
     return total.hexdigest()
 
 
+def misfit(fn: Any) -> str:
+    """Why ``fn(a, b)`` cannot be called, as far as its signature tells; nothing where it can be."""
+    try:
+        signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
+    except (TypeError, ValueError):  # none is known, or it cannot be called at all
+        return "" if callable(fn) else f"it is of type {type(fn).__name__}"
+    try:
+        signature.bind_partial(None, None)
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
 def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -> dict[str, Any]:
     """Conditions with an entry a sample: tensors and lists; one of a single entry is that of every sample.  InputError (key
     ``cond``) for another number of entries."""

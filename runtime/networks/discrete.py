@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.networks.adapters import clip_sigma, from_flow
+from stepsmith.runtime.networks.adapters import called, clip_sigma, from_flow
 from stepsmith.runtime.networks.base import Network, Tensors, recorded
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -45,6 +45,7 @@ def discrete(
         raise InputError("-", "network", "alphas_cumprod does not fall within (0, 1)", "give the table of the training")
     logs = ((1 - bar) / bar).log() / 2
     bounds = float(logs[0].exp()), float(logs[-1].exp())
+    fn = called(fn, "x, k", "with the channels of x")
 
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         (y,) = inputs

@@ -8,10 +8,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
-from stepsmith.generated.vp_dpmpp_2m import NFE
+from stepsmith.generated.vp_dpmpp_2m import NFE, PARAMS, SAMPLER, SDE
 from stepsmith.templates.hosts.replay import Replay
 from stepsmith.templates.hosts.run import BAKED, Run, grid_of
 from stepsmith.templates.hosts.trained import Discrete, Flow
+
+FURTHER = "give params with which it goes further, such as Scheduler(params={'beta_max': 20.2}) of vp"
 
 
 class Scheduler(SchedulerMixin, ConfigMixin):
@@ -66,6 +68,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"prediction_type {prediction_type!r} is not known: give {', '.join(kinds)}")
         if final_sigmas_type not in ("zero", "sigma_min"):
             raise ValueError(f"final_sigmas_type {final_sigmas_type!r} is not known: give zero or sigma_min")
+        if unknown := set(params or {}) - set(PARAMS):
+            known = f"give one of {', '.join(PARAMS)}" if PARAMS else "leave params out"
+            raise ValueError(f"{SDE} {SAMPLER} has no parameter {', '.join(sorted(unknown))}: {known}")
         self.trained = (Flow if prediction_type == "flow_prediction" else Discrete)(self.config)
         self.alphas_cumprod = self.trained.alphas_cumprod
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
@@ -104,17 +109,18 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         are; a last sigma of 0 is the end.  `mu` is the shift of a resolution.  ValueError for levels that do not decrease, and
         for those that the diffusion of the module does not reach.
         """
-        if num_inference_steps is None and sigmas is None and timesteps is None:
-            raise ValueError("set_timesteps asks for num_inference_steps, sigmas or timesteps: give one of them")
+        count = num_inference_steps
+        if sigmas is None and timesteps is None and not (hasattr(count, "__index__") and count >= 1):
+            raise ValueError(f"{count!r} is no num_inference_steps: give a whole number from 1 on, or sigmas or timesteps")
         if sigmas is not None and float(sigmas[-1]) == 0:
             sigmas = sigmas[:-1]
-        levels, stamps = self.trained.levels(num_inference_steps, sigmas, timesteps, mu)
+        levels, stamps = self.trained.levels(count, sigmas, timesteps, mu)
         self.num_inference_steps = len(levels)
         mean = self.config.final_sigmas_type == "zero" if BAKED is None else len(levels) == len(BAKED)
         if not mean and (BAKED or levels[-1] > self.trained.least * (1 + 1e-9)):
             levels.append(self.trained.least)
         self._mean = mean
-        self._times, self._levels = grid_of(levels, self.config.params or {})
+        self._times, self._levels = grid_of(levels, self.config.params or {}, FURTHER)
         self._run = self._replay(0)
         self._asked = [(sigma, self._stamp(sigma, stamps)) for _, sigma, _ in self._run.calls]
         stamps = [stamp for _, stamp in self._asked][: None if mean else -1]

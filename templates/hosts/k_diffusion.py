@@ -50,7 +50,7 @@ def sample_module(
     host = Host(model, extra_args or {}, flow, x, s)
     levels, params = host.levels, {"eta": eta} if "eta" in PARAMS else {}
     mean = levels[-1] == 0
-    times, levels = grid_of(levels[:-1] if mean else levels, params)
+    times, levels = grid_of(levels[:-1] if mean else levels, params, "take a module of edm, which has no end")
     run = Run(times, levels, mean, params)
     own = normals_like(x, host.extra_args.get("seed"))
     draw, state = noise_sampler or own, started(run, x / host.alpha(levels[0]), own)

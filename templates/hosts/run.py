@@ -94,10 +94,13 @@ def steps_of(count):
     return chosen
 
 
-def grid_of(sigmas, params):
-    """(times, effective sigmas) of a run: where the effective sigma is that of `sigmas`, or the grid that is baked."""
+def grid_of(sigmas, params, advice):
+    """(times, effective sigmas) of a run: where the effective sigma is that of `sigmas`, or the grid that is baked.
+
+    ValueError, with `advice` of the host, where the diffusion does not go as far as the first of them.
+    """
     if BAKED is None:
-        return times_at(sigmas, params)
+        return times_at(sigmas, params, advice)
     if len(BAKED) != len(sigmas):
         what = f"{SDE} {SAMPLER} is baked for {len(BAKED) - 1} steps, {len(BAKED)} with the mean of the data at the end"
         raise ValueError(f"{what}: ask for as many")
@@ -128,7 +131,7 @@ def knots(high, low, params):
     return times[1:], sigmas_at(times, params)
 
 
-def spanning(most, least, params):
+def spanning(most, least, params, advice):
     """Knots between effective sigmas; beyond END where the module goes on, and to where it ends for an infinite one."""
     high, low = END - START, 1e-6 * (END - START)
     try:
@@ -147,8 +150,10 @@ def spanning(most, least, params):
         else:  # beyond alpha = 0, or the end of the span
             more /= 4
     if found[0] < wanted and not (most == math.inf and found[0] > 500):
-        what = f"the effective sigma of {SDE} ends at {found[0]:.6g}, and the noise levels begin at {most:.6g}"
-        raise ValueError(f"{what}; give the Scheduler params with which it goes that far, or begin with less noise")
+        begin = "pure noise" if most == math.inf else f"{most:.6g}"
+        fix = "take a module of rectified-flow" if most == math.inf else advice
+        what = f"the effective sigma of {SDE} ends at {found[0]:.6g}, and the noise levels begin at {begin}"
+        raise ValueError(f"{what}: {fix}, or begin with less noise")
     while found[-1] > least:
         low /= 10
         if low < 1e-13 * high:
@@ -157,17 +162,19 @@ def spanning(most, least, params):
     return times, found
 
 
-def times_at(sigmas, params):
+def times_at(sigmas, params, advice):
     """(times, effective sigmas): where the effective sigma has some decreasing values, by interpolation in logarithms.
 
     The first value may be infinite, the pure noise of a flow: it stands for PURE, or for END where the module ends before.
     Raises ValueError where the diffusion does not reach a value.
     """
+    if not sigmas:
+        raise ValueError("there are no noise levels: give one above 0 at least")
     goal = torch.as_tensor(sigmas, dtype=torch.float64)
     for high, low in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
         if not high > low:
             raise ValueError(f"the noise levels must decrease to a positive one, and {high:.6g} stands before {low:.6g}")
-    times, found = spanning(float(goal[0]), float(goal[-1]), params)
+    times, found = spanning(float(goal[0]), float(goal[-1]), params, advice)
     goal = goal.nan_to_num(posinf=PURE).clamp(max=float(found[0]))
     head = times[:1] + (times[:1] - START) * 1e-13
     best, last = None, math.inf

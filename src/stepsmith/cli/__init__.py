@@ -1,6 +1,7 @@
 """The command line, a file a verb.
 
 Exit status 0 done; 1 a check failed; 2 bad input, reported in one line on stderr: ``<file or ->: <key>: <what>; <fix>``.
+What takes a while is said in a line of its own before.
 Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
 """
 
@@ -41,7 +42,8 @@ def main() -> NoReturn:
     except click.ClickException as wrong:
         param = getattr(wrong, "param", None)
         option = max(param.opts, key=len).lstrip("-") if param else getattr(wrong, "option_name", "arguments")
-        fail(f"-: {option}: {one_line(wrong.format_message()).rstrip('.')}; see stepsmith --help", 2)
+        verb = getattr(getattr(wrong, "ctx", None), "command_path", "stepsmith")
+        fail(f"-: {option}: {one_line(wrong.format_message()).rstrip('.')}; see {verb} --help", 2)
     except InputError as wrong:
         fail(str(wrong), 2)
     except Unsupported as wrong:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
-from stepsmith.cli.shared import examples, json_option, print_json
+from stepsmith.cli.shared import examples, json_option, print_json, teller
 from stepsmith.errors import InputError
 
 
@@ -48,7 +51,9 @@ def command(target: str, settings: tuple[str, ...], expect_order: float | None, 
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        report = check.judge(subject(target, options(settings)))
+        judged = subject(target, options(settings))
+        teller(as_json)(f"measuring {target}: a minute or less")
+        report = run(target, lambda: check.judge(judged))
     if as_json:
         print_json(asdict(report))
     else:
@@ -85,8 +90,6 @@ def subject(target: str, config: dict[str, Any]) -> Any:
         raise InputError("-", "sampler", f"{target!r} is no MODULE:NAME", "write such as diffusers:DDIMScheduler")
     try:
         found = getattr(module_of(place), name)
-        if isinstance(found, type):
-            return Scheduler.of(found, config)
     except InputError:
         raise
     except Exception as error:  # a user's module raises what it likes
@@ -96,7 +99,20 @@ def subject(target: str, config: dict[str, Any]) -> Any:
         raise InputError(
             "-", "sampler", f"{target} is neither a class nor a function", "name a scheduler or a function"
         )
-    return Function(name, found, config)
+    return run(target, lambda: Scheduler.of(found, config) if isinstance(found, type) else Function.of(name, found, config))
+
+
+def run(target: str, call: Callable[[], Any]) -> Any:
+    """What a call of the user's code gives; InputError, with the line where it stopped, for what it raises."""
+    try:
+        return call()
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{target} does not run ({type(error).__name__}: {error}, in {Path(place.filename).name}:{place.lineno})"
+        fix = """mend it, or set what it asks for: --set 'params={"beta_max": 20.2}'"""
+        raise InputError("-", "sampler", what, fix) from error
 
 
 def sentences(report: Any) -> list[str]:

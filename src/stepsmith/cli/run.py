@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from stepsmith.cli.folder import is_folder
@@ -17,6 +18,10 @@ from stepsmith.errors import InputError, Unsupported
 STEPS = 50  # where neither steps nor calls are given
 BATCH = 256  # in a folder
 DEFAULTS = "specs/defaults.toml"  # of stepsmith.derive: sampler and grid where no sampler is given
+
+
+def silent(text: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,9 @@ class Run:
     arguments: dict[str, Any]  # what ``sample`` and ``record`` of the runtime both take
 
     @classmethod
-    def of(cls, request: Request) -> Run:
-        """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand."""
+    def of(cls, request: Request, say: Callable[[str], None] = silent) -> Run:
+        """Reads, derives, emits and loads; raises InputError before any long work for what can be seen beforehand.  ``say`` is
+        called with what takes a while."""
         import torch
 
         import stepsmith as ss
@@ -81,6 +87,9 @@ class Run:
             "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
             "constants": constants,
         }  # fmt: skip
+        if not baked:
+            check_given(source, params, constants, (len(seeds), *network.shape), arguments["dtype"])
+            say(f"deriving {source.sampler.name} for {source.sde.name}")
         module = source if baked else ss.load(ss.emit(source))
         return cls(request, module, network, grid, seeds, left, arguments)
 
@@ -126,6 +135,19 @@ class Run:
         found |= {"specs": self.specs} if self.specs else {}
         write(out, picture(samples) if picture is not None and out.suffix == ".png" else samples, found)
         return found
+
+
+def check_given(
+    method: Any, params: dict[str, float], constants: dict[str, Any], shape: tuple[int, ...], dtype: Any
+) -> None:
+    """Refuse, before the module is made, parameters and constants that it will not take."""
+    from stepsmith.runtime.constants import check_constants
+    from stepsmith.runtime.plan import full_params
+
+    known = {"PARAMS": method.params, "CONSTANTS": method.sde.constant}
+    module = SimpleNamespace(SDE=method.sde.name, SAMPLER=method.sampler.name, **known)
+    full_params(module, params)
+    check_constants(module, constants, shape[0], shape[1:], dtype)
 
 
 def read_baked(request: Request) -> tuple[Any, Any, int]:

@@ -12,8 +12,8 @@ import click
 
 from stepsmith.cli.cluster import fill_by_ray
 from stepsmith.cli.folder import Worker, fill, is_folder
-from stepsmith.cli.run import BATCH, STEPS, Request, Run
-from stepsmith.cli.shared import examples, json_option, kind_options, out_option, print_json, quiet
+from stepsmith.cli.run import BATCH, STEPS, Request, Run, silent
+from stepsmith.cli.shared import examples, json_option, kind_options, out_option, print_json, quiet, teller
 from stepsmith.errors import one_line
 
 GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
@@ -97,15 +97,16 @@ ENGINES = ("local", "ray")
 @json_option
 def command(as_json: bool, **options: Any) -> None:
     """Draw samples of a diffusion with a sampler and a network, and write them to a file or a folder."""
-    request = Request(**options)
+    request, say = Request(**options), teller(as_json)
     if request.engine == "ray":
-        fill_by_ray(Run.of(request), functools.partial(shard, request), as_json)
+        fill_by_ray(Run.of(request, say), functools.partial(shard, request), as_json)
         return
     if is_folder(request.out):
         worker = Worker.of()
-        fill(Run.of(replace(request, device=worker.device(request.device))), worker, as_json)
+        own = replace(request, device=worker.device(request.device))
+        fill(Run.of(own, say if worker.rank == 0 else silent), worker, as_json)
         return
-    run = Run.of(request)
+    run = Run.of(request, say)
     begun = time.perf_counter()
     samples, notes = run.draw(progress=not quiet(as_json))
     seconds = time.perf_counter() - begun

@@ -113,6 +113,11 @@ def quiet(as_json: bool) -> bool:
     return as_json or not sys.stderr.isatty()
 
 
+def teller(as_json: bool) -> Callable[[str], None]:
+    """Says on stderr, in a line, what will take a while; nothing where JSON was asked for."""
+    return lambda text: None if as_json else click.echo(one_line(text), err=True)
+
+
 def progress(items: Iterable[Any] | None, length: int | None, label: str, as_json: bool = False) -> Any:
     """A progress bar on stderr, over the items or, where there are none, with ``update``: that of ``stepsmith.sample``."""
     return tqdm(items, total=length, desc=label, file=sys.stderr, disable=quiet(as_json), leave=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,14 @@ def command(
     begun = time.perf_counter()
     torch.set_num_threads(1)
     use_device(device)
-    out.mkdir(parents=True, exist_ok=True)
-    plots.check(plot)
-    shown, called = not quiet(as_json), named_network(network, ss.load_sde(sde), kind, shape, device)
-    bench = prepared(
-        sde, called, seeds, kind=called.kind, device=device, trials=out / "trials.jsonl", progress=shown, **given
-    )
-    found = [tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations) for nfe in budgets]
-    paths = [each.write(out, dialect) for each in found]
+    with folder(out):
+        plots.check(plot)
+        shown, called = not quiet(as_json), named_network(network, ss.load_sde(sde), kind, shape, device)
+        bench = prepared(
+            sde, called, seeds, kind=called.kind, device=device, trials=out / "trials.jsonl", progress=shown, **given
+        )
+        found = [tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations) for nfe in budgets]
+        paths = [each.write(out, dialect) for each in found]
     seconds = round(time.perf_counter() - begun, 1)
     if plot is not None:
         drawn([each.record for each in found]).save(plot)
@@ -123,6 +124,19 @@ def command(
     rows = (row(each.record, path) for each, path in zip(found, paths, strict=True))
     print_table(("calls", "pooled / median on held-out paths", "the baseline's", "kept", "file"), rows)
     click.echo(f"{seconds:.0f} s")
+
+
+@contextlib.contextmanager
+def folder(out: Path) -> Iterator[None]:
+    """The folder, made where there is none; gone again where nothing was written into it."""
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                out.rmdir()
 
 
 AMONG = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
