@@ -121,6 +121,8 @@ def test_entries_that_are_singular_at_an_end_of_the_span_are_left_to_it() -> Non
     pole = {"name": "pole", "state": ["x"], "F": [["-1/t"]], "G": [["1"]]}
     with pytest.raises(Unsupported, match=r"the entry -1/t of F, G G\^T or offset has no Taylor series at t = 0"):
         ss.load_sde(pole).at().covariance(0.8)
+    with pytest.raises(InputError, match=r"sde\.F\[0\]\[0\]: has no finite integral from the start of the span"):
+        ss.emit(ss.derive(pole, "conjugate"))
     with pytest.raises(InputError, match="has no real finite value"):
         ss.load_sde({**pole, "F": [["-1/(0.5 - t)"]]})
     bridge = {"name": "bridge", "state": ["x"], "F": [["-1/(1 - t)"]], "G": [["sqrt(2*t/(1 - t))"]]}

@@ -11,6 +11,8 @@ from __future__ import annotations
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
+from stepsmith.errors import InputError
+
 from ..maths.bounded import tame, tidied
 from ..maths.calculus import careful, exact, increment, is_zero, plain, s, t
 from .closed import integral
@@ -44,7 +46,12 @@ def _from_start(sde: Equations, expr: sp.Expr) -> sp.Expr:
 def exponent(sde: Equations) -> sp.Expr | None:
     """log alpha, the integral of F from START to t."""
     closed = integral(sde, sde.F_let[0, 0], t, s)
-    return None if closed is None else _from_start(sde, closed[0].subs(closed[1]))
+    if closed is None:
+        return None
+    found = _from_start(sde, closed[0].subs(closed[1]))
+    if found.has(sp.zoo, sp.oo, sp.nan):
+        raise InputError(sde.name, "sde.F[0][0]", "has no finite integral from the start of the span", "start the span later")
+    return found
 
 
 def alpha(sde: Equations) -> sp.Expr | None:
