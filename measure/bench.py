@@ -29,7 +29,7 @@ from stepsmith.measure.budgets import PIECE, drawn_mixture, steps_within
 from stepsmith.measure.flow import Laws, transport
 from stepsmith.measure.problems import GaussianMixture
 from stepsmith.measure.slopes import network_of, starts
-from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.grid import TimeGrid, followed
 from stepsmith.runtime.noise import NoiseSource
 from stepsmith.runtime.sampler import steps_of
 
@@ -134,10 +134,14 @@ class Bench:
         skewed = run(load(SKEW), network, fine, start, {}) if sde.n > 1 else ends[0]
         return cls(sde, high, low, (Task(lambda module: network, start, ends[0], float(ends[1].var(0).mean().sqrt()), skewed),))
 
+    @functools.cached_property
+    def law(self) -> Any:
+        return followed(self.sde)
+
     def times(self, grid: str, steps: int, spread: float) -> torch.Tensor:
         """The grid between the ends; ``tan`` at the spread of the data."""
         more = {"scale": spread} if grid == "tan" else {}
-        found: torch.Tensor = getattr(TimeGrid, grid)(self.sde, steps, self.high, self.low, **more).times
+        found: torch.Tensor = getattr(TimeGrid, grid)(self.law, steps, self.high, self.low, **more).times
         return found
 
     def cell(self, module: Any, grid: str, calls: int) -> dict[str, float]:

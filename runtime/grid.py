@@ -28,6 +28,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,12 @@ def _ends(
     """Start and end of a grid of some steps, within the ``sigma_range`` of a network that has one."""
     start, end = span_of(sde, getattr(network, "sigma_range", None), start, end, params)
     return checked_ends(sde, steps, start, end)
+
+
+def followed(sde: Any) -> Any:
+    """A diffusion at its defaults, for many grids: its law is followed once for all of them."""
+    view = sde.at()
+    return SimpleNamespace(name=sde.name, time=sde.time, open=getattr(sde, "open", False), at=lambda **_: view)
 
 
 def _by_sigma(

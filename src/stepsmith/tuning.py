@@ -15,6 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from stepsmith.measure import choosing, learning
 from stepsmith.measure.choosing import BASELINE, FIRST, Candidate, Error, Paths, Row
 from stepsmith.measure.trials import Trials
 from stepsmith.runtime import TimeGrid, modules, parse_seeds, sample
-from stepsmith.runtime.grid import span_of
+from stepsmith.runtime.grid import followed, span_of
 from stepsmith.runtime.networks.base import InParts, conditions
 from stepsmith.runtime.noise import seeds_text
 from stepsmith.runtime.plan import make_plan
@@ -73,8 +74,12 @@ class Bench:
         """The spread of the data, for a frame or a clock that asks for it."""
         return {"sigma_data": self.paths.spread} if "sigma_data" in self.module(candidate.row).PARAMS else {}
 
+    @cached_property
+    def law(self) -> Any:
+        return followed(self.sde)
+
     def times(self, candidate: Candidate, nfe: int) -> torch.Tensor:
-        return candidate.times(self.sde, nfe, *self.span)
+        return candidate.times(self.law, nfe, *self.span)
 
     def error(self, candidate: Candidate, nfe: int, half: int) -> Error:
         """On one half of the paths."""
