@@ -7,6 +7,7 @@ import torch
 import stepsmith as ss
 from stepsmith.errors import InputError
 from stepsmith.runtime import TimeGrid, budget_steps
+from stepsmith.runtime.grid import followed
 from stepsmith.runtime.roots import invert_increasing
 
 torch.set_num_threads(1)
@@ -243,3 +244,11 @@ def test_a_grid_for_a_network_lies_within_what_it_knows_unless_told(make):
         assert np.allclose(sigma(times[[0, -1]]), [20.0, 0.05], rtol=1e-10)
     assert make("vp", 4, 0.9, 1e-4, network=network).times[[0, -1]].tolist() == [0.9, 1e-4]
     assert torch.equal(make("vp", 4, network=lambda y, sigma: y).times, make("vp", 4).times)
+
+
+def test_a_law_that_is_followed_once_gives_the_grids_of_one_that_is_followed_anew():
+    sde = ss.load_sde("psld")
+    law = followed(sde)
+    for steps in (20, 5):
+        assert torch.equal(TimeGrid.logsnr(law, steps).times, TimeGrid.logsnr(sde, steps).times)
+    assert law.at() is law.at() and sde.at() is not sde.at()
