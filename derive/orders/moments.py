@@ -60,20 +60,20 @@ def weak_order(method: Any, seeds: Sequence[int] = (1, 2), most: int = 2) -> int
 
 
 def _weak(method: Any, seed: int, most: int) -> int:
-    """One coordinate a block shows most failures, and a failure there is one; two confirm what passes."""
+    """One coordinate a block shows most failures, and half powers of h; a failure there is one, and two confirm what passes."""
     rows = opening(method)
     steps = lengths(seed, len(rows) + 1 + len(method.ending))
-    for width in (1, WIDTH):
+    for width, powers in ((1, (2, 3)), (WIDTH, (2,))):
         at = around(method, seed, 2, width)
         zero = at.point.ring.is_zero
-        if not all(zero(gap) for power in (2, 3) for gap in _added(at, power, rows, steps)):
+        if not all(zero(gap) for power in powers for gap in _added(at, power, rows, steps)):
             return 0
         for run_of in (rows, (*rows, *method.ending)) if method.ending else (rows,):
             if len(run_of) > 1 and not all(zero(gap) for _, gap in moment_gaps(at, 2, run_of, steps)):
                 most = 1 if all(zero(e.c[0]) for e in displacement(at, 2, run_of, steps)) else 0
-    for width in (1, WIDTH) if most > 1 else ():
+    for width, powers in ((1, (4, 5)), (WIDTH, (4,))) if most > 1 else ():
         at = around(method, seed, 4, width)
-        if not all(at.point.ring.is_zero(gap) for power in (4, 5) for gap in _added(at, power, rows, steps)):
+        if not all(at.point.ring.is_zero(gap) for power in powers for gap in _added(at, power, rows, steps)):
             return 1
     return most
 
