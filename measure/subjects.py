@@ -197,7 +197,7 @@ class Function:
         with torch.random.fork_rng(devices=[]), reads:
             if generator is not None:
                 torch.manual_seed(generator.initial_seed())
-            last = self.call(model, x, sigmas, **options)
+            last = self.call(model, x.clone(), sigmas, **options)  # it may write into its start
         if not isinstance(last, torch.Tensor):
             raise InputError("-", "sampler", f"{self.name} gives {type(last).__name__}", "return the samples, one tensor")
         return Walk([self.high, self.low], [x, last, last], self.low)

@@ -81,6 +81,19 @@ def test_a_sample_that_depends_on_its_batch_is_found() -> None:
     assert check.batch_invariant(scheduler("DDPMScheduler"))
 
 
+def test_a_function_may_write_into_its_start() -> None:
+    """The truth is the flow from the start as it was."""
+
+    def euler(model: Any, x: Any, sigmas: Any, inplace: bool) -> Any:
+        for a, b in itertools.pairwise(sigmas):
+            slope = (x - model(x, a.expand(len(x)))) / a
+            x = x.add_((b - a) * slope) if inplace else x + (b - a) * slope
+        return x
+
+    found = [check.run_errors(Function("euler", euler, {"inplace": inplace}), (20, 40)) for inplace in (True, False)]
+    assert found[0] == found[1]
+
+
 def ancestral(draw: Any) -> Function:
     """Euler steps to a lower level, and noise back up to the wanted one, drawn by ``draw(x)``."""
 
@@ -366,7 +379,7 @@ def test_the_page_says_with_what_the_scheduler_of_vp_is_checked(tmp_path: Path) 
     words = shlex.split(next(line for line in page.splitlines() if "--set 'params=" in line))
     assert CliRunner().invoke(cli, ["build", "vp_dpmpp_2m", "--dialect", "diffusers", "--out", str(tmp_path)]).exit_code == 0
     target, told = f"{tmp_path}/{words[2]}", options((words[words.index("--set") + 1],))
-    with pytest.raises(InputError, match=r"begin at 157\.407: give params .* set what it asks for: --set 'params="):
+    with pytest.raises(InputError, match=r"begin at 157\.407: give params .* set what it asks for: --set KEY=VALUE"):
         subject(target, {})
     assert subject(target, told).space == "vp"
 

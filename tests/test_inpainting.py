@@ -174,5 +174,5 @@ def test_what_does_not_fit_is_refused_before_any_call():
         ss.networks.inpainting(fn, IMAGE, MASK)
     with pytest.raises(InputError, match=r"image: it does not broadcast to a sample of shape \(6,\)"):
         ss.networks.inpainting(NETWORK, torch.zeros(5), MASK)
-    with pytest.raises(InputError, match="mask: it has values between 0 and 1"):
+    with pytest.raises(InputError, match="mask: it has values other than 0 and 1"):
         ss.networks.inpainting(NETWORK, IMAGE, MASK / 2)

@@ -70,7 +70,9 @@ def _weak(method: Any, seed: int, most: int) -> int:
             return 0
         for run_of in (rows, (*rows, *method.ending)) if method.ending else (rows,):
             if len(run_of) > 1 and not all(zero(gap) for _, gap in moment_gaps(at, 2, run_of, steps)):
-                most = 1 if all(zero(e.c[0]) for e in displacement(at, 2, run_of, steps)) else 0
+                if not all(zero(e.c[0]) for e in displacement(at, 2, run_of, steps)):
+                    return 0
+                most = 1
     for width, powers in ((1, (4, 5)), (WIDTH, (4,))) if most > 1 else ():
         at = around(method, seed, 4, width)
         if not all(at.point.ring.is_zero(gap) for power in powers for gap in _added(at, power, rows, steps)):

@@ -32,13 +32,13 @@ def inpainting(network: Network, image: Any, mask: Any, iterations: int = 2, noi
     solve it exactly for Gaussian data; a trained network, whose Jacobian is not symmetric, bears only a few.  ``noise`` is s.
 
     InputError (key ``network``) for what is no denoiser, (``image``, ``mask``) for what does not fit a sample, (``mask``) for
-    values between 0 and 1.
+    values other than 0 and 1.
     """
     if getattr(network, "kind", None) != "denoiser":
         raise InputError("-", "network", "only a Network of the kind denoiser can be told a part of the data", "make one of it")
     known, keep = (_fitted(key, value, network.shape) for key, value in (("image", image), ("mask", mask)))
     if not ((keep == 0) | (keep == 1)).all():
-        raise InputError("-", "mask", "it has values between 0 and 1", "give 1 where the image is known, else 0")
+        raise InputError("-", "mask", "it has values other than 0 and 1", "give 1 where the image is known, else 0")
 
     def call(inputs: Tensors, time: Any, **cond: Any) -> Tensors:
         (y,) = inputs

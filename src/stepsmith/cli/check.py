@@ -111,8 +111,7 @@ def run(target: str, call: Callable[[], Any]) -> Any:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{target} does not run ({type(error).__name__}: {error}, in {Path(place.filename).name}:{place.lineno})"
-        fix = """mend it, or set what it asks for: --set 'params={"beta_max": 20.2}'"""
-        raise InputError("-", "sampler", what, fix) from error
+        raise InputError("-", "sampler", what, "mend it, or set what it asks for: --set KEY=VALUE") from error
 
 
 def sentences(report: Any) -> list[str]:
