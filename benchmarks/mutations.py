@@ -63,7 +63,7 @@ def survivors_of_old() -> Iterator[Mutant]:
     for what, file, old, new in (
         ("dB/dt lost in a printed error", "derive/orders/conjugate.py", " + sde.written_out(B).diff(t)", ""),
         ("Var Z = 1/2", "derive/orders/strong.py", "at.point.ring.number(1, 3)", "at.point.ring.number(1, 2)"),
-        ("h^2 in one coordinate", "derive/orders/moments.py", "(1, WIDTH) if most > 1", "(1,) if most > 1"),
+        ("h^2 in one coordinate", "derive/orders/moments.py", "(1, (4, 5)), (WIDTH, (4,))) if most", "(1, (4, 5)),) if most"),
         ("the plain part of the mean lost", "runtime/start.py", "(*given, torch.ones_like(like))", "(*given, like)"),
     ):
         text = (ROOT / file).read_bytes()
