@@ -13,15 +13,18 @@ from stepsmith.derive.program import applied
 from stepsmith.derive.sde import forms
 
 from .naming import Naming, attribute, local
-from .printer import HostPrinter, matrix_lines, message, single, wrapped
+from .printer import HostPrinter, listed, matrix_lines, message, single, wrapped
 
 
 class DiffusionText:
-    """The printed parts of the class: parameters, lets, F, G, L0, alpha, sigma, offset."""
+    """The printed parts of the class: parameters, lets, F or A, G, L0, alpha, sigma, offset.
 
-    def __init__(self, sde: Any, params: dict[str, float]) -> None:
+    ``inside``: the law of several blocks is read inside of steps, at the nodes of short pieces, where F is asked for.
+    """
+
+    def __init__(self, sde: Any, params: dict[str, float], inside: bool) -> None:
         self.sde, self.params = sde, params
-        self.field = sde.field
+        self.field, self.scaled = sde.field, None if inside else forms.scaled(sde)
         own = {*params, *sde.let, *filter(None, [sde.field])}
         self.timed = forms.timed(sde)
         numbers = own - set(self.timed) - {sde.field}
@@ -33,7 +36,8 @@ class DiffusionText:
     @property
     def doc(self) -> str:
         if self.sde.n > 1:
-            return f"dz = {'(F z + b)' if self.offset else 'F z'} dt + G dw, from the covariance L0 L0^T at START."
+            product = "" if self.scaled is None else f", F = {'' if self.scaled[0] == 1 else f'{self.scaled[0]} '}A"
+            return f"dz = {'(F z + b)' if self.offset else 'F z'} dt + G dw{product}, from the covariance L0 L0^T at START."
         return f"z_t = alpha data + {'offset + ' if self.offset else ''}sigma noise."
 
     @property
@@ -56,6 +60,8 @@ class DiffusionText:
             lines.append(f"self.{attribute(self.field)} = torch.as_tensor({self.field}, dtype=torch.float64).cpu()")
         if sde.n > 1:
             others = [i for i in reversed(range(sde.n)) if i not in sde.data]
+            if self.scaled is not None:
+                lines.append(f"self.A = {self._tensor(self.scaled[2].tolist())}")
             lines += [f"self.L0 = {self.L0}", f"self.data = {list(sde.data)}"]
             lines.append(
                 f"self.order = {[*others, *sde.data]}  # of the rows of a factor of the covariance: the data last"
@@ -113,6 +119,8 @@ class DiffusionText:
 
     def _matrices(self) -> list[list[str]]:
         sde = self.sde
+        if self.scaled is not None:
+            return self._closed(*self.scaled)
         change = "" if self.smooth else " + self.change"
         return [
             self.function("F", "", sde.F_let),
@@ -123,6 +131,16 @@ class DiffusionText:
             ]),
         ]  # fmt: skip
 
+    def _closed(self, f: sp.Expr, clock: sp.Expr, A: sp.Matrix) -> list[list[str]]:
+        """The methods of F = f A."""
+        words = "What time counts as" if f == 1 else f"The integral of {f} over (s, t)"
+        psi = "return exponential(self.clock(t, s)[..., None, None] * self.A)"
+        return [
+            self.function("G", "", self.sde.G_let),
+            ["def clock(self, t, s):", f'    """{words}."""', *self._returned(clock)],
+            ["def transition(self, t, s):", '    """Psi(t, s)."""', f"    {psi}"],
+        ]
+
     @property
     def L0(self) -> str:
         """The columns of the factor of the covariance at START."""
@@ -130,9 +148,15 @@ class DiffusionText:
         columns = [i for i in range(n) if initial[i, i] != 0]
         if not columns:
             return f"torch.zeros({n}, 0, dtype=torch.float64)"
-        rows = [[self.printer.doprint(sp.sqrt(initial[i, i])) if i == j else "0.0" for j in columns] for i in range(n)]
-        text = ", ".join("[" + ", ".join(row) + "]" for row in rows)
-        return f"torch.tensor([{text}], dtype=torch.float64)"
+        return self._tensor([[sp.sqrt(initial[i, i]) if i == j else sp.S.Zero for j in columns] for i in range(n)])
+
+    def _tensor(self, rows: list[list[sp.Expr]]) -> str:
+        """The text of a matrix of numbers."""
+        texts = ["[" + ", ".join(self.printer.doprint(e) for e in row) + "]" for row in rows]
+        one = f"[{', '.join(texts)}]"
+        if len(one) < 70:
+            return f"torch.tensor({one}, dtype=torch.float64)"
+        return f"torch.tensor(\n    {listed(texts, '[]', '    ')},\n    dtype=torch.float64,\n)"
 
     @property
     def coefficient_of(self) -> str:

@@ -25,6 +25,7 @@ from stepsmith.derive.program import (
 )
 from stepsmith.derive.program.meaning import needed_by, table_names
 from stepsmith.derive.program.program import host_names, scalars
+from stepsmith.derive.program.rows import Rows
 
 from .naming import Naming, attribute, is_transition, local
 from .printer import HostPrinter, matrix_lines, wrapped
@@ -102,13 +103,10 @@ class HostText:
         if self.sde.n == 1:
             return False
         law = isinstance(statement, Propagate) and (
-            bool(self._reads_law(statement)) or is_transition(statement, self.sde)
+            bool(_read_of_law(statement)) or is_transition(statement, self.sde)
         )
         return isinstance(statement, Law | Flow | Moments) or law
 
-    @staticmethod
-    def _reads_law(statement: Propagate) -> set[str]:
-        return {name for name in host_names(statement.rate) if name in ("skip", "out", "offset")}
 
     def _law_times(self, statements: Iterable[Host]) -> list[str]:
         """The times at which the law is asked for: the grid, and what lies inside its steps."""
@@ -223,7 +221,7 @@ class HostText:
 
     def _propagate(self, statement: Propagate) -> str:
         if is_transition(statement, self.sde):
-            return f"{statement.targets[0]} = law.transition({', '.join(self._ends(statement))})"
+            return f"{statement.targets[0]} = law.psi({', '.join(self._ends(statement))})"
         letter = statement.targets[0].partition("_")[2].rstrip("0123456789p") or "step"
         lines: list[str] = []
         if self._of_law(statement):
@@ -252,7 +250,7 @@ class HostText:
 
     def _frame(self, statement: Propagate) -> list[str]:
         """The lines that give the values of the law at the nodes their names."""
-        names, lines = self._reads_law(statement), []
+        names, lines = _read_of_law(statement), []
         if names - {"offset"}:
             kind, *arguments = LAW.get(statement.kind, ("",))
             method = f"frame_{kind}" if kind else "frame"
@@ -279,6 +277,20 @@ class HostText:
         if len(one) < 112:
             return one
         return f"{targets} = {function}(\n" + "\n".join(f"        {a}," for a in arguments) + "\n    )"
+
+
+def _read_of_law(statement: Propagate) -> set[str]:
+    return {name for name in host_names(statement.rate) if name in ("skip", "out", "offset")}
+
+
+def reads_nodes(rows: Rows) -> bool:
+    """Whether a statement of some rows reads the law of several blocks inside of steps."""
+    host = (s for program in (*rows, *filter(None, [rows.table])) for s in program.host)
+    return any(_read_of_law(s) if isinstance(s, Propagate) else isinstance(s, Flow | Moments) or _is_gddim(s) for s in host)
+
+
+def _is_gddim(statement: Host) -> bool:
+    return isinstance(statement, Law) and statement.kind == "eps-R"
 
 
 def _applied(expr: sp.Expr) -> bool:

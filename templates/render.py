@@ -13,11 +13,11 @@ from stepsmith.derive.program.forms import last_layout, layout
 from stepsmith.derive.program.rows import Rows
 
 from .diffusion import DiffusionText
-from .host import HostText
+from .host import HostText, reads_nodes
 from .layout import ends, nfe, places, row_names, step_names
 from .naming import Naming, attribute
 from .printer import listed, literal, prose, single
-from .shake import CORE, shaken
+from .shake import core, shaken
 from .steps import last_lines, step_lines
 from .table import TableText
 from .usage import usage
@@ -35,7 +35,7 @@ def environment() -> Environment:
 @within("the emission")
 def emit(method: Any, note: str = "") -> str:
     """The emitted module of a Method as text, a comment of one line below its docstring; the same bytes in every process."""
-    sde, rows, diffusion = method.sde, method.rows, DiffusionText(method.sde, method.rows.params)
+    sde, rows, diffusion = method.sde, method.rows, DiffusionText(method.sde, method.rows.params, reads_nodes(method.rows))
     columns = column_names(rows)
     tables = _tables(method, diffusion, columns)
     back = sorted({int(name[-1]) for table in tables for name in table["back"]})
@@ -47,7 +47,7 @@ def emit(method: Any, note: str = "") -> str:
     text = environment().get_template("module.jinja").render(
         title=prose(method.title), about=[prose(line) for line in (*method.about, "", *usage(method))], note=note,
         constants=_constants(method, columns),
-        sde=sde, diffusion=diffusion, core=CORE, offset=diffusion.offset,
+        sde=sde, diffusion=diffusion, core=core("Chain" if diffusion.scaled is None else "Closed"), offset=diffusion.offset,
         field=sde.field, field_attribute=attribute(sde.field) if sde.field else "", axis=1 if sde.field else -1,
         made=f"Diffusion({f'{sde.field}={sde.field}, ' if sde.field else ''}**{{**PARAMS, **params}})",
         rows=tables, row_arguments=f"times, {given}" if sde.n > 1 else given, given=f"({given})", back=back,

@@ -1,6 +1,8 @@
 """What a text does not use is left out of it: functions, classes, methods, and what a constructor computes for nobody.
 
-The core (torch/core/) and the class Diffusion are written whole; a module keeps what its public functions reach.
+The core (torch/core/) and the class Diffusion are written whole; a module keeps what its public functions reach.  The class Law
+of several blocks has one of two constructors: Closed where F = f(t) A with a constant A; Chain, of short pieces, elsewhere and
+where the law is read inside of steps.
 """
 
 from __future__ import annotations
@@ -19,10 +21,23 @@ def _definitions(file: str) -> str:
     return "def " + text.partition("\ndef ")[2]
 
 
-CORE = "\n\n".join(map(_definitions, ("quadrature.py", "linear.py", "law.py")))
+CORE = "\n\n".join(map(_definitions, ("quadrature.py", "linear.py", "chain.py", "closed.py", "law.py")))
 PUBLIC = frozenset(
     ("start", "start_data", "start_mean", "transition", "coefficients", "step", "step_first", "step_last", "nfe", "denoise")
 )
+
+
+@functools.cache
+def core(form: str) -> str:
+    """The core whose class Law begins as the class ``form``, with its docstring, its constructor and its own methods."""
+    tree, text = ast.parse(CORE), CORE.split("\n")
+    lines = lambda node: text[node.lineno - 1 : node.end_lineno]  # noqa: E731
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    own = {_name(node) for node in classes[form].body}
+    rest = [node for node in classes["Law"].body if isinstance(node, ast.FunctionDef) and node.name not in own]
+    law = ["class Law:", *lines(classes[form])[1:], *(line for node in rest for line in ("", *lines(node)))]
+    functions = [line for node in tree.body if isinstance(node, ast.FunctionDef) for line in ("", "", *lines(node))]
+    return "\n".join([*functions, "", "", *law])
 
 
 class Uses(NamedTuple):

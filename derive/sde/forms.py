@@ -13,7 +13,7 @@ from sympy.codegen.cfunctions import expm1
 
 from stepsmith.errors import InputError
 
-from ..maths.bounded import tame, tidied
+from ..maths.bounded import cancelled, tame, tidied
 from ..maths.calculus import careful, exact, increment, is_zero, plain, s, t
 from .closed import integral
 from .equations import Equations
@@ -36,6 +36,20 @@ def smooth(sde: Equations) -> bool:
         or sde.schedule is not None
         or all(e.is_polynomial(t) and sp.Poly(e, t).degree() <= SMOOTH for e in entries)
     )
+
+
+def scaled(sde: Equations) -> tuple[sp.Expr, sp.Expr, sp.Matrix] | None:
+    """(f, the integral of f over (s, t), A) where F = f A of several blocks, f a polynomial in t and A constant; None elsewhere.
+
+    Then Psi(t, s) = exp(A int_s^t f).  An offset, and what changes fast, are followed by short pieces.
+    """
+    if sde.n == 1 or sde.constant or not sde.offset.is_zero_matrix or not smooth(sde):
+        return None
+    running = {sp.Symbol(name, real=True) for name in timed(sde)} | {t}
+    entry = next((e for e in sde.F_let if e != 0), sp.S.One)
+    f = entry.as_independent(*running, as_Add=False)[1]
+    A, over = (sde.F_let / f).applyfunc(cancelled), integral(sde, f, t, s)
+    return None if A.free_symbols & running or over is None else (f, over[0].subs(over[1]), A)
 
 
 def _from_start(sde: Equations, expr: sp.Expr) -> sp.Expr:
