@@ -76,7 +76,13 @@ class Diffusion:
         if not (beta > 0 and Gamma > 0 and xi > 0 and kappa > 0):
             raise ValueError("the parameters must fulfil beta > 0, Gamma > 0, xi > 0, kappa > 0")
         self.beta, self.Gamma, self.gamma, self.xi, self.kappa = beta, Gamma, gamma, xi, kappa
-        self.L0 = torch.tensor([[0.0, 0.0, 0.0], [math.sqrt(self.kappa), 0.0, 0.0], [0.0, math.sqrt(2)*math.sqrt(self.kappa)/2, 0.0], [0.0, 0.0, math.sqrt(self.kappa)/2]], dtype=torch.float64)
+        self.L0 = torch.tensor(
+            [
+                [0, 0, 0], [math.sqrt(self.kappa), 0, 0], [0, math.sqrt(2)*math.sqrt(self.kappa)/2, 0],
+                [0, 0, math.sqrt(self.kappa)/2],
+            ],
+            dtype=torch.float64,
+        )
         self.data = [0]
         self.order = [3, 2, 1, 0]  # of the rows of a factor of the covariance: the data last
 
@@ -222,6 +228,10 @@ class Law:
         self.rise = g @ g.mT
         self.S = eye + torch.einsum("jk,i,ikab->ijab", rule[2], self.h, self.rise)
 
+    def ahead(self, t0, t1):
+        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
+        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
+
     def place(self, t):
         """The edges of the times t."""
         return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
@@ -234,10 +244,6 @@ class Law:
             longer = last - k >= first
             Y[longer] = Y[longer] @ M[(last - k)[longer]]
         return Y.movedim(0, -1)
-
-    def ahead(self, t0, t1):
-        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
-        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
 
     def whitened(self):
         """Z(a) (z - push e d) from z - push e d at b along the probability flow: y = V (z - push e d) has y' = S' S^-1 y/2."""

@@ -87,7 +87,7 @@ class Diffusion:
         self.eta = eta
         self.sigma_data = sigma_data
         self.Minv = (self.Gamma - self.nu)**2/4
-        self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
+        self.L0 = torch.tensor([[0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
         self.data = [0]
         self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
 
@@ -237,6 +237,10 @@ class Law:
         self.rise = g @ g.mT
         self.S = eye + torch.einsum("jk,i,ikab->ijab", rule[2], self.h, self.rise)
 
+    def ahead(self, t0, t1):
+        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
+        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
+
     def place(self, t):
         """The edges of the times t."""
         return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
@@ -249,10 +253,6 @@ class Law:
             longer = last - k >= first
             Y[longer] = Y[longer] @ M[(last - k)[longer]]
         return Y.movedim(0, -1)
-
-    def ahead(self, t0, t1):
-        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
-        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
 
     def denoiser(self, t):
         """(C_skip, C_out, C_in, sigma) of the denoiser's score at the times t."""

@@ -74,7 +74,7 @@ class Diffusion:
             )
         self.Gamma, self.nu, self.kappa, self.beta_min, self.beta_max = Gamma, nu, kappa, beta_min, beta_max
         self.Minv = (self.Gamma - self.nu)**2/4
-        self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
+        self.L0 = torch.tensor([[0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
         self.data = [0]
         self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
 
@@ -213,6 +213,14 @@ class Law:
         self.rise = g @ g.mT
         self.S = eye + torch.einsum("jk,i,ikab->ijab", rule[2], self.h, self.rise)
 
+    def psi(self, t1, t0):
+        """Psi(t1, t0)."""
+        return self.between(self.over, t1, t0)
+
+    def ahead(self, t0, t1):
+        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
+        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
+
     def place(self, t):
         """The edges of the times t."""
         return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
@@ -225,14 +233,6 @@ class Law:
             longer = last - k >= first
             Y[longer] = Y[longer] @ M[(last - k)[longer]]
         return Y.movedim(0, -1)
-
-    def transition(self, t1, t0):
-        """Psi(t1, t0)."""
-        return self.between(self.over, t1, t0)
-
-    def ahead(self, t0, t1):
-        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
-        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
 
     def whitened(self):
         """Z(a) (z - push e d) from z - push e d at b along the probability flow: y = V (z - push e d) has y' = S' S^-1 y/2."""
@@ -287,7 +287,7 @@ def coefficients(times, /, **params):
     law = Law(sde, times)
     _, inverse_0 = law.eps(t0)
     U = law.flow(t1, t0)
-    Psi = law.transition(t1, t0)
+    Psi = law.psi(t1, t0)
     pull_1, lift_1 = law.tweedie_eps(t1, factor)
 
     # A value is its coefficients in (x, m, e_x, e_m, e_end_x, e_end_m), one row a coefficient, one column a step.

@@ -67,7 +67,7 @@ START, END = 0.0, 1.0  # the span of the network's time
 
 
 class Diffusion:
-    """dz = F z dt + G dw, from the covariance L0 L0^T at START."""
+    """dz = F z dt + G dw, F = beta A, from the covariance L0 L0^T at START."""
 
     def __init__(self, Gamma, nu, kappa, beta_min, beta_max):
         if not (Gamma != nu and Gamma >= 0 and nu >= 0 and kappa > 0 and beta_min > 0 and beta_max > 0):
@@ -76,24 +76,24 @@ class Diffusion:
             )
         self.Gamma, self.nu, self.kappa, self.beta_min, self.beta_max = Gamma, nu, kappa, beta_min, beta_max
         self.Minv = (self.Gamma - self.nu)**2/4
-        self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
-        self.data = [0]
+        self.A = torch.tensor([[-self.Gamma/2, self.Minv/2], [-1/2, -self.nu/2]], dtype=torch.float64)
+        self.L0 = torch.tensor([[0], [math.sqrt(self.kappa/self.Minv)]], dtype=torch.float64)
         self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
 
     def beta(self, t):
         return self.beta_min + t*(self.beta_max - self.beta_min)
 
-    def F(self, t):
-        beta = self.beta(t)
-        return matrix(((-self.Gamma*beta/2, self.Minv*beta/2), (-beta/2, -beta*self.nu/2)), t)
-
     def G(self, t):
         beta = self.beta(t)
         return matrix(((torch.sqrt(self.Gamma*beta), 0), (0, torch.sqrt(beta*self.nu/self.Minv))), t)
 
-    def speed(self, t):
-        """How many short pieces a unit of time is cut into, at least."""
-        return self.F(t).abs().sum(-1).amax(-1)
+    def clock(self, t, s):
+        """The integral of beta over (s, t)."""
+        return (self.beta_min + (self.beta_max - self.beta_min)*(s + t)/2)*(t - s)
+
+    def transition(self, t, s):
+        """Psi(t, s)."""
+        return exponential(self.clock(t, s)[..., None, None] * self.A)
 
 
 def gauss(n):
@@ -112,22 +112,6 @@ def matrix(rows, like):
     return torch.stack(entries, dim=-1).unflatten(-1, (len(rows), -1))
 
 
-def propagate(M, h, rule):
-    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
-    (_, w, reach), (k, rows, n) = rule, M.shape[-3:]
-    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
-    hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
-    A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
-    ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
-    Y = torch.linalg.solve(torch.eye(k * n, dtype=M.dtype) - A, ones).unflatten(-2, (k, n)).mT
-    return Y, eye + torch.einsum("k,...kab->...ab", w, Y @ hM)
-
-
-def columns(Y, G, h, rule):
-    """Y(s) G(s) sqrt(ds) side by side: their covariance is the integral of Y G G^T Y^T over the piece."""
-    return ((h[..., None] * rule[1]).sqrt()[..., None, None] * Y @ G).movedim(-3, -2).flatten(-2)
-
-
 def factor(columns, order=None):
     """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
@@ -140,90 +124,46 @@ def factor(columns, order=None):
     return L
 
 
-def prefix_products(A):
-    """A_i ... A_0 for all i, in log2 N rounds."""
-    d = 1
-    while d < len(A):
-        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
-    return A
-
-
-def prefix_factors(A, C, order):
-    """The factors of the covariances of z_i = A_i z_(i-1) + C_i noise, in log2 N rounds."""
-    d = 1
-    while d < len(A):
-        C = torch.cat((C[:d], factor(torch.cat((A[d:] @ C[:-d], C[d:]), dim=-1), order)))
-        A, d = torch.cat((A[:d], A[d:] @ A[:-d])), 2 * d
-    return C
-
-
-def pieces(sde, times):
-    """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
-    b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
-    cut = (2 * (b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
-    rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
-    if not int(cut.sum()) + rest <= 100 * (len(times) + 300):
-        raise ValueError("the rates are too large for their time span: shorten it, or start it later")
-    place = torch.nn.functional.pad(cut.cumsum(0), (1, 0))
-    i = torch.arange(len(cut)).repeat_interleave(cut)
-    between = a[i] * (b / a)[i] ** (1 - (torch.arange(len(i)) - place[i]) / cut[i])
-    first = (times[-1] - START) * (1 - torch.arange(rest + 1, dtype=torch.float64) / rest)
-    return START + torch.cat((between, first)), place
+def exponential(M):
+    """exp(M) of (..., n, n), scaled and squared, entry by entry: torch.linalg.matrix_exp loses up to 1e-8."""
+    shape, M, eye = M.shape, M.reshape(-1, *M.shape[-2:]), torch.eye(M.shape[-1], dtype=M.dtype)
+    halvings = (torch.frexp(M.abs().sum(-1).amax(-1)).exponent + 1).clamp_min(0)[:, None, None]
+    M = torch.ldexp(M, -halvings)
+    E = eye + M / 14
+    for k in range(13, 0, -1):
+        E = torch.baddbmm(eye, M, E, alpha=1 / k)
+    for k in range(int(halvings.max())):
+        E = torch.where(k < halvings, E @ E, E)
+    return E.reshape(shape)
 
 
 class Law:
-    """The law of z given the data at some times; between them lie short pieces a < s < b, the latest first.
+    """The law of z given the data at some times: K K^T = Sigma, Z = K^-1, lead = Z Psi(t, START) e.
 
-    At the edges of the pieces: push = Psi(t, START), K K^T = Sigma, Z = K^-1, lead = Z push e.
+    The columns of K are those of Gauss quadrature from START to t, carried to t; near START, where a nearly singular law would
+    lose its digits, they are carried to START and made triangular there.
     """
 
     def __init__(self, sde, *times):
-        rule, eye = gauss(8), torch.eye(len(sde.L0), dtype=torch.float64)
-        self.times = torch.cat(times).unique().flip(0)
-        self.data = sde.data
-        edges, self.edge = pieces(sde, self.times)
-        h = -edges.diff()
-        s = edges[1:, None] + h[:, None] * rule[0]
-        back, over = propagate(-sde.F(s), h, rule)  # Psi(a, s), Psi(a, b)
-        noise = columns(back, sde.G(s), h, rule)
-
-        # From START up.  Near it columns are carried to START, where a nearly singular law keeps its digits.
-        ends, step = edges[:-1].flip(0), torch.linalg.inv(over).flip(0)
-        push = torch.cat((eye[None], prefix_products(step)))
-        pull = torch.linalg.inv_ex(push)[0]
-        near = ((ends - START) * sde.speed(ends) < 1).cumprod(0).bool()[:, None, None]
-        before = torch.cat((torch.ones_like(near[:1]), near[:-1]))
-        A = torch.where(near, eye, torch.where(before, push[1:], step))
-        C = factor(torch.where(near, pull[:-1], step) @ noise.flip(0), sde.order)
-        C[0] = factor(torch.cat((A[0] @ sde.L0, C[0]), dim=-1), sde.order)
-        W = prefix_factors(A, C, sde.order)
-        self.push = push[1:].flip(0)
-        self.K = (torch.where(near, push[1:], eye) @ W).flip(0)
-        whole = torch.cat((torch.where(near, pull[1:], eye), torch.where(near, eye, push[1:])[..., [DATA]]), dim=-1)
-        white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False).flip(0)
-        self.Z = white[..., :-1]
-        self.lead = white[..., -1:]
-
-        # The pieces between the times, without those from START.
-        m = int(self.edge[-1])
-        self.rule, self.h, self.s, self.over = rule, h[:m], s[:m], over[:m]
+        t = torch.cat(times).unique()
+        self.times = t
+        (x, w, _), first, width = gauss(20), torch.full_like(t, START), t[:, None] - START
+        folds = sde.clock(START + width * x, START).abs().amax(-1) * sde.A.abs().sum(-1).max()
+        if not folds.max() * len(t) <= 1000 * (len(t) + 300):
+            raise ValueError("the rates are too large for their time span: shorten it, or start it later")
+        panels = int(folds.max() / 12) + 1
+        x, w = ((torch.arange(panels)[:, None] + x) / panels).flatten(), (w / panels).repeat(panels)
+        s, at = START + width * x, torch.where(folds < 1, first, t)
+        push, pull, back = sde.transition(torch.stack((at, at, t)), torch.stack((first, t, at)))
+        noise = (width * w).sqrt()[..., None, None] * sde.transition(at[:, None], s) @ sde.G(s)
+        W = factor(torch.cat((push @ sde.L0, noise.movedim(-3, -2).flatten(-2)), dim=-1), sde.order)
+        whole = torch.cat((pull, push[..., [DATA]]), dim=-1)
+        white = torch.linalg.solve_triangular(W[:, sde.order], whole[:, sde.order], upper=False)
+        self.K, self.Z, self.lead = back @ W, white[..., :-1], white[..., -1:]
 
     def place(self, t):
-        """The edges of the times t."""
-        return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
-
-    def between(self, M, t1, t0):
-        """The product of a matrix a piece over the pieces between two times, in the order of time."""
-        first, last = self.place(t0), self.place(t1) - 1
-        Y = M[last]
-        for k in range(1, int((last - first).max()) + 1):
-            longer = last - k >= first
-            Y[longer] = Y[longer] @ M[(last - k)[longer]]
-        return Y.movedim(0, -1)
-
-    def ahead(self, t0, t1):
-        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
-        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
+        """The places of the times t."""
+        return torch.searchsorted(self.times, t)
 
     def denoiser(self, t):
         """(C_skip, C_out, C_in, sigma) of the denoiser's score at the times t."""
@@ -243,8 +183,7 @@ def start(time, /, **params):
 def start_data(time, /, **params):
     """What the data are multiplied with in the mean of the state at `time`, (*time.shape, n, data blocks)."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
-    law = Law(sde, t.reshape(-1))
-    return law.push[law.place(t)][..., sde.data]
+    return sde.transition(t, START)[..., [0]]
 
 
 def transition(time, before, /, **params):
@@ -253,8 +192,7 @@ def transition(time, before, /, **params):
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
         raise ValueError("before must be earlier than time")
-    t, s, shape = t.reshape(-1), s.reshape(-1), t.shape
-    return Law(sde, t, s).ahead(t, s).movedim(-1, 0).reshape(*shape, 2, 2)
+    return sde.transition(t, s)
 
 
 def coefficients(times, /, **params):

@@ -71,7 +71,7 @@ class Diffusion:
                 "the parameters must fulfil beta_min > 0, beta_max > 0, swing >= 0, swing < 4, kappa > 0"
             )
         self.beta_min, self.beta_max, self.swing, self.tempo, self.kappa = beta_min, beta_max, swing, tempo, kappa
-        self.L0 = torch.tensor([[0.0], [math.sqrt(self.kappa)/2]], dtype=torch.float64)
+        self.L0 = torch.tensor([[0], [math.sqrt(self.kappa)/2]], dtype=torch.float64)
         self.data = [0]
         self.order = [1, 0]  # of the rows of a factor of the covariance: the data last
         self.change = smooth(lambda t: torch.cat((self.F(t), self.G(t) @ self.G(t).mT), dim=-1)) / (END - START)  # panels a unit of time
@@ -236,6 +236,10 @@ class Law:
         self.rise = g @ g.mT
         self.S = eye + torch.einsum("jk,i,ikab->ijab", rule[2], self.h, self.rise)
 
+    def ahead(self, t0, t1):
+        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
+        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
+
     def place(self, t):
         """The edges of the times t."""
         return self.edge[len(self.times) - 1 - torch.searchsorted(self.times.flip(0), t)]
@@ -248,10 +252,6 @@ class Law:
             longer = last - k >= first
             Y[longer] = Y[longer] @ M[(last - k)[longer]]
         return Y.movedim(0, -1)
-
-    def ahead(self, t0, t1):
-        """Psi(t0, t1), piece by piece, so that what the diffusion forgets before t1 costs no digits."""
-        return self.between(torch.linalg.inv(self.over).mT, t1, t0).transpose(0, 1)
 
     def whitened(self):
         """Z(a) (z - push e d) from z - push e d at b along the probability flow: y = V (z - push e d) has y' = S' S^-1 y/2."""
