@@ -76,6 +76,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "templates/files": ("test_files.py", "test_front_door_runs.py"),
     "templates/torch": ("test_offset.py", "test_adams.py -k 'not slope'", OTHERS, "test_blurring.py"),
     "runtime/": ("test_printed.py -k run_starts", "test_loop.py", "test_noise.py", "test_watch.py"),
+    "runtime/start": ("test_printed.py -k run_starts", "test_begin.py", "test_offset.py"),
     "runtime/networks": ("test_networks.py", "test_watch.py", "test_begin.py"),
     "runtime/networks/onnx_model": ("test_onnx.py",),
     "runtime/networks/unet": ("test_networks.py", "test_train.py -k 'exact or comes_back'"),
