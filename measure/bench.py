@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepsmith.errors import InputError
+from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure.budgets import PIECE, drawn_mixture, steps_within
 from stepsmith.measure.flow import Laws, transport
 from stepsmith.measure.problems import GaussianMixture
 from stepsmith.measure.slopes import network_of, starts
 from stepsmith.runtime.grid import TimeGrid, followed
 from stepsmith.runtime.noise import NoiseSource
-from stepsmith.runtime.sampler import steps_of
+from stepsmith.runtime.sampler import sample, steps_of
 
 BUDGETS = (5, 8, 10, 15, 20, 30, 50)
 LOW = 0.01  # the effective sigma at which a run ends
@@ -127,6 +127,7 @@ class Bench:
         source, shape = NoiseSource(range(10**6 * seed, 10**6 * seed + paths)), tuple(network.shape)
         normals = torch.stack([source.normal(shape, "start", 0, j, dtype=torch.float64) for j in range(len(L))])
         start = torch.tensordot(L, normals, 1)
+        sample(module, network, TimeGrid.logsnr(sde, 1, high, low), [0], dtype=torch.float64)  # refuses one that does not fit
         fine = TimeGrid.logsnr(sde, FINE, high, low).times
         own = NoiseSource(range(CALIBRATION * 10**6, CALIBRATION * 10**6 + 64))
         apart = torch.stack([own.normal(shape, "start", 0, j, dtype=torch.float64) for j in range(len(L))])
@@ -216,6 +217,9 @@ def _exact_task(sde: Any, law: Laws, problem: GaussianMixture, paths: int) -> Ta
 
 def _ends(sde: Any, bounds: tuple[float, float]) -> tuple[float, float]:
     """The times of a run: from the end of the span, or the network's largest sigma, to a sigma of LOW, or its least."""
+    if sde.constant or sde.field or len(sde.data) != 1:
+        what = f"{sde.name} has constants, several data blocks or a coefficient a frequency"
+        raise Unsupported(what, "compare samplers on another diffusion")
     first, last = (float(t) for t in sde.time)
     reached = sde.at().effective_sigma(np.array([first + 1e-6 * (last - first), last])).tolist()
     levels = [min(reached[1], bounds[1]), max(reached[0], bounds[0], LOW)]

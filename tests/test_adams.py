@@ -268,7 +268,9 @@ def test_components_may_have_the_names_of_its_values():
     ("change", "key"),
     [
         ({"order": 5}, "sampler.order"), ({"order": True}, "sampler.order"), ({"frame": "eps-Q"}, "sampler.frame"),
-        ({"clock": 3}, "sampler.clock"), ({"clock": "lag"}, "sampler.clock"), ({"corrector": 1}, "sampler.corrector"),
+        ({"clock": 3}, "sampler.clock"), ({"clock": "lag"}, "sampler.clock"),
+        ({"clock": "beta_max"}, "sampler.clock"), ({"clock": "abs(t - 1/2)"}, "sampler.clock"),
+        ({"corrector": 1}, "sampler.corrector"),
         ({"composition": "A!"}, "sampler.composition"), ({"target": "sde"}, "sampler.target"),
     ],
 )  # fmt: skip

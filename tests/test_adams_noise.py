@@ -214,7 +214,9 @@ def test_every_row_is_that_of_the_independent_reference(sde, settings):
     ("changes", "words"),
     [
         ({"target": "ode"}, "the steps draw noise"), ({"noise": 0}, "without noise"), ({"noise": "gamma"}, "gamma"),
-        ({"noise": "h"}, "names the step h"),
+        ({"noise": "h"}, "names the step h"), ({"noise": "h", "corrector": False, "frame": "gaussian"}, "names the step h"),
+        ({"noise": "0.0"}, "is zero"), ({"noise": -0.5}, "has no value between"), ({"noise": "t - 1/2"}, "at t = 0.25"),
+        ({"noise": 1e300}, "has no value between"), ({"noise": "-sigma_hat"}, "has no value between"),
     ],
 )  # fmt: skip
 def test_a_noise_that_does_not_fit_is_refused(changes, words):

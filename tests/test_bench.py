@@ -10,7 +10,7 @@ import torch
 
 import stepsmith as ss
 from stepsmith.cli import bench as verb
-from stepsmith.errors import InputError
+from stepsmith.errors import InputError, Unsupported
 from stepsmith.measure import bench
 from stepsmith.measure.problems import Gaussian
 
@@ -71,6 +71,19 @@ def test_the_best_peer_is_chosen_budget_by_budget_and_a_ratio_is_a_geometric_mea
     assert bench.ratio(lines[2], best, "pooled") == pytest.approx(math.sqrt(0.5 * 2))
     with pytest.raises(InputError, match="no peer"):
         bench.best_peer(lines[2:], "pooled")
+
+
+@pytest.mark.parametrize(
+    ("fn", "words"), [(lambda y, sigma: y[:, :1], "outputs of shape"), (lambda y, sigma: y * math.nan, "gives NaN")]
+)
+def test_a_network_that_does_not_fit_is_refused_and_no_traceback(fn, words):
+    with pytest.raises(InputError, match=words):
+        bench.Bench.trained(VP, ss.networks.denoiser(fn, (2, 4)), 8, load)
+
+
+def test_a_diffusion_without_an_exact_problem_is_refused():
+    with pytest.raises(Unsupported, match="ir-sde has constants"):
+        bench.Bench.exact(ss.load_sde("ir-sde"), 8)
 
 
 @pytest.mark.parametrize("name", ["vp", "psld"])

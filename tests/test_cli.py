@@ -702,6 +702,16 @@ def test_bad_arguments_of_sample_are_refused_and_write_nothing(refused, tmp_path
     assert not (tmp_path / "a.png").exists()
 
 
+def test_tune_refuses_every_budget_before_it_tunes_for_the_first(refused, tmp_path):
+    words = ("tune", "--network", "digits", "--nfe", "4,11", "--teacher", "20", "--seeds", "0-7", "--out", tmp_path / "tuned")
+    refused(words, "-", "nfe", "11 calls", "give 2 to 10")
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_search_refuses_a_diffusion_with_a_noise_level_for_each_frequency(refused):
+    refused(("search", "blurring"), "blurring", "data", "one noise level", "another diffusion")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a cuda device")
 def test_a_device_that_is_not_there_is_refused(refused, tmp_path):
     refused(("sample", "--device", "cuda", "--out", tmp_path / "a.png"), "-", "device", "'cuda' cannot be used", "cpu")

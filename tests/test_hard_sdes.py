@@ -121,6 +121,9 @@ def test_entries_that_are_singular_at_an_end_of_the_span_are_left_to_it() -> Non
     pole = {"name": "pole", "state": ["x"], "F": [["-1/t"]], "G": [["1"]]}
     with pytest.raises(Unsupported, match=r"the entry -1/t of F, G G\^T or offset has no Taylor series at t = 0"):
         ss.load_sde(pole).at().covariance(0.8)
+    root = {"name": "root", "state": ["x"], "F": [["-t**(1/3)"]], "G": [["1"]]}
+    with pytest.raises(Unsupported, match=r"the entry -t\*\*\(1/3\) of F, .* has no Taylor series at t = 0"):
+        ss.emit(ss.derive(root, "ddim"))
     with pytest.raises(InputError, match=r"sde\.F\[0\]\[0\]: has no finite integral from the start of the span"):
         ss.emit(ss.derive(pole, "conjugate"))
     with pytest.raises(InputError, match="has no real finite value"):

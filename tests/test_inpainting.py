@@ -170,6 +170,9 @@ def test_what_does_not_fit_is_refused_before_any_call():
     ):
         with pytest.raises(InputError, match=words):
             ss.sample(module, network, grid if isinstance(module, str) else None, range(3), **{**given, **options})
+    twice = ss.networks.inpainting(ss.networks.inpainting(NETWORK, IMAGE, MASK), IMAGE, MASK)
+    with pytest.raises(InputError, match=r"network: it gives no derivatives; .* one image and mask"):
+        ss.sample("vp_ddim", twice, grid, range(3))
     with pytest.raises(InputError, match="only a Network of the kind denoiser"):
         ss.networks.inpainting(fn, IMAGE, MASK)
     with pytest.raises(InputError, match=r"image: it does not broadcast to a sample of shape \(6,\)"):

@@ -103,8 +103,14 @@ def test_noise_levels_beyond_the_diffusion_are_told_with_what_a_function_can_do(
     assert function("edm", "dpmpp-2m")(trajectories.model, X, torch.tensor([292.0, 1.0]), disable=True).isfinite().all()
     with pytest.raises(ValueError, match="begin at pure noise: take a module of rectified-flow, or begin with less noise"):
         sample(flow_model, X, torch.tensor([1.0, 0.5]), disable=True, flow=True)
-    with pytest.raises(ValueError, match="there are no noise levels"):
-        sample(flow_model, X, torch.tensor([0.0]), disable=True)
+    for none in ([0.0], []):
+        with pytest.raises(ValueError, match="there are no noise levels"):
+            sample(flow_model, X, torch.tensor(none), disable=True)
+
+
+def test_the_largest_seed_of_comfyui_is_a_seed():
+    found = function("vp", "sde-dpmpp-2m")(trajectories.model, X, SIGMAS, extra_args={"seed": 2**64 - 1}, disable=True)
+    assert found.isfinite().all()
 
 
 def test_a_comfyui_model_says_itself_whether_it_is_a_flow():

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -404,6 +405,24 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path, net):
     assert torch.equal(rounded((y,), at(1.0))[0], again((y,), at(1.0))[0])
     assert again.sigma_range == net.sigma_range and len(again.digest) == 64
     assert [item.name for item in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        unet.write(tmp_path / "mine.safetensors", *unet.read(DIGITS))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_epsilon_checkpoint_whose_times_do_not_increase_is_refused(tmp_path):
+    tensors, meta = checkpoint.read_checkpoint(WEIGHTS / "fashion-psld-eps-l.safetensors", unet.FORMAT, "")
+    checkpoint.write_checkpoint(tmp_path / "bad.safetensors", tensors | {"table": tensors["table"].flip(0)}, meta)
+    with pytest.raises(InputError, match="table: its times do not increase"):
+        networks.load(tmp_path / "bad.safetensors")
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "absent", "other", "folder", "nan", "sizes", "range"])

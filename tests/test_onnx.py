@@ -103,6 +103,25 @@ def test_a_file_of_another_kind_is_sampled_and_tuned_to_on_the_command_line(tmp_
     assert ss.sample(module, ss.networks.onnx(file, "eps-L"), None, range(3)).isfinite().all()
 
 
+class Half(torch.nn.Module):
+    def forward(self, x, sigma):
+        return (x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)).to(x.dtype)
+
+
+def test_the_noise_level_has_the_type_of_the_file(tmp_path):
+    """Weights of half precision beside a noise level of float32, as networks are often exported."""
+    file = exported(tmp_path / "half.onnx", Half(), x=torch.rand(2, *SHAPE).half(), sigma=torch.rand(2))
+    y = torch.rand(3, *SHAPE)
+    (found,) = ss.networks.onnx(file)((y,), torch.tensor(0.5, dtype=torch.float64))
+    assert torch.allclose(found, y / 1.25, atol=1e-3)
+
+
+def test_what_onnxruntime_refuses_at_a_call_is_told(tmp_path):
+    file = exported(tmp_path / "net.onnx", Denoiser(), x=torch.rand(2, *SHAPE), sigma=torch.rand(2))
+    with pytest.raises(InputError, match="network: onnxruntime cannot run it"):
+        ss.sample("vp_ddim", ss.networks.onnx(file, shape=(3, 8, 8)), ss.TimeGrid.logsnr(ss.load_sde("vp"), 3), range(2))
+
+
 class Two(torch.nn.Module):
     def forward(self, x, sigma):
         return 2 * x, x + sigma.reshape(-1, 1, 1, 1)
@@ -119,8 +138,9 @@ class Other(torch.nn.Module):
         (Other(), {"sample": torch.rand(2, *SHAPE), "timestep": torch.rand(2)}, {}, "it has the inputs sample, timestep and"),
         (Two(), {"x": torch.rand(2, *SHAPE), "sigma": torch.rand(2)}, {}, "x, sigma and 2 outputs; export a denoiser with"),
         (Denoiser(), {"x": torch.rand(2, *SHAPE), "sigma": torch.rand(2)}, {"dynamic": None}, "the batch dynamic"),
+        (Denoiser(), {"x": torch.rand(2, *SHAPE), "sigma": torch.tensor([1, 2])}, {}, r"sigma is tensor\(int64\)"),
     ],
-    ids=["other names", "two outputs", "a fixed batch"],
+    ids=["other names", "two outputs", "a fixed batch", "a whole level"],
 )
 def test_a_file_that_is_no_such_network_is_told(net, inputs, given, words, tmp_path):
     file = exported(tmp_path / "net.onnx", net, **given, **inputs)

@@ -12,6 +12,7 @@ import stepsmith as ss
 from stepsmith import reporting
 from stepsmith.cli import cli
 from stepsmith.derive.orders.size import sizes
+from stepsmith.errors import InputError
 from stepsmith.measure import slopes
 from stepsmith.templates.report import Code, Math, Picture, Report, Section, Table, Text, mathml, render
 
@@ -34,6 +35,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [path.suffix for path in found[-3:]] == [".md", ".tex", ".html"]
     assert len(begun) == 9 and {count for _, count in begun} == {9}
     return out
+
+
+@pytest.mark.parametrize("samplers", [("rvv", "rvv"), ("B! A B!", "B! A B!^")], ids=["one twice", "two of one name"])
+def test_samplers_of_one_name_are_refused_before_anything_is_made(samplers: tuple[str, str], tmp_path: Path) -> None:
+    """Pictures and rows go by the name; two of one name ended in a traceback, after minutes."""
+    with pytest.raises(InputError, match="two of them have the name"):
+        reporting.written(ss.load_sde("psld"), samplers, ss.networks.load("digits"), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_formula_that_cannot_be_converted_is_shown_as_it_is() -> None:

@@ -15,15 +15,18 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from ..maths.calculus import t
+from ..maths.calculus import exact, t
+from ..maths.point import Point
 from ..program import Law, entries
 from ..sampler.network import kind_of, name_of, scalar
 from ..sampler.sampler import Sampler
 from ..sampler.split import names_of
 from ..sde.linear import LinearSDE
+from ..sde.smooth import defaults
 from ..spec.expression import parse
 from .writer import Writer, symbol
 
+LARGE = 1e15  # of eta
 SIGMA, RISE, WIDTH, STEP = symbol("sigma_hat"), symbol("rise"), symbol("sigma_data"), symbol("h")
 LETTER = {"x0": "d", "gaussian": "r", "v": "v", "eps-R": "e"}
 
@@ -38,7 +41,12 @@ def clock_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
     text = sampler.adams.clock
     if text in named:
         return named[text]
-    return sde.written_out(parse(text, names_of(sde, sampler), where=sampler.where, key="sampler.clock"))
+    found = sde.written_out(parse(text, names_of(sde, sampler), where=sampler.where, key="sampler.clock"))
+    rate = found.diff(t)
+    if rate == 0 or rate.has(sp.sign):
+        what = "it does not change with t" if rate == 0 else "it holds abs, which has no rate at its kink"
+        raise InputError(sampler.where, "sampler.clock", what, "write a smooth function of t")
+    return found
 
 
 def noise_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
@@ -47,10 +55,28 @@ def noise_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
         return sp.S.Zero
     names = {STEP.name: STEP, SIGMA.name: SIGMA, **names_of(sde, sampler)}
     found = sde.written_out(parse(sampler.adams.noise, names, where=sampler.where, key="sampler.noise"))
-    if found.has(STEP) and (sde.n > 1 or sampler.adams.clock != "log" or sampler.adams.corrector or found.has(SIGMA, t)):
-        what = "eta names the step h, which is known of one block, in the clock log, without a corrector, and constant along it"
+    own = sampler.adams
+    known = sde.n == 1 and own.clock == "log" and own.frame in ("x0", "eps-R") and not own.corrector
+    if found.has(STEP) and not (known and not found.has(SIGMA, t)):
+        what = "eta names the step h, known of one block in the clock log and the frame x0 or eps-R, without a corrector or t"
         raise InputError(sampler.where, "sampler.noise", what, "write eta in t, sigma_hat and the parameters")
+    _check_noise(found, sampler, sde)
     return found
+
+
+def _check_noise(eta: sp.Expr, sampler: Sampler, sde: LinearSDE) -> None:
+    """InputError for an eta that is zero, or without a real finite value or negative inside the span, at the defaults."""
+    if eta == 0:
+        raise InputError(sampler.where, "sampler.noise", "is zero", "leave out noise and target: the probability flow")
+    start, end = map(exact, sde.time)
+    known = defaults(sde) | {symbol(name): exact(value) for name, value in sampler.params.items()}
+    for place in (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4)):
+        time = start + place * (end - start)
+        level = sde.at().effective_sigma(float(time)) if eta.has(SIGMA) else 1.0
+        value = Point({**known, t: time, SIGMA: exact(float(level)), STEP: sp.Rational(1, 10)})(eta)
+        if not (value.is_finite() and value.imag.contains(0) and not value.real < 0 and abs(value).upper() < LARGE):
+            what = f"has no value between 0 and {LARGE:g} at t = {float(time):.6g} and the defaults"
+            raise InputError(sampler.where, "sampler.noise", what, "write an eta that is real and not negative")
 
 
 def rate_of(clock: sp.Expr) -> sp.Expr:

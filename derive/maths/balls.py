@@ -75,7 +75,10 @@ def series_of(entries: sp.Matrix, values: Mapping[sp.Symbol, Any], centre: Any, 
 
 def _series(entry: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Any) -> Any:
     try:
-        return jet(plain(entry), values, clock)
+        found = jet(plain(entry), values, clock)
+        if not found[0].is_nan():  # as a root that is no square root is at its branch point
+            return found
+        raise ValueError
     except (ValueError, ZeroDivisionError):  # a pole, or a branch point, at the centre
         what = f"the entry {str(entry)[:200]} of F, G G^T or offset has no Taylor series at t = {float(arb(clock[0]).mid()):.6g}"
         raise Unsupported(what, "shorten the time span") from None

@@ -10,6 +10,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from stepsmith.errors import InputError
+from stepsmith.files import write_whole
 
 
 def read_checkpoint(path: str | os.PathLike[str], form: str, fix: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -29,13 +30,10 @@ def read_checkpoint(path: str | os.PathLike[str], form: str, fix: str) -> tuple[
 
 
 def write_checkpoint(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
-    """Write a safetensors file beside its place, then move it there."""
+    """Write a safetensors file: whole, or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    safetensors.torch.save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, meta)
-    part.chmod(0o644)
-    part.replace(target)
+    write_whole(target, safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, meta))
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str], fix: str) -> None:

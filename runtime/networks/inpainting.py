@@ -31,8 +31,8 @@ def inpainting(network: Network, image: Any, mask: Any, iterations: int = 2, noi
     ``iterations`` of conjugate gradients solve for v, each a pass back through the network: as many as there are known places
     solve it exactly for Gaussian data; a trained network, whose Jacobian is not symmetric, bears only a few.  ``noise`` is s.
 
-    InputError (key ``network``) for what is no denoiser, (``image``, ``mask``) for what does not fit a sample, (``mask``) for
-    values other than 0 and 1.
+    InputError (key ``network``) for what is no denoiser, and at a call for one that gives no derivatives, (``image``, ``mask``)
+    for what does not fit a sample, (``mask``) for values other than 0 and 1.
     """
     if getattr(network, "kind", None) != "denoiser":
         raise InputError("-", "network", "only a Network of the kind denoiser can be told a part of the data", "make one of it")
@@ -45,7 +45,7 @@ def inpainting(network: Network, image: Any, mask: Any, iterations: int = 2, noi
         image, mask = (value.to(y.device, y.dtype) for value in (known, keep))
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            (mean,) = network((y,), time, **cond)
+            mean = _followed(network, y, time, cond)
         pull = lambda v: torch.autograd.grad(mean, y, v, retain_graph=True)[0]  # noqa: E731  # J^T v, and J is symmetric
         told = mean.detach()
         loose = (noise / time) ** 2
@@ -53,6 +53,21 @@ def inpainting(network: Network, image: Any, mask: Any, iterations: int = 2, noi
         return (torch.lerp(told + pull(v), image.expand_as(told), mask),)
 
     return replace(network, fn=call)
+
+
+def _followed(network: Network, y: Tensor, time: Any, cond: Any) -> Tensor:
+    """The network's output, which knows how it depends on y; InputError where it does not."""
+    try:
+        (mean,) = network((y,), time, **cond)
+        if mean.requires_grad:
+            return mean
+        why = "it gives no derivatives"
+    except RuntimeError as error:
+        if "grad" not in str(error):
+            raise
+        why = f"it gives no derivatives ({str(error).splitlines()[0]})"
+    fix = "use a network of torch that knows nothing yet, and one image and mask for all that is known"
+    raise InputError("-", "network", why, fix)
 
 
 def _fitted(key: str, value: Any, shape: tuple[int, ...]) -> Tensor:

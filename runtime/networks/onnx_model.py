@@ -36,14 +36,19 @@ def onnx(
     name = os.fspath(path)
     session = _session(name, providers)
     level = "sigma" if kind == "denoiser" else "t"
-    x, rank, extra = _inputs(session, name, kind, level)
+    x, at, extra = _inputs(session, name, kind, level)
 
     def fn(state: Tensor, time: Tensor, **cond: Any) -> Tensor:
         if set(cond) != extra:
             what = f"its conditions are {', '.join(sorted(extra)) or 'none'}, given are {', '.join(sorted(cond)) or 'none'}"
             raise InputError(name, "cond", what, "give each by its name")
-        given = {"x": state, level: (time if rank else time[0]).to(state.dtype), **cond}
-        (out,) = session.run(None, {key: torch.as_tensor(value).cpu().numpy() for key, value in given.items()})
+        given = {"x": state, level: (time if at.shape else time[0]).to(DTYPES[at.type]), **cond}
+        arrays = {key: torch.as_tensor(value).cpu().numpy() for key, value in given.items()}
+        try:
+            (out,) = session.run(None, arrays)
+        except Exception as error:  # onnxruntime has classes of its own for each fault
+            what = f"onnxruntime cannot run it ({' '.join(str(error).split())[:300]})"
+            raise InputError(name, "network", what, "give samples and conditions of the shapes and types that it has") from None
         return torch.from_numpy(out).to(state.device)
 
     size = tuple(x.shape[1:]) if shape is None else tuple(shape)
@@ -57,17 +62,18 @@ def onnx(
     return channels(fn, components, size, kind, **said)
 
 
-def _inputs(session: Any, name: str, kind: str, level: str) -> tuple[Any, int, set[str]]:
-    """The input x, the number of dimensions of the level, and the names of the conditions; refused where they do not fit."""
+def _inputs(session: Any, name: str, kind: str, level: str) -> tuple[Any, Any, set[str]]:
+    """The inputs x and level, and the names of the conditions; refused where they do not fit."""
     inputs = {value.name: value for value in session.get_inputs()}
     if not {"x", level} <= set(inputs) or len(session.get_outputs()) != 1:
         what = f"it has the inputs {', '.join(inputs)} and {len(session.get_outputs())} outputs"
         raise InputError(name, "network", what, f"export a {kind} with the inputs x and {level} and one output")
-    x, rank = inputs["x"], len(inputs[level].shape)
-    if x.type not in DTYPES or isinstance(x.shape[0], int) or rank > 1:
-        what = f"x is {x.type} of shape {x.shape}, {level} of shape {inputs[level].shape}"
-        raise InputError(name, "network", what, f"export x (batch, ...) of floats, the batch dynamic, and {level} () or (batch,)")
-    return x, rank, set(inputs) - {"x", level}
+    x, at, least = inputs["x"], inputs[level], 1 if kind == "denoiser" else 2
+    fixed = len(x.shape) < least or isinstance(x.shape[0], int) or any(isinstance(n, int) for n in at.shape)
+    if fixed or len(at.shape) > 1 or not {x.type, at.type} <= set(DTYPES):
+        what = f"x is {x.type} of shape {x.shape}, {level} is {at.type} of shape {at.shape}"
+        raise InputError(name, "network", what, f"export x (batch, ...) and {level} () or (batch,), floats, the batch dynamic")
+    return x, at, set(inputs) - {"x", level}
 
 
 def _session(name: str, providers: Sequence[str]) -> Any:

@@ -234,6 +234,8 @@ def read(path: str | os.PathLike[str]) -> tuple[UNet | EpsL, About]:
     fill(module, tensors, path, RETRAIN)
     if isinstance(module, EpsL) and table is not None:
         module.table.copy_(table)  # in float64, as it was written
+        if not bool((module.table[:, 0].diff() > 0).all()):
+            raise InputError(name, "table", "its times do not increase", RETRAIN)
     return module, about
 
 

@@ -20,7 +20,7 @@ import torch
 from stepsmith import certificate, plots
 from stepsmith.derive.method import derive
 from stepsmith.derived_sections import VARIANCE, diffusion, law, picture, sampler
-from stepsmith.errors import Unsupported
+from stepsmith.errors import InputError, Unsupported
 from stepsmith.files import write_whole
 from stepsmith.loading import load
 from stepsmith.measure import bench
@@ -118,8 +118,14 @@ class Subject:
 
     @cached_property
     def methods(self) -> list[Any]:
-        kind = OWN if self.sde.field else self.network.kind
-        return [derive(self.sde, sampler, kind) for sampler in self.samplers]
+        kind, found = OWN if self.sde.field else self.network.kind, dict[str, Any]()
+        for source in self.samplers:
+            method = derive(self.sde, source, kind)
+            if method.sampler.name in found:  # a picture and a row for each name
+                what = f"two of them have the name {method.sampler.name}"
+                raise InputError("-", "samplers", what, "give each once, with a name of its own")
+            found[method.sampler.name] = method
+        return list(found.values())
 
     @property
     def unmeasured(self) -> str:

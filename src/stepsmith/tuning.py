@@ -174,7 +174,7 @@ def tuned(
     bench: Bench, nfe: int, *, learn: bool = False, certified: int | None = None, evaluations: int = EVALUATIONS
 ) -> Tuned:
     """The best sampler of ``nfe`` calls on these paths; arguments as :func:`tune`."""
-    _check(bench, nfe, learn, certified)
+    check(bench, nfe, learn, certified)
     log = bench.log(nfe)
     chosen = choose(bench, nfe, log)
     record = _record(bench, nfe, chosen)
@@ -247,7 +247,8 @@ def learned(bench: Bench, nfe: int, chosen: Chosen, certified: int | None, evalu
     return min(found, key=lambda each: each.predicted.loss)
 
 
-def _check(bench: Bench, nfe: int, learn: bool, certified: int | None) -> None:
+def check(bench: Bench, nfe: int, learn: bool, certified: int | None) -> None:
+    """Refuse, before any candidate runs, calls and settings that do not fit."""
     if isinstance(nfe, bool) or not isinstance(nfe, int) or not 2 <= nfe <= bench.teacher // 2:
         raise InputError("-", "nfe", f"{nfe!r} calls", f"give 2 to {bench.teacher // 2}, half the steps of the teacher")
     if learn and (bench.sde.n > 1 or bench.kind != "denoiser"):

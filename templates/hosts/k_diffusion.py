@@ -49,7 +49,7 @@ def sample_module(
     s = sigmas.tolist()
     host = Host(model, extra_args or {}, flow, x, s)
     levels, params = host.levels, {"eta": eta} if "eta" in PARAMS else {}
-    mean = levels[-1] == 0
+    mean = levels[-1:] == [0]
     times, levels = grid_of(levels[:-1] if mean else levels, params, "take a module of edm, which has no end")
     run = Run(times, levels, mean, params)
     own = normals_like(x, host.extra_args.get("seed"))
@@ -97,7 +97,7 @@ def normals_like(x, seed):
     """Normals like x; with the seed that ComfyUI gives, from the next one: its noise at the start is from the seed itself."""
     if seed is None:
         return lambda *_: torch.randn_like(x)
-    generator = torch.Generator(x.device).manual_seed(seed + 1)
+    generator = torch.Generator(x.device).manual_seed((seed + 1) % 2**64)
     return lambda *_: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 

@@ -42,10 +42,9 @@ def command(sde: str, length: int, calls: int, keep: int, budget: int, as_json: 
     from stepsmith.derive.orders.search import search
 
     diffusion = load_sde(sde)
-    if len(diffusion.data) != 1 or not diffusion.offset_let.is_zero_matrix:
-        raise InputError(
-            sde, "data", "the reference problem needs one data block and no offset", "search on another diffusion"
-        )
+    if len(diffusion.data) != 1 or diffusion.field or not diffusion.offset_let.is_zero_matrix:
+        what = "the reference problem needs one data block, one noise level and no offset"
+        raise InputError(sde, "data", what, "search on another diffusion")
     result = search(diffusion, lambda source, network: derive(diffusion, source, network), length, calls, keep, budget)
     if as_json:
         print_json(values(result))

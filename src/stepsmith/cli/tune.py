@@ -100,7 +100,7 @@ def command(
         return without_network(gaussian, sde, sampler, parameter, budgets, out, as_json)
     import stepsmith as ss
     from stepsmith import plots
-    from stepsmith.tuning import prepared, tuned
+    from stepsmith.tuning import check, prepared, tuned
 
     begun = time.perf_counter()
     torch.set_num_threads(1)
@@ -111,6 +111,8 @@ def command(
         bench = prepared(
             sde, called, seeds, kind=called.kind, device=device, trials=out / "trials.jsonl", progress=shown, **given
         )
+        for nfe in budgets:  # all of them before the first, which takes minutes
+            check(bench, nfe, learn, certified)
         found = [tuned(bench, nfe, learn=learn, certified=certified, evaluations=evaluations) for nfe in budgets]
         paths = [each.write(out, dialect) for each in found]
     seconds = round(time.perf_counter() - begun, 1)
