@@ -229,3 +229,14 @@ def test_a_noise_that_does_not_fit_is_refused(changes, words):
 def test_epsilon_of_several_blocks_takes_no_noise():
     with pytest.raises(Unsupported, match="is not derived with noise or a skew drift"):
         ss.derive("psld", noisy(2, frame="eps-R"))
+
+
+@pytest.mark.parametrize("eta", [1.0, 5.0, 30.0, 1e6])
+def test_an_eta_of_several_blocks_keeps_its_digits_or_is_refused(eta):
+    method = ss.derive("psld", noisy(2, eta=eta, frame="gaussian", clock="theta"))
+    times, module = [0.35, 0.28, 0.2], loaded(method)
+    if eta <= 5:
+        assert worst_of(method, times, [0, 1], module=module).error < 1e-12
+    else:
+        with pytest.raises(ValueError, match="the rates are too large"):
+            module.coefficients(times)
