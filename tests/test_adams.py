@@ -270,6 +270,7 @@ def test_components_may_have_the_names_of_its_values():
         ({"order": 5}, "sampler.order"), ({"order": True}, "sampler.order"), ({"frame": "eps-Q"}, "sampler.frame"),
         ({"clock": 3}, "sampler.clock"), ({"clock": "lag"}, "sampler.clock"),
         ({"clock": "beta_max"}, "sampler.clock"), ({"clock": "abs(t - 1/2)"}, "sampler.clock"),
+        ({"clock": "sin(20*t)"}, "sampler.clock"), ({"clock": "log(sigma_hat - 3)"}, "sampler.clock"),
         ({"corrector": 1}, "sampler.corrector"),
         ({"composition": "A!"}, "sampler.composition"), ({"target": "sde"}, "sampler.target"),
     ],

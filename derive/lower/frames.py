@@ -11,6 +11,10 @@ A clock is an expression in t, the parameters and the effective sigma, ``sigma_h
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
 import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
@@ -46,6 +50,11 @@ def clock_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
     if rate == 0 or rate.has(sp.sign):
         what = "it does not change with t" if rate == 0 else "it holds abs, which has no rate at its kink"
         raise InputError(sampler.where, "sampler.clock", what, "write a smooth function of t")
+    values = [float(value.real.mid()) for _, value in _along(found, sampler, sde, 64)]
+    gaps = [b - a for a, b in itertools.pairwise(values)]
+    if not (all(gap > 0 for gap in gaps) or all(gap < 0 for gap in gaps)):
+        what = "it turns back or has no value within the span, at the defaults"
+        raise InputError(sampler.where, "sampler.clock", what, "write a function that grows or falls all along")
     return found
 
 
@@ -68,15 +77,20 @@ def _check_noise(eta: sp.Expr, sampler: Sampler, sde: LinearSDE) -> None:
     """InputError for an eta that is zero, or without a real finite value or negative inside the span, at the defaults."""
     if eta == 0:
         raise InputError(sampler.where, "sampler.noise", "is zero", "leave out noise and target: the probability flow")
+    for time, value in _along(eta, sampler, sde, 4):
+        if not (value.is_finite() and value.imag.contains(0) and not value.real < 0 and abs(value).upper() < LARGE):
+            what = f"has no value between 0 and {LARGE:g} at t = {time:.6g} and the defaults"
+            raise InputError(sampler.where, "sampler.noise", what, "write an eta that is real and not negative")
+
+
+def _along(expr: sp.Expr, sampler: Sampler, sde: LinearSDE, parts: int) -> Iterator[tuple[float, Any]]:
+    """(t, the value of an expression there at the defaults) where equal parts of the span meet; h is a tenth."""
     start, end = map(exact, sde.time)
     known = defaults(sde) | {symbol(name): exact(value) for name, value in sampler.params.items()}
-    for place in (sp.Rational(1, 4), sp.Rational(1, 2), sp.Rational(3, 4)):
-        time = start + place * (end - start)
-        level = sde.at().effective_sigma(float(time)) if eta.has(SIGMA) else 1.0
-        value = Point({**known, t: time, SIGMA: exact(float(level)), STEP: sp.Rational(1, 10)})(eta)
-        if not (value.is_finite() and value.imag.contains(0) and not value.real < 0 and abs(value).upper() < LARGE):
-            what = f"has no value between 0 and {LARGE:g} at t = {float(time):.6g} and the defaults"
-            raise InputError(sampler.where, "sampler.noise", what, "write an eta that is real and not negative")
+    for k in range(1, parts):
+        time = start + sp.Rational(k, parts) * (end - start)
+        level = sde.at().effective_sigma(float(time)) if expr.has(SIGMA) else 1.0
+        yield float(time), Point({**known, t: time, SIGMA: exact(float(level)), STEP: sp.Rational(1, 10)})(expr)
 
 
 def rate_of(clock: sp.Expr) -> sp.Expr:
