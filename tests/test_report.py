@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("samplers", [("rvv", "rvv"), ("B! A B!", "B! A B!^")], ids=["one twice", "two of one name"])
+@pytest.mark.parametrize("samplers", [("rvv", "rvv"), ("B! A B!", "B!  A  B!")], ids=["a name", "a composition"])
 def test_samplers_of_one_name_are_refused_before_anything_is_made(samplers: tuple[str, str], tmp_path: Path) -> None:
     """Pictures and rows go by the name; two of one name ended in a traceback, after minutes."""
     with pytest.raises(InputError, match="two of them have the name"):

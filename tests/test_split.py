@@ -527,3 +527,9 @@ def test_a_conjugate_part_of_psld_is_the_pages_formula() -> None:
     new[2:] += -out
     assert got[1] == pytest.approx(m, rel=1e-12, abs=1e-14)
     assert got[0] == pytest.approx(new, rel=1e-12, abs=1e-14)
+
+
+def test_compositions_that_differ_have_names_that_differ() -> None:
+    texts = ("B! A B!", "B! A B!^", "B! A B!@1", "B!(1/3) A B!(2/3)", "B!(4/3) A B!(-1/3)", "B!(1/3) A B!^(2/3)")
+    names = [ss.load_sampler(text).name for text in texts]
+    assert len(set(names)) == len(names) and names[0] == "bf-a-bf"
