@@ -36,7 +36,7 @@ class DiffusionText:
     @property
     def doc(self) -> str:
         if self.sde.n > 1:
-            product = "" if self.scaled is None else f", F = {'' if self.scaled[0] == 1 else f'{self.scaled[0]} '}A"
+            product = "" if self.scaled is None else f", F = {_before(self.scaled[0])}A"
             return f"dz = {'(F z + b)' if self.offset else 'F z'} dt + G dw{product}, from the covariance L0 L0^T at START."
         return f"z_t = alpha data + {'offset + ' if self.offset else ''}sigma noise."
 
@@ -133,7 +133,7 @@ class DiffusionText:
 
     def _closed(self, f: sp.Expr, clock: sp.Expr, A: sp.Matrix) -> list[list[str]]:
         """The methods of F = f A."""
-        words = "What time counts as" if f == 1 else f"The integral of {f} over (s, t)"
+        words = "The time from s to t" if f == 1 else f"The integral of {_before(f).strip()} over (s, t)"
         psi = "return exponential(self.clock(t, s)[..., None, None] * self.A)"
         return [
             self.function("G", "", self.sde.G_let),
@@ -300,3 +300,8 @@ class DiffusionText:
             "        t = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)",
             "    return t",
         ]
+
+
+def _before(f: sp.Expr) -> str:
+    """What F = f A has before A in a docstring."""
+    return "" if f == 1 else f"{f} " if f.is_Symbol else "f(t) "

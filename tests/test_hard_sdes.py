@@ -12,10 +12,13 @@ import torch
 from scipy.linalg import expm
 
 import stepsmith as ss
+from stepsmith.derive.sde import forms
 from stepsmith.derive.sde.numeric import NumericSDE
 from stepsmith.errors import InputError, Unsupported
 from stepsmith.executed import SETTING
 from stepsmith.measure.coefficients import worst_of
+from stepsmith.runtime import modules
+from stepsmith.templates import emit
 
 torch.set_num_threads(1)
 TIMES = [1.0, 0.5, 0.2, 0.05, 0.01, 1e-3]
@@ -229,3 +232,26 @@ def test_a_diffusion_without_parameters_has_a_module(F: str, G: str, sampler: st
 def test_an_inverse_function_is_derived(word: str) -> None:
     assert ss.derive(sde([[f"-1 - {word}(t/2)", "1"], ["-1", "-2"]], [["0"], [f"1 + {word}(t/2)"]]), "euler").order == 1
     assert worst(sde([[f"-1 - {word}(t/2)"]], [["1"]]), "dpmpp-2m") < 1e-12
+
+
+@pytest.mark.parametrize("f", ["1", "t**2", "1 - 3*t", "low + t*(high - low)"])
+@pytest.mark.parametrize("lowest", [1e-6, 0.3])
+def test_exponentials_and_short_pieces_give_the_same_tables(f: str, lowest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law of F = f(t) A is computed by exponentials, and by a chain of pieces as any other is."""
+    spec = {
+        "name": "scaled", "state": ["x", "v", "w"], "params": {"low": 2.0, "high": 9.0}, "let": {"f": f},
+        "F": [["0", "f", "0"], ["-f", "0", "2*f"], ["0", "-2*f", "-3*f"]], "G": [["0", "0"], ["1", "0"], ["0", "sqrt(2 + t)"]],
+        "initial": {"v": "0.1", "w": "0.2"},
+    }  # fmt: skip
+    method = ss.derive(spec, "rvv")
+    closed = emit(method)
+    monkeypatch.setattr(forms, "scaled", lambda sde: None)
+    pieces = emit(method)
+    assert "def exponential(" in closed and "def prefix_products(" in pieces and "def exponential(" not in pieces
+    for times in ([1.0, lowest], [1.0 - (1 - lowest) * (k / 30) ** 0.5 for k in range(31)]):
+        one, other = (modules.from_text(text) for text in (closed, pieces))
+        table, same = one.coefficients(times), other.coefficients(times)
+        torch.testing.assert_close(table, same, rtol=1e-9, atol=1e-12 * table.abs().max().item())
+        torch.testing.assert_close(one.start(times[0]), other.start(times[0]), rtol=1e-11, atol=1e-13)
+        pair = (module.transition(times[0], times[-1]) for module in (one, other))
+        torch.testing.assert_close(*pair, rtol=1e-10, atol=1e-13)
