@@ -126,6 +126,13 @@ def test_a_module_that_can_be_executed_nowhere_gets_no_certificate(monkeypatch: 
         ss.emit(method("waved heun"))
 
 
+def test_a_multistep_method_on_a_noise_that_ends_is_told_so() -> None:
+    spec = {"name": "ends", "state": ["x"], "F": [["-1"]], "G": [["exp(-20*t)"]]}
+    with pytest.raises(ss.Unsupported, match=r"the noise ends: from t = .* the effective sigma changes by"):
+        ss.certify(ss.derive(spec, "dpmpp-2m"))
+    assert ss.certify(ss.derive(spec, "ddim")).checks
+
+
 # --- faults planted in what emits -------------------------------------------------------------------------------------
 
 Plant = Callable[[pytest.MonkeyPatch], None]

@@ -223,7 +223,7 @@ def _from_string(text: str) -> Sampler:
         raise InputError("-", "sampler", what, "use A B, O A B, A S or E, or write a .toml with parts")
     target, parts = _STANDARD[letters]
     text = " ".join(text.split())
-    spelled = text.translate(str.maketrans({"!": "f", "^": "p", "@": "at", "-": "m"}))
+    spelled = text.replace("@", "at").translate(str.maketrans("!^-", "fpm"))
     name = re.sub(r"[^A-Za-z0-9]+", "-", spelled).strip("-").lower()
     if len(name) > spec.MAX_NAME:  # a name is part of file names: cut, and still one name a composition
         name = f"{name[:27].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

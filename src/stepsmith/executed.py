@@ -12,12 +12,14 @@ with the balls of derive/proofs/reference.py and the affine maps of measure/prob
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from stepsmith.derive.maths.balls import arb, floats
@@ -32,6 +34,7 @@ from stepsmith.runtime.sampler import steps_of
 TABLE, STEP = 1e-12, 1e-11  # errors that are allowed
 LIMITS = {"coefficients": TABLE, "start": TABLE, "step": STEP, "denoise": STEP}
 SETTING: dict[str, Any] = {"terms": 32, "precision": 240, "accuracy": 80}  # of the balls
+STILL = 1e-4  # a change of log sigma_hat over a step that is too small to be divided by
 HUGE = 1e100  # a coefficient that an emitted module need not reach
 SPREADS = (0.0, *(1.0,) * 8, *(0.5,) * 4, *(0.25,) * 4, 0.1, 0.03, 0.0, 0.0)  # octaves around the defaults, try after try
 
@@ -109,6 +112,7 @@ class Executed:
     def errors(self) -> Iterator[tuple[str, float]]:
         """The errors, claim by claim; CertificateError where one is above its limit."""
         self._sound()
+        self._moves()
         try:
             table = self._asked(self.module.coefficients, list(self.point.times))
             if table.shape != (self.steps, len(self.module.COEFFICIENTS)):
@@ -140,6 +144,18 @@ class Executed:
             check_values("-", replace(sde, params=sde.values(own)))
         except InputError as error:
             raise Refused(error.what) from None
+
+    def _moves(self) -> None:
+        """Refused where the effective sigma, by whose change a multistep method divides, stands still over a step."""
+        sde, times = self.method.sde, self.point.times
+        if not self.method.program.history or sde.field or len(sde.data) > 1:
+            return
+        levels = np.log(self.exact.view.effective_sigma(np.array(times)))
+        for (begin, high), (end, low) in itertools.pairwise(zip(times, levels, strict=True)):
+            if not high - low > STILL:
+                raise Refused(
+                    f"the noise ends: from t = {begin:.6g} to {end:.6g} the effective sigma changes by {high - low:.1e} of itself"
+                )
 
     def _asked(self, function: Callable[..., Any], *times: Any) -> Any:
         """What a function of the module gives.  It may refuse rates, and coefficients that are large indeed; no more."""
