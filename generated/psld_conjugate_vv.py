@@ -39,7 +39,6 @@ To use it, with decreasing times, a network and the shape (batch, ...) of a comp
 
 # Certified at 3 points (seed 1): table to 1e-12 and start to 1e-12 of balls, steps to 1e-11 of the program.
 
-import functools
 import math
 
 import torch
@@ -107,7 +106,6 @@ class Diffusion:
         return self.F(t).abs().sum(-1).amax(-1)
 
 
-@functools.cache
 def gauss(n):
     """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeGuard
 def _definitions(file: str) -> str:
     """A file of the core from its first function on: what a module's tables are computed with."""
     text = Path(__file__).with_name("torch").joinpath("core", file).read_text(encoding="utf-8")
-    return re.split(r"\n(?=@|def )", text, maxsplit=1)[1]
+    return "def " + text.partition("\ndef ")[2]
 
 
 CORE = "\n\n".join(map(_definitions, ("quadrature.py", "linear.py", "chain.py", "closed.py", "law.py")))
@@ -31,7 +31,7 @@ PUBLIC = frozenset(
 def core(form: str) -> str:
     """The core whose class Law begins as the class ``form``, with its docstring, its constructor and its own methods."""
     tree, text = ast.parse(CORE), CORE.split("\n")
-    lines = lambda node: text[_first(node) - 1 : node.end_lineno]  # noqa: E731
+    lines = lambda node: text[node.lineno - 1 : node.end_lineno]  # noqa: E731
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     own = {_name(node) for node in classes[form].body}
     rest = [node for node in classes["Law"].body if isinstance(node, ast.FunctionDef) and node.name not in own]
@@ -53,7 +53,7 @@ def shaken(text: str) -> str:
     tree, lines, out, uses = ast.parse(text), text.split("\n"), set[int](), functools.cache(_uses)
     while unused := set(_unused(tree, uses)):
         for node in unused:
-            first = _first(node) - 1
+            first = node.lineno - 1
             while lines[first - 1].lstrip().startswith("#"):  # what is said of it
                 first -= 1
             out.update(range(first, node.end_lineno or first))
@@ -62,12 +62,7 @@ def shaken(text: str) -> str:
     text = "\n".join(line for number, line in enumerate(lines) if number not in out)
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\n{3,}", "\n\n", text)
-    return re.sub(r"\n\n+(?=@|def |class )", "\n\n\n", text).strip("\n") + "\n"
-
-
-def _first(node: ast.stmt) -> int:
-    """The line on which a definition begins, that of its decorator where it has one."""
-    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+    return re.sub(r"\n\n+(?=(def|class) )", "\n\n\n", text).strip("\n") + "\n"
 
 
 def _bodies(tree: ast.Module) -> list[list[ast.stmt]]:

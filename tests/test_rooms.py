@@ -43,7 +43,7 @@ ALLOWED = {
     "stepsmith.templates.hosts": "stepsmith.generated torch tqdm diffusers comfy",  # the same
 }
 # Of the standard library a room may import all, but for these.
-STANDARD = {"stepsmith.generated": {"functools", "math"}, "stepsmith.templates.torch": {"functools", "math"}}
+STANDARD = {"stepsmith.generated": {"math"}, "stepsmith.templates.torch": {"math"}}
 # The only modules of derive that templates may import, and the only modules of measure that may import derive and templates.
 DERIVE_FOR_TEMPLATES = ("stepsmith.derive.maths", "stepsmith.derive.program", "stepsmith.derive.sde.forms")
 PROOFS_IN_MEASURE = {"stepsmith.measure.orders", "stepsmith.measure.coefficients"}

@@ -1,6 +1,5 @@
 """Integrals over time, and the small functions of the tables of one block."""
 
-import functools
 import math
 
 import torch
@@ -8,7 +7,6 @@ import torch
 START, END = 0.0, 1.0  # the module has its own
 
 
-@functools.cache
 def gauss(n):
     """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
     k = torch.arange(1, n, dtype=torch.float64)
