@@ -159,7 +159,8 @@ def prepared(
         raise InputError("-", "seeds", f"{len(seeds)} are too few to tune on", f"give {LEAST} or more, 64 by default")
     network = network if batch is None else InParts(network, batch_size(batch, len(seeds)))
     span = span_of(sde, getattr(network, "sigma_range", None), start, end)
-    module = modules.from_text(written(derive(sde, BASELINE.source, kind), certified=False))
+    method = derive(sde, BASELINE.source, kind)
+    module = modules.from_text(written(method, certified=False))
     grid = TimeGrid.logsnr(sde, teacher, *span)
     plan = make_plan(module, network, grid, seeds, shape=shape, device=device, dtype=torch.float64)  # refuses what does not fit
     ends = sample(
@@ -167,7 +168,7 @@ def prepared(
     )
     given = conditions(cond, len(seeds), plan.device)
     paths = Paths(choosing.drawn(module, span[0], seeds, plan.shape, plan.device), ends, given)
-    return Bench(sde, network, kind, span, seeds, teacher, paths, trials, progress, loaded={BASELINE: module})
+    return Bench(sde, network, kind, span, seeds, teacher, paths, trials, progress, {BASELINE: method}, {BASELINE: module})
 
 
 def tuned(
