@@ -13,13 +13,13 @@ from stepsmith.derive.program import applied
 from stepsmith.derive.sde import forms
 
 from .naming import Naming, attribute, local
-from .printer import HostPrinter, listed, matrix_lines, message, single, wrapped
+from .printer import HostPrinter, matrix_lines, message, single, tensor, wrapped
 
 
 class DiffusionText:
     """The printed parts of the class: parameters, lets, F or A, G, L0, alpha, sigma, offset.
 
-    ``inside``: the law of several blocks is read inside of steps, at the nodes of short pieces, where F is asked for.
+    ``inside``: the law of several blocks is read inside of steps, for which it needs F.
     """
 
     def __init__(self, sde: Any, params: dict[str, float], inside: bool) -> None:
@@ -118,16 +118,14 @@ class DiffusionText:
         return [f"    {line}" for line in (*own, *text.split("\n"))]
 
     def _matrices(self) -> list[list[str]]:
-        sde = self.sde
         if self.scaled is not None:
             return self._closed(*self.scaled)
-        change = "" if self.smooth else " + self.change"
         return [
-            self.function("F", "", sde.F_let),
-            self.function("G", "", sde.G_let),
-            self.function("b", f"{self.coefficient_of} in the drift.", sde.offset_terms_let),
+            self.function("F", "", self.sde.F_let),
+            self.function("G", "", self.sde.G_let),
+            self.function("b", f"{self.coefficient_of} in the drift.", self.sde.offset_terms_let),
             self.method("speed", "How many short pieces a unit of time is cut into, at least.", [
-                f"return self.F(t).abs().sum(-1).amax(-1){change}"
+                f"return self.F(t).abs().sum(-1).amax(-1){'' if self.smooth else ' + self.change'}"
             ]),
         ]  # fmt: skip
 
@@ -151,12 +149,7 @@ class DiffusionText:
         return self._tensor([[sp.sqrt(initial[i, i]) if i == j else sp.S.Zero for j in columns] for i in range(n)])
 
     def _tensor(self, rows: list[list[sp.Expr]]) -> str:
-        """The text of a matrix of numbers."""
-        texts = ["[" + ", ".join(self.printer.doprint(e) for e in row) + "]" for row in rows]
-        one = f"[{', '.join(texts)}]"
-        if len(one) < 70:
-            return f"torch.tensor({one}, dtype=torch.float64)"
-        return f"torch.tensor(\n    {listed(texts, '[]', '    ')},\n    dtype=torch.float64,\n)"
+        return tensor([[self.printer.doprint(e) for e in row] for row in rows])
 
     @property
     def coefficient_of(self) -> str:

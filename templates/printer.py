@@ -231,6 +231,15 @@ def matrix_lines(start: str, rows: list[list[str]], time: str) -> list[str]:
     return [*lines, ")", f"{start} matrix(rows, {time})"]
 
 
+def tensor(rows: list[list[str]]) -> str:
+    """The text of a matrix of numbers, from those of its entries."""
+    texts = ["[" + ", ".join(row) + "]" for row in rows]
+    one = f"[{', '.join(texts)}]"
+    if len(one) < 70:
+        return f"torch.tensor({one}, dtype=torch.float64)"
+    return f"torch.tensor(\n    {listed(texts, '[]', '    ')},\n    dtype=torch.float64,\n)"
+
+
 def single(lines: Iterable[str]) -> list[str]:
     """Lines that may hold several, one by one."""
     return [line for text in lines for line in text.split("\n")]
