@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE  # or every process of the tests compiles stepsmith anew
 
 # $(call watched,what,command): a line when the command begins, and one every four seconds while it runs.
 define watched

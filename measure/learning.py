@@ -202,13 +202,17 @@ def error_of(base: Base, th: torch.Tensor, network: Any, paths: Paths) -> Error:
         return Error.of(base.at(th).run(paths.given(network), normals_of(base, paths)), paths.ends)
 
 
-def learned(base: Base, network: Any, paths: Paths, evaluations: int, told: Callable[[], Any] = lambda: None) -> torch.Tensor:
-    """th of the least loss that L-BFGS (strong Wolfe) finds from th = 0; ``told`` is called at every evaluation.
+def learned(
+    base: Base, network: Any, paths: Paths, evaluations: int, first: torch.Tensor | None = None,
+    told: Callable[[], Any] = lambda: None,
+) -> torch.Tensor:  # fmt: skip
+    """th of the least loss that L-BFGS (strong Wolfe) finds from ``first`` or th = 0; ``told`` is called at every evaluation.
 
     Raises InputError (key ``network``) where the network gives no derivatives.
     """
     normals = normals_of(base, paths)
-    best, th = (float("inf"), base.zero()), base.zero().requires_grad_()
+    th = (base.zero() if first is None else first.clone()).requires_grad_()
+    best = float("inf"), th.detach().clone()
     search = torch.optim.LBFGS(
         [th], max_iter=evaluations, max_eval=evaluations, history_size=30, line_search_fn="strong_wolfe",
         tolerance_grad=1e-7, tolerance_change=1e-9,

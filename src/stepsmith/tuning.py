@@ -40,7 +40,7 @@ from stepsmith.tuned import Tuned, summary
 
 TEACHER, LEAST = 80, 8  # steps of the teacher, seeds at least
 LEADERS, SEARCH = 2, 10  # rows whose steps are searched, evaluations of the error for each and a step
-EVALUATIONS = 200  # of the loss, from each start of the learning
+EVALUATIONS, TRIAL = 200, 0.25  # of the loss, when learning; the share of them that every start gets
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +131,9 @@ def tune(
     paths the network is called with at a time (all of them unless given).  The grid runs from ``start``
     (the end of the span) to ``end`` (1e-3), an end that is not given within the network's ``sigma_range``.
 
-    ``learn``: times and weights are learned too, with ``evaluations`` of the loss from each start; ``certified=p``: only such
-    weights that leave what the row gives for polynomials of degree < p.  ``trials``: a file of lines that keeps what every
-    candidate gave; a run that is stopped goes on from there.
+    ``learn``: times and weights are learned too, with ``evaluations`` of the loss from the best of three starts and a quarter of
+    them from the others; ``certified=p``: only such weights that leave what the row gives for polynomials of degree < p.
+    ``trials``: a file of lines that keeps what every candidate gave; a run that is stopped goes on from there.
 
     The error is the distance to the ends of a teacher of ``teacher`` steps, pooled over the paths and the median of the paths.
     Deterministic for given seeds on one machine.  Raises InputError for input that does not fit; Unsupported for a diffusion
@@ -230,22 +230,26 @@ def searched(bench: Bench, nfe: int, candidate: Candidate, log: Trials, told: Ca
 
 
 def learned(bench: Bench, nfe: int, chosen: Chosen, certified: int | None, evaluations: int, log: Trials) -> Learned:
-    """From the choice, from the best of another frame and from the baseline; the best on the half that is learned on."""
+    """From the choice, from the best of another frame and from the baseline; after a part of the evaluations the best goes on."""
     ranked = sorted(chosen.tried, key=lambda candidate: chosen.tried[candidate].loss)
     other = next(candidate for candidate in ranked if candidate.row.frame != chosen.candidate.row.frame)
     starts = list(dict.fromkeys((chosen.candidate, other, FIRST)))
-    found = []
-    with bench.watched(None, evaluations * len(starts), f"{bench.sde.name}, learning") as bar:
-        for candidate in starts:
+    trial = math.ceil(TRIAL * evaluations)
+    with bench.watched(None, trial * (len(starts) - 1) + evaluations, f"{bench.sde.name}, learning") as bar:
+
+        def around(candidate: Candidate, first: int, last: int, th: torch.Tensor | None = None) -> Learned:
             times, params = bench.times(candidate, nfe), bench.params(candidate)
             base = learning.Base(candidate.row, bench.module(candidate.row), params, times, bench.sde.at(), certified)
-            name = f"learned from {candidate.name}, certified {certified}, {evaluations} evaluations"
+            name = f"learned from {candidate.name}, certified {certified}, evaluations {first} to {last}"
             if name not in log.known:
-                log.add(name, learning.learned(base, bench.network, bench.paths.half(0), evaluations, bar.update).tolist())
+                found = learning.learned(base, bench.network, bench.paths.half(0), last - first, th, bar.update)
+                log.add(name, found.tolist())
             th = torch.tensor(log.known[name], dtype=torch.float64)
             errors = [learning.error_of(base, th, bench.network, bench.paths.half(half)) for half in (0, 1)]
-            found.append(Learned(candidate, base, th, *errors))
-    return min(found, key=lambda each: each.predicted.loss)
+            return Learned(candidate, base, th, *errors)
+
+        best = min((around(candidate, 0, trial) for candidate in starts), key=lambda each: each.predicted.loss)
+        return around(best.candidate, trial, evaluations, best.th) if trial < evaluations else best
 
 
 def check(bench: Bench, nfe: int, learn: bool, certified: int | None) -> None:

@@ -62,7 +62,7 @@ from stepsmith.errors import InputError
     type=click.IntRange(1, 10000),
     default=200,
     show_default=True,
-    help="With --learn: evaluations of the loss from each start.",
+    help="With --learn: evaluations of the loss from the best start; the others get a quarter.",
 )
 @click.option(
     "--gaussian",
