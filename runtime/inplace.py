@@ -1,6 +1,6 @@
 """An emitted step in memory that the run owns: the sums of ``step``, read once off its own lines, made in place.
 
-    z' = c_1 z_1 + c_2 z_2 + ...      out = c_1 z_1;  out += c_2 z_2;  ...      one pass a term, no temporary
+    z' = c_1 z_1 + c_2 z_2 + ...      out = c_1 z_1 + c_2 z_2;  out += c_3 z_3;  ...      no temporary
 
 ``read_step`` runs ``step`` once, on stand-ins of tensors and coefficients that can be multiplied and added and nothing else;
 what they went through is a :class:`Recipe`.  A step that does anything else has none, and runs as it is written.  Coefficients
@@ -21,6 +21,7 @@ import torch
 
 State = tuple[torch.Tensor, ...]
 ONE = -1  # the column of a coefficient that is one: rows of numbers end with it
+LARGE = 2**15  # elements from which a pass over memory costs more than the views that save one
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,7 @@ class InPlace:
 
     def __init__(self) -> None:
         self.pool: list[torch.Tensor] = []
+        self.one: torch.Tensor | None = None  # where two terms of a sum are made in one pass
 
     def step(
         self, recipe: Recipe, numbers: Sequence[float], state: State, row: Sequence[torch.Tensor],
@@ -130,16 +132,30 @@ class InPlace:
                 known += self._asked(network, [known[place] for place in part.inputs], row[part.time])
                 continue
             if not free:
-                free.append(torch.empty_like(state[0], memory_format=torch.contiguous_format))
-                self.pool += free
+                free.append(self._new(state[0]))
             out = free.pop()
-            (place, column), *rest = part.terms
-            torch.mul(known[place], numbers[column], out=out)
-            for place, column in rest:
-                if numbers[column]:  # a history that is not there yet weighs nothing
-                    out.add_(known[place], alpha=numbers[column])
+            (a, beta), *rest = [(known[place], numbers[column]) for place, column in part.terms]
+            if rest and self.one is not None and _alike(out, a, rest[0][0]):
+                (b, alpha), *rest = rest
+                torch.addr(a.view(1, -1), self.one, b.view(-1), beta=beta, alpha=alpha, out=out.view(1, -1))
+            else:
+                torch.mul(a, beta, out=out)
+            for z, c in rest:
+                if c:  # a history that is not there yet weighs nothing
+                    out.add_(z, alpha=c)
             known.append(out)
         return tuple(known[place] for place in recipe.state), tuple(known[place] for place in recipe.history)
+
+    def _new(self, like: torch.Tensor) -> torch.Tensor:
+        """Memory for a sum.
+
+        Of torch's sums only ``addr``, beta a + alpha b 1^T, scales both of its terms.  In bfloat16 it would round each
+        factor, and on MPS it compiles for each number.
+        """
+        self.pool.append(torch.empty_like(like, memory_format=torch.contiguous_format))
+        if like.numel() >= LARGE and like.dtype in (torch.float32, torch.float64) and like.device.type != "mps":
+            self.one = like.new_ones(1)
+        return self.pool[-1]
 
     def _asked(self, network: Callable[..., State], inputs: list[torch.Tensor], time: torch.Tensor) -> State:
         """The network's outputs.  An input that it keeps is not written into again."""
@@ -151,3 +167,8 @@ class InPlace:
         if kept:
             self.pool = [value for value in self.pool if id(value) not in kept]
         return outputs
+
+
+def _alike(out: torch.Tensor, *terms: torch.Tensor) -> bool:
+    """Whether the numbers of all lie one behind the other, of one type."""
+    return all(z.dtype == out.dtype and z.is_contiguous() for z in terms)

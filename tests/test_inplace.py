@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stepsmith.runtime import NoiseSource, TimeGrid, load, sample, sampler
+from stepsmith.runtime import NoiseSource, TimeGrid, inplace, load, sample, sampler
 from stepsmith.runtime.inplace import InPlace, read_step
 from stepsmith.runtime.modules import from_text, installed
 from stepsmith.runtime.sampler import steps_of
@@ -20,6 +20,12 @@ torch.set_num_threads(1)
 SPEED = ("vp_ddim", "vp_dpmpp_2m", "vp_unipc_3", "psld_rvv", "psld_roba", "hold_conjugate")
 GRID = TimeGrid.explicit(torch.linspace(0.9, 0.1, 9, dtype=torch.float64))
 SHAPE = (2, 3)
+
+
+@pytest.fixture(params=[1, inplace.LARGE], ids=["as a large state", "as a small one"])
+def size(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small states in the way of large ones, too: with two terms of a sum in one pass."""
+    monkeypatch.setattr(inplace, "LARGE", request.param)
 
 
 def shrink(inputs: Any, time: Any) -> Any:
@@ -41,6 +47,7 @@ def in_order(name: str) -> Any:
 # the numbers
 
 
+@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("name", [name for name in installed() if not name.startswith("blurring")])
 def test_the_steps_of_every_module_are_those_in_place(name: str) -> None:
     module, table, steps = in_order(name)
@@ -107,6 +114,19 @@ def test_somebody_elses_step_is_not_read() -> None:
     assert read_step(blurring, blurring.step, blurring.DRAWS) is None
 
 
+@pytest.mark.usefixtures("size")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_outputs_in_another_layout_or_of_another_type_are_added_as_they_are(dtype: torch.dtype) -> None:
+    def network(inputs: Any, time: Any) -> Any:
+        return (torch.tanh(inputs[0]).to(memory_format=torch.channels_last).to(other),)
+
+    module, shape = load("vp_unipc_3"), (2, 3, 4)
+    for other in (torch.float32, torch.float16):
+        plain = lambda inputs, time: (network(inputs, time)[0].to(dtype).contiguous(),)  # noqa: E731
+        found, want = (sample(module, net, GRID, range(3), shape=shape, dtype=dtype) for net in (network, plain))
+        assert (found - want).abs().max() <= 1e-5 * want.abs().max()
+
+
 # memory
 
 
@@ -139,6 +159,7 @@ class Seen:
         return outputs
 
 
+@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("name", [*SPEED, "ir_sde_conjugate", "rectified_flow_conjugate_flow", "vp_sa_solver"])
 def test_nothing_is_allocated_once_the_loop_is_warm(name: str) -> None:
     module = load(name)
@@ -158,6 +179,7 @@ def test_that_check_sees_a_step_that_allocates(monkeypatch: pytest.MonkeyPatch) 
         test_nothing_is_allocated_once_the_loop_is_warm("vp_ddim")
 
 
+@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("name", SPEED)
 def test_the_loop_may_be_captured_as_a_graph(fake_cuda: Any, name: str) -> None:
     """On a device that is not there: no read by the host, no upload and no new memory once warm."""
@@ -213,6 +235,7 @@ def test_the_start_and_the_samples_are_the_callers_own() -> None:
 # under torch's own machinery
 
 
+@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("name", SPEED)
 def test_the_state_stays_float32_under_autocast(name: str) -> None:
     torch.manual_seed(0)
