@@ -116,15 +116,15 @@ def test_somebody_elses_step_is_not_read() -> None:
 
 @pytest.mark.usefixtures("size")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_outputs_in_another_layout_or_of_another_type_are_added_as_they_are(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("given", [torch.float32, torch.float16], ids=str)
+def test_outputs_in_another_layout_or_of_another_type_are_added_as_they_are(dtype: torch.dtype, given: torch.dtype) -> None:
     def network(inputs: Any, time: Any) -> Any:
-        return (torch.tanh(inputs[0]).to(memory_format=torch.channels_last).to(other),)
+        return (torch.tanh(inputs[0]).to(memory_format=torch.channels_last).to(given),)
 
     module, shape = load("vp_unipc_3"), (2, 3, 4)
-    for other in (torch.float32, torch.float16):
-        plain = lambda inputs, time: (network(inputs, time)[0].to(dtype).contiguous(),)  # noqa: E731
-        found, want = (sample(module, net, GRID, range(3), shape=shape, dtype=dtype) for net in (network, plain))
-        assert (found - want).abs().max() <= 1e-5 * want.abs().max()
+    plain = lambda inputs, time: (network(inputs, time)[0].to(dtype).contiguous(),)  # noqa: E731
+    found, want = (sample(module, net, GRID, range(3), shape=shape, dtype=dtype) for net in (network, plain))
+    assert (found - want).abs().max() <= 1e-5 * want.abs().max()
 
 
 # memory
