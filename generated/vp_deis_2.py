@@ -77,24 +77,14 @@ class Diffusion:
         return torch.sqrt(-torch.expm1(-t*(self.beta_min + t*(self.beta_max - self.beta_min)/2)))
 
 
-def gauss(n):
-    """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
-    k = torch.arange(1, n, dtype=torch.float64)
-    off = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)
-    u, V = torch.linalg.eigh(off + off.mT)
-    k, u = torch.arange(n), u[:, None]
-    reach = ((u ** (k + 1) - (-1.0) ** (k + 1)) / (k + 1)) @ torch.linalg.inv(u**k) / 2
-    return (u[:, 0] + 1) / 2, V[0] ** 2, reach
-
-
 def phi(k, x):
-    """phi_k(x) = int_0^1 exp((1 - r) x) r^(k - 1)/(k - 1)! dr = (phi_(k-1)(x) - 1/(k - 1)!)/x, phi_0 = exp."""
-    r, w, _ = gauss(20)
-    inside = (w * torch.exp(x[..., None] * (1 - r)) * r ** (k - 1)).sum(-1) / math.factorial(k - 1)
-    outside = torch.exp(x)
+    """phi_k(x) = 1/k! + x/(k + 1)! + x^2/(k + 2)! + ... = (phi_(k-1)(x) - 1/(k - 1)!)/x, phi_0 = exp."""
+    inside, outside = 0.0, torch.exp(x)
+    for j in reversed(range(24)):
+        inside = inside * x + 1 / math.factorial(j + k)
     for j in range(k):
         outside = (outside - 1 / math.factorial(j)) / x
-    return torch.where(x.abs() < 8, inside, outside)
+    return torch.where(x.abs() < 2, inside, outside)
 
 
 def since(row, gap):

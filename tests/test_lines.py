@@ -236,7 +236,7 @@ def test_the_phi_functions_keep_their_digits_everywhere(k):
             exact = mpmath.exp(value)
             for j in range(k):
                 exact = (exact - 1 / mpmath.factorial(j)) / mpmath.mpf(value)
-            assert abs(here - exact) <= 1e-14 * exact
+            assert abs(here - exact) <= 1e-15 * exact
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

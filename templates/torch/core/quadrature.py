@@ -68,13 +68,13 @@ def smooth(rates):
 
 
 def phi(k, x):
-    """phi_k(x) = int_0^1 exp((1 - r) x) r^(k - 1)/(k - 1)! dr = (phi_(k-1)(x) - 1/(k - 1)!)/x, phi_0 = exp."""
-    r, w, _ = gauss(20)
-    inside = (w * torch.exp(x[..., None] * (1 - r)) * r ** (k - 1)).sum(-1) / math.factorial(k - 1)
-    outside = torch.exp(x)
+    """phi_k(x) = 1/k! + x/(k + 1)! + x^2/(k + 2)! + ... = (phi_(k-1)(x) - 1/(k - 1)!)/x, phi_0 = exp."""
+    inside, outside = 0.0, torch.exp(x)
+    for j in reversed(range(24)):
+        inside = inside * x + 1 / math.factorial(j + k)
     for j in range(k):
         outside = (outside - 1 / math.factorial(j)) / x
-    return torch.where(x.abs() < 8, inside, outside)
+    return torch.where(x.abs() < 2, inside, outside)
 
 
 def finite(gain):
