@@ -134,15 +134,15 @@ class InPlace:
             if not free:
                 free.append(self._new(state[0]))
             out = free.pop()
-            (a, beta), *rest = [(known[place], numbers[column]) for place, column in part.terms]
-            if rest and self.one is not None and _alike(out, a, rest[0][0]):
-                (b, alpha), *rest = rest
+            (place, column), *rest = part.terms
+            if rest and self.one is not None and _alike(out, known[place], known[rest[0][0]]):
+                a, b, (beta, alpha) = known[place], known[rest[0][0]], (numbers[column], numbers[rest.pop(0)[1]])
                 torch.addr(a.view(1, -1), self.one, b.view(-1), beta=beta, alpha=alpha, out=out.view(1, -1))
             else:
-                torch.mul(a, beta, out=out)
-            for z, c in rest:
-                if c:  # a history that is not there yet weighs nothing
-                    out.add_(z, alpha=c)
+                torch.mul(known[place], numbers[column], out=out)
+            for place, column in rest:
+                if numbers[column]:  # a history that is not there yet weighs nothing
+                    out.add_(known[place], alpha=numbers[column])
             known.append(out)
         return tuple(known[place] for place in recipe.state), tuple(known[place] for place in recipe.history)
 
