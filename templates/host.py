@@ -107,7 +107,6 @@ class HostText:
         )
         return isinstance(statement, Law | Flow | Moments) or law
 
-
     def _law_times(self, statements: Iterable[Host]) -> list[str]:
         """The times at which the law is asked for: the grid, and what lies inside its steps."""
         names = {self.printer.doprint(e) for s in statements for e in s.reads}

@@ -288,7 +288,10 @@ def test_learning_wins_on_paths_it_never_saw_and_is_baked(modules, tmp_path):
     assert module.ORDER is None and module.HISTORY == CALLS - 1 and module.SAMPLER.endswith("-learned")
     truth = unseen(modules[BASELINE], ss.TimeGrid.logsnr(ss.load_sde("vp"), 200))
     assert Error.of(unseen(module), truth).median == pytest.approx(record["held_out"]["median"], rel=0.6)
-    assert ss.tune("vp", network, CALLS, **given).text == tuned.text  # from what was kept
+    known = trials.read_text()
+    tried = [re.findall(r"evaluations (\d+ to \d+)", line) for line in known.splitlines() if '"learned from' in line]
+    assert tried in ([["0 to 7"]] * k + [["7 to 25"]] for k in (2, 3))  # only the best of the starts goes on
+    assert ss.tune("vp", network, CALLS, **given).text == tuned.text and trials.read_text() == known  # from what was kept
 
 
 def test_a_certified_learned_module_says_what_it_keeps():
