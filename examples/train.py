@@ -33,6 +33,7 @@ import stepsmith as ss
 from stepsmith.errors import InputError
 from stepsmith.runtime import data as images_of
 from stepsmith.runtime.networks import edm_coefficients, unet
+from stepsmith.runtime.roots import invert_increasing
 
 RANGE = (0.005, 80.0)
 TIMES = (0.001, 0.01, 0.1, 0.3, 0.8)  # at which an epsilon network is judged
@@ -74,11 +75,12 @@ def epsilon(name: str, data: Tensor, sizes: unet.Sizes, dropout: float) -> Task:
     module = ss.load(ss.emit(ss.derive(sde, "euler", "eps-L")))
     mean = data.mean(0)
     spread = round((data - mean).square().mean().sqrt().item(), 4)
-    first, last = sigma_of(module, torch.tensor([sde.time[0] + 5e-4, sde.time[1]], dtype=torch.float64)).tolist()
+    ends = torch.tensor([sde.time[0] + 5e-4, sde.time[1]], dtype=torch.float64)
+    first, last = sigma_of(module, ends).tolist()
     about = unet.About(tuple(data.shape[1:]), sizes, spread, (first, last), sde.name)
     net = unet.EpsL(len(sde.state), about, dropout)
     net.mean.copy_(mean)
-    net.table.copy_(table(module, sde, first, last))
+    net.table.copy_(table(module, ends, first, last))
 
     def loss(net: nn.Module, clean: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
         _, psi, L = net.law(sigma)
@@ -99,23 +101,12 @@ def sigma_of(module: Any, times: Tensor) -> Tensor:
     return 1 / lead.norm(dim=(-2, -1))
 
 
-def table(module: Any, sde: Any, first: float, last: float) -> Tensor:
-    """t, psi and L at unet.LEVELS times, even in ln(sigma): interpolated, then mended by the slope, twice."""
-    start, end = sde.time
-    times = start + torch.logspace(math.log10(2e-4), math.log10(end - start), 4 * unet.LEVELS, dtype=torch.float64)
-    known = sigma_of(module, times).log().numpy()
-    wanted = np.linspace(math.log(first), math.log(last), unet.LEVELS)
-    log_time = np.log(times.numpy() - start)
-    found = np.interp(wanted, known, log_time)
-    slope = np.interp(found, log_time, np.gradient(log_time, known))
-    for _ in range(3):
-        now = torch.from_numpy(start + np.exp(found)).clamp(max=end)
-        found = found - slope * (sigma_of(module, now).log().numpy() - wanted)
-    now = torch.from_numpy(start + np.exp(found)).clamp(max=end)
-    missed = np.abs(sigma_of(module, now).log().numpy() - wanted).max()
-    if missed > 1e-8:
-        raise ArithmeticError(f"the times of the noise levels of {sde.name} are {missed:.1e} off")
-    return torch.cat((now[:, None], module.start_data(now)[..., 0], module.start(now).flatten(1)), dim=1)
+def table(module: Any, ends: Tensor, first: float, last: float) -> Tensor:
+    """t, psi and L at unet.LEVELS times from one end to the other, even in ln(sigma)."""
+    inner = np.geomspace(first, last, unet.LEVELS)[1:-1]
+    found = invert_increasing(lambda t: sigma_of(module, torch.from_numpy(t)).numpy(), inner, *ends.tolist())
+    times = torch.cat((ends[:1], torch.from_numpy(found), ends[1:]))
+    return torch.cat((times[:, None], module.start_data(times)[..., 0], module.start(times).flatten(1)), dim=1)
 
 
 def draw_sigma(count: int, about: unet.About, generator: torch.Generator) -> Tensor:
