@@ -105,29 +105,10 @@ def gauss(n):
     return (u[:, 0] + 1) / 2, V[0] ** 2, reach
 
 
-def tail(values):
-    """How much of some matrices at 8 Gauss nodes (first axis) is of degree 6 and 7; below 1e-6 quadrature is exact."""
-    x, _, _ = gauss(8)
-    last = torch.linalg.inv((2 * x[:, None] - 1) ** torch.arange(8))[-2:] / 2**6
-    size = values.abs().amax((0, -2, -1), keepdim=True)[0].clamp_min(1e-300)
-    return torch.tensordot(last, values, 1).abs().amax(0) / size
-
-
 def matrix(rows, like):
     """The matrices of some entries, (*like.shape, rows, columns)."""
     entries = [torch.as_tensor(e, dtype=torch.float64).expand(like.shape) for row in rows for e in row]
     return torch.stack(entries, dim=-1).unflatten(-1, (len(rows), -1))
-
-
-def propagate(M, h, rule):
-    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
-    (_, w, reach), (k, rows, n) = rule, M.shape[-3:]
-    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
-    hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
-    A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
-    ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
-    Y = torch.linalg.solve(torch.eye(k * n, dtype=M.dtype) - A, ones).unflatten(-2, (k, n)).mT
-    return Y, eye + torch.einsum("k,...kab->...ab", w, Y @ hM)
 
 
 def factor(columns, order=None):
@@ -140,31 +121,6 @@ def factor(columns, order=None):
         L[..., rest, k] = (columns[..., rest, :] * unit).sum(-1)
         columns = columns - L[..., k, None] * unit
     return L
-
-
-def resolved(M, t1, t0):
-    """Pieces of (t1, t0), even in log(t - START), short against M and its change: (rule, nodes, lengths, M at the nodes)."""
-    rule, low, high = gauss(8), t1 - START, t0 - START
-    speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
-    pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))
-    while pieces <= 10000:
-        edges = START + torch.stack([low * (high / low) ** (k / pieces) for k in range(pieces + 1)])
-        h = edges.diff(dim=0)
-        s = edges[:-1] + h * rule[0].reshape(-1, *[1] * h.ndim)
-        rates = M(s)
-        if tail(rates).max() < 1e-6:
-            return rule, s, h, rates.movedim(0, -3)
-        pieces *= 2
-    raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
-
-
-def evolve(M, t1, t0):
-    """Y(t0) of Y' = Y M(t), Y(t1) = I."""
-    rule, _, h, rates = resolved(M, t1, t0)
-    Y = torch.eye(rates.shape[-1], dtype=torch.float64)
-    for end in propagate(rates, h, rule)[1]:
-        Y = Y @ end
-    return Y.movedim((-2, -1), (0, 1))
 
 
 def exponential(M):
@@ -244,16 +200,14 @@ def coefficients(times, /, **params):
     if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
-
-    def rate_step(s):
-        beta = sde.beta(s)
-        rows = (
-            (sde.Gamma*beta/2, -sde.Minv*beta/2, sde.Gamma*beta/2, 0),
-            (beta/2, beta*sde.nu/2, 0, beta*sde.nu/(2*sde.Minv)),
-        )
-        return matrix(rows, s)
-
-    Y = evolve(rate_step, t1, t0)
+    rate_step = torch.tensor(
+        [
+            [sde.Gamma/2, -sde.Minv/2, sde.Gamma/2, 0], [1/2, sde.nu/2, 0, sde.nu/(2*sde.Minv)], [0, 0, 0, 0],
+            [0, 0, 0, 0],
+        ],
+        dtype=torch.float64,
+    )
+    Y = exponential(sde.clock(t0, t1)[:, None, None] * rate_step).movedim(0, -1)
     P, Phi = Y[:, 0:2], Y[:, 2:4]
     law = Law(sde, times)
     pull_1, lift_1 = law.tweedie(t1)

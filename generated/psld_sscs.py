@@ -104,34 +104,10 @@ def gauss(n):
     return (u[:, 0] + 1) / 2, V[0] ** 2, reach
 
 
-def tail(values):
-    """How much of some matrices at 8 Gauss nodes (first axis) is of degree 6 and 7; below 1e-6 quadrature is exact."""
-    x, _, _ = gauss(8)
-    last = torch.linalg.inv((2 * x[:, None] - 1) ** torch.arange(8))[-2:] / 2**6
-    size = values.abs().amax((0, -2, -1), keepdim=True)[0].clamp_min(1e-300)
-    return torch.tensordot(last, values, 1).abs().amax(0) / size
-
-
 def matrix(rows, like):
     """The matrices of some entries, (*like.shape, rows, columns)."""
     entries = [torch.as_tensor(e, dtype=torch.float64).expand(like.shape) for row in rows for e in row]
     return torch.stack(entries, dim=-1).unflatten(-1, (len(rows), -1))
-
-
-def propagate(M, h, rule):
-    """Y' = Y [[M], [0]] from Y = I over a piece of length h: (Y at the nodes, Y at the end), by collocation."""
-    (_, w, reach), (k, rows, n) = rule, M.shape[-3:]
-    M = torch.nn.functional.pad(M, (0, 0, 0, n - rows))
-    hM, eye = h[..., None, None, None] * M, torch.eye(n, dtype=M.dtype)
-    A = torch.einsum("jk,...kba->...jakb", reach, hM).flatten(-4, -3).flatten(-2)
-    ones = eye.repeat(k, 1).expand(*A.shape[:-1], n)
-    Y = torch.linalg.solve(torch.eye(k * n, dtype=M.dtype) - A, ones).unflatten(-2, (k, n)).mT
-    return Y, eye + torch.einsum("k,...kab->...ab", w, Y @ hM)
-
-
-def columns(Y, G, h, rule):
-    """Y(s) G(s) sqrt(ds) side by side: their covariance is the integral of Y G G^T Y^T over the piece."""
-    return ((h[..., None] * rule[1]).sqrt()[..., None, None] * Y @ G).movedim(-3, -2).flatten(-2)
 
 
 def factor(columns, order=None):
@@ -146,42 +122,6 @@ def factor(columns, order=None):
     return L
 
 
-def resolved(M, t1, t0):
-    """Pieces of (t1, t0), even in log(t - START), short against M and its change: (rule, nodes, lengths, M at the nodes)."""
-    rule, low, high = gauss(8), t1 - START, t0 - START
-    speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
-    pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))
-    while pieces <= 10000:
-        edges = START + torch.stack([low * (high / low) ** (k / pieces) for k in range(pieces + 1)])
-        h = edges.diff(dim=0)
-        s = edges[:-1] + h * rule[0].reshape(-1, *[1] * h.ndim)
-        rates = M(s)
-        if tail(rates).max() < 1e-6:
-            return rule, s, h, rates.movedim(0, -3)
-        pieces *= 2
-    raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
-
-
-def evolve(M, t1, t0):
-    """Y(t0) of Y' = Y M(t), Y(t1) = I."""
-    rule, _, h, rates = resolved(M, t1, t0)
-    Y = torch.eye(rates.shape[-1], dtype=torch.float64)
-    for end in propagate(rates, h, rule)[1]:
-        Y = Y @ end
-    return Y.movedim((-2, -1), (0, 1))
-
-
-def spread(M, G, t1, t0):
-    """The lower factor of the integral of Y G G^T Y^T over (t1, t0), for Y' = Y M(t), Y(t1) = I."""
-    rule, s, h, rates = resolved(M, t1, t0)
-    inside, ends = propagate(rates, h, rule)
-    G, Y, noise = G(s).movedim(0, -3), torch.eye(rates.shape[-1], dtype=torch.float64), []
-    for k, end in enumerate(ends):
-        noise.append(columns(Y[..., None, :, :] @ inside[k], G[k], h[k], rule))
-        Y = Y @ end
-    return factor(torch.cat(noise, dim=-1)).movedim((-2, -1), (0, 1))
-
-
 def exponential(M):
     """exp(M) of (..., n, n), scaled and squared, entry by entry: torch.linalg.matrix_exp loses up to 1e-8."""
     shape, M, eye = M.shape, M.reshape(-1, *M.shape[-2:]), torch.eye(M.shape[-1], dtype=M.dtype)
@@ -193,6 +133,18 @@ def exponential(M):
     for k in range(int(halvings.max())):
         E = torch.where(k < halvings, E @ E, E)
     return E.reshape(shape)
+
+
+def noise_factor(sde, B, G, t1, t0):
+    """The lower factor of the integral of Y G G^T Y^T over (t1, t0), Y(s) = exp(B clock(s, t1)), by 20 Gauss nodes a panel."""
+    (x, w, _), low, width = gauss(20), t1[:, None], (t0 - t1)[:, None]
+    panels = int(sde.clock(low + width * x, low).abs().max() * B.abs().sum(-1).max() / 12) + 1
+    if panels > 1000:
+        raise ValueError("the rates are too large for these steps: take shorter ones")
+    x, w = ((torch.arange(panels)[:, None] + x) / panels).flatten(), (w / panels).repeat(panels)
+    s = low + width * x
+    noise = (width * w).sqrt()[..., None, None] * exponential(sde.clock(s, low)[..., None, None] * B) @ G(s)
+    return factor(noise.movedim(-3, -2).flatten(-2)).movedim((-2, -1), (0, 1))
 
 
 class Law:
@@ -261,23 +213,14 @@ def coefficients(times, /, **params):
     t0, t1 = times[:-1], times[1:]
     h = t0 - t1
     t_1_2 = t0 - h/2
-
-    def rate_A(s):
-        beta = sde.beta(s)
-        return matrix(((-sde.Gamma*beta/2, -sde.Minv*beta/2), (beta/2, -beta*sde.nu/2)), s)
-
-    decay_A1 = evolve(rate_A, t_1_2, t0)
-
-    def noise_A(s):
-        beta = sde.beta(s)
-        return matrix(((torch.sqrt(sde.Gamma*beta), 0), (0, torch.sqrt(beta*sde.nu/sde.Minv))), s)
-
-    factor_A1 = spread(rate_A, noise_A, t_1_2, t0)
+    rate_A = torch.tensor([[-sde.Gamma/2, -sde.Minv/2], [1/2, -sde.nu/2]], dtype=torch.float64)
+    decay_A1 = exponential(sde.clock(t0, t_1_2)[:, None, None] * rate_A).movedim(0, -1)
+    factor_A1 = noise_factor(sde, rate_A, sde.G, t_1_2, t0)
     law = Law(sde, times)
     skip_0, out_0, inp_0, sigma_0 = law.denoiser(t0)
     beta_0 = sde.beta(t0)
-    decay_A3 = evolve(rate_A, t1, t_1_2)
-    factor_A3 = spread(rate_A, noise_A, t1, t_1_2)
+    decay_A3 = exponential(sde.clock(t_1_2, t1)[:, None, None] * rate_A).movedim(0, -1)
+    factor_A3 = noise_factor(sde, rate_A, sde.G, t1, t_1_2)
     _, _, inp_1, sigma_1 = law.denoiser(t1)
 
     # A value is its coefficients in (x, m, w1, w2, w3, w4, d), one row a coefficient, one column a step.

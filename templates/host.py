@@ -9,6 +9,7 @@ from typing import Any
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from stepsmith.derive.maths.bounded import cancelled
 from stepsmith.derive.maths.calculus import t
 from stepsmith.derive.program import (
     EARLIER,
@@ -28,7 +29,7 @@ from stepsmith.derive.program.program import host_names, scalars
 from stepsmith.derive.program.rows import Rows
 
 from .naming import Naming, attribute, is_transition, local
-from .printer import HostPrinter, matrix_lines, wrapped
+from .printer import HostPrinter, matrix_lines, tensor, wrapped
 
 # The method of the emitted class Law that gives the tables of a kind, with its arguments behind the time.
 LAW = {
@@ -52,6 +53,7 @@ class HostText:
     naming: Naming
     numbers: set[str]
     timed: tuple[str, ...]
+    scale: sp.Expr | None  # f where F = f A of several blocks and the law is by exponentials
     rates: dict[sp.ImmutableMatrix, str] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)  # the lines so far that give a name its values at the nodes of the law
 
@@ -131,11 +133,38 @@ class HostText:
             return self._moments(statement)
         if isinstance(statement, Spread):
             letter = statement.name.removeprefix("factor_").rstrip("0123456789p")
-            lines, linear = self._rate(statement.linear, letter)
-            more, noise = self._rate(statement.noise, f"noise_{letter}")
-            call = self._call(statement.name, "spread", [linear, noise, *self._ends(statement)])
+            more, noise = self._noise(statement.noise, f"noise_{letter}")
+            if (B := self._constant(statement.linear)) is not None:
+                lines, rate = self._tensor(B, f"rate_{letter}")
+                call = self._call(statement.name, "noise_factor", ["sde", rate, noise, *self._ends(statement)])
+            else:
+                lines, rate = self._rate(statement.linear, letter)
+                call = self._call(statement.name, "spread", [rate, noise, *self._ends(statement)])
             return "\n".join([*lines, *more, call])
         return self._propagate(statement)
+
+    def _noise(self, G: sp.Matrix, name: str) -> tuple[list[str], str]:
+        """(the lines of a function of time that gives a noise matrix, its name): the diffusion's own, or of the part alone."""
+        own = self.sde.n > 1 and sp.ImmutableMatrix(G) == sp.ImmutableMatrix(self.sde.G_let)
+        return ([], "sde.G") if own else self._rate(G, name)
+
+    def _constant(self, M: sp.Matrix) -> sp.Matrix | None:
+        """B, square with zeros below, where [[M], [0]] = f B with a constant B."""
+        if self.scale is None:
+            return None
+        B = (M / self.scale).applyfunc(cancelled)
+        changing = {t, *(sp.Symbol(let, real=True) for let in self.timed)}
+        known = all(e.free_symbols.isdisjoint(changing) and "[" not in str(e) for e in B)
+        return B.col_join(sp.zeros(B.cols - B.rows, B.cols)) if known else None
+
+    def _tensor(self, B: sp.Matrix, name: str) -> tuple[list[str], str]:
+        """(the lines that keep a constant rate, once; its name)."""
+        key = sp.ImmutableMatrix(B)
+        if key in self.rates:
+            return [], self.rates[key]
+        name = self._rate_name(key, name)
+        rows = [[self.printer.doprint(e) for e in row] for row in B.tolist()]
+        return [wrapped(f"{name} = {tensor(rows)}")], name
 
     def _rate(self, M: sp.Matrix, name: str) -> tuple[list[str], str]:
         """(the lines of a function of time that gives a matrix, once; its name)."""
@@ -233,6 +262,11 @@ class HostText:
                 self.nodes |= set(nodes)
                 lines += matrix_lines(f"{name} =", rows, "s")
             call = self._call("Y", "law.propagate", [self.rates[key], *self._ends(statement)])
+        elif (B := self._constant(statement.rate)) is not None:
+            more, name = self._tensor(B, f"rate_{letter}")
+            low, high = self._ends(statement)
+            lines += more
+            call = f"Y = exponential(sde.clock({high}, {low})[:, None, None] * {name}).movedim(0, -1)"
         else:
             more, name = self._rate(statement.rate, letter)
             lines += more

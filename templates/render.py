@@ -71,7 +71,8 @@ def _tables(method: Any, diffusion: DiffusionText, columns: tuple[str, ...]) -> 
     for name, program in zip(row_names(rows), rows if rows.table is None else [rows.table], strict=True):
         if name in [table["name"] for table in tables]:
             continue
-        host = HostText(program, method.sde, naming, diffusion.numbers, tuple(diffusion.timed))
+        scale = None if diffusion.scaled is None else diffusion.scaled[0]
+        host = HostText(program, method.sde, naming, diffusion.numbers, tuple(diffusion.timed), scale)
         text = TableText(host, columns)
         words = "the rows in between" if name == "other_rows" else f"the {name.replace('_', ' ')}"
         tables.append({"name": name, "words": words, "lines": single(text.lines()), "back": text.back})

@@ -21,6 +21,18 @@ def exponential(M):
     return E.reshape(shape)
 
 
+def noise_factor(sde, B, G, t1, t0):
+    """The lower factor of the integral of Y G G^T Y^T over (t1, t0), Y(s) = exp(B clock(s, t1)), by 20 Gauss nodes a panel."""
+    (x, w, _), low, width = gauss(20), t1[:, None], (t0 - t1)[:, None]
+    panels = int(sde.clock(low + width * x, low).abs().max() * B.abs().sum(-1).max() / 12) + 1
+    if panels > 1000:
+        raise ValueError("the rates are too large for these steps: take shorter ones")
+    x, w = ((torch.arange(panels)[:, None] + x) / panels).flatten(), (w / panels).repeat(panels)
+    s = low + width * x
+    noise = (width * w).sqrt()[..., None, None] * exponential(sde.clock(s, low)[..., None, None] * B) @ G(s)
+    return factor(noise.movedim(-3, -2).flatten(-2)).movedim((-2, -1), (0, 1))
+
+
 class Closed:
     """The law of z given the data at some times: K K^T = Sigma, Z = K^-1, lead = Z Psi(t, START) e.
 
