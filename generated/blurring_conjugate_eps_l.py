@@ -85,7 +85,7 @@ class Diffusion:
 
 
 def start(time, /, *, k2, **params):
-    """The lower factor of the covariance at `time`, (n, n, *k2.shape): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (n, n, *k2.shape); a run starts from it times normals."""
     sde, t = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t.expand(sde.k2.shape))[None, None]
 
@@ -97,9 +97,9 @@ def start_data(time, /, *, k2, **params):
 
 
 def coefficients(times, /, *, k2, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS), *k2.shape) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS), *k2.shape); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     if not (sde.k2 >= 0).all():
         raise ValueError("k2 must be zero or more")

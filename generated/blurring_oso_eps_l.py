@@ -126,7 +126,7 @@ def columns(Y, G, h, rule):
 
 
 def factor(columns, order=None):
-    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    """L L^T = columns columns^T with L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
     L = columns.new_zeros(*columns.shape[:-1], len(order))
     for k, j in enumerate(order):
@@ -138,7 +138,7 @@ def factor(columns, order=None):
 
 
 def resolved(M, t1, t0):
-    """Pieces of (t1, t0), even in log(t - START), short against M and its change: (rule, nodes, lengths, M at the nodes)."""
+    """Pieces of (t1, t0), even in log(t - START), on which M is smooth: (rule, nodes, lengths, M at the nodes)."""
     rule, low, high = gauss(8), t1 - START, t0 - START
     speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
     pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))
@@ -174,7 +174,7 @@ def spread(M, G, t1, t0):
 
 
 def start(time, /, *, k2, **params):
-    """The lower factor of the covariance at `time`, (n, n, *k2.shape): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (n, n, *k2.shape); a run starts from it times normals."""
     sde, t = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t.expand(sde.k2.shape))[None, None]
 
@@ -186,9 +186,9 @@ def start_data(time, /, *, k2, **params):
 
 
 def coefficients(times, /, *, k2, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS), *k2.shape) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS), *k2.shape); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(k2=k2, **{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     if not (sde.k2 >= 0).all():
         raise ValueError("k2 must be zero or more")

@@ -72,7 +72,7 @@ class Diffusion:
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t)[..., None, None]
 
@@ -83,7 +83,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     return torch.eye(1, dtype=torch.float64).expand(*torch.as_tensor(time).shape, -1, -1)
 
 
@@ -106,12 +106,15 @@ def other_rows(sde, t0, t1, t_m1):
     x, D_m1, d, d_end = torch.eye(4, dtype=torch.float64)[:, :, None]
     y = x/(torch.sqrt(sigma_0**2 + sde.sigma_data**2))
     D = (
-        sde.sigma_data/torch.sqrt(sigma_0**2
-        + sde.sigma_data**2)*(sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*x + sigma_0*d)
+        sde.sigma_data**2/(sigma_0**2 + sde.sigma_data**2)*x
+        + sigma_0*sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*d
     )
     z = sigma_1/sigma_0*x - (1 + 1/(2*r))*torch.expm1(-h)*D + torch.expm1(-h)/(2*r)*D_m1
     y_end = x/(torch.sqrt(sigma_1**2 + sde.sigma_data**2))
-    mean = sde.sigma_data/width_end*(sde.sigma_data/torch.sqrt(sigma_1**2 + sde.sigma_data**2)*x + sigma_end*d_end)
+    mean = (
+        sde.sigma_data**2/(width_end*torch.sqrt(sigma_1**2 + sde.sigma_data**2))*x
+        + sde.sigma_data*sigma_end/width_end*d_end
+    )
     columns = (y[0], noise_0, D[0], D[2], *z[:3], y_end[0], noise_1, mean[0], mean[3])
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
@@ -132,21 +135,24 @@ def first_row(sde, t0, t1, t_m1):
     x, d, d_end = torch.eye(3, dtype=torch.float64)[:, :, None]
     y = x/(torch.sqrt(sigma_0**2 + sde.sigma_data**2))
     D = (
-        sde.sigma_data/torch.sqrt(sigma_0**2
-        + sde.sigma_data**2)*(sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*x + sigma_0*d)
+        sde.sigma_data**2/(sigma_0**2 + sde.sigma_data**2)*x
+        + sigma_0*sde.sigma_data/torch.sqrt(sigma_0**2 + sde.sigma_data**2)*d
     )
     z = sigma_1/sigma_0*x - torch.expm1(-h)*D
     y_end = x/(torch.sqrt(sigma_1**2 + sde.sigma_data**2))
-    mean = sde.sigma_data/width_end*(sde.sigma_data/torch.sqrt(sigma_1**2 + sde.sigma_data**2)*x + sigma_end*d_end)
+    mean = (
+        sde.sigma_data**2/(width_end*torch.sqrt(sigma_1**2 + sde.sigma_data**2))*x
+        + sde.sigma_data*sigma_end/width_end*d_end
+    )
     zero = torch.zeros(1, 1, dtype=torch.float64)
     columns = (y[0], noise_0, *D[:2], z[0], zero[0], z[1], y_end[0], noise_1, mean[0], mean[2])
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] < torch.inf):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] < torch.inf):
         raise ValueError(f"times must be at least two numbers that decrease strictly above {START}")
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]

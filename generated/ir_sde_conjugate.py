@@ -71,7 +71,7 @@ class Diffusion:
         if not (amplitude > 0 and delta > 0 and delta < 1 and shift > 0):
             raise ValueError("the parameters must fulfil amplitude > 0, delta > 0, delta < 1, shift > 0")
         self.amplitude, self.delta, self.shift = amplitude, delta, shift
-        self.change = smooth(lambda t: torch.stack((self.F(t), self.GG(t), self.theta(t) + 0 * t), dim=-1)[..., None]) / (END - START)  # panels a unit of time
+        self.change = smooth(self.rates) / (END - START)  # panels a unit of time
 
     def theta(self, t):
         return (
@@ -110,6 +110,10 @@ class Diffusion:
         """The coefficients of mu and 1 in the mean of z_t, (1, 2, *t.shape)."""
         return torch.stack((-torch.expm1(self.log_alpha(t)), 0 * t,))[None]
 
+    def rates(self, t):
+        """What must be smooth between the nodes of a panel, side by side."""
+        return torch.stack((self.F(t), self.GG(t), self.theta(t) + 0 * t), dim=-1)[..., None]
+
 
 def gauss(n):
     """Gauss nodes and weights on (0, 1), and the integrals from 0 to each node of the polynomials through them."""
@@ -130,7 +134,7 @@ def integral(rate, lower, upper, panels):
 
 
 def antiderivative(rate, t, panels):
-    """The integrals of rate(s) over (START, t) for many t at once: over even panels that they share, and the rest to t."""
+    """The integrals of rate(s) over (START, t) for many t at once: over even panels that they share, and on to t."""
     width = (t.max() - START) / panels
     edges = START + width * torch.arange(panels)
     before = torch.nn.functional.pad(integral(rate, edges, edges + width, 1).cumsum(0), (1, 0))
@@ -159,7 +163,7 @@ def smooth(rates):
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t)[..., None, None]
 
@@ -171,7 +175,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     sde = Diffusion(**{**PARAMS, **params})
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
@@ -186,9 +190,9 @@ def start_mean(time, /, **params):
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     alpha_0, sigma_0 = sde.alpha(t0), sde.sigma(t0)

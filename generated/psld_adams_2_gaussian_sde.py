@@ -25,7 +25,8 @@ smooth network, an exact start and bounded ratios of successive steps.
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,
     score = -Sigma^-1 (z - p D(y, sigma)),   sigma^-2 = p^T Sigma^-1 p,   y = sigma^2 p^T Sigma^-1 z.
-Reference: SDE-DPM-Solver++ (arXiv 2211.01095) with the exact moments of the reverse SDE of Gaussian data, for any number of blocks.
+Reference: SDE-DPM-Solver++ (arXiv 2211.01095) with the exact moments of the reverse SDE of Gaussian data, for any
+number of blocks.
 
 To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
@@ -145,7 +146,7 @@ def columns(Y, G, h, rule):
 
 
 def factor(columns, order=None):
-    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    """L L^T = columns columns^T with L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
     L = columns.new_zeros(*columns.shape[:-1], len(order))
     for k, j in enumerate(order):
@@ -174,7 +175,7 @@ def prefix_factors(A, C, order):
 
 
 def pieces(sde, times):
-    """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
+    """(edges of short pieces between decreasing times, even in log(t - START), and to START; places of the times)."""
     b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
     cut = (2 * (b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
     rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
@@ -230,8 +231,8 @@ class Law:
         m = int(self.edge[-1])
         self.rule, self.h, self.s, self.over = rule, h[:m], s[:m], over[:m]
         self.back = back[:m]
-        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V, Sigma^-1 push e = V^T S^-1 lead(a),
-        # S = I + int_a^s g g^T: a sum, so that nothing cancels.
+        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V,
+        # Sigma^-1 push e = V^T S^-1 lead(a), S = I + int_a^s g g^T: a sum, so that nothing cancels.
         self.V = self.Z[1 : m + 1, None] @ self.back
         g = self.V @ sde.G(self.s)
         self.rise = g @ g.mT
@@ -273,7 +274,7 @@ class Law:
         return -self.rise @ torch.linalg.inv(self.S) / 2
 
     def scattered(self, A, G, t1, t0):
-        """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, a piece at a time."""
+        """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, piece by piece."""
         m = len(self.h)
         K, (inside, over) = self.K[1 : m + 1], propagate(A, self.h, self.rule)
         own = factor(K @ columns(inside, self.V @ G, self.h, self.rule))
@@ -289,7 +290,7 @@ class Law:
     def moments(self, A, now, then, rate, degree, t1, t0):
         """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
 
-        r is a polynomial of this degree in a clock, r' its derivative, `rate` that of the clock at the nodes, (pieces, nodes).
+        r is a polynomial of this degree in a clock, r' its derivative, `rate` the clock's at nodes, (pieces, nodes).
         """
         if not (self.h[:, None, None, None] * A).abs().sum(-1).max() <= 6:  # where collocation begins to lose digits
             raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
@@ -313,7 +314,7 @@ class Law:
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     law = Law(sde, t.reshape(-1))
     return factor(law.K[law.place(t)])
@@ -327,7 +328,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     sde = Diffusion(**{**PARAMS, **params})
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
@@ -337,9 +338,9 @@ def transition(time, before, /, **params):
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]

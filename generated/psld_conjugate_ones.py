@@ -132,7 +132,7 @@ def columns(Y, G, h, rule):
 
 
 def factor(columns, order=None):
-    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    """L L^T = columns columns^T with L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
     L = columns.new_zeros(*columns.shape[:-1], len(order))
     for k, j in enumerate(order):
@@ -161,7 +161,7 @@ def prefix_factors(A, C, order):
 
 
 def pieces(sde, times):
-    """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
+    """(edges of short pieces between decreasing times, even in log(t - START), and to START; places of the times)."""
     b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
     cut = (2 * (b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
     rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
@@ -211,8 +211,8 @@ class Law:
         m = int(self.edge[-1])
         self.rule, self.h, self.s, self.over = rule, h[:m], s[:m], over[:m]
         self.back = back[:m]
-        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V, Sigma^-1 push e = V^T S^-1 lead(a),
-        # S = I + int_a^s g g^T: a sum, so that nothing cancels.
+        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V,
+        # Sigma^-1 push e = V^T S^-1 lead(a), S = I + int_a^s g g^T: a sum, so that nothing cancels.
         self.V = self.Z[1 : m + 1, None] @ self.back
         g = self.V @ sde.G(self.s)
         self.rise = g @ g.mT
@@ -262,7 +262,7 @@ class Law:
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     law = Law(sde, t.reshape(-1))
     return factor(law.K[law.place(t)])
@@ -276,7 +276,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     sde = Diffusion(**{**PARAMS, **params})
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
@@ -286,9 +286,9 @@ def transition(time, before, /, **params):
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     law = Law(sde, times)

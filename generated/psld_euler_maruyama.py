@@ -106,7 +106,7 @@ def matrix(rows, like):
 
 
 def factor(columns, order=None):
-    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    """L L^T = columns columns^T with L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
     L = columns.new_zeros(*columns.shape[:-1], len(order))
     for k, j in enumerate(order):
@@ -133,8 +133,8 @@ def exponential(M):
 class Law:
     """The law of z given the data at some times: K K^T = Sigma, Z = K^-1, lead = Z Psi(t, START) e.
 
-    The columns of K are those of Gauss quadrature from START to t, carried to t; near START, where a nearly singular law would
-    lose its digits, they are carried to START and made triangular there.
+    The columns of K are those of Gauss quadrature from START to t, carried to t; near START, where a nearly singular
+    law would lose its digits, they are carried to START and made triangular there.
     """
 
     def __init__(self, sde, *times):
@@ -167,7 +167,7 @@ class Law:
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     law = Law(sde, t.reshape(-1))
     return factor(law.K[law.place(t)])
@@ -180,7 +180,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     sde = Diffusion(**{**PARAMS, **params})
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
@@ -189,9 +189,9 @@ def transition(time, before, /, **params):
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     law = Law(sde, times)
@@ -206,12 +206,10 @@ def coefficients(times, /, **params):
     s_x = skip_0[0, 0]*x + skip_0[0, 1]*m + out_0[0, 0]*d
     s_m = skip_0[1, 0]*x + skip_0[1, 1]*m + out_0[1, 0]*d
     x_E1 = (  # E!
-        x
-        + torch.sqrt(h)/2*(sde.Gamma*beta_0*torch.sqrt(h)*x - sde.Minv*beta_0*torch.sqrt(h)*m + 2*sde.Gamma*beta_0*torch.sqrt(h)*s_x + 2*torch.sqrt(sde.Gamma*beta_0)*w1)
+        x + beta_0*h/2*(sde.Gamma*x - sde.Minv*m + 2*sde.Gamma*s_x) + torch.sqrt(h)*torch.sqrt(sde.Gamma*beta_0)*w1
     )
     m_E1 = (  # E!
-        m
-        + torch.sqrt(h)/2*(beta_0*torch.sqrt(h)*x + beta_0*torch.sqrt(h)*sde.nu*m + 2*beta_0*torch.sqrt(h)*sde.nu/sde.Minv*s_m + 2*torch.sqrt(beta_0*sde.nu/sde.Minv)*w2)
+        m + beta_0*h/2*(x + sde.nu*m + 2*sde.nu/sde.Minv*s_m) + torch.sqrt(h)*torch.sqrt(beta_0*sde.nu/sde.Minv)*w2
     )
     y_end = inp_1[0, 0]*x + inp_1[0, 1]*m
     columns = (*y[:2], sigma_0, *x_E1[:3], x_E1[4], *m_E1[:2], *m_E1[3:], *y_end[:2], sigma_1)

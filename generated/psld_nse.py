@@ -112,7 +112,7 @@ def matrix(rows, like):
 
 
 def factor(columns, order=None):
-    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    """L L^T = columns columns^T with L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
     L = columns.new_zeros(*columns.shape[:-1], len(order))
     for k, j in enumerate(order):
@@ -139,8 +139,8 @@ def exponential(M):
 class Law:
     """The law of z given the data at some times: K K^T = Sigma, Z = K^-1, lead = Z Psi(t, START) e.
 
-    The columns of K are those of Gauss quadrature from START to t, carried to t; near START, where a nearly singular law would
-    lose its digits, they are carried to START and made triangular there.
+    The columns of K are those of Gauss quadrature from START to t, carried to t; near START, where a nearly singular
+    law would lose its digits, they are carried to START and made triangular there.
     """
 
     def __init__(self, sde, *times):
@@ -173,7 +173,7 @@ class Law:
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     law = Law(sde, t.reshape(-1))
     return factor(law.K[law.place(t)])
@@ -186,7 +186,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     sde = Diffusion(**{**PARAMS, **params})
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
@@ -195,9 +195,9 @@ def transition(time, before, /, **params):
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     law = Law(sde, times)

@@ -19,7 +19,8 @@ One network call and one normal draw per step.  Proven weak order 2; no strong o
 smooth network, an exact start and bounded ratios of successive steps.
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
-Reference: SDE-DPM-Solver++ (arXiv 2211.01095) with the exact moments of the reverse SDE of Gaussian data, for any number of blocks.
+Reference: SDE-DPM-Solver++ (arXiv 2211.01095) with the exact moments of the reverse SDE of Gaussian data, for any
+number of blocks.
 
 To use it, with decreasing times, a network and the shape (batch, ...) of a component:
     table, L = coefficients(times), start(times[0])
@@ -124,7 +125,7 @@ def columns(Y, G, h, rule):
 
 
 def factor(columns, order=None):
-    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    """L L^T = columns columns^T with L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
     L = columns.new_zeros(*columns.shape[:-1], len(order))
     for k, j in enumerate(order):
@@ -136,7 +137,7 @@ def factor(columns, order=None):
 
 
 def resolved(M, t1, t0):
-    """Pieces of (t1, t0), even in log(t - START), short against M and its change: (rule, nodes, lengths, M at the nodes)."""
+    """Pieces of (t1, t0), even in log(t - START), on which M is smooth: (rule, nodes, lengths, M at the nodes)."""
     rule, low, high = gauss(8), t1 - START, t0 - START
     speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
     pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))
@@ -172,7 +173,7 @@ def spread(M, G, t1, t0):
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t)[..., None, None]
 
@@ -184,7 +185,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     sde = Diffusion(**{**PARAMS, **params})
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
@@ -193,9 +194,9 @@ def transition(time, before, /, **params):
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]

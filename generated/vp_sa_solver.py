@@ -90,7 +90,7 @@ class Diffusion:
 
 
 def start(time, /, **params):
-    """The lower factor of the covariance at `time`, (*time.shape, n, n): a run starts from it times standard normals."""
+    """The lower factor of the covariance at `time`, (*time.shape, n, n); a run starts from it times normals."""
     sde, t = Diffusion(**{**PARAMS, **params}), torch.as_tensor(time, dtype=torch.float64)
     return sde.sigma(t)[..., None, None]
 
@@ -102,7 +102,7 @@ def start_data(time, /, **params):
 
 
 def transition(time, before, /, **params):
-    """Psi(time, before), (*time.shape, n, n), before < time: it times the state at `before`, and noise, is the state at `time`."""
+    """Psi(time, before), (*time.shape, n, n): the state at `time` is this times that at `before`, and noise."""
     sde = Diffusion(**{**PARAMS, **params})
     t, s = torch.broadcast_tensors(*(torch.as_tensor(each, dtype=torch.float64) for each in (time, before)))
     if not (s < t).all():
@@ -131,8 +131,8 @@ def other_rows(sde, t0, t1, t_m1):
     )
     y = p/alpha_1
     z = (
-        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d - 2*alpha_1*(k/2 + torch.expm1(-k))*D_m1
-        + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
+        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d - 2*alpha_1*(k/2 + torch.expm1(-k))*D_m1)/2
+        + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
     )
     y_end = x/alpha_1
     zero = torch.zeros(7, 1, dtype=torch.float64)
@@ -160,8 +160,8 @@ def first_row(sde, t0, t1, t_m1):
     )
     y2 = p/alpha_1
     z = (
-        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d2 - 2*alpha_1*(k/2 + torch.expm1(-k))*d1
-        + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
+        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d2 - 2*alpha_1*(k/2 + torch.expm1(-k))*d1)/2
+        + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
     )
     y_end = x/alpha_1
     zero = torch.zeros(6, 1, dtype=torch.float64)
@@ -192,9 +192,9 @@ def last_row(sde, t0, t1, t_m1):
 
 
 def coefficients(times, /, **params):
-    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)) float64; row i is times[i] -> times[i + 1]."""
+    """The table of coefficients, (len(times) - 1, len(COEFFICIENTS)); row i is times[i] -> times[i + 1]."""
     sde, times = Diffusion(**{**PARAMS, **params}), torch.as_tensor(times, dtype=torch.float64).cpu()
-    if not (times.ndim == 1 and len(times) > 1 and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
+    if not (times.ndim == 1 < len(times) and (times.diff() < 0).all() and START < times[-1] and times[0] <= END):
         raise ValueError(f"times must be at least two numbers that decrease strictly within ({START}, {END}]")
     t0, t1 = times[:-1], times[1:]
     t_m1 = torch.cat((times[:1].expand(1), t0))[: len(t0)]

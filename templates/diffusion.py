@@ -67,7 +67,7 @@ class DiffusionText:
                 f"self.order = {[*others, *sde.data]}  # of the rows of a factor of the covariance: the data last"
             )
         if not self.smooth:
-            lines.append(f"self.change = smooth(lambda t: {self.rates}) / (END - START)  # panels a unit of time")
+            lines.append("self.change = smooth(self.rates) / (END - START)  # panels a unit of time")
         return single(lines)
 
     @property
@@ -109,6 +109,9 @@ class DiffusionText:
             found += self._matrices()
         else:
             found += self._scalars()
+        if not self.smooth:
+            words = "What must be smooth between the nodes of a panel, side by side."
+            found.append(self.method("rates", words, [f"return {self.rates}"]))
         return found
 
     def _returned(self, expr: sp.Expr, lets: bool = False) -> list[str]:
@@ -279,7 +282,7 @@ class DiffusionText:
         flat = self.sde.F.is_zero_matrix
         ratio = "1 / sigma" if flat else "self.alpha(t) / sigma"
         doc = textwrap.dedent("""\
-            The time at which log(alpha/sigma) = target: Newton's iteration, halving its bracket where it would leave it.""")
+            The time at which log(alpha/sigma) = target: Newton's iteration, bisection where it leaves its bracket.""")
         return [
             "def time_of(self, target):",
             f'    """{doc}"""',

@@ -15,7 +15,7 @@ from .shake import CORE
 # Attributes and methods of the emitted class Diffusion, and names of the emitted module: a user's name is spelled with an
 # underscore behind it where it would hide one of them.
 METHODS = frozenset(
-    """F G L0 b alpha sigma offset time_of change panels log_alpha GG self speed order data A clock transition""".split()  # noqa: SIM905
+    """F G L0 b alpha sigma offset time_of change rates panels log_alpha GG self speed order data A clock transition""".split()  # noqa: SIM905
 )
 GLOBALS = frozenset(
     """torch math Diffusion start start_data start_mean transition coefficients step step_first step_last denoise nfe sde law

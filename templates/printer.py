@@ -107,15 +107,17 @@ class HostPrinter(StrPrinter):
         return f"({self._print(expr)})" if expr.is_Add else self._print(expr)
 
     def combination(self, terms: Iterable[tuple[sp.Expr, str]]) -> str:
-        """The text of a sum of coefficient times value, what all coefficients share taken out of the terms that have it."""
+        """The text of a sum of coefficient times value, what all coefficients without a root share taken out of their terms."""
         terms = [(self.exact(c), v) for c, v in terms]
         alone = [(c, v) for c, v in terms if c in (ONE, -ONE)]
         rest = [(c, v) for c, v in terms if c not in (ONE, -ONE)]
-        common = shared([c for c, _ in rest]) if len(rest) > 1 else ONE
+        whole = [(c, v) for c, v in rest if all(e.is_Integer for e in _parts(c)[1].values())]
+        common = shared([c for c, _ in whole]) if len(whole) > 1 else ONE
         if common == ONE:
             return joined([self._product(c, v) for c, v in (*alone, *rest)])
-        inner = joined([self._product(c / common, v) for c, v in rest])
-        return joined([*(self._product(c, v) for c, v in alone), self._product(common, f"({inner})")])
+        inner = joined([self._product(c / common, v) for c, v in whole])
+        roots = [self._product(c, v) for c, v in rest if (c, v) not in whole]
+        return joined([*(self._product(c, v) for c, v in alone), self._product(common, f"({inner})"), *roots])
 
     def _product(self, c: sp.Expr, value: str) -> str:
         if c == ONE:

@@ -11,7 +11,7 @@ START, DATA = 0.0, 0  # the module has its own
 
 
 def pieces(sde, times):
-    """(edges of short pieces between decreasing times, even in log(t - START), and on to START; where the times are in them)."""
+    """(edges of short pieces between decreasing times, even in log(t - START), and to START; places of the times)."""
     b, a, speed = times[:-1] - START, times[1:] - START, sde.speed(times)
     cut = (2 * (b / a).log() * torch.maximum(b * speed[:-1], a * speed[1:]).clamp_min(1 / 0.3)).ceil().long()
     rest = max(1, math.ceil(float((times[-1] - START) * speed[-1])))
@@ -62,8 +62,8 @@ class Chain:
         m = int(self.edge[-1])
         self.rule, self.h, self.s, self.over = rule, h[:m], s[:m], over[:m]
         self.back = back[:m]
-        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V, Sigma^-1 push e = V^T S^-1 lead(a),
-        # S = I + int_a^s g g^T: a sum, so that nothing cancels.
+        # At their nodes, with V = Z(a) Psi(a, s) and g = V G:  Sigma^-1 = V^T S^-1 V,
+        # Sigma^-1 push e = V^T S^-1 lead(a), S = I + int_a^s g g^T: a sum, so that nothing cancels.
         self.V = self.Z[1 : m + 1, None] @ self.back
         g = self.V @ sde.G(self.s)
         self.rise = g @ g.mT

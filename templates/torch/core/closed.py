@@ -22,7 +22,7 @@ def exponential(M):
 
 
 def noise_factor(sde, B, G, t1, t0):
-    """The lower factor of the integral of Y G G^T Y^T over (t1, t0), Y(s) = exp(B clock(s, t1)), by 20 Gauss nodes a panel."""
+    """The lower factor of the integral of Y G G^T Y^T over (t1, t0), Y(s) = exp(B clock(s, t1)), by quadrature."""
     (x, w, _), low, width = gauss(20), t1[:, None], (t0 - t1)[:, None]
     panels = int(sde.clock(low + width * x, low).abs().max() * B.abs().sum(-1).max() / 12) + 1
     if panels > 1000:
@@ -36,8 +36,8 @@ def noise_factor(sde, B, G, t1, t0):
 class Closed:
     """The law of z given the data at some times: K K^T = Sigma, Z = K^-1, lead = Z Psi(t, START) e.
 
-    The columns of K are those of Gauss quadrature from START to t, carried to t; near START, where a nearly singular law would
-    lose its digits, they are carried to START and made triangular there.
+    The columns of K are those of Gauss quadrature from START to t, carried to t; near START, where a nearly singular
+    law would lose its digits, they are carried to START and made triangular there.
     """
 
     def __init__(self, sde, *times):

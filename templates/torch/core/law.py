@@ -42,7 +42,7 @@ class Law:
         return self.between(propagate(M, self.h, self.rule)[1], t1, t0)
 
     def whitened(self):
-        """Z(a) (z - push e d) from z - push e d at b along the probability flow: y = V (z - push e d) has y' = S' S^-1 y/2."""
+        """Z(a) u at a from u at b along the probability flow, u = z - push e d: y = V u has y' = S' S^-1 y/2."""
         Y = propagate(-self.rise @ torch.linalg.inv(self.S) / 2, self.h, self.rule)[1]
         return Y @ self.Z[1 : len(self.h) + 1] @ self.over
 
@@ -107,14 +107,14 @@ class Law:
         return -self.rise @ torch.linalg.inv(self.S) / 2
 
     def skew(self):
-        """What Q s in the drift adds, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y moves as if alone."""
+        """What Q s adds to F z, Q = (g u^T - u g^T)/(2 u^T S^-1 u), u = lead, g = rise S^-1 u: y moves as if alone."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
         seen = torch.linalg.solve(self.S, lead)
         half = self.rise @ seen @ lead.mT / (2 * lead.mT @ seen)
         return (half - half.mT) @ torch.linalg.inv(self.S)
 
     def scattered(self, A, G, t1, t0):
-        """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, a piece at a time."""
+        """The lower factor of the covariance of the noise G dw over a step, from A and G at the nodes, piece by piece."""
         m = len(self.h)
         K, (inside, over) = self.K[1 : m + 1], propagate(A, self.h, self.rule)
         own = factor(K @ columns(inside, self.V @ G, self.h, self.rule))
@@ -130,7 +130,7 @@ class Law:
     def moments(self, A, now, then, rate, degree, t1, t0):
         """[P, M_0, M_1, ...] over (M_0, M_1, ... of r itself): V z goes by A, r and rate r' go into it by now and then.
 
-        r is a polynomial of this degree in a clock, r' its derivative, `rate` that of the clock at the nodes, (pieces, nodes).
+        r is a polynomial of this degree in a clock, r' its derivative, `rate` the clock's at nodes, (pieces, nodes).
         """
         if not (self.h[:, None, None, None] * A).abs().sum(-1).max() <= 6:  # where collocation begins to lose digits
             raise ValueError("the rates are too large, or change too fast, for these steps: take shorter ones")
@@ -147,7 +147,7 @@ class Law:
         return self.between(torch.cat((top, Y[:, n:]), dim=-2), t1, t0)
 
     def moments_x0(self, A, rate, degree, t1, t0):
-        """(P, M) with z = P z + M_0 r + M_1 r' + ... over a step of the flow that predicts the data r; z - push e r moves."""
+        """(P, M) with z = P z + M_0 r + M_1 r' + ... over a step of the flow that predicts data r; z - push e r moves."""
         lead = self.lead[1 : len(self.h) + 1, None].expand_as(self.V[..., :1])
         return apart(self.moments(A, 0 * lead, lead, rate, degree, t1, t0), self.mean(t0), self.mean(t1))
 

@@ -32,7 +32,7 @@ def columns(Y, G, h, rule):
 
 
 def factor(columns, order=None):
-    """L with L L^T = columns columns^T and L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
+    """L L^T = columns columns^T with L[order] lower triangular: Gram-Schmidt on the rows; no covariance is formed."""
     order = order or range(columns.shape[-2])
     L = columns.new_zeros(*columns.shape[:-1], len(order))
     for k, j in enumerate(order):
@@ -49,7 +49,7 @@ def upper(columns):
 
 
 def resolved(M, t1, t0):
-    """Pieces of (t1, t0), even in log(t - START), short against M and its change: (rule, nodes, lengths, M at the nodes)."""
+    """Pieces of (t1, t0), even in log(t - START), on which M is smooth: (rule, nodes, lengths, M at the nodes)."""
     rule, low, high = gauss(8), t1 - START, t0 - START
     speed = torch.maximum(*(t * M(START + t).abs().sum(-1).amax(-1) for t in (low, high)))
     pieces = max(1, math.ceil(float(((high / low).log() * speed.clamp_min(1 / 0.3)).max())))

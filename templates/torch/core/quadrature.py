@@ -39,7 +39,7 @@ def log_integral(rate, lower, upper):
 
 
 def antiderivative(rate, t, panels):
-    """The integrals of rate(s) over (START, t) for many t at once: over even panels that they share, and the rest to t."""
+    """The integrals of rate(s) over (START, t) for many t at once: over even panels that they share, and on to t."""
     width = (t.max() - START) / panels
     edges = START + width * torch.arange(panels)
     before = torch.nn.functional.pad(integral(rate, edges, edges + width, 1).cumsum(0), (1, 0))
