@@ -111,10 +111,7 @@ def other_rows(sde, t0, t1, t_m1):
     )
     z = sigma_1/sigma_0*x - (1 + 1/(2*r))*torch.expm1(-h)*D + torch.expm1(-h)/(2*r)*D_m1
     y_end = x/(torch.sqrt(sigma_1**2 + sde.sigma_data**2))
-    mean = (
-        sde.sigma_data**2/(width_end*torch.sqrt(sigma_1**2 + sde.sigma_data**2))*x
-        + sde.sigma_data*sigma_end/width_end*d_end
-    )
+    mean = sde.sigma_data/width_end*(sde.sigma_data/torch.sqrt(sigma_1**2 + sde.sigma_data**2)*x + sigma_end*d_end)
     columns = (y[0], noise_0, D[0], D[2], *z[:3], y_end[0], noise_1, mean[0], mean[3])
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
@@ -140,10 +137,7 @@ def first_row(sde, t0, t1, t_m1):
     )
     z = sigma_1/sigma_0*x - torch.expm1(-h)*D
     y_end = x/(torch.sqrt(sigma_1**2 + sde.sigma_data**2))
-    mean = (
-        sde.sigma_data**2/(width_end*torch.sqrt(sigma_1**2 + sde.sigma_data**2))*x
-        + sde.sigma_data*sigma_end/width_end*d_end
-    )
+    mean = sde.sigma_data/width_end*(sde.sigma_data/torch.sqrt(sigma_1**2 + sde.sigma_data**2)*x + sigma_end*d_end)
     zero = torch.zeros(1, 1, dtype=torch.float64)
     columns = (y[0], noise_0, *D[:2], z[0], zero[0], z[1], y_end[0], noise_1, mean[0], mean[2])
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)

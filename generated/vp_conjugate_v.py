@@ -135,10 +135,7 @@ def coefficients(times, /, **params):
 
     # A value is its coefficients in (x, e, e_end), one row a coefficient, one column a step.
     x, e, e_end = torch.eye(3, dtype=torch.float64)[:, :, None]
-    x_new = (
-        torch.sqrt(alpha_1**2 + sigma_1**2)/torch.sqrt(alpha_0**2 + sigma_0**2)*x
-        + driven*torch.sqrt(alpha_1**2 + sigma_1**2)*e
-    )
+    x_new = torch.sqrt(alpha_1**2 + sigma_1**2)*(x/(torch.sqrt(alpha_0**2 + sigma_0**2)) + driven*e)
     mean = (alpha_1*x - sigma_1*e_end)/(alpha_1**2 + sigma_1**2)
     columns = (t0, *x_new[:2], t1, mean[0], mean[2])
     table = torch.stack(torch.broadcast_tensors(*columns), dim=-1)

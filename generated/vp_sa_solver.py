@@ -131,8 +131,8 @@ def other_rows(sde, t0, t1, t_m1):
     )
     y = p/alpha_1
     z = (
-        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d - 2*alpha_1*(k/2 + torch.expm1(-k))*D_m1)/2
-        + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
+        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d - 2*alpha_1*(k/2 + torch.expm1(-k))*D_m1
+        + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
     )
     y_end = x/alpha_1
     zero = torch.zeros(7, 1, dtype=torch.float64)
@@ -160,8 +160,8 @@ def first_row(sde, t0, t1, t_m1):
     )
     y2 = p/alpha_1
     z = (
-        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d2 - 2*alpha_1*(k/2 + torch.expm1(-k))*d1)/2
-        + sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1
+        (2*sigma_1*torch.exp(-h*sde.tau**2)/sigma_0*x + alpha_1*k*d2 - 2*alpha_1*(k/2 + torch.expm1(-k))*d1
+        + 2*sigma_1*torch.sqrt(-torch.expm1(-2*h*sde.tau**2))*w1)/2
     )
     y_end = x/alpha_1
     zero = torch.zeros(6, 1, dtype=torch.float64)

@@ -107,17 +107,22 @@ class HostPrinter(StrPrinter):
         return f"({self._print(expr)})" if expr.is_Add else self._print(expr)
 
     def combination(self, terms: Iterable[tuple[sp.Expr, str]]) -> str:
-        """The text of a sum of coefficient times value, what all coefficients without a root share taken out of their terms."""
+        """The text of a sum of coefficient times value, what the coefficients share taken out of the terms that have it.
+
+        A term in sqrt(h) stands by itself beside terms in h.
+        """
         terms = [(self.exact(c), v) for c, v in terms]
         alone = [(c, v) for c, v in terms if c in (ONE, -ONE)]
         rest = [(c, v) for c, v in terms if c not in (ONE, -ONE)]
-        whole = [(c, v) for c, v in rest if all(e.is_Integer for e in _parts(c)[1].values())]
+        powers = [_parts(c)[1] for c, _ in rest]
+        roots = [term for term, own in zip(rest, powers, strict=True) if any(_is_root_of(own, other) for other in powers)]
+        whole = [term for term in rest if term not in roots]
         common = shared([c for c, _ in whole]) if len(whole) > 1 else ONE
         if common == ONE:
             return joined([self._product(c, v) for c, v in (*alone, *rest)])
         inner = joined([self._product(c / common, v) for c, v in whole])
-        roots = [self._product(c, v) for c, v in rest if (c, v) not in whole]
-        return joined([*(self._product(c, v) for c, v in alone), self._product(common, f"({inner})"), *roots])
+        out = [self._product(c, v) for c, v in alone]
+        return joined([*out, self._product(common, f"({inner})"), *(self._product(c, v) for c, v in roots)])
 
     def _product(self, c: sp.Expr, value: str) -> str:
         if c == ONE:
@@ -156,6 +161,11 @@ def shared(coefficients: list[sp.Expr]) -> sp.Expr:
 def _parts(c: sp.Expr) -> tuple[sp.Expr, dict[sp.Expr, sp.Expr]]:
     number, rest = c.as_coeff_Mul()
     return number, {b: e for b, e in rest.as_powers_dict().items() if e.is_Rational}
+
+
+def _is_root_of(one: dict[sp.Expr, sp.Expr], two: dict[sp.Expr, sp.Expr]) -> bool:
+    """Whether a product has a root of what another one has a whole power of."""
+    return any(not e.is_Integer and two.get(b, e).is_Integer for b, e in one.items())
 
 
 def _least(one: sp.Expr, two: sp.Expr) -> sp.Expr:
