@@ -234,20 +234,34 @@ def test_an_inverse_function_is_derived(word: str) -> None:
     assert worst(sde([[f"-1 - {word}(t/2)"]], [["1"]]), "dpmpp-2m") < 1e-12
 
 
+TURNED = [["0", "-f", "0"], ["f", "0", "-2*f"], ["0", "2*f", "-3*f"]]
+SOLVED = {"sampler": {
+    "name": "solved", "family": "splitting", "target": "sde", "composition": "A S! A",
+    "parts": {
+        "A": {"linear": TURNED, "noise": "all", "solve": "exact"},
+        "S": {"linear": "rest", "score": "all", "solve": "euler"},
+    },
+}}  # fmt: skip
+
+
 @pytest.mark.parametrize("f", ["1", "t**2", "1 - 3*t", "low + t*(high - low)"])
 @pytest.mark.parametrize("lowest", [1e-6, 0.3])
-def test_exponentials_and_short_pieces_give_the_same_tables(f: str, lowest: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The law of F = f(t) A is computed by exponentials, and by a chain of pieces as any other is."""
+@pytest.mark.parametrize("sampler", ["rvv", SOLVED], ids=["rvv", "parts that are solved"])
+def test_exponentials_and_short_pieces_give_the_same_tables(
+    f: str, lowest: float, sampler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The law of F = f(t) A, and parts that are solved exactly: by exponentials, and by short pieces as any other is."""
     spec = {
         "name": "scaled", "state": ["x", "v", "w"], "params": {"low": 2.0, "high": 9.0}, "let": {"f": f},
         "F": [["0", "f", "0"], ["-f", "0", "2*f"], ["0", "-2*f", "-3*f"]], "G": [["0", "0"], ["1", "0"], ["0", "sqrt(2 + t)"]],
         "initial": {"v": "0.1", "w": "0.2"},
     }  # fmt: skip
-    method = ss.derive(spec, "rvv")
+    method = ss.derive(spec, sampler)
     closed = emit(method)
     monkeypatch.setattr(forms, "scaled", lambda sde: None)
     pieces = emit(method)
     assert "def exponential(" in closed and "def prefix_products(" in pieces and "def exponential(" not in pieces
+    assert all(("def noise_factor(" in closed, "def spread(" in pieces)) == (sampler is SOLVED)
     for times in ([1.0, lowest], [1.0 - (1 - lowest) * (k / 30) ** 0.5 for k in range(31)]):
         one, other = (modules.from_text(text) for text in (closed, pieces))
         table, same = one.coefficients(times), other.coefficients(times)
