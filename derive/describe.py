@@ -50,7 +50,7 @@ def about(method: Any) -> list[str]:
     lines += textwrap.wrap(f"{cost(method)}  {claims(method)}  {ASSUMED}", WIDTH)
     lines += [*leading(method), "", *network(method)]
     if sampler.reference:
-        lines += textwrap.wrap(f"Reference: {sampler.reference}.", WIDTH)
+        lines += textwrap.wrap(f"Reference: {sampler.reference}.", WIDTH, break_long_words=False)
     return lines
 
 
