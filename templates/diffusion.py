@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -109,10 +108,8 @@ class DiffusionText:
             found += self._matrices()
         else:
             found += self._scalars()
-        if not self.smooth:
-            words = "What must be smooth between the nodes of a panel, side by side."
-            found.append(self.method("rates", words, [f"return {self.rates}"]))
-        return found
+        doc = "What must be smooth between the nodes of a panel, side by side."
+        return found if self.smooth else [*found, self.method("rates", doc, [f"return {self.rates}"])]
 
     def _returned(self, expr: sp.Expr, lets: bool = False) -> list[str]:
         printer = self._entry_printer() if lets else self.printer
@@ -281,8 +278,7 @@ class DiffusionText:
     def _time_of(self) -> list[str]:
         flat = self.sde.F.is_zero_matrix
         ratio = "1 / sigma" if flat else "self.alpha(t) / sigma"
-        doc = textwrap.dedent("""\
-            The time at which log(alpha/sigma) = target: Newton's iteration, bisection where it leaves its bracket.""")
+        doc = "The time at which log(alpha/sigma) = target: Newton's iteration, bisection where it leaves its bracket."
         return [
             "def time_of(self, target):",
             f'    """{doc}"""',

@@ -9,7 +9,6 @@ from typing import Any
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from stepsmith.derive.maths.bounded import cancelled
 from stepsmith.derive.maths.calculus import t
 from stepsmith.derive.program import (
     EARLIER,
@@ -28,8 +27,9 @@ from stepsmith.derive.program.meaning import needed_by, table_names
 from stepsmith.derive.program.program import host_names, scalars
 from stepsmith.derive.program.rows import Rows
 
-from .naming import Naming, attribute, is_transition, local
-from .printer import HostPrinter, matrix_lines, tensor, wrapped
+from .naming import Naming, is_transition, local
+from .printer import HostPrinter, matrix_lines, wrapped
+from .rates import Rates
 
 # The method of the emitted class Law that gives the tables of a kind, with its arguments behind the time.
 LAW = {
@@ -54,11 +54,11 @@ class HostText:
     numbers: set[str]
     timed: tuple[str, ...]
     scale: sp.Expr | None  # f where F = f A of several blocks and the law is by exponentials
-    rates: dict[sp.ImmutableMatrix, str] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)  # the lines so far that give a name its values at the nodes of the law
 
     def __post_init__(self) -> None:
         self.printer = HostPrinter(self.naming, self._numbers())
+        self.rates = Rates(self.sde, self.naming, self.printer, self.numbers, self.timed, self.scale)
 
     def _numbers(self) -> set[str]:
         """Names that are Python numbers on the host: parameters, and what is made of them alone."""
@@ -133,65 +133,15 @@ class HostText:
             return self._moments(statement)
         if isinstance(statement, Spread):
             letter = statement.name.removeprefix("factor_").rstrip("0123456789p")
-            more, noise = self._noise(statement.noise, f"noise_{letter}")
-            if (B := self._constant(statement.linear)) is not None:
-                lines, rate = self._tensor(B, f"rate_{letter}")
+            more, noise = self.rates.noise(statement.noise, f"noise_{letter}")
+            if (B := self.rates.constant(statement.linear)) is not None:
+                lines, rate = self.rates.tensor(B, f"rate_{letter}")
                 call = self._call(statement.name, "noise_factor", ["sde", rate, noise, *self._ends(statement)])
             else:
-                lines, rate = self._rate(statement.linear, letter)
+                lines, rate = self.rates.function(statement.linear, f"rate_{letter}")
                 call = self._call(statement.name, "spread", [rate, noise, *self._ends(statement)])
             return "\n".join([*lines, *more, call])
         return self._propagate(statement)
-
-    def _noise(self, G: sp.Matrix, name: str) -> tuple[list[str], str]:
-        """(the lines of a function of time that gives a noise matrix, its name): the diffusion's own, or of the part alone."""
-        own = self.sde.n > 1 and sp.ImmutableMatrix(G) == sp.ImmutableMatrix(self.sde.G_let)
-        return ([], "sde.G") if own else self._rate(G, name)
-
-    def _constant(self, M: sp.Matrix) -> sp.Matrix | None:
-        """B, square with zeros below, where [[M], [0]] = f B with a constant B."""
-        if self.scale is None:
-            return None
-        B = (M / self.scale).applyfunc(cancelled)
-        changing = {t, *(sp.Symbol(let, real=True) for let in self.timed)}
-        known = all(e.free_symbols.isdisjoint(changing) and "[" not in str(e) for e in B)
-        return B.col_join(sp.zeros(B.cols - B.rows, B.cols)) if known else None
-
-    def _tensor(self, B: sp.Matrix, name: str) -> tuple[list[str], str]:
-        """(the lines that keep a constant rate, once; its name)."""
-        key = sp.ImmutableMatrix(B)
-        if key in self.rates:
-            return [], self.rates[key]
-        name = self._rate_name(key, name)
-        rows = [[self.printer.doprint(e) for e in row] for row in B.tolist()]
-        return [wrapped(f"{name} = {tensor(rows)}")], name
-
-    def _rate(self, M: sp.Matrix, name: str) -> tuple[list[str], str]:
-        """(the lines of a function of time that gives a matrix, once; its name)."""
-        key = sp.ImmutableMatrix(M)
-        if key in self.rates:
-            return [], self.rates[key]
-        name = self._rate_name(key, f"rate_{name}" if not name.startswith("noise") else name)
-        lets, rows = self._rows(M, "s")
-        if any(symbol.name.startswith("offset[") for symbol in M.free_symbols):  # of one block
-            lets.append("offset = sde.offset(s)")
-        return ["", f"def {name}(s):", *(f"    {line}" for line in (*lets, *matrix_lines("return", rows, "s"))), ""], name
-
-    def _rate_name(self, key: sp.ImmutableMatrix, name: str) -> str:
-        """The name of a rate, another one than that of any other rate."""
-        while name in self.rates.values():  # the same part with its offset, say
-            name += "_"
-        self.rates[key] = name
-        return name
-
-    def _rows(self, M: sp.Matrix, time: str) -> tuple[list[str], list[list[str]]]:
-        """(the lines that give the lets with time their values there, the entries)."""
-        clock = sp.Symbol("s", real=True)
-        used = [let for let in self.timed if M.has(sp.Symbol(let, real=True))]
-        naming = Naming(self.naming.attributes - set(used), "sde")
-        printer = HostPrinter(naming, self.numbers)
-        lets = [f"{local(let)} = sde.{attribute(let)}({time})" for let in used]
-        return lets, [[printer.doprint(e.subs(t, clock)) for e in row] for row in M.tolist()]
 
     def _ends(self, statement: Any) -> list[str]:
         return [self.printer.doprint(e) for e in statement.reads]
@@ -254,21 +204,21 @@ class HostText:
         lines: list[str] = []
         if self._of_law(statement):
             key = sp.ImmutableMatrix(statement.rate)
-            if key not in self.rates:
-                name = self._rate_name(key, f"rate_{letter}")
-                lets, rows = self._rows(statement.rate, "s")
+            if key not in self.rates.names:
+                name = self.rates.named(key, f"rate_{letter}")
+                lets, rows = self.rates.rows(statement.rate, "s")
                 nodes = ["s = law.s", *self._frame(statement), *lets]
                 lines += [line for line in nodes if line not in self.nodes]
                 self.nodes |= set(nodes)
                 lines += matrix_lines(f"{name} =", rows, "s")
-            call = self._call("Y", "law.propagate", [self.rates[key], *self._ends(statement)])
-        elif (B := self._constant(statement.rate)) is not None:
-            more, name = self._tensor(B, f"rate_{letter}")
+            call = self._call("Y", "law.propagate", [self.rates.names[key], *self._ends(statement)])
+        elif (B := self.rates.constant(statement.rate)) is not None:
+            more, name = self.rates.tensor(B, f"rate_{letter}")
             low, high = self._ends(statement)
             lines += more
             call = f"Y = exponential(sde.clock({high}, {low})[:, None, None] * {name}).movedim(0, -1)"
         else:
-            more, name = self._rate(statement.rate, letter)
+            more, name = self.rates.function(statement.rate, f"rate_{letter}")
             lines += more
             call = self._call("Y", "evolve", [name, *self._ends(statement)])
         used, first, cuts = self._used(), 0, []

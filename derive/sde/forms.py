@@ -45,11 +45,20 @@ def scaled(sde: Equations) -> tuple[sp.Expr, sp.Expr, sp.Matrix] | None:
     """
     if sde.n == 1 or sde.constant or not sde.offset.is_zero_matrix or not smooth(sde):
         return None
-    running = {sp.Symbol(name, real=True) for name in timed(sde)} | {t}
     entry = next((e for e in sde.F_let if e != 0), sp.S.One)
-    f = entry.as_independent(*running, as_Add=False)[1]
-    A, over = (sde.F_let / f).applyfunc(cancelled), integral(sde, f, t, s)
-    return None if A.free_symbols & running or over is None else (f, over[0].subs(over[1]), A)
+    f = entry.as_independent(*_running(sde), as_Add=False)[1]
+    A, over = multiple(sde, sde.F_let, f), integral(sde, f, t, s)
+    return None if A is None or over is None else (f, over[0].subs(over[1]), A)
+
+
+def multiple(sde: Equations, M: sp.Matrix, f: sp.Expr) -> sp.Matrix | None:
+    """B where M = f B, and neither t nor a value of the law at t, spelled name[i, j], is in B; None elsewhere."""
+    B = (M / f).applyfunc(cancelled)
+    return None if any(e in _running(sde) or "[" in e.name for e in B.free_symbols) else B
+
+
+def _running(sde: Equations) -> set[sp.Symbol]:
+    return {sp.Symbol(name, real=True) for name in timed(sde)} | {t}
 
 
 def _from_start(sde: Equations, expr: sp.Expr) -> sp.Expr:
