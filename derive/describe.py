@@ -43,8 +43,8 @@ def about(method: Any) -> list[str]:
         sentence = f"The diffusion is {diffusion}." if head in title(method) else f"{head} for {diffusion}."
         lines = [*textwrap.wrap(sentence, WIDTH, break_long_words=False), "", *lines]
     lines += ["The diffusion, forward in the network's time t:", *(f"    {line}" for line in equations(sde))]
-    for name, expr in sde.let.items():
-        lines += textwrap.wrap(f"with {name} = {_text(expr)}", WIDTH, subsequent_indent="    ")
+    for sentence in lets(sde):
+        lines += textwrap.wrap(f"with {sentence}", WIDTH, subsequent_indent="    ")
     lines += [frequency(sde)] if sde.field else []
     lines += ["", "The step t0 -> t1 = t0 - h:", *(f"    {line}" for line in update_rule(method)), ""]
     lines += textwrap.wrap(f"{cost(method)}  {claims(method)}  {ASSUMED}", WIDTH)
@@ -97,6 +97,16 @@ def equations(sde: Any) -> list[str]:
         pieces = ([f"({_text(drift)}) dt"] if drift != 0 else []) + noise
         lines += textwrap.wrap(f"d{name} = " + (" + ".join(pieces) or "0"), WIDTH - 4, subsequent_indent="    ")
     return lines
+
+
+def lets(sde: Any) -> list[str]:
+    """What the names of the spec stand for; the rates that a pair of schedules has, by the pair."""
+    f, g2 = str(sde.F_let[0]), str(sde.GG_let[0])
+    if sde.schedule is None or not {f, g2} <= sde.let.keys():
+        return [f"{name} = {_text(expr)}" for name, expr in sde.let.items()]
+    alpha, sigma = map(_text, sde.schedule)
+    pair = [f"{f} = alpha'/alpha, {g2} = 2*sigma*(sigma' - {f}*sigma)", f"alpha = {alpha}, sigma = {sigma}"]
+    return [f"{name} = {_text(expr)}" for name, expr in sde.let.items() if name not in (f, g2)] + pair
 
 
 def update_rule(method: Any) -> list[str]:

@@ -101,3 +101,26 @@ def test_any_other_component_changes_nothing(pair: tuple[str, str]) -> None:
 def test_a_parameter_of_a_sampler_is_refused_for_the_same_names(name: str) -> None:
     with pytest.raises(ss.InputError, match=r"uses? this name"):
         ss.load_sampler({"name": "own", "family": "conjugate", "B": name, "params": {name: 1.0}})
+
+
+def test_the_long_rates_of_a_pair_have_names_that_are_free() -> None:
+    """dx = f x dt + sqrt(g2) dw in every text, whatever the user's names are; the numbers are those of the pair."""
+    pair = {"name": "own", "state": ["{x}"], "params": {"{a}": 0.5, "{b}": 0.3}}
+    pair |= {"alpha": "exp(-{a}*t^2/(1 + t))", "sigma": "t*sqrt(1 + {b}*t)/(1 + t)"}
+    tables = []
+    for x, a, b, rates in (("x", "a", "b", ("f", "g2")), ("f", "f_", "g2", ("f__", "g2_")), ("g2", "f", "g2__", ("f_", "g2_"))):
+        names = {"{x}": x, "{a}": a, "{b}": b}
+        spec = json.loads(functools.reduce(lambda text, name: text.replace(name, names[name]), names, json.dumps(pair)))
+        text = ss.emit(ss.derive(spec, "euler-maruyama", "denoiser"), certified=False)
+        f, g2 = rates
+        drift = "*".join(sorted((f, x)))
+        assert f"d{x} = ({drift}) dt + sqrt({g2}) dw_1" in text and f"with {f} = alpha'/alpha, {g2} = " in text
+        assert all(len(line) <= 120 for line in text.splitlines())
+        module = ss.load(text)
+        tables.append(module.coefficients(TIMES))
+        sde, t = module.Diffusion(**module.PARAMS), TIMES.clone().requires_grad_()
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        rate, spread = (torch.autograd.grad(each.sum(), t, retain_graph=True)[0] for each in (alpha.log(), sigma**2))
+        torch.testing.assert_close(getattr(sde, f)(t), rate, rtol=1e-13, atol=0)
+        torch.testing.assert_close(getattr(sde, g2)(t), spread - 2 * rate * sigma**2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(tables[1:], tables[:1] * 2, rtol=1e-14, atol=0)

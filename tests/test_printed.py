@@ -67,7 +67,7 @@ def by_drift(method: Method, seed: int) -> tuple[Numbers, list[list[float]]]:
     values = {name: number(v) for name, v in point.params.items()} | {"t": number(point.t0)}
     lets = {name: point.one(e) for name, e in sde.let.items()}
     if sde.n == 1:
-        lets |= {"f": point.F[0][0], "V": point.V[0][0]}
+        lets |= {"f": point.F[0][0], "g2": point.V[0][0]}
     for name, series in lets.items():
         values |= {name + ("_" + "t" * k if k else ""): number(c) * math.factorial(k) for k, c in enumerate(series.c)}
     flow = exact_flow(at, Balls().number(1, 2))
@@ -121,6 +121,8 @@ CASES: dict[str, tuple[Any, Any, str, Reader]] = {
     "psld rvv2": ("psld", "B! A!@1/2", "score", by_drift),
     "cld nvv": ("cld", "nvv", "denoiser", by_drift),
     "vp euler": ("vp", "euler", "denoiser", by_drift),
+    "ve euler": ("ve", "euler", "denoiser", by_drift),
+    "sub-vp euler": ("sub-vp", "euler", "denoiser", by_drift),
     "swinging rvv": ("swinging-damping", "rvv", "denoiser", by_drift),
     "psld conjugate": ("psld", "conjugate", "denoiser", by_frame),
     "general B": ("psld", GENERAL, "denoiser", by_frame),

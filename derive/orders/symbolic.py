@@ -132,20 +132,21 @@ def by_drift(method: Any, derived: Any, power: int) -> tuple[ErrorTerm, ...]:
     except IrrationalError:
         if method.sde.n > 1:
             raise
-        return _by_drift(opaque(method.sde), derived, power)
+        terms = _by_drift(opaque(method.sde), derived, power)
+        return tuple(replace(term, where=(*term.where, "f, g2 = F, G^2 of the diffusion")) for term in terms)
 
 
 def opaque(sde: LinearSDE) -> LinearSDE:
-    """One block with F = f (or 0), G^2 = V and the offset b_mu mu + ... + b, functions of time that nothing is known of."""
+    """One block with F = f (or 0), G^2 = g2 and the offset b_mu mu + ... + b, functions of time that nothing is known of."""
     terms = {
         f"b_{c}" if c else "b": e for c, e in zip((*sde.constant, ""), sde.offset_terms_let, strict=True) if e != 0
     }
-    lets = {name: sp.Function(name)(t) for name in ("f", "V", *terms)}
+    lets = {name: sp.Function(name)(t) for name in ("f", "g2", *terms)}
     symbols = {name: sp.Symbol(name, real=True) for name in (*lets, *sde.constant)}
     F = sp.ImmutableMatrix([[0 if sde.F.is_zero_matrix else symbols["f"]]])
     offset = sum((symbols[name] * symbols.get(name[2:], sp.S.One) for name in terms), sp.S.Zero)
     return replace(
-        sde, F_let=F, G_let=sp.ImmutableMatrix([[sp.sqrt(symbols["V"])]]), offset_let=sp.ImmutableMatrix([[offset]]),
+        sde, F_let=F, G_let=sp.ImmutableMatrix([[sp.sqrt(symbols["g2"])]]), offset_let=sp.ImmutableMatrix([[offset]]),
         let=lets, schedule=None, params={}, initial_let=sp.ImmutableMatrix([[0]]),
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from ..spec.words import refuse_taken
 from . import offset
 from .equations import Constraint
 from .linear import LinearSDE
-from .schedule import of_schedule, read_schedule, written_out
+from .schedule import named, of_schedule, read_schedule, written_out
 from .sound import check_values
 
 KEYS = (
@@ -53,7 +53,7 @@ def load_sde(source: Any) -> LinearSDE:
     n = len(state)
     schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
     if schedule is not None:
-        F, G = of_schedule(schedule, written, bool(field))
+        F, G, written = named(*of_schedule(schedule, written, bool(field)), written, (*state, *used, *lets, *constant))
     else:
         F, G = (spec.matrix(where, f"sde.{k}", table[k], (n, m), names) for k, m in (("F", n), ("G", None)))
     drift = offset.read(where, table.get("offset"), n, names, constant)

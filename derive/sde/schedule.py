@@ -1,11 +1,14 @@
 """One block written as a pair of schedules, z_t = alpha(t) x_0 + sigma(t) eps, in the place of F and G.
 
 F = alpha'/alpha,   G^2 = (sigma^2)' - 2 F sigma^2,   alpha = 1 and sigma = 0 at the start of the span
+
+Where these are long, the diffusion is dx = f x dt + sqrt(g2) dw with two lets more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import count
 from typing import Any
 
 import sympy as sp
@@ -15,6 +18,8 @@ from stepsmith.errors import InputError
 from ..maths.bounded import tame, tidied
 from ..maths.calculus import exact, is_zero, t
 from ..spec.expression import parse
+
+LONG = 12  # operations in F or in G^2, from which they have names
 
 
 def read_schedule(
@@ -60,3 +65,16 @@ def of_schedule(
     F = tidied(change / alpha)
     growth = 2 * sigma * (spread - F * sigma)
     return sp.Matrix([[F]]), sp.Matrix([[sp.sqrt(sp.factor(growth) if tame(growth) else growth)]])
+
+
+def named(
+    F: sp.Matrix, G: sp.Matrix, lets: Mapping[str, sp.Expr], taken: Collection[str]
+) -> tuple[sp.Matrix, sp.Matrix, dict[str, sp.Expr]]:
+    """F, G and the lets; long rates become lets named f and g2, with _ added while a name is taken."""
+    rates = F[0, 0], G[0, 0] ** 2
+    if max(rate.count_ops() for rate in rates) < LONG:
+        return F, G, dict(lets)
+    names = [next(name for k in count() if (name := rate + "_" * k) not in taken) for rate in ("f", "g2")]
+    f, g2 = (sp.Symbol(name, real=True) for name in names)
+    values = [written_out(rate, lets) for rate in rates]
+    return sp.Matrix([[f]]), sp.Matrix([[sp.sqrt(g2)]]), {**lets, **dict(zip(names, values, strict=True))}
