@@ -91,10 +91,11 @@ def frequency(sde: Any) -> str:
 def equations(sde: Any) -> list[str]:
     """dz = (F z + b) dt + G dw, a line a block."""
     lines = []
+    paths = [""] if sde.G_let.cols == 1 else [f"_{k + 1}" for k in range(sde.G_let.cols)]
     for i, name in enumerate(sde.state):
         drift = sum((sde.F_let[i, j] * sp.Symbol(b) for j, b in enumerate(sde.state)), sde.offset_let[i])
-        noise = [f"{_factor(g)} dw_{k + 1}" for k, g in enumerate(sde.G_let.row(i)) if g != 0]
-        pieces = ([f"({_text(drift)}) dt"] if drift != 0 else []) + noise
+        noise = [f"{_factor(g)} dw{path}" for path, g in zip(paths, sde.G_let.row(i), strict=True) if g != 0]
+        pieces = ([f"{_factor(drift)} dt"] if drift != 0 else []) + noise
         lines += textwrap.wrap(f"d{name} = " + (" + ".join(pieces) or "0"), WIDTH - 4, subsequent_indent="    ")
     return lines
 
@@ -138,7 +139,7 @@ def update_rule(method: Any) -> list[str]:
             drift += sum((c * v for c, v in zip(part.offset.row(i), carried, strict=True)), sp.S.Zero)
             drift += sum((part.score[i, j] * sp.Symbol(f"s_{b}") for j, b in enumerate(sde.state)), sp.S.Zero)
             noise = " + the noise of the diffusion" if i in part.noise_rows else ""
-            text = f"{letter}: d{sde.state[i]} = ({_text(drift)}) dtau{noise}, {SOLVES[part.solve]}"
+            text = f"{letter}: d{sde.state[i]} = {_factor(drift)} dtau{noise}, {SOLVES[part.solve]}"
             lines += textwrap.wrap(text, WIDTH - 8, subsequent_indent="    ")
     return lines
 

@@ -114,7 +114,7 @@ def test_the_long_rates_of_a_pair_have_names_that_are_free() -> None:
         text = ss.emit(ss.derive(spec, "euler-maruyama", "denoiser"), certified=False)
         f, g2 = rates
         drift = "*".join(sorted((f, x)))
-        assert f"d{x} = ({drift}) dt + sqrt({g2}) dw_1" in text and f"with {f} = alpha'/alpha, {g2} = " in text
+        assert f"d{x} = {drift} dt + sqrt({g2}) dw" in text and f"with {f} = alpha'/alpha, {g2} = " in text
         assert all(len(line) <= 120 for line in text.splitlines())
         module = ss.load(text)
         tables.append(module.coefficients(TIMES))
