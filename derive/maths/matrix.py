@@ -21,6 +21,10 @@ def add(A: Matrix, B: Matrix) -> Matrix:
     return [[a + b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(A, B, strict=True)]
 
 
+def sub(A: Matrix, B: Matrix) -> Matrix:
+    return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(A, B, strict=True)]
+
+
 def scaled(A: Matrix, c: Any) -> Matrix:
     return [[e * c for e in row] for row in A]
 
@@ -41,18 +45,6 @@ def factor(A: Matrix, upper: bool = False) -> Matrix:
         for i in range(j + 1, n):
             L[i][j] = (A[i][j] - sum((L[i][k] * L[j][k] for k in range(j)), zero)) / L[j][j]
     return L
-
-
-def forward(L: Matrix) -> Matrix:
-    """The inverse of a lower triangular matrix."""
-    n = len(L)
-    zero = L[0][0] - L[0][0]
-    Z = [[zero] * n for _ in range(n)]
-    for j in range(n):
-        Z[j][j] = 1 / L[j][j]
-        for i in range(j + 1, n):
-            Z[i][j] = -sum((L[i][k] * Z[k][j] for k in range(j, i)), zero) / L[i][i]
-    return Z
 
 
 def solve(A: Matrix) -> Matrix:

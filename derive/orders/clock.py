@@ -19,15 +19,14 @@ import flint
 import sympy as sp
 
 from ..lower.frames import RISE, SIGMA, WIDTH, clock_of, rate_of
-from ..maths.matrix import Matrix, add, inverse_of, mul, scaled, solve, transpose
+from ..maths.matrix import Matrix, add, mul, scaled, solve, transpose
 from ..maths.values import evaluate
 from .history import lengths
 from .local import local_error_at, step_chain
-from .point import composed
 from .rings import PRECISION, Balls, held_to_zero
 from .series import Series, constant
 from .symbolic import ErrorTerm, tidy
-from .taylor import Setting, Value, combined, exact_flow, setting
+from .taylor import Setting, exact_flow, setting
 
 
 def by_clock(method: Any, order: int) -> tuple[ErrorTerm, ...] | None:
@@ -81,9 +80,9 @@ def _prove(method: Any, error: sp.Expr, ratios: list[sp.Symbol], D: list[sp.Symb
         values = dict(zip(D, slopes, strict=True)) | {along: turned}
         steps = lengths(1, len(step_chain(method).rows))
         ratio = [a / b for a, b in zip(steps, [flint.fmpq(1), *steps], strict=False)]
-        values |= {r: at.point.ring.number(int(q.p), int(q.q)) for r, q in zip(ratios, ratio, strict=False)}
+        values |= {r: at.point.ring.of(q) for r, q in zip(ratios, ratio, strict=False)}
         named = {symbol.name: value for symbol, value in values.items()}
-        stated = evaluate(error, named, lambda e: at.point.ring.number(int(e.p), int(e.q)))
+        stated = evaluate(error, named, at.point.ring.of)
         found = local_error_at(at, step_chain(method), power, steps).coefficients[power]
         for row, (gap,) in zip(k, found, strict=True):
             held_to_zero(row * stated * (-rate) ** power - gap, f"leading error of {method.name}")
@@ -103,35 +102,19 @@ def _flowing(at: Setting, count: int) -> tuple[list[Any], list[Any], Any, Any]:
     pushed = [a + e for a, (e,) in zip(pushed, mul(at.Q, out), strict=True)] if sampler.adams.skew else pushed
     k = [(e / du).c[0] for e in pushed]
     flow = exact_flow(at, point.ring.number(1, 2))
-    slopes = [_quantity(at, flow, skip, out)]
+    slopes = [at.output(flow, skip, out)[0][0]]
     while len(slopes) < count:
         slopes.append(slopes[-1].derivative() / du)
     still = constant(point.ring, 0, point.terms)
     moved = [[Series([v, e, *[0] * (point.terms - 2)], point.ring) for v in block] for block, e in zip(at.state, k, strict=True)]
-    along = _quantity(at, moved, composed(skip, still), composed(out, still), still)
+    along = at.output(moved, skip, out, still)[0][0]
     return k, [slope.c[0] for slope in slopes], along.c[1], du.c[0]
 
 
 def _frame(at: Setting, p: Matrix) -> tuple[Matrix, Matrix]:
     """(C_skip, C_out) of the frame around t0."""
     point, frame = at.point, at.method.sampler.adams.frame
-    if frame in ("v", "eps-R"):
-        skip, out, _, _ = point.parameterization(frame)
-        return skip, out
-    S = point.Sigma
-    if frame == "gaussian":
-        width = point.params[WIDTH.name]
-        S = add(S, scaled(mul(p, transpose(p)), width * width))
-    inverse = solve(S)
+    if frame != "gaussian":
+        return point.parameterization(frame)[:2]
+    inverse = solve(add(point.Sigma, scaled(mul(p, transpose(p)), point.params[WIDTH.name] ** 2)))
     return scaled(inverse, -1), mul(inverse, p)
-
-
-def _quantity(at: Setting, z: list[Value], skip: Matrix, out: Matrix, time: Series | None = None) -> Series:
-    """r of the first coordinate at the states z and the times t0 + x, or t0 + ``time``."""
-    offset = at.point.offset if time is None else composed(at.point.offset, time)
-    shifted = combined(offset, at.carried(at.point.terms))
-    free = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(z, shifted, strict=True)]
-    pull = combined(skip, free)
-    gap = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(at.score(z, time), pull, strict=True)]
-    turned = transpose(out)
-    return combined(mul(inverse_of(mul(turned, out)), turned), gap)[0][0]

@@ -21,15 +21,14 @@ import sympy as sp
 
 from ..lower import conjugation
 from ..maths.calculus import t
-from ..maths.matrix import add, inverse_of, mul, scaled, transpose
+from ..maths.matrix import add, mul, scaled
 from ..sampler.network import kind_of
 from ..sampler.split import bind
 from .local import local_error_at, step_chain
-from .point import composed
 from .rings import PRECISION, Balls, held_to_zero
 from .series import Series
 from .symbolic import ErrorTerm, tidy
-from .taylor import Setting, combined, exact_flow, setting
+from .taylor import Setting, exact_flow, setting
 
 
 @dataclass(frozen=True)
@@ -135,18 +134,7 @@ def conjugate_values(at: Setting) -> dict[str, Any]:
     skip, out, _, _ = point.parameterization(frame_of(method))
     half, zero, clock = ring.number(1, 2), Series([0, 0], ring), Series([0, ring.number(1)], ring)
 
-    def output(z: list[list[Series]], time: Series) -> list[Series]:
-        """n with C_out n = s - C_skip (z - o), at the time t0 + ``time``; by least squares where C_out is tall."""
-        C, D = (composed(M, time) for M in (skip, out))
-        shift = combined(composed(point.offset, time), at.carried(2))
-        free = [[a - b for a, b in zip(p, q, strict=True)] for p, q in zip(z, shift, strict=True)]
-        gap = [
-            [a - b for a, b in zip(p, q, strict=True)]
-            for p, q in zip(at.score(z, time), combined(C, free), strict=True)
-        ]
-        D_T = transpose(D)
-        return [value for (value,) in combined(mul(inverse_of(mul(D_T, D)), D_T), gap)]
-
+    made = lambda z, time: [value for (value,) in at.output(z, skip, out, time)]  # noqa: E731
     flow = [[Series(e.c[:2], ring) for e in block] for block in exact_flow(at, half)]
     still = [[Series([e.c[0], 0], ring) for e in block] for block in flow]
     K, L = scaled(mul(point.V, out), -half), add(point.F, scaled(mul(point.V, skip), -half))
@@ -155,10 +143,10 @@ def conjugate_values(at: Setting) -> dict[str, Any]:
     for i, b in enumerate(names):
         known |= {f"L_{b}{c}": L[i][j].c[0] for j, c in enumerate(names)}
         known |= {f"K_{b}{tag.removeprefix('_')}": K[i][k].c[0] for k, tag in enumerate(tags)}
-        o = combined(point.offset, at.carried(2))[i][0].c[0]
+        o = mul(point.offset, at.carried(2))[i][0].c[0]
         known |= {b: flow[i][0].c[0], f"({b} - o_{b})": flow[i][0].c[0] - o, f"d{b}": -flow[i][0].c[1]}
         pushed = [[e + clock if j == i else e for e in block] for j, block in enumerate(still)]
-        known |= {f"n{tag}_{b}": e.c[1] for tag, e in zip(tags, output(pushed, zero), strict=True)}
-    for tag, along, alone in zip(tags, output(flow, clock), output(still, clock), strict=True):
+        known |= {f"n{tag}_{b}": e.c[1] for tag, e in zip(tags, made(pushed, zero), strict=True)}
+    for tag, along, alone in zip(tags, made(flow, clock), made(still, clock), strict=True):
         known |= {f"n{tag}": along.c[0], f"dn{tag}": along.c[1], f"nt{tag}": alone.c[1]}
     return known

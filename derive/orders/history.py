@@ -265,14 +265,9 @@ def _recurrence(A: Matrix, g: list[list[Any]], count: int, ring: Ring) -> list[l
 
 
 def _longer(values: list[list[Any]], count: int) -> list[list[Any]]:
-    """More values of polynomials of degree len(values) - 1: their last differences are constant."""
-    table = [values]
-    while len(table[-1]) > 1:
-        table.append([[b - a for a, b in zip(p, q, strict=True)] for p, q in pairwise(table[-1])])
-    ends = [row[-1] for row in table]
-    found = list(values)
+    """More values of polynomials of degree len(values) - 1, whose differences of one order more vanish."""
+    found, weights = list(values), [(-1) ** j * math.comb(len(values), j + 1) for j in range(len(values))]
     while len(found) < count:
-        for level in range(len(ends) - 2, -1, -1):
-            ends[level] = [a + b for a, b in zip(ends[level], ends[level + 1], strict=True)]
-        found.append(ends[0])
+        last = zip(*found[: -len(values) - 1 : -1], strict=True)
+        found.append([sum(w * e for w, e in zip(weights, past, strict=True)) for past in last])
     return found

@@ -23,6 +23,7 @@ import flint
 
 from stepsmith.errors import Unsupported
 
+from ..maths.matrix import sub
 from ..program import StepProgram
 from .history import UnsettledError, growth, lengths, reach, settled, times_h, times_of
 from .parts import carrying, ends_corrected, head
@@ -183,7 +184,7 @@ def local_error_at(at: Setting, chain: Chain, top: int, steps: Sequence[Any]) ->
     flow = exact_flow(at, at.point.ring.number(1, 2))
     made = last_step(at, chain, flow, steps, top)
     there = [[e.at(times_h(at, -1)) for e in block] for block in flow]
-    gaps = [[(a - b).regular for a, b in zip(p, q, strict=True)] for p, q in zip(there, made.state, strict=True)]
+    gaps = [[e.regular for e in block] for block in sub(there, made.state)]
     if min(len(c) for block in gaps for c in block) <= top:
         raise ZeroDivisionError("divisions by powers of the step have lost too many terms")
     return LocalError(at.point, [[[c[k] for c in block] for block in gaps] for k in range(top + 1)])
@@ -196,7 +197,7 @@ def last_step(at: Setting, chain: Chain, flow: list[Value], steps: Sequence[Any]
     """
     rows, end = (chain.rows[:-1], chain.rows[-1]) if ends_corrected(chain.rows) else (chain.rows, None)
     ring, first = at.point.ring, rows[0]
-    before = [ring.number(int(q.p), int(q.q)) if isinstance(q, flint.fmpq) else q for q in steps[: len(rows)]]
+    before = [ring.of(q) if isinstance(q, flint.fmpq) else q for q in steps[: len(rows)]]
     starts = [sum(before[:back], ring.number(0)) for back in range(len(rows))]
     carried = [[constant(ring, 0, at.point.terms)] * len(at.state[0]) for _ in first.history]
     if chain.long and first.history and reach(first) is None:

@@ -18,9 +18,9 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from ..maths.calculus import plain, t
-from ..maths.matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
-from ..maths.values import evaluate, evaluate_matrix
-from ..program.meaning import of_factor, put, table_names, tables
+from ..maths.matrix import Matrix, add, mul, scaled, solve, transpose
+from ..maths.values import evaluate
+from ..program.meaning import Around
 from ..sampler.network import KINDS, ScoreParameterization, scalar
 from ..sde.linear import LinearSDE
 from ..sde.offset import reached
@@ -31,7 +31,7 @@ UNIT = {1: ((1,), 1), 2: ((3, 4), 5), 3: ((2, 3, 6), 7), 4: ((1, 1, 1, 1), 2)}  
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class Point(Around):
     """Numbers of a ring: ``params``, ``t0``, ``psi`` and ``low`` (n x n; Sigma = low low^T); ``terms`` of every series."""
 
     ring: Ring
@@ -47,14 +47,13 @@ class Point:
         """t0 + x."""
         return clock(self.ring, self.t0, self.terms)
 
-    def number(self, expr: sp.Expr) -> Series:
+    def number(self, expr: sp.Expr, length: int = 0) -> Series:
         """A rational, pi or e as a constant series."""
-        if expr.is_Rational:
-            return constant(self.ring, self.ring.number(int(expr.p), int(expr.q)), self.terms)
-        return constant(self.ring, self.ring.constant("pi" if expr == sp.pi else "e"), self.terms)
+        value = self.ring.of(expr) if expr.is_Rational else self.ring.constant("pi" if expr == sp.pi else "e")
+        return constant(self.ring, value, length or self.terms)
 
     @cached_property
-    def _values(self) -> dict[str, Any]:
+    def known(self) -> dict[str, Any]:
         """What an expression in t may name: the parameters, t, and alpha and sigma of one block."""
         own = {name: constant(self.ring, value, self.terms) for name, value in self.params.items()}
         start = constant(self.ring, self.t0, self.terms)
@@ -64,35 +63,8 @@ class Point:
         }
         return {**own, **functions, "t": self.time}
 
-    def of(self, entries: sp.Matrix, kind: str = "", given: Mapping[str, Any] | None = None) -> Matrix:
-        """A matrix of expressions in t, lets, parameters and values of the law, those of the parameterisation ``kind``."""
-        values = {**self._values, **(given or {})}
-        names = {symbol.name.split("[")[0] for symbol in entries.free_symbols if "[" in symbol.name}
-        if "offset" in names:
-            put(values, "offset", self.offset)
-        if names - {"offset"}:
-            law = self._tables(kind)
-            for name, value in zip(table_names(kind), law, strict=False):
-                put(values, name, value)
-        return evaluate_matrix(self.sde.written_out(entries), values, self.number)
-
-    def _tables(self, kind: str) -> tuple[Any, ...]:
-        """What the law gives a parameterisation (program/meaning.py)."""
-        if kind == "eps-R":
-            return of_factor(self.R)
-        return tables(kind, self.sde.data, self.Psi, self.Sigma, self.offset, lambda: self.params["sigma_data"])
-
     def one(self, expr: Any) -> Series:
         return self.of(sp.Matrix([[expr]]))[0][0]
-
-    @cached_property
-    def F(self) -> Matrix:
-        return self.of(self.sde.F_let)
-
-    @cached_property
-    def V(self) -> Matrix:
-        """G G^T."""
-        return self.of(self.sde.GG_let)
 
     @cached_property
     def Psi(self) -> Matrix:
@@ -129,19 +101,14 @@ class Point:
         return grow(self, start, left=self.F, inhomogeneous=self.b)
 
     @cached_property
-    def flow(self) -> Matrix:
-        """X with R_t = X R_t0, R' = (F + G G^T Sigma^-1 / 2) R (gDDIM, arXiv 2206.05564)."""
+    def R(self) -> Matrix:
+        """gDDIM's R, R' = (F + G G^T Sigma^-1 / 2) R (arXiv 2206.05564), anchored at t0: as good as anywhere."""
         rate = add(self.F, scaled(mul(self.V, solve(self.Sigma)), self.ring.number(1, 2)))
-        return grow(self, unit(self), left=rate)
+        return mul(grow(self, unit(self), left=rate), constants(self, self.low))
 
     @cached_property
     def _parameterizations(self) -> dict[str | ScoreParameterization, tuple[Matrix, Matrix, Matrix, Series]]:
         return {}
-
-    @cached_property
-    def R(self) -> Matrix:
-        """gDDIM's R, anchored at t0."""
-        return self.root("eps-R")
 
     def parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
         """(C_skip, C_out, C_in, C_noise) of a network; asked for at every pass of ``taylor.exact_flow``."""
@@ -165,15 +132,9 @@ class Point:
             return [[skip]], [[out]], [[inp]], noise
         if kind.single:
             assert kind.law is not None
-            law: Any = self._tables(kind.law)
+            law: Any = self.tables(kind.law)
             return law if kind.bridge else (law[0], law[1], one, self.time)
-        return zero, scaled(transpose(inverse_of(self.root(network))), -1), one, self.time
-
-    def root(self, network: str) -> Matrix:
-        """The factor of Sigma that an epsilon network was trained with; eps-R is anchored at t0 here, as good as anywhere."""
-        if KINDS[network].factor == "R":
-            return mul(self.flow, constants(self, self.low))
-        return factor(self.Sigma, KINDS[network].factor == "U")
+        return zero, self.tables(network)[0], one, self.time
 
 
 def draw(method: Any, ring: Ring, seed: int, terms: int, kept: frozenset[str] | None = None) -> Point:

@@ -12,61 +12,36 @@ import sympy as sp
 from ..maths.matrix import Matrix, add, mul, scaled, solve, transpose
 from ..maths.values import evaluate
 from ..program import StepProgram
-from ..program.meaning import host_values
+from ..program.meaning import Reading, host_values
 from .point import Point, composed, grow, unit
 from .series import Series, constant
 
 
-class SeriesReading:
+class SeriesReading(Reading):
     """A point read at times that are series (see program/meaning.py)."""
 
     def __init__(self, point: Point, like: Series) -> None:
         self.point, self.like = point, like
-        self.n, self.data = point.sde.n, point.sde.data
+        self.sde, self.params = point.sde, point.params
 
     def _offset(self, time: Series) -> Series:
         """time - t0, the rounding of its constant term taken off."""
         return vanishing(self.point, time - self.point.t0)
 
     def scalar(self, expr: sp.Expr, values: Mapping[str, Any]) -> Series:
-        ring, length = self.point.ring, len(self.like.c)
-
-        def number(e: sp.Expr) -> Series:
-            if e.is_Rational:
-                return constant(ring, ring.number(int(e.p), int(e.q)), length)
-            return constant(ring, ring.constant("pi" if e == sp.pi else "e"), length)
-
-        sde = self.point.sde
+        sde, number = self.point.sde, partial(self.point.number, length=len(self.like.c))
         plain = sde.written_out(expr) if any(symbol.name in sde.let for symbol in expr.free_symbols) else expr
         return evaluate(plain, values, number)
 
-    def functions(self) -> dict[str, Callable[[Series], Series]]:
-        """alpha and sigma of one block, the lets, phi_k and the time of a log signal-to-noise ratio."""
-        point, sde = self.point, self.point.sde
-        own: dict[str, Callable[[Series], Series]] = {f"phi{k}": partial(self._phi, k) for k in range(1, 6)}
-        for name, expr in sde.let.items():
-            if expr.has(sp.Symbol("t", real=True)):
-                own[name] = partial(self._at, point.one(expr))
-        if sde.n == 1:
-            own |= {
-                "alpha": lambda time: point.Psi[0][0].at(self._offset(time)),
-                "sigma": lambda time: point.Sigma[0][0].sqrt().at(self._offset(time)),
-                "time_of": self._time_of,
-            }
-        return own
-
-    def _at(self, value: Series, time: Series) -> Series:
-        return value.at(self._offset(time))
+    def let(self, expr: sp.Expr, time: Series) -> Series:
+        return self.point.one(expr).at(self._offset(time))
 
     def law(self, time: Series) -> tuple[Matrix, Matrix, Matrix]:
         at, point = self._offset(time), self.point
         return composed(point.Psi, at), composed(point.Sigma, at), composed(point.offset, at)
 
     def rotation(self, time: Series) -> Matrix:
-        return composed(self.point.root("eps-R"), self._offset(time))
-
-    def sigma_data(self) -> Any:
-        return self.point.params["sigma_data"]
+        return composed(self.point.R, self._offset(time))
 
     def propagate(self, rate: Callable[[Point], Matrix], rows: int, lower: Series, upper: Series) -> Matrix:
         """The first rows of Y(lower)^-1 Y(upper) with Y' = Y M, M = [rate; 0]."""
@@ -90,7 +65,7 @@ class SeriesReading:
         ends = composed(X, low)
         return mul(mul(ends, between), transpose(ends))
 
-    def _time_of(self, target: Series) -> Series:
+    def time_of(self, target: Series) -> Series:
         """The time at which log(alpha/sigma) is the target: Newton's iteration on series, each pass doubles the terms."""
         point = self.point
         clock = point.Psi[0][0].log() - point.Sigma[0][0].log() / 2
@@ -101,7 +76,7 @@ class SeriesReading:
             x = Series([0, *x.c[1:]], point.ring)
         return x + point.t0
 
-    def _phi(self, k: int, value: Series) -> Series:
+    def phi(self, k: int, value: Series) -> Series:
         """phi_k(a) = sum_j a^j / (j + k)!, a vanishing with the step."""
         outer = Series([self.point.ring.number(1, math.factorial(j + k)) for j in range(len(value.c))], self.point.ring)
         return outer.at(vanishing(self.point, value))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import flint
 
@@ -27,44 +26,46 @@ class IrrationalError(Exception):
     """A value that the exact ring cannot hold: the caller takes the balls."""
 
 
-@dataclass(frozen=True)
-class Rationals:
-    """Exact rational numbers; a root or an exponential that is not rational raises IrrationalError."""
-
-    name: str = "rationals"
+class Ring:
+    """What a power series needs of its coefficients."""
 
     def number(self, p: int, q: int = 1) -> Any:
-        return flint.fmpq(p, q)
+        raise NotImplementedError
+
+    def of(self, q: Any) -> Any:
+        """A rational of SymPy or of flint."""
+        return self.number(int(q.p), int(q.q))
 
     def constant(self, name: str) -> Any:
         raise IrrationalError(name)
 
     def is_zero(self, value: Any) -> bool:
-        if isinstance(value, Polynomial):
-            return all(self.is_zero(c) for c in value.terms.values())
         return bool(value == 0)
 
     def function(self, name: str, value: Any) -> Any:
         known = {"exp": (0, 1), "log": (1, 0), "sin": (0, 0), "cos": (0, 1), "atan": (0, 0), "asin": (0, 0)}
         if name in known and value == known[name][0]:
-            return flint.fmpq(known[name][1])
+            return self.number(known[name][1])
         raise IrrationalError(f"{name}({value})")
 
     def sqrt(self, value: Any) -> Any:
-        value = flint.fmpq(value)
-        if value < 0:
-            raise IrrationalError(f"sqrt({value})")
-        p, q = value.p.isqrt(), value.q.isqrt()
-        if p * p != value.p or q * q != value.q:
-            raise IrrationalError(f"sqrt({value})")
+        raise IrrationalError(f"sqrt({value})")
+
+
+class Rationals(Ring):
+    """Exact rational numbers; a root or an exponential that is not rational raises IrrationalError."""
+
+    def number(self, p: int, q: int = 1) -> Any:
         return flint.fmpq(p, q)
 
+    def sqrt(self, value: Any) -> Any:
+        value = flint.fmpq(value)
+        p, q = (value.p.isqrt(), value.q.isqrt()) if value >= 0 else (0, 1)
+        return flint.fmpq(p, q) if p * p == value.p and q * q == value.q else super().sqrt(value)
 
-@dataclass(frozen=True)
-class Balls:
+
+class Balls(Ring):
     """Real balls of PRECISION bits."""
-
-    name: str = "balls"
 
     def number(self, p: int, q: int = 1) -> Any:
         return flint.arb(flint.fmpq(p, q))
@@ -99,23 +100,6 @@ def held_to_zero(gap: Any, formula: str) -> None:
     if flint.arb(gap).contains(0):
         raise Unsupported(f"the numbers are too large to prove the {formula}", "give smaller ones")
     raise ArithmeticError(f"the {formula} does not hold")
-
-
-class Ring(Protocol):
-    """What a power series needs of its coefficients."""
-
-    @property
-    def name(self) -> str: ...
-
-    def number(self, p: int, q: int = 1) -> Any: ...
-
-    def constant(self, name: str) -> Any: ...
-
-    def is_zero(self, value: Any) -> bool: ...
-
-    def function(self, name: str, value: Any) -> Any: ...
-
-    def sqrt(self, value: Any) -> Any: ...
 
 
 def exactly(made: Callable[[Ring], T]) -> T:

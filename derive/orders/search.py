@@ -16,13 +16,14 @@ from typing import Any
 
 import flint
 
+from ..maths.matrix import Matrix, add, mul, scaled
 from ..sampler.sampler import load_sampler
 from ..sampler.split import bind
 from ..spec.composition import parse_composition
-from .point import Matrix, composed
+from .point import composed
 from .rings import PRECISION, Ring, exactly
 from .series import Series, constant
-from .taylor import Setting, Value, combined, exact_flow, setting
+from .taylor import Setting, Value, exact_flow, setting
 
 Number = Fraction
 THEOREM = """\
@@ -231,12 +232,9 @@ def order(scheme: Scheme, on: Bench) -> int:
         state = states[move.base]
         for term in move.terms:
             linear, gain = on.part(term.letter, term.at)
-            slope = zip(combined(linear, states[term.seen]), combined(gain, scores[term.score]), strict=True)
+            slope = add(mul(linear, states[term.seen]), mul(gain, scores[term.score]))
             size = h * ring.number(term.weight.numerator, term.weight.denominator)
-            state = [
-                [z + (a + b) * size for z, a, b in zip(block, p, q, strict=True)]
-                for block, (p, q) in zip(state, slope, strict=True)
-            ]
+            state = add(state, scaled(slope, size))
         states[move.name] = state
     for k in range(on.top + 1):
         for p, q in zip(on.exact, states[scheme.result], strict=True):

@@ -28,8 +28,10 @@ import sympy as sp
 
 from stepsmith.errors import Unsupported
 
-from ..program import UNIT, Evaluate, Normal, StepProgram
-from ..program.meaning import skew_matrix
+from ..maths.balls import floats, terms_of
+from ..program import UNIT, Evaluate, Moments, Normal, StepProgram
+from ..program.meaning import moments
+from ..proofs.reading import BallReading
 from ..proofs.reference import reference
 from ..sampler.network import kind_of, scalar
 
@@ -221,34 +223,16 @@ class Linear:
             float(value.mid()) for value in self.exact_reference.scalars([flint.arb(t) for t in times], before, exprs)
         ]
 
-    def flow(self, t0: float, t1: float, parts: int = 32) -> np.ndarray:
-        """E.  For the reverse SDE, the mean of z(t1) given z(t0): S_t1 Psi(t0, t1)^T S_t0^-1.  For the flow, the classical
-        Runge-Kutta method in u, t = START + u^2, which is finer near the data."""
+    def flow(self, t0: float, t1: float) -> np.ndarray:
+        """E.  For the reverse SDE, the mean of z(t1) given z(t0): S_t1 Psi(t0, t1)^T S_t0^-1.  For the flow, the propagator of
+        a step in the frame of Gaussian data, which freezes nothing."""
         if self.method.sampler.target == "sde":
-            back = np.linalg.solve(self.law(t0)[2], self.view.transition(t0, t1))
-            return self.law(t1)[2] @ back.T
-        low = float(self.method.sde.time[0])
-        u, end = (t0 - low) ** 0.5, (t1 - low) ** 0.5
-        E, h = np.eye(self.method.sde.n), (end - u) / parts
-        rates = [2 * v * self._rate(low + v * v) for v in np.linspace(u, end, 2 * parts + 1)]
-        for first, middle, last in zip(rates[:-1:2], rates[1::2], rates[2::2], strict=True):
-            a = first @ E
-            b = middle @ (E + h / 2 * a)
-            c = middle @ (E + h / 2 * b)
-            d = last @ (E + h * c)
-            E = E + h / 6 * (a + 2 * b + 2 * c + d)
-        return E
-
-    def _rate(self, t: float) -> np.ndarray:
-        """F + (G G^T/2 - Q) S^-1, Q the skew matrix of the sampler, if it has one."""
-        column, sigma, S = self.law(t)
-        sde, now = self.method.sde, flint.arb(t)
-        F, V = (
-            np.array([[float(e[0].mid()) for e in row] for row in self.view.jets(M, now, 1)]) for M in (sde.F, sde.GG)
-        )
-        adams = self.method.sampler.adams
-        Q = skew_matrix(column[:, None].tolist(), sigma.tolist(), V.tolist()) if adams is not None and adams.skew else 0 * V
-        return F + (V / 2 - np.array(Q)) @ np.linalg.inv(S)
+            return self.law(t1)[2] @ np.linalg.solve(self.law(t0)[2], self.view.transition(t0, t1)).T
+        adams, (low, high), exact = self.method.sampler.adams, map(flint.arb, (t1, t0)), self.exact_reference
+        skew, zero = adams is not None and adams.skew, sp.S.Zero
+        E = Moments(("P", "M"), "gaussian", 0, zero, sp.Rational(self.variance), zero, skew, zero, zero)
+        with flint.ctx.workprec(exact.view.precision), terms_of(exact.view.terms):
+            return floats(moments(BallReading(exact.view, exact.params, low), E, low, high)[0])
 
     def amplification(self, t0: float, t1: float) -> Amplification:
         A, E = self.step(t0, t1), self.flow(t0, t1)

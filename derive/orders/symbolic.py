@@ -72,35 +72,20 @@ class ErrorTerm:
 
     def number(self, values: Mapping[str, Any], ring: Ring) -> Any:
         """The coefficient in a ring."""
-        return evaluate(self.coefficient, values, lambda q: ring.number(int(q.p), int(q.q)))
+        return evaluate(self.coefficient, values, ring.of)
 
 
-@dataclass(frozen=True)
-class Symbols:
+class Symbols(Ring):
     """A field of rational functions as a ring of coefficients."""
 
-    K: Any
-    name: str = "symbols"
+    def __init__(self, K: Any) -> None:
+        self.K = K
 
     def number(self, p: int, q: int = 1) -> Any:
         return self.K(p) / self.K(q)
 
-    def constant(self, name: str) -> Any:
-        raise IrrationalError(name)
-
-    def is_zero(self, value: Any) -> bool:
-        return bool(value == 0)
-
-    def function(self, name: str, value: Any) -> Any:
-        known = {"exp": (0, 1), "log": (1, 0), "sin": (0, 0), "cos": (0, 1)}
-        if name in known and value == known[name][0]:
-            return self.K(known[name][1])
-        raise IrrationalError(f"{name}({value})")
-
     def sqrt(self, value: Any) -> Any:
-        if value in (0, 1):
-            return self.K(int(value == 1))
-        raise IrrationalError(f"sqrt({value})")
+        return self.K(int(value == 1)) if value in (0, 1) else super().sqrt(value)
 
 
 def symbolic(sde: LinearSDE, degree: int) -> LinearSDE:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..maths.matrix import Matrix
+from ..maths.matrix import Matrix, add, inverse_of, mul, scaled, sub, transpose
 from ..program import UNIT, Evaluate, Normal, StepProgram
 from ..program.meaning import needed_by, skew_matrix
 from ..program.program import scalars
@@ -85,7 +85,7 @@ class Setting:
         one = [[self.point.ring.number(1)] * len(self.state[0])]
         return [[constant(self.point.ring, v, length) for v in block] for block in [*self.constants, *one]]
 
-    def score(self, z: Sequence[Value], at: Series | None = None) -> list[Value]:
+    def score(self, z: list[Value], at: Series | None = None) -> list[Value]:
         """s = C_skip (z - o) + C_out n(inputs) at the times t0 + ``at`` (t0 + x where None)."""
         point, kind = self.point, self.method.network
         skip, out, inp, noise = point.parameterization(kind)
@@ -94,29 +94,33 @@ class Setting:
             skip, out, inp, offset = (composed(M, at) for M in (skip, out, inp, offset))
             noise = noise.at(at)
         carried = self.carried(len(z[0][0].c))
-        free = _combine(z, combined(offset, carried), -1)
-        inputs = [*combined(inp, z), *carried[:-1]] if takes_state(kind) else combined(inp, free)
-        return _combine(combined(skip, free), combined(out, self.net(inputs, noise)), 1)
+        free = sub(z, mul(offset, carried))
+        inputs = [*mul(inp, z), *carried[:-1]] if takes_state(kind) else mul(inp, free)
+        return add(mul(skip, free), mul(out, self.net(inputs, noise)))
 
-    def drift(self, z: Sequence[Value], weight: Any, at: Series | None = None) -> list[Value]:
+    def drift(self, z: list[Value], weight: Any, at: Series | None = None) -> list[Value]:
         """F z + b - (weight G G^T - Q) s, Q the skew matrix of the sampler, if it has one."""
         F, V, b = (M if at is None else composed(M, at) for M in (self.point.F, self.point.V, self.point.b))
-        forced = _combine(combined(F, z), combined(b, self.carried(len(z[0][0].c))), 1)
-        forced = _combine(forced, combined(V, self.score(z, at)), -weight)
+        forced = add(mul(F, z), mul(b, self.carried(len(z[0][0].c))))
+        forced = sub(forced, scaled(mul(V, self.score(z, at)), weight))
         if self.method.sampler.adams is None or not self.method.sampler.adams.skew:
             return forced
-        return _combine(forced, combined(self.Q if at is None else composed(self.Q, at), self.score(z, at)), 1)
+        return add(forced, mul(self.Q if at is None else composed(self.Q, at), self.score(z, at)))
+
+    def output(self, z: list[Value], skip: Matrix, out: Matrix, at: Series | None = None) -> list[Value]:
+        """r with C_out r = s - C_skip (z - o), by least squares where C_out is tall."""
+        offset = self.point.offset
+        if at is not None:
+            skip, out, offset = (composed(M, at) for M in (skip, out, offset))
+        pull = mul(skip, sub(z, mul(offset, self.carried(len(z[0][0].c)))))
+        turned = transpose(out)
+        return mul(mul(inverse_of(mul(turned, out)), turned), sub(self.score(z, at), pull))
 
     @cached_property
     def Q(self) -> Matrix:
         """The skew matrix of the sampler around t0."""
         p = [[row[self.method.sde.data[0]]] for row in self.point.Psi]
         return skew_matrix(p, self.point.Sigma, self.point.V)
-
-
-def _combine(A: Sequence[Value], B: Sequence[Value], weight: Any) -> list[Value]:
-    """A + weight B, block by block."""
-    return [[a + b * weight for a, b in zip(p, q, strict=True)] for p, q in zip(A, B, strict=True)]
 
 
 def setting(
@@ -127,16 +131,16 @@ def setting(
     rng = random.Random(f"state {seed}")
     n, kind = method.sde.n, method.network
     state, given = (
-        [[_drawn(rng, ring) for _ in range(width)] for _ in range(k)] for k in (n, len(method.sde.constant))
+        [[ring.of(small_rational(rng)) for _ in range(width)] for _ in range(k)] for k in (n, len(method.sde.constant))
     )
     _, out, inp, noise = point.parameterization(kind)
     bare = Setting(point, method, state, given, Network([], (), [], width))
     values = [[Series([v], ring) for v in block] for block in state]
-    free = _combine(values, combined(point.offset, bare.carried(1)), -1)
-    inputs = [*combined(inp, values), *bare.carried(1)[:-1]] if takes_state(kind) else combined(inp, free)
+    free = sub(values, mul(point.offset, bare.carried(1)))
+    inputs = [*mul(inp, values), *bare.carried(1)[:-1]] if takes_state(kind) else mul(inp, free)
     centre = [*(e.c[0] for value in inputs for e in value), noise.c[0]]
     monomials = tuple(index for total in range(degree + 1) for index in multi_indices(len(centre), total))
-    coefficients = [[_drawn(rng, ring) for _ in range(len(out[0]) * width)] for _ in monomials]
+    coefficients = [[ring.of(small_rational(rng)) for _ in range(len(out[0]) * width)] for _ in monomials]
     return Setting(point, method, state, given, Network(centre, monomials, coefficients, width))
 
 
@@ -146,22 +150,6 @@ def multi_indices(variables: int, total: int) -> list[tuple[int, ...]]:
         tuple(chosen.count(i) for i in range(variables))
         for chosen in itertools.combinations_with_replacement(range(variables), total)
     ]
-
-
-def _drawn(rng: random.Random, ring: Any) -> Any:
-    q = small_rational(rng)
-    return ring.number(int(q.p), int(q.q))
-
-
-def combined(M: Matrix, values: Sequence[Value]) -> list[Value]:
-    """M applied to blocks."""
-    return [
-        [_sum([e * value[c] for e, value in zip(row, values, strict=True)]) for c in range(len(values[0]))] for row in M
-    ]
-
-
-def _sum(terms: list[Series]) -> Series:
-    return sum(terms[1:], terms[0])
 
 
 def exact_flow(at: Setting, weight: Any) -> list[Value]:
@@ -233,7 +221,7 @@ def run(
             tensors[op.output] = (normals or {})[op.output]
         else:
             terms = [(c, tensors[name]) for c, (_, name) in zip(numbers, op.terms, strict=True)]
-            nothing = [] if terms else [unit[0] * 0]
-            tensors[op.output] = [_sum([c * value[k] for c, value in terms] + nothing) for k in range(len(unit))]
+            nothing = unit[0] * 0
+            tensors[op.output] = [sum([c * value[k] for c, value in terms], nothing) for k in range(len(unit))]
         tensors.update(zip(program.corrected, corrected, strict=False))
     return Run([tensors[name] for name in program.result[: len(state)]], [tensors[name] for name in program.carry])

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import flint
 import sympy as sp
 
 from .program import ONE, UNIT, Evaluate, Normal, Op, StepProgram, Update, outputs
@@ -162,16 +163,10 @@ def _independent(ops: Iterable[Op], values: Sequence[str], draws: Sequence[str])
         if isinstance(op, Update):
             terms = [[_residue(c) * e for e in rows[value]] for c, value in op.terms if value in rows]
             rows[op.output] = [sum(column) % PRIME for column in zip(*terms, strict=True)] or [0] * len(draws)
-    first: dict[str, tuple[int, list[int]]] = {}
-    for value in values:
-        row = rows[value]
-        for pivot, other in first.values():
-            row = [(a - row[pivot] * b) % PRIME for a, b in zip(row, other, strict=True)]
-        pivot = next((k for k, e in enumerate(row) if e), -1)
-        if pivot >= 0:
-            inverse = pow(row[pivot], -1, PRIME)
-            first[value] = pivot, [e * inverse % PRIME for e in row]
-    return list(first)
+    if not values or not draws:
+        return []
+    table, rank = flint.nmod_mat([[rows[value][k] for value in values] for k in range(len(draws))], PRIME).rref()
+    return [values[next(j for j in range(len(values)) if table[i, j] != 0)] for i in range(rank)]
 
 
 def _residue(coefficient: sp.Expr) -> int:

@@ -14,32 +14,85 @@ Nothing of what the emitted text does for its digits (pieces, whitening, colloca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import sympy as sp
 
 from ..maths.matrix import Matrix, add, factor, inverse_of, mul, scaled, solve, transpose
-from .hosts import Flow, Integral, Law, Moments, Propagate, Scalar, Spread
+from ..maths.values import evaluate_matrix
+from .hosts import Flow, Integral, Law, Moments, Propagate, Scalar, Spread, table_of
 from .program import StepProgram, host_names
 
-Env = Any  # the law of z as series around a time, with ``of(matrix)``, ``tables(kind)``, F, V, Psi, Sigma, offset
+
+class Around:
+    """The law of z as series around a time: Psi, Sigma, offset, gDDIM's R, and ``known``, what a rate may name."""
+
+    sde: Any
+    params: Any
+    Psi: Any
+    Sigma: Any
+    offset: Any
+    R: Any
+    known: Any
+
+    def number(self, expr: sp.Expr) -> Any:
+        raise NotImplementedError
+
+    def of(self, entries: sp.Matrix, kind: str = "", given: Mapping[str, Any] | None = None) -> Matrix:
+        """A matrix of expressions in t, lets, parameters and values of the law, those of the parameterisation ``kind``."""
+        values = {**self.known, **(given or {})}
+        names = {table_of(symbol) for symbol in entries.free_symbols if "[" in symbol.name}
+        if "offset" in names:
+            put(values, "offset", self.offset)
+        for name, value in zip(table_names(kind), self.tables(kind) if names - {"offset"} else (), strict=False):
+            put(values, name, value)
+        return evaluate_matrix(self.sde.written_out(entries), values, self.number)
+
+    def tables(self, kind: str) -> tuple[Any, ...]:
+        """What the law gives a parameterisation."""
+        if kind == "eps-R":
+            return of_factor(self.R)
+        return tables(kind, self.sde.data, self.Psi, self.Sigma, self.offset, self.params)
+
+    @cached_property
+    def F(self) -> Matrix:
+        return self.of(self.sde.F_let)
+
+    @cached_property
+    def V(self) -> Matrix:
+        """G G^T."""
+        return self.of(self.sde.GG_let)
+
+
+Env = Any  # an Around
 Rate = Callable[[Env], Matrix]
 
 
-class Reading(Protocol):
+class Reading:
     """Numbers of one kind: at times, around times, and along linear equations."""
 
-    n: int
-    data: tuple[int, ...]
+    sde: Any
+    params: Any
 
     def scalar(self, expr: sp.Expr, values: Mapping[str, Any]) -> Any: ...
-    def law(self, time: Any) -> tuple[Matrix, Matrix, Matrix]: ...  # Psi, Sigma, o at a time
-    def rotation(self, time: Any) -> Matrix: ...  # gDDIM's R at a time
-    def sigma_data(self) -> Any: ...
-    def propagate(self, rate: Rate, rows: int, lower: Any, upper: Any) -> Matrix: ...
-    def spread(self, linear: Rate, noise: Rate, lower: Any, upper: Any) -> Matrix: ...
+    def law(self, time: Any) -> Any: ...  # Psi, Sigma, o at a time
+    def rotation(self, time: Any) -> Any: ...  # gDDIM's R at a time
+    def let(self, expr: sp.Expr, time: Any) -> Any: ...
+    def phi(self, k: int, x: Any) -> Any: ...  # sum_j x^j / (j + k)!
+    def time_of(self, target: Any) -> Any: ...  # at which log(alpha/sigma) is the target
+    def propagate(self, rate: Rate, rows: int, lower: Any, upper: Any) -> Any: ...
+    def spread(self, linear: Rate, noise: Rate, lower: Any, upper: Any) -> Any: ...
+
+    def functions(self) -> dict[str, Callable[[Any], Any]]:
+        """phi_k, the lets, and of one block alpha, sigma and the time of a log signal-to-noise ratio."""
+        own: dict[str, Callable[[Any], Any]] = {f"phi{k}": partial(self.phi, k) for k in range(1, 6)}
+        own |= {name: partial(self.let, expr) for name, expr in self.sde.let.items()}
+        if self.sde.n == 1:
+            own |= {"alpha": lambda t: self.law(t)[0][0][0], "sigma": lambda t: self.law(t)[1][0][0].sqrt()}
+            own["time_of"] = self.time_of
+        return own
 
 
 def host_values(
@@ -54,13 +107,16 @@ def host_values(
         if isinstance(statement, Scalar):
             found = tuple(at)
         elif isinstance(statement, Law):
-            found = law_tables(reading, statement.kind, at[0])
+            if statement.kind == "eps-R":
+                found = of_factor(reading.rotation(*at))
+            else:
+                found = tables(statement.kind, reading.sde.data, *reading.law(*at), reading.params)
         elif isinstance(statement, Spread):
             found = (_spread(reading, statement, *at),)
         elif isinstance(statement, Flow):
             found = _flow(reading, statement, *at)
         elif isinstance(statement, Moments):
-            found = _moments(reading, statement, *at)
+            found = moments(reading, statement, *at)
         elif isinstance(statement, Propagate):
             found = _propagate(reading, statement, *at)
         else:
@@ -97,18 +153,10 @@ def needed_by(program: StepProgram, exprs: Any) -> set[str]:
 # -- the law ---------------------------------------------------------------------------------------------------------------
 
 
-def law_tables(reading: Reading, kind: str, time: Any) -> tuple[Any, ...]:
-    """The tables of a Law statement."""
-    if kind == "eps-R":
-        return of_factor(reading.rotation(time))
-    psi, sigma, offset = reading.law(time)
-    return tables(kind, reading.data, psi, sigma, offset, reading.sigma_data)
-
-
 def tables(
-    kind: str, data: tuple[int, ...], psi: Matrix, sigma: Matrix, offset: Matrix, width: Callable[[], Any]
+    kind: str, data: tuple[int, ...], psi: Matrix, sigma: Matrix, offset: Matrix, params: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """The tables of a kind from the law, numbers or series alike; ``width()`` is the sigma_data of EDM."""
+    """The tables of a kind from the law, numbers or series alike."""
     if kind == "offset":
         return (offset,)
     if kind == "mean":
@@ -118,7 +166,7 @@ def tables(
     if kind == "denoiser":
         return bridge(data[0], psi, sigma)
     if kind == "edm":
-        return preconditioned(bridge(data[0], psi, sigma), width())
+        return preconditioned(bridge(data[0], psi, sigma), params["sigma_data"])
     if kind in ("eps-L", "eps-U"):
         return of_factor(factor(sigma, kind == "eps-U"))
     whole = inverse_of(psi)
@@ -164,7 +212,7 @@ def _propagate(reading: Reading, statement: Propagate, lower: Any, upper: Any) -
 
 
 def _flow(reading: Reading, statement: Flow, lower: Any, upper: Any) -> tuple[Matrix, ...]:
-    n, driven = reading.n, len(statement.targets) > 1
+    n, driven = reading.sde.n, len(statement.targets) > 1
 
     def rate(env: Env) -> Matrix:
         half = scaled(mul(env.V, solve(env.Sigma)), env.number(sp.Rational(-1, 2)))
@@ -172,20 +220,20 @@ def _flow(reading: Reading, statement: Flow, lower: Any, upper: Any) -> tuple[Ma
         if not driven:
             return M
         B = env.of(statement.B)
-        source = mul(B, [[row[reading.data[0]]] for row in env.Psi])
+        source = mul(B, [[row[reading.sde.data[0]]] for row in env.Psi])
         return [[*row, *more] for row, more in zip(add(M, B), source, strict=True)]
 
     X = reading.propagate(rate, n, lower, upper)
     return ([row[:n] for row in X], [row[n:] for row in X]) if driven else (X,)
 
 
-def _moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tuple[Matrix, ...]:
-    n, degree = reading.n, statement.degree
+def moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tuple[Matrix, ...]:
+    n, degree = reading.sde.n, statement.degree
     width = n if statement.frame == "eps-R" else 1
 
     def flow(env: Env) -> tuple[Matrix, Matrix, Any, Any]:
         """(L, K, u', eta) at the running time."""
-        p = [[row[reading.data[0]]] for row in env.Psi]
+        p = [[row[reading.sde.data[0]]] for row in env.Psi]
         w = mul(solve(env.Sigma), p)
         weight, gained = mul(transpose(p), w)[0][0], mul(transpose(w), mul(env.V, w))[0][0]
         sigma = 1 / weight.sqrt()

@@ -21,7 +21,7 @@ from stepsmith.errors import Unsupported
 
 from ..maths.balls import arb, size, term
 from ..maths.calculus import exact, is_zero_matrix, s, t
-from ..maths.matrix import Matrix, add, mul, scaled, transpose
+from ..maths.matrix import Matrix, add, mul, scaled, sub, transpose
 from ..sde.closed import stationary_words
 from ..sde.linear import LinearSDE
 
@@ -75,11 +75,11 @@ def _on_balls(sde: LinearSDE, seed: int = 0) -> Iterator[Proof]:
 
 
 def _slope(value: Any, time: Any) -> Matrix:
-    return scaled(add(value(time + GAP), scaled(value(time - GAP), -1)), 1 / (2 * GAP))
+    return scaled(sub(value(time + GAP), value(time - GAP)), 1 / (2 * GAP))
 
 
 def _small(A: Matrix, B: Matrix) -> bool:
-    gap, scale = size(add(A, scaled(B, -1))), size(B) or flint.arb(1)
+    gap, scale = size(sub(A, B)), size(B) or flint.arb(1)
     return gap is None or float((gap / scale).mid()) < SMALL
 
 

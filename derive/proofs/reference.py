@@ -23,7 +23,7 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from ..maths.balls import arb, terms_of
-from ..maths.matrix import factor, forward, mul, transpose
+from ..maths.matrix import factor, mul, solve, transpose
 from ..program import EARLIER, UNIT, Evaluate, Normal, Op, StepProgram, Update
 from ..program.forms import Layout, last_layout, layout
 from ..program.meaning import host_values
@@ -173,7 +173,7 @@ def drawn(forms: dict[str, Row], plan: Layout, ops: Sequence[Op]) -> dict[str, R
         return {value: {short.get(base, base): c for base, c in row.items()} for value, row in forms.items()}
     rows = [[forms[value].get(name, flint.arb(0)) for name in names] for value in plan.noisy]
     independent = rows[: len(plan.draws)]
-    inverse = forward(factor(mul(independent, transpose(independent))))
+    inverse = solve(factor(mul(independent, transpose(independent))))
     merged = mul(mul(rows, transpose(independent)), transpose(inverse))
     for value, row in zip(plan.noisy, merged, strict=True):
         forms[value].update(dict(zip(plan.draws, row, strict=True)))

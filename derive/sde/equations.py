@@ -37,6 +37,11 @@ class Constraint:
         return side is not None and RELATIONS[self.relation](side, 0)
 
 
+def _written(key: str) -> cached_property[Any]:
+    """The entries of a key of the record, every let written out."""
+    return cached_property(lambda sde: sde.written_out(getattr(sde, key)))
+
+
 @dataclass(frozen=True)
 class Equations:
     """dz = (F z + offset) dt + G dw on the forward time span ``time``; entries are SymPy in t and the parameters.
@@ -91,13 +96,7 @@ class Equations:
         return self._written_out(sp.ImmutableMatrix(entries) if isinstance(entries, sp.MatrixBase) else entries)
 
 
-    @cached_property
-    def F(self) -> sp.ImmutableMatrix:
-        return self.written_out(self.F_let)
-
-    @cached_property
-    def G(self) -> sp.ImmutableMatrix:
-        return self.written_out(self.G_let)
+    F, G, GG, offset, initial = (_written(f"{key}_let") for key in ("F", "G", "GG", "offset", "initial"))
 
     @cached_property
     def GG_let(self) -> sp.ImmutableMatrix:
@@ -105,21 +104,9 @@ class Equations:
         return sp.ImmutableMatrix(self.G_let * self.G_let.T)
 
     @cached_property
-    def GG(self) -> sp.ImmutableMatrix:
-        return self.written_out(self.GG_let)
-
-    @cached_property
-    def offset(self) -> sp.ImmutableMatrix:
-        return self.written_out(self.offset_let)
-
-    @cached_property
     def offset_terms_let(self) -> sp.ImmutableMatrix:
         """n x (m + 1): what multiplies the m constant components and 1 in the offset, in the words of let."""
         return linear_terms(self.offset_let, self.constant)
-
-    @cached_property
-    def initial(self) -> sp.ImmutableMatrix:
-        return self.written_out(self.initial_let)
 
 
 def constant_symbols(constant: tuple[str, ...]) -> list[sp.Symbol]:

@@ -25,7 +25,7 @@ from stepsmith.errors import InputError, Unsupported
 
 from ..maths.balls import SHORTEN, STIFF, Flow, arb, eye, floats, inverse, joined, linear, series_of, term, terms_of
 from ..maths.budget import within
-from ..maths.matrix import Matrix, add, factor, forward, mul, transpose
+from ..maths.matrix import Matrix, add, factor, mul, solve, sub, transpose
 from .equations import Equations
 from .smooth import panels
 
@@ -124,8 +124,7 @@ class NumericSDE:
         with flint.ctx.workprec(self.precision):
             flow = self.flows[2]
             up, low = (flow.value(arb(self._checked(time))) for time in (upper, lower))
-            carried = mul(self.exact_transition(upper, lower), low)
-            return [[a - b for a, b in zip(ra, rb, strict=True)] for ra, rb in zip(up, carried, strict=True)]
+            return sub(up, mul(self.exact_transition(upper, lower), low))
 
     @within("the numeric offset")
     def offset(self, t: float, s: float) -> np.ndarray:
@@ -199,12 +198,12 @@ class NumericSDE:
         with terms_of(self.terms):
             L = factor(joined(self._sigma_series(centre, self.flows[1].value(centre))))
             F, G = self.jets(self.sde.F, centre), self.jets(self.sde.GG, centre)
-            Z = forward(L)
+            Z = solve(L)
             noise = mul(mul(Z, G), transpose(Z))
             carried = mul(Z, add(mul(F, L), [[-e.derivative() for e in row] for row in L]))
             n = range(self.sde.n)
             below = [[noise[i][j] / 2 + carried[i][j] if j < i else noise[0][0] * 0 for j in n] for i in n]
-            turn = add(below, [[-e for e in row] for row in transpose(below)])
+            turn = sub(below, transpose(below))
             return linear([[e.mid() for e in row] for row in value], self.terms - 1, L=turn)
 
     def rates(self, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -58,16 +58,10 @@ def sampled(sde: Equations, expr: sp.Expr, times: Array) -> Array:
         return np.broadcast_to(value(expr), times.shape)
 
 
-def nodes(start: float, end: float, panels: int) -> tuple[Array, Array]:
-    """The nodes (panels, 20) of equal panels from start to end, and their weights (20,)."""
-    edges = np.linspace(start, end, panels + 1)
-    half = (end - start) / panels / 2
-    return (edges[:-1] + edges[1:])[:, None] / 2 + half * _X, half * _W
-
-
 def tables(sde: Equations, panels: int) -> Iterator[tuple[str, Array]]:
     """F, G, G G^T and the offset at the nodes of equal panels of the span, (rows, columns, panels, 20)."""
-    times = nodes(*sde.time, panels)[0]
+    edges = np.linspace(*sde.time, panels + 1)
+    times = (edges[:-1] + edges[1:])[:, None] / 2 + (edges[1] - edges[0]) / 2 * _X
     for key, entries in (("F", sde.F), ("G", sde.G), ("offset", sde.offset)):
         values = np.array([[sampled(sde, e, times) for e in row] for row in entries.tolist()])
         yield key, values
