@@ -110,7 +110,8 @@ def host_values(
             if statement.kind == "eps-R":
                 found = of_factor(reading.rotation(*at))
             else:
-                found = tables(statement.kind, reading.sde.data, *reading.law(*at), reading.params)
+                psi, sigma, offset = reading.law(*at)
+                found = tables(statement.kind, reading.sde.data, psi, sigma, offset, reading.params)
         elif isinstance(statement, Spread):
             found = (_spread(reading, statement, *at),)
         elif isinstance(statement, Flow):
