@@ -36,7 +36,7 @@ import torch
 
 from stepsmith.errors import Unsupported
 
-from .grid_checks import SLACK, check_positive, check_span, checked, checked_ends, diffusion, refusal
+from .grid_checks import SLACK, check_positive, check_span, checked, checked_ends, diffusion, numbers, refusal
 from .roots import invert_increasing
 
 END = 1e-3  # where grids end unless told
@@ -165,7 +165,9 @@ class TimeGrid:
 
         Between two entries of the table log sigma is linear in the index, as in the schedulers of diffusers.
         """
-        indices, levels = checked(timesteps).numpy(), checked(torch.as_tensor(table).flip(0)).flip(0).numpy()
+        indices, levels = checked(timesteps).numpy(), checked(numbers(table).flip(0)).flip(0).numpy()
+        if levels[0] <= 0:
+            raise refusal("grid", f"the table begins with the sigma {levels[0]:g}", "give positive sigmas that rise")
         if not 0 <= indices[-1] <= indices[0] <= len(levels) - 1:
             raise refusal("grid", f"the table has the indices 0 to {len(levels) - 1}", "give timesteps within it")
         return cls.sigmas(sde, np.exp(np.interp(indices, np.arange(len(levels)), np.log(levels))), params=params)

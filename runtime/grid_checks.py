@@ -19,19 +19,25 @@ def refusal(key: str, what: str, fix: str) -> InputError:
 
 
 def check_positive(key: str, value: float) -> None:
-    if not (np.isfinite(value) and value > 0):
+    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value > 0):
         raise refusal(key, f"{value!r} is not a positive number", f"give {key} > 0")
 
 
-def checked(times: Any) -> torch.Tensor:
-    """A private float64 copy on the CPU of ``times``, or the refusal."""
+def numbers(times: Any) -> torch.Tensor:
+    """A private float64 copy on the CPU of at least two numbers, or the refusal."""
     try:
-        values = times if isinstance(times, torch.Tensor) else torch.as_tensor(times, dtype=torch.float64)
+        values = times if isinstance(times, torch.Tensor) else torch.as_tensor(np.array(times, dtype=np.float64))
         values = values.detach().to("cpu", torch.float64, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise refusal("grid", f"these are not times ({error})", "give a sequence of numbers") from None
     if values.dim() != 1 or values.shape[0] < 2:
         raise refusal("grid", f"the times have shape {tuple(values.shape)}", "give a sequence of at least two times")
+    return values
+
+
+def checked(times: Any) -> torch.Tensor:
+    """Such a copy of finite numbers that decrease strictly, or the refusal."""
+    values = numbers(times)
     bad = ~torch.isfinite(values)
     if bad.any():
         at = int(bad.nonzero()[0])
@@ -58,11 +64,15 @@ def checked_ends(sde: Any, steps: int, start: float | None, end: float) -> tuple
             "steps", f"{steps!r} steps cannot be taken", f"give a whole number, 1 or more and at most {MOST_STEPS}"
         )
     sde = diffusion(sde)
-    start = float(sde.time[1] if start is None else start)
-    end = float(end)
+    start = sde.time[1] if start is None else start
     for key, value in (("start", start), ("end", end)):
-        if not np.isfinite(value):
-            raise refusal(key, f"{value} is not a time", "give a finite number")
+        try:
+            finite = np.isfinite(float(value))
+        except (TypeError, ValueError):
+            finite = False
+        if not finite:
+            raise refusal(key, f"{value!r} is not a time", "give a finite number")
+    start, end = float(start), float(end)
     if not end < start:
         raise refusal("end", f"{end:g} is not below the start {start:g}", "a grid runs down from start to end")
     check_span(sde, start, end)

@@ -252,3 +252,29 @@ def test_a_law_that_is_followed_once_gives_the_grids_of_one_that_is_followed_ane
     for steps in (20, 5):
         assert torch.equal(TimeGrid.logsnr(law, steps).times, TimeGrid.logsnr(sde, steps).times)
     assert law.at() is law.at() and sde.at() is not sde.at()
+
+
+def test_sigmas_far_beyond_an_open_span_are_reached() -> None:
+    for name, levels in (("edm", [1e300, 1e7, 1.0]), ("ve", [1e5, 1.0]), ("rectified-flow", [1e7, 1.0])):
+        sde = ss.load_sde(name)
+        grid = TimeGrid.sigmas(sde, levels)
+        assert sde.at().effective_sigma(grid.times.numpy()) == pytest.approx(levels, rel=1e-7), name
+
+
+@pytest.mark.parametrize("table", ["abc", ["a", "b"], [0.0, 0.1, 0.5], [-1.0, 0.1, 0.5], [0.5, 0.1]])
+def test_a_table_of_timesteps_that_is_none_is_refused(table: object) -> None:
+    with pytest.raises(InputError, match=r"grid: "):
+        TimeGrid.timesteps("vp", [1, 0], table)
+
+
+def test_views_of_arrays_that_run_backwards_are_taken() -> None:
+    table = np.geomspace(100, 0.01, 1000)
+    backwards = TimeGrid.timesteps("vp", np.array([10, 500, 900])[::-1], table[::-1])
+    assert torch.equal(backwards.times, TimeGrid.timesteps("vp", [900, 500, 10], table[::-1].copy()).times)
+    assert TimeGrid.explicit(np.linspace(0.1, 1, 5)[::-1]).times[0] == 1
+
+
+@pytest.mark.parametrize("given", [{"end": "x"}, {"start": [1, 2]}, {"scale": "a"}])
+def test_ends_and_scales_that_are_no_numbers_are_refused(given: dict) -> None:
+    with pytest.raises(InputError, match="is not a"):
+        TimeGrid.tan("vp", 5, **given)

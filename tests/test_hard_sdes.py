@@ -18,6 +18,7 @@ from stepsmith.errors import InputError, Unsupported
 from stepsmith.executed import SETTING
 from stepsmith.measure.coefficients import worst_of
 from stepsmith.runtime import modules
+from stepsmith.runtime.sampler import steps_of
 from stepsmith.templates import emit
 
 torch.set_num_threads(1)
@@ -269,3 +270,53 @@ def test_exponentials_and_short_pieces_give_the_same_tables(
         torch.testing.assert_close(one.start(times[0]), other.start(times[0]), rtol=1e-11, atol=1e-13)
         pair = (module.transition(times[0], times[-1]) for module in (one, other))
         torch.testing.assert_close(*pair, rtol=1e-10, atol=1e-13)
+
+
+RATES = [
+    ("growing", "k", {"k": 0.5}, {"k": -0.5}),
+    ("zero", "-k/2", {"k": 0.0}, {"k": 0.7}),
+    ("turning", "-k", {"k": 0.5}, {"k": -0.5}),
+]
+
+
+@pytest.mark.parametrize("sampler", ["oso", "adams-3", "sa-solver", "euler-maruyama"])
+@pytest.mark.parametrize(("F", "params", "other"), [rates[1:] for rates in RATES], ids=[rates[0] for rates in RATES])
+def test_a_rate_may_have_any_sign_and_be_zero(F: str, params: dict[str, float], other: dict[str, float], sampler: str) -> None:
+    """The law of a part that is solved exactly is that of its linear equation, whatever the sign of the rate."""
+    module = ss.load(ss.emit(ss.derive(sde([[F]], [["1"]], params=params), sampler)))
+    assert max(module.ORDER or 0, module.WEAK_ORDER or 0) >= 1
+    for values in (params, {**params, **other}):
+        written = F.replace("k", str(values["k"]))  # the rate as a number in the spec
+        plain = ss.load(ss.emit(ss.derive(sde([[written]], [["1"]]), sampler), certified=False))
+        torch.testing.assert_close(walked(module, values), walked(plain, {}), rtol=1e-11, atol=1e-12)
+
+
+def walked(module: Any, params: dict[str, float]) -> torch.Tensor:
+    """The state after each step from 1, with a network and draws that say little."""
+    one = torch.ones(1, dtype=torch.float64)
+    x, history, states = (one,), (0 * one,) * module.HISTORY, []
+    table = module.coefficients(torch.tensor(TIMES, dtype=torch.float64), **params)
+    for row, (step, _) in zip(table, steps_of(module, len(table)), strict=True):
+        network = lambda y, sigma: (torch.tanh(y[0]) / (1 + sigma),)  # noqa: E731
+        x, history = step(x, row.unbind(), network, (0.3 * one,) * module.DRAWS, history)
+        states += x
+    return torch.cat(states)
+
+
+@pytest.mark.parametrize("sampler", ["roba", "baoab", "oso"])
+def test_a_part_that_grows_is_solved_too(sampler: str) -> None:
+    spec = sde([["k", "2"], ["-2", "-3"]], [["1", "0"], ["0", "1"]], params={"k": 0.5})
+    assert ss.load(ss.emit(ss.derive(spec, sampler))).WEAK_ORDER >= 1
+
+
+def test_a_rate_that_is_zero_has_no_clock_of_its_own() -> None:
+    with pytest.raises(InputError, match="the rate -g is 0 at the default parameters"):
+        ss.derive(sde([["0", "2"], ["-2", "-g"]], [["0"], ["1"]], params={"g": 0.0}), "roba")
+
+
+def test_a_chain_of_four_blocks_that_is_noised_at_its_end_has_its_orders() -> None:
+    F = [["0", "2", "0", "0"], ["-2", "0", "3", "0"], ["0", "-3", "0", "3"], ["0", "0", "-3", "-4"]]
+    chain = sde(F, [["0"], ["0"], ["0"], ["sqrt(8)"]], initial={b: "1" for b in "muw"})
+    own = {"name": "own", "family": "adams", "order": 1, "target": "sde", "noise": 1, "frame": "x0"}
+    assert ss.derive(chain, "sscs").strong_order == 1
+    assert [ss.derive(chain, sampler).weak_order for sampler in ("sscs", own)] == [1, 1]

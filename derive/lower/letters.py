@@ -17,6 +17,7 @@ from ..maths.calculus import is_zero, t
 from ..program import ONE, Propagate, Spread, entries
 from ..sampler.split import Part, Split
 from ..sde.equations import coupled
+from ..sde.forms import zero_by_default
 from ..sde.offset import reached as offset_reached
 from ..spec.composition import Token
 from .conjugate import part_step, reframed
@@ -98,7 +99,7 @@ def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tup
     """
     sde, n = w.sde, w.sde.n
     noise = part.noise(sde)
-    if not (part.linear.is_diagonal() and noise.is_diagonal()):
+    if not (part.linear.is_diagonal() and noise.is_diagonal()) or any(zero_by_default(sde, e) for e in part.linear.diagonal()):
         return None
     kept = [_stationary(w, part, noise[i, i], i) for i in range(n)]
     if any(sde.written_out(sp.Matrix([row])).has(t) for row in kept if row is not None):
@@ -113,7 +114,7 @@ def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tup
             shift[i, :] = part.offset.row(i).applyfunc(lambda e: w.integral(e, upper, lower) if e != 0 else 0)
         else:
             law, *mean = row
-            factor[i, i] = sp.sqrt(w.at(law, upper)) * sp.sqrt(-expm1(2 * clock * exponent)) if law != 0 else 0
+            factor[i, i] = sp.sqrt(-w.at(law, upper) * expm1(2 * clock * exponent)) if law != 0 else 0
             shift[i, :] = sp.Matrix([[-expm1(exponent) * w.at(e, upper) for e in mean]])
     return decay, factor, shift
 
@@ -129,6 +130,9 @@ def _stationary(w: Writer, part: Part, power: sp.Expr, i: int) -> tuple[sp.Expr,
 def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...]:
     """(decay, lower factor of the noise covariance, shift by the offset) of coupled rows over the sub-interval."""
     if any(clock != 1 for clock in part.noise_clock):
+        if zero := [e for e in part.linear.diagonal() if zero_by_default(w.sde, e)]:
+            what = f"the rate {zero[0]} is 0 at the default parameters, where it has no clock of its own"
+            raise _clocked(w, part, what, "write 0 in its place, or choose other defaults")
         raise _clocked(w, part, "only a part of independent rows has a clock a row", "leave it out")
     sde, n = w.sde, w.sde.n
     low, high = w.moments[lower], w.moments[upper]

@@ -40,7 +40,7 @@ def around(method: Any, seed: int, powers: int, width: int = WIDTH) -> Setting:
     An output of the network meets at least one factor h, so a polynomial of degree powers - 2 is as generic as any; a
     chain of n blocks has noise of size r^(2n - 1), whose division costs as many terms; so do the differences of a history.
     """
-    terms = powers // 2 + 2 + 3 * method.sde.n + (2 * len(method.program.history) if method.sampler.adams else 0)
+    terms = powers // 2 + 1 + 4 * method.sde.n + (2 * len(method.program.history) if method.sampler.adams else 0)
     return setting(method, Balls(), seed, terms, width, max(1, powers - 2))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import flint
 
 from ..maths.matrix import Matrix, add, mul, scaled, transpose
+from .local import poles
 from .moments import around, cleared, displacement, generator, moment_gaps, turns
 from .polynomial import Polynomial, mean
 from .rings import PRECISION
@@ -29,6 +30,8 @@ def strong_order(method: Any, seeds: Sequence[int] = (1, 2)) -> float:
             return min(_strong(around(method, seed, 4)) for seed in seeds)
         except AwayError:
             return 0.0
+        except ZeroDivisionError:
+            raise poles(method) from None
 
 
 def strong_order_of_increments(method: Any, seeds: Sequence[int] = (1, 2)) -> float:

@@ -18,6 +18,7 @@ from ..maths.calculus import careful, exact, increment, is_zero, plain, s, t
 from .closed import integral
 from .equations import Equations
 from .offset import equilibrium
+from .smooth import defaults
 
 LOG_ALPHA = sp.Function("log_alpha", real=True)(t)
 SMOOTH = 6  # degree of F and G G^T up to which Gauss quadrature of 8 nodes needs no look at how they change
@@ -57,6 +58,11 @@ def multiple(sde: Equations, M: sp.Matrix, f: sp.Expr) -> sp.Matrix | None:
     return None if any(e in _running(sde) or "[" in e.name for e in B.free_symbols) else B
 
 
+def zero_by_default(sde: Equations, rate: sp.Expr) -> bool:
+    """Whether a rate is 0 at the default parameters though not 0 itself: no form may divide by it."""
+    return rate != 0 and is_zero(sde.written_out(rate).subs(defaults(sde)))
+
+
 def _running(sde: Equations) -> set[sp.Symbol]:
     return {sp.Symbol(name, real=True) for name in timed(sde)} | {t}
 
@@ -93,7 +99,7 @@ def sigma(sde: Equations) -> sp.Expr | None:
     if sde.schedule is not None:
         return careful(sde.schedule[1])
     f, g2, variance = sde.F[0, 0], sde.GG[0, 0], sde.initial_let[0, 0]
-    law = tidied(-g2 / (2 * f)) if f != 0 else None
+    law = tidied(-g2 / (2 * f)) if f != 0 and not zero_by_default(sde, f) else None
     if law is not None and t not in law.free_symbols and _constant_mode(sde, law):
         closed = exponent(sde)
         log_alpha = closed if closed is not None else LOG_ALPHA
@@ -117,7 +123,7 @@ def _collapsed(simple: sp.Expr, careful_form: sp.Expr) -> sp.Expr:
 
 def offset(sde: Equations) -> list[sp.Expr] | None:
     """What the constant components and 1 are multiplied with in o(t): (1 - alpha) m for a block drawn to a constant m."""
-    kept = equilibrium(sde) if sde.schedule is None else None
+    kept = equilibrium(sde) if sde.schedule is None and not zero_by_default(sde, sde.F[0, 0]) else None
     if kept is None:
         return None
     closed = exponent(sde)

@@ -228,6 +228,10 @@ class NumericSDE:
 
     def _effective(self, time: float) -> Matrix:
         with flint.ctx.workprec(self.precision):
+            if self.sde.schedule is not None:
+                pair = sp.Matrix([self.sde.written_out(e) for e in self.sde.schedule])
+                alpha, sigma = (row[0] for row in term(self.jets(pair, arb(self._checked(time)), 1), 0))
+                return [[sigma / alpha]]
             column = [[row[self.sde.data[0]]] for row in self.exact_transition(time, self.sde.time[0])]
             weight = mul(transpose(column), mul(inverse(self.exact_covariance(time)), column))[0][0]
             size = (1 / weight).sqrt()
