@@ -132,6 +132,6 @@ def find(name: str) -> Row:
     key = name.replace("-", "_").lower()
     if key not in table:
         closest = difflib.get_close_matches(key, table, 1, 0.6)
-        fix = (f"did you mean {closest[0]}? " if closest else "") + "`stepsmith list` names them all"
+        fix = (f"did you mean {closest[0]}? " if closest else "") + "`stepsmith list WORD` names those with a word in them"
         raise InputError("-", "name", f"no module {name!r} in the catalogue", fix)
     return table[key]

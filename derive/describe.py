@@ -29,9 +29,9 @@ def title(method: Any) -> str:
 
 def _said(method: Any) -> tuple[str, str, str]:
     """(the name of the sampler, what else its doc says, the diffusion)."""
-    said = method.sampler.doc.strip() or method.sampler.name
+    said = method.sampler.doc.strip().rstrip(".") or method.sampler.name
     head, _, rest = said.partition(": ") if ": " in said else said.partition(", ")
-    return head[:1].upper() + head[1:], rest, method.sde.doc.strip() or method.sde.name
+    return head[:1].upper() + head[1:], rest, method.sde.doc.strip().rstrip(".") or method.sde.name
 
 
 def about(method: Any) -> list[str]:

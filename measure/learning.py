@@ -7,8 +7,8 @@ Learned are numbers th around it:
     log steps     of log sigma: those of the grid times exp(2 tanh(th/2)), scaled to the same whole
     weights       y_(i+1) = base + tau_i (th_i0 n + sum_(j<=i) th_ij D_j),   tau_i = sqrt(sigma_(i+1)^2 + 0.05^2)/10
 
-with y the network's input, so that th = 0 is the row on its grid.  The loss is the mean over the paths of the log of the root mean
-square + 1e-4 |th|^2, minimised by L-BFGS through the network: every path counts alike, however large its error is.
+with y the network's input, so that th = 0 is the row on its grid.  The loss is the mean over the paths of the log of the root
+mean square + 1e-4 |th|^2, minimised by L-BFGS through the network: every path counts alike, however large its error is.
 
 With ``order`` p the perturbation of each row is one of the values of r, the quantity that the row interpolates (D_j, or what
 its frame makes of D_j and y_j), nothing acts on n, and sum_j th_ij u_j^k = 0 for k < p in the row's clock u: projected, not

@@ -12,6 +12,7 @@ Every iteration is one step, so N steps cost N NFE iterations calls; `sample(...
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from stepsmith.errors import InputError
 from stepsmith.runtime.constants import blocks_of
 from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.networks.base import conditions
 from stepsmith.runtime.noise import upload
 from stepsmith.runtime.plan import Plan, full_params, make_plan
 from stepsmith.runtime.sampler import steps_of
@@ -34,6 +36,7 @@ def invert(
     module: Any, network: Callable[[State, torch.Tensor], State], grid: TimeGrid, data: Any, *, iterations: int = 4,
     seeds: str | int | Iterable[int] | None = None, params: Mapping[str, float] | None = None,
     device: torch.device | str | None = None, dtype: torch.dtype | None = None, constants: Mapping[str, Any] | None = None,
+    cond: Mapping[str, Any] | None = None,
 ) -> State:  # fmt: skip
     """The state at ``times[0]``, a tensor (batch, *shape) a component, from which a run over the grid ends at ``data``.
 
@@ -52,7 +55,8 @@ def invert(
     if module.HISTORY or any(draws for _, draws in steps_of(module, len(plan.table))) or plan.transform is not None:
         what = f"{module.SDE} {module.SAMPLER} draws noise, remembers earlier outputs, or works on frequencies"
         raise InputError("-", "sampler", what, "invert a sampler of one deterministic step, such as conjugate or rvv")
-    watch, left = Watch(module, network, grid.times), []
+    given = conditions(cond, len(images), plan.device)
+    watch, left = Watch(module, functools.partial(network, **given) if given else network, grid.times), []
     with torch.no_grad():
         z, held = _end(plan, Law.at(module, grid.times[-1].item(), full_params(module, params), data=True), images)
         size = _largest(z).clamp_min(torch.finfo(z.dtype).tiny)

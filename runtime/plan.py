@@ -127,7 +127,7 @@ def find_grid(module: Any, grid: TimeGrid | None) -> TimeGrid:
     if grid is None and hasattr(module, "TIMES"):
         return TimeGrid.explicit(module.TIMES)
     if not isinstance(grid, TimeGrid):
-        raise _refuse("grid", f"{type(grid).__name__} is not a TimeGrid", "use TimeGrid.explicit(times)")
+        raise _refuse("grid", f"{type(grid).__name__} is not a TimeGrid", "make one, such as TimeGrid.logsnr(sde, 20)")
     return grid
 
 

@@ -132,8 +132,11 @@ def asked(module: Any, function: Any, times: Any, params: Mapping[str, Any]) -> 
         raise
     except (ValueError, ArithmeticError) as error:
         why = error if isinstance(error, ValueError) else "float64 cannot hold what they make"
-        what = f"{module.SDE} {module.SAMPLER} refuses them ({why})"
-        raise InputError("-", "params", what, "change the parameters or the grid") from error
+        name = f"{module.SDE} {module.SAMPLER}"
+        if params:
+            raise InputError("-", "params", f"{name} refuses them ({why})", "change the parameters or the grid") from error
+        fix = "change the grid, such as by an earlier start, or take another sampler"
+        raise InputError("-", "grid", f"{name} refuses these times ({why})", fix) from error
 
 
 @dataclass(frozen=True, eq=False)

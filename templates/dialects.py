@@ -33,7 +33,7 @@ def attach(text: str, dialect: str) -> str:
     known = _constants(text)
     if known["NETWORK"] != "denoiser":
         what = f"a host's network is reached through the denoiser, and this module calls {known['NETWORK']}"
-        raise Unsupported(what, "derive it with network='denoiser'")
+        raise Unsupported(what, "take a denoiser: networks.from_eps, from_v and from_flow make one of another network")
     for name, what in (("CONSTANTS", "constant components"), ("FIELD", "a coefficient a frequency"), ("start_mean", "an offset")):
         if name in known:
             raise Unsupported(f"{known['SDE']} has {what}, which no host gives", "run it with stepsmith.sample")

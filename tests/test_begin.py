@@ -160,6 +160,20 @@ def test_data_go_back_to_the_state_that_samples_them(name, steps):
     assert (again - data).abs().max() < 1e-3 * data.abs().max()
 
 
+def test_conditions_go_back_with_their_samples():
+    def network(inputs, sigma, *, shift):
+        (denoised,) = denoiser(inputs, sigma)
+        return (denoised + shift,)
+
+    module, grid, data = ss.load("vp_ddim"), grid_of("vp", 40), MIXTURE.sample(6, 4).double()
+    shift = {"shift": torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)[:, None]}
+    state = ss.invert(module, network, grid, data, dtype=torch.float64, cond=shift)
+    again = ss.sample(module, network, grid, range(6), shape=(2,), dtype=torch.float64, start=state, cond=shift)
+    assert (again - data).abs().max() < 1e-3 * data.abs().max()
+    with pytest.raises(InputError, match="shift has 2 entries, and there are 6 seeds"):
+        ss.invert(module, network, grid, data, dtype=torch.float64, cond={"shift": torch.zeros(2, 1)})
+
+
 def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
     def network(inputs, sigma, *, shift, words):
         assert len(words) == len(inputs[0])
@@ -183,8 +197,8 @@ def test_a_batch_changes_no_sample_and_conditions_go_with_their_seeds():
         ({"mask": torch.tensor([0, 255]), "init": torch.zeros(2)}, "divide a mask of 0 .. 255 by 255"),
         ({"init": torch.tensor([0, 255], dtype=torch.uint8)}, "init: it has whole numbers, .* such as image / 127.5 - 1"),
         ({"start": (torch.zeros(2), torch.zeros(2))}, "start: it has 2 components, and vp has 1; give a tuple"),
-        ({"cond": {"label": torch.zeros(9)}}, "cond: label has no entry a seed"),
-        ({"cond": {"label": torch.tensor(1.0)}}, "cond: label has no entry a seed"),
+        ({"cond": {"label": torch.zeros(9)}}, "cond: label has 9 entries, and there are 3 seeds"),
+        ({"cond": {"label": torch.tensor(1.0)}}, "cond: label is no tensor or list"),
         ({"init": (torch.zeros(2), torch.zeros(2))}, "init: the number of data blocks is 1 for vp, not 2; give a tensor"),
         ({"init": [0.1, 0.2]}, "init: the number of data blocks is 1 for vp, not 2"),
         ({"batch": 0}, "batch: 0 seeds"),

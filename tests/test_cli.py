@@ -482,6 +482,30 @@ def test_a_kind_that_does_not_fit_is_refused(refused, tmp_path, monkeypatch):
     refused((*words, "fashion", "--kind", "eps-L"), "-", "kind", "is a network of kind denoiser, not eps-L", "give denoiser")
 
 
+def test_an_error_in_code_of_the_user_is_one_line_with_its_place(run, tmp_path, monkeypatch):
+    """The line of the user's own file, not that of torch below it or of stepsmith above it."""
+    (tmp_path / "raw.py").write_text(
+        "import torch\n"
+        "def deep(z, t):\n    return torch.nn.functional.conv2d(z, torch.ones(1, 2, 3, 3))\n"
+        "def own(z, t):\n    return z.nothing\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name, line, what in (("deep", 3, "RuntimeError: Given groups=1"), ("own", 5, "AttributeError: 'Tensor' object")):
+        words = ("--sde", "vp", "--sampler", "ddim", "--network", f"raw.py:{name}", "--kind", "eps", "--shape", "1,4,4")
+        found = run("sample", *words, "--steps", "2", "--out", "a.npz")
+        assert found.status == 2 and f"\nraw.py: line {line}: {what}" in f"\n{found.err}" and "Traceback" not in found.err
+        assert not (tmp_path / "a.npz").exists()
+
+
+def test_a_baked_module_says_for_which_diffusion_it_was_made(run, refused, tmp_path, monkeypatch):
+    (tmp_path / "raw.py").write_text("def fn(z, t):\n    return 0.1 * z\n")
+    monkeypatch.chdir(tmp_path)
+    done(run("build", "--sde", "vp", "--sampler", "ddim", "--network", "eps-L", "--bake", "--steps", "3", "--out", "."))
+    words = ("sample", "--sampler", "vp_ddim_eps_l_quadratic_3.py", "--network", "raw.py:fn", "--kind", "eps", "--shape", "1,4,4")
+    assert json.loads(done(run(*words, "--out", "a.npz", "--json")))["record"]["sde"] == "vp"
+    refused((*words, "--sde", "ve", "--out", "b.npz"), "-", "sde", "was made for vp, not ve", "leave --sde out")
+
+
 def test_the_kinds_of_the_command_line_are_those_of_derive():
     assert set(shared.KINDS) == {*network.KINDS, network.FLOW, "eps"}
 

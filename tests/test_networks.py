@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import stepsmith as ss
 from stepsmith.errors import InputError
 from stepsmith.measure import frechet
 from stepsmith.runtime import networks
@@ -139,6 +140,15 @@ def test_every_adapter_gives_the_same_exact_denoiser(adapter, sigma):
 
 CODE = {"fn", "net", "alpha", "sigma", "inverse", "args", "options", "known", "shape"}
 RANGE, RUN = {"sigma_range": (0.1, 2.0), "sigma_data": 0.7}, {"dtype": None}
+def test_what_is_no_network_yet_is_told_how_to_become_one() -> None:
+    with pytest.raises(InputError, match="function does not say the shape of a sample; make a Network of it"):
+        networks.guided(lambda y, sigma, label: y, 2.0, {"label": [0]})
+    for name, meant in (("eps", "eps-L"), ("v_prediction", "v"), ("sample", "x0")):
+        with pytest.raises(InputError, match=f"no parameterisation '{name}'; it is called '{meant}' here"):
+            ss.derive("vp", "ddim", name)
+    assert repr(ss.networks.load("digits")) == "Network(digits: denoiser, shape (1, 8, 8), sigma 0.005 to 80)"
+
+
 VP = {"fn": vp_eps, "alpha": vp_alpha, "sigma": vp_sigma, "inverse": vp_time, "shape": (3,)}
 INNER, OTHER = (networks.denoiser(gaussian_denoiser, (3,), sigma_data=width) for width in (0.5, 0.6))
 ZERO, ONE = torch.zeros(3), torch.ones(3)

@@ -339,6 +339,23 @@ def test_a_missing_budget_is_named_as_it_is_written(capsys, monkeypatch):
     assert end.value.code == 2 and "nfe: Missing option '--nfe'" in capsys.readouterr().err
 
 
+def test_a_network_that_a_host_does_not_call_is_refused_before_it_is_tuned_to(tmp_path, monkeypatch, capsys):
+    (tmp_path / "raw.py").write_text("def fn(z, t):\n    raise AssertionError('it was called')\n")
+    words = f"--network {tmp_path / 'raw.py'}:fn --kind eps --shape 1,4,4 --nfe 5 --dialect diffusers --out {tmp_path / 'out'}"
+    monkeypatch.setattr(sys, "argv", ["stepsmith", "tune", "--sde", "vp", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "needs a denoiser, and this network is of kind eps-L" in capsys.readouterr().err
+
+
+def test_a_network_is_tuned_to_as_what_it_says_it_is(monkeypatch):
+    monkeypatch.setattr(choosing, "ASINH", ())
+    flow = ss.networks.channels(lambda z, t: 0.5 * z, 1, (2,), "flow")
+    tuned = ss.tune("rectified-flow", flow, 4, seeds=range(8), teacher=20)
+    assert tuned.record["kind"] == tuned.module.NETWORK == "flow"
+    assert repr(tuned) == f"Tuned(rectified_flow_tuned_4: {tuned.record['kept']})"
+
+
 @pytest.mark.parametrize("words", ["--nfe 1 --seeds 0-7 --teacher 20", "--nfe 5 --seeds 3-1", "--nfe 5 --network nope"])
 def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["stepsmith", "tune", *words.split(), "--out", str(tmp_path / "out")])

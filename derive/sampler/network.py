@@ -152,6 +152,9 @@ class ScoreParameterization:
 
 Network = str | ScoreParameterization
 FLOW = "flow"
+MEANT = {  # what others call them
+    "eps": "eps-L", "epsilon": "eps-L", "v_prediction": "v", "sample": "x0", "velocity": "flow", "flow_prediction": "flow",
+}  # fmt: skip
 
 
 def velocity(sde: Equations) -> ScoreParameterization:
@@ -198,7 +201,10 @@ def checked(network: Network, sde: Equations) -> Network:
     if isinstance(network, ScoreParameterization):
         return network  # given.py has checked it
     if network not in KINDS:
-        raise InputError("-", "network", f"no parameterisation {network!r}", f"choose from {', '.join((*KINDS, FLOW))}")
+        known = f"choose from {', '.join((*KINDS, FLOW))}"
+        meant = MEANT.get(network) if isinstance(network, str) else None
+        fix = known if meant is None else f"it is called {meant!r} here"
+        raise InputError("-", "network", f"no parameterisation {network!r}", fix)
     kind = KINDS[network]
     if kind.single and len(sde.data) != 1:
         what = f"the bridge needs one data block, and {sde.name} has {len(sde.data)}"

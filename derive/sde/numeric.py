@@ -231,6 +231,9 @@ class NumericSDE:
             if self.sde.schedule is not None:
                 pair = sp.Matrix([self.sde.written_out(e) for e in self.sde.schedule])
                 alpha, sigma = (row[0] for row in term(self.jets(pair, arb(self._checked(time)), 1), 0))
+                if alpha.contains(0):
+                    what = f"alpha of {self.sde.name} is 0 at t = {time}, where the effective sigma is infinite"
+                    raise Unsupported(what, "start earlier, or take a grid in t, such as uniform")
                 return [[sigma / alpha]]
             column = [[row[self.sde.data[0]]] for row in self.exact_transition(time, self.sde.time[0])]
             weight = mul(transpose(column), mul(inverse(self.exact_covariance(time)), column))[0][0]

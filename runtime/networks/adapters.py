@@ -164,10 +164,14 @@ def guided(
     section 3.4; interval: arXiv 2404.07724). Raises InputError (key ``cond``) where a condition of a call has none in ``null``.
     """
 
+    if not hasattr(network, "shape"):
+        what = f"{type(network).__name__} does not say the shape of a sample"
+        raise InputError("-", "network", what, "make a Network of it, by networks.denoiser or another adapter")
+
     def call(inputs: Tensors, time: Tensor, **cond: Any) -> Tensors:
         if set(cond) != set(null):
             what = f"the conditions are {', '.join(sorted(cond)) or 'none'}, and null has {', '.join(sorted(null))}"
-            raise InputError("-", "cond", what, "give the same names")
+            raise InputError("-", "cond", what, "give the same names in cond={...} of sample, or in cond of the Network")
         both = {name: _doubled(null[name], value, len(inputs[0])) for name, value in cond.items()}
         outputs = network(tuple(torch.cat((z, z)) for z in inputs), time, **both)
         w = scale if interval is None else _within(time, interval, scale)

@@ -20,7 +20,7 @@ Range = tuple[float, float]
 P = ParamSpec("P")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Network:
     """``network(inputs, time, **cond) -> outputs``, tuples of (batch, *shape) tensors, with what a run must know of it.
 
@@ -46,6 +46,10 @@ class Network:
     picture: Callable[[Tensor], Tensor] | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
     made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        levels = "" if self.sigma_range is None else ", sigma {:g} to {:g}".format(*self.sigma_range)
+        return f"Network({self.name}: {self.kind}, shape {self.shape}{levels})"
 
     def __call__(self, inputs: Tensors, time: Tensor | float, **cond: Any) -> Tensors:
         if len(inputs) != self.inputs:
@@ -116,8 +120,8 @@ def conditions(cond: Mapping[str, Any] | None, count: int, device: Any = None) -
     for name, value in (cond or {}).items():
         listed = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim > 0)
         if not listed or len(value) not in (1, count):
-            what = f"{name} has no entry a seed"
-            raise InputError("-", "cond", what, f"give a tensor or a list of {count} entries, or of one")
+            what = f"{name} has {len(value)} entries, and there are {count} seeds" if listed else f"{name} is no tensor or list"
+            raise InputError("-", "cond", what, f"give {count} entries, or one for all of them")
         if isinstance(value, Tensor):
             given[name] = value.to(device).expand(count, *value.shape[1:])
         else:

@@ -15,12 +15,17 @@ from stepsmith.runtime import TimeGrid, modules
 from stepsmith.templates import attach
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuned:
     """A baked module and its record: what was tried, and the error of what was kept on both halves of the paths."""
 
     text: str
     record: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        learned = self.record.get("learned", {"kept": False})
+        kept = f"learned from {learned['from']}" if learned["kept"] else self.record["kept"]
+        return f"Tuned({self.name}: {kept})"
 
     @property
     def module(self) -> Any:

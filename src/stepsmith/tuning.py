@@ -119,16 +119,16 @@ class Learned:
 
 
 def tune(
-    sde: Any, network: Any, nfe: int, *, seeds: str | int | Iterable[int] = range(64), kind: str = "denoiser",
+    sde: Any, network: Any, nfe: int, *, seeds: str | int | Iterable[int] = range(64), kind: str | None = None,
     start: float | None = None, end: float | None = None, teacher: int = TEACHER, learn: bool = False,
     certified: int | None = None, evaluations: int = EVALUATIONS, shape: Sequence[int] | None = None, device: str = "cpu",
     cond: Mapping[str, Any] | None = None, batch: int | None = None, trials: Path | None = None, progress: bool = False,
 ) -> Tuned:  # fmt: skip
     """The sampler of ``nfe`` network calls that is best for this network, as a baked module with its record.
 
-    ``sde`` as in ``load_sde``; ``network`` as in ``sample``, what it predicts in ``kind``.  ``seeds`` start the paths that are
-    tuned on, so judge with others; ``cond``, as in ``sample``, has an entry a seed or one for all, and ``batch`` is how many
-    paths the network is called with at a time (all of them unless given).  The grid runs from ``start``
+    ``sde`` as in ``load_sde``; ``network`` as in ``sample``, what it predicts in ``kind`` if it does not say so.  ``seeds`` start
+    the paths that are tuned on, so judge with others; ``cond``, as in ``sample``, has an entry a seed or one for all, and
+    ``batch`` is how many paths the network is called with at a time (all of them unless given).  The grid runs from ``start``
     (the end of the span) to ``end`` (1e-3), an end that is not given within the network's ``sigma_range``.
 
     ``learn``: times and weights are learned too, with ``evaluations`` of the loss from the best of three starts and a quarter of
@@ -147,9 +147,9 @@ def tune(
 
 
 def prepared(
-    sde: Any, network: Any, seeds: str | int | Iterable[int], *, kind: str, start: float | None, end: float | None, teacher: int,
-    shape: Sequence[int] | None = None, device: str = "cpu", cond: Mapping[str, Any] | None = None, batch: int | None = None,
-    trials: Path | None = None, progress: bool = False,
+    sde: Any, network: Any, seeds: str | int | Iterable[int], *, kind: str | None, start: float | None, end: float | None,
+    teacher: int, shape: Sequence[int] | None = None, device: str = "cpu", cond: Mapping[str, Any] | None = None,
+    batch: int | None = None, trials: Path | None = None, progress: bool = False,
 ) -> Bench:  # fmt: skip
     """The paths of a network, the teacher run, for any numbers of calls; arguments as :func:`tune`."""
     sde, seeds = load_sde(sde), parse_seeds(seeds)
@@ -158,6 +158,7 @@ def prepared(
     if len(seeds) < LEAST:
         raise InputError("-", "seeds", f"{len(seeds)} are too few to tune on", f"give {LEAST} or more, 64 by default")
     network = network if batch is None else InParts(network, batch_size(batch, len(seeds)))
+    kind = kind or str(getattr(network, "kind", "denoiser"))
     span = span_of(sde, getattr(network, "sigma_range", None), start, end)
     method = derive(sde, BASELINE.source, kind)
     module = modules.from_text(written(method, certified=False))

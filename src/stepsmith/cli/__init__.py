@@ -16,7 +16,7 @@ import click
 from stepsmith import __version__
 from stepsmith.cli import bench, build, check, derive, error, grid, report, sample, search, show, tune, verify
 from stepsmith.cli import list as list_
-from stepsmith.cli.shared import fail
+from stepsmith.cli.shared import fail, stop_in_code_of_the_user
 from stepsmith.errors import CertificateError, InputError, Unsupported, one_line
 
 
@@ -56,6 +56,10 @@ def main() -> NoReturn:
         fail(f"{wrong.filename or '-'}: file: {wrong.strerror or one_line(str(wrong))}; choose another place", 2)
     except (MemoryError, RuntimeError) as wrong:  # torch reports the former as the latter
         if not isinstance(wrong, MemoryError) and "memory" not in str(wrong):
+            stop_in_code_of_the_user(wrong)
             raise
         fail("-: memory: this machine has too little for it; ask for fewer seeds or steps", 2)
+    except Exception as wrong:
+        stop_in_code_of_the_user(wrong)
+        raise
     sys.exit(0)

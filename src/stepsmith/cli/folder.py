@@ -90,7 +90,7 @@ def tell(
     if as_json:
         print_json({"out": str(name), **counts, "worker": worker.rank, "workers": worker.count, "seconds": seconds})
         return
-    spare = f", {run.left} calls left over" if run.left else ""
+    spare = f", {run.left} call{'s' * (run.left > 1)} left over" if run.left else ""
     share = "" if alone else f" of worker {worker.rank}"
     click.echo(
         f"{name}: {len(run.seeds)} samples, {run.grid.steps} steps, {run.calls} calls a sample{spare}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def silent(text: str) -> None:
 class Request:
     """The options as they were given."""
 
-    sde: str
+    sde: str | None
     sampler: str | None
     network: str
     kind: str | None
@@ -73,24 +73,26 @@ class Run:
 
         torch.set_num_threads(request.threads)
         if request.engine == "ray" and not is_folder(request.out):
-            raise InputError(
-                str(request.out), "engine", "ray makes the files of a folder", "give --out without a suffix"
-            )
+            raise InputError(str(request.out), "engine", "ray makes the files of a folder", "give --out without a suffix")
         (check_folder if is_folder(request.out) else check_output)(request.out)
         seeds = parse_seeds(request.seeds)
         params, constants = number_pairs(request.params), file_pairs(request.constants)
         use_device(request.device)
-        network = named_network(request.network, ss.load_sde(request.sde), request.kind, request.shape, request.device)
-        baked = request.sampler is not None and request.sampler.endswith(".py")
-        source, grid, left = read_baked(request) if baked else derived(request, network, params)
+        path = Path(request.sampler) if request.sampler is not None and request.sampler.endswith(".py") else None
+        baked = None if path is None else ss.load(path)
+        request = replace(request, sde=diffusion_of(request, baked))
+        sde = None if request.kind is None else ss.load_sde(request.sde)
+        network = named_network(request.network, sde, request.kind, request.shape, request.device)
+        source: Any
+        source, grid, left = derived(request, network, params) if baked is None else (baked, grid_of(request, baked), 0)
         arguments = {
             "params": params, "last": request.last, "device": request.device, "dtype": getattr(torch, request.dtype),
             "constants": constants,
         }  # fmt: skip
-        if not baked:
+        if baked is None:
             check_given(source, params, constants, (len(seeds), *network.shape), arguments["dtype"])
             say(f"deriving {source.sampler.name} for {source.sde.name}")
-        module = source if baked else ss.load(ss.emit(source))
+        module = ss.load(ss.emit(source)) if baked is None else baked
         return cls(request, module, network, grid, seeds, left, arguments)
 
     @property
@@ -124,7 +126,7 @@ class Run:
         if hasattr(self.module, "TIMES"):
             return {}
         sampler = self.request.sampler or self.module.SAMPLER
-        return {"sde": spec_text(self.request.sde), "sampler": spec_text(sampler)}
+        return {"sde": spec_text(str(self.request.sde)), "sampler": spec_text(sampler)}
 
     def write(self, samples: Any) -> dict[str, Any]:
         """Writes the samples with the record of the run, and returns the record."""
@@ -150,17 +152,27 @@ def check_given(
     check_constants(module, constants, shape[0], shape[1:], dtype)
 
 
-def read_baked(request: Request) -> tuple[Any, Any, int]:
-    """A baked module from its file, its grid, and no calls left over."""
+def diffusion_of(request: Request, baked: Any | None) -> str:
+    """The diffusion of a run: that of a baked module, which another that is asked for contradicts; else what was asked for."""
+    import stepsmith as ss
+
+    if baked is None:
+        return request.sde or "psld"
+    if request.sde is not None and ss.load_sde(request.sde).name != baked.SDE:
+        raise InputError("-", "sde", f"{request.sampler} was made for {baked.SDE}, not {request.sde}", "leave --sde out")
+    return request.sde or str(baked.SDE)
+
+
+def grid_of(request: Request, baked: Any) -> Any:
+    """The grid of a baked module."""
     import stepsmith as ss
 
     path = str(request.sampler)
-    module = ss.load(Path(path))
-    if not hasattr(module, "TIMES"):
+    if not hasattr(baked, "TIMES"):
         raise InputError(path, "TIMES", "it is not baked", "name its sampler, or bake it: stepsmith build --bake")
     if request.steps is not None or request.nfe is not None:
         raise InputError("-", "steps", f"{path} has its own grid", "leave --steps and --nfe out")
-    return module, ss.TimeGrid.explicit(module.TIMES), 0
+    return ss.TimeGrid.explicit(baked.TIMES)
 
 
 def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[Any, Any, int]:

@@ -31,7 +31,7 @@ ENGINES = ("local", "ray")
         "sample --sampler tuned/vp_tuned_10.py --network digits --seeds 0-63",
     ),
 )
-@click.option("--sde", default="psld", show_default=True, help="A name or a .toml file.")
+@click.option("--sde", show_default="psld, or that of a baked module", help="A name or a .toml file.")
 @click.option(
     "--sampler",
     help="A name, a .toml file, a composition, or a baked .py file with its own grid; by default adams-3, for several blocks "
@@ -118,7 +118,7 @@ def command(as_json: bool, **options: Any) -> None:
         drawn = {"out": str(request.out), "samples": count, "steps": steps, "nfe": calls, "left": run.left}
         print_json({**drawn, "seconds": seconds, "record": record})
         return
-    spare = f", {run.left} calls left over" if run.left else ""
+    spare = f", {run.left} call{'s' * (run.left > 1)} left over" if run.left else ""
     click.echo(f"{request.out}: {count} samples, {steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
 
 

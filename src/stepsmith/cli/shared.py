@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -101,6 +103,16 @@ def fail(line: str, status: int) -> NoReturn:
     """End with one line on stderr; ``-`` stands for no file and is left out."""
     click.echo(one_line(line).removeprefix("-: "), err=True)
     sys.exit(status)
+
+
+def stop_in_code_of_the_user(error: Exception) -> None:
+    """One line with the place in the user's own file (a network, a module) where an error comes from, if it comes from one."""
+    others = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(map(path.is_relative_to, others)):
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            fail(f"{path.name}: line {frame.lineno}: {what}; mend it there, or give the network what it asks for", 2)
 
 
 def print_json(value: Any) -> None:

@@ -108,6 +108,9 @@ def command(
     with folder(out):
         plots.check(plot)
         shown, called = not quiet(as_json), named_network(network, ss.load_sde(sde), kind, shape, device)
+        if dialect != "torch" and called.kind != "denoiser":
+            what = f"a file for {dialect} needs a denoiser, and this network is of kind {called.kind}"
+            raise InputError("-", "dialect", what, "name one that networks.from_eps, from_v or from_flow made of it")
         bench = prepared(
             sde, called, seeds, kind=called.kind, device=device, trials=out / "trials.jsonl", progress=shown, **given
         )
