@@ -8,6 +8,8 @@ looks a time up by its value. With ``start = T`` and ``end = eps`` and k = 0 .. 
 - quadratic: t_k = eps + (T - eps) (1 - k/N)^2, the striding of the public PSLD code (there in s = T - t:
   s_k = (T - eps) (1 - ((N - k)/N)^2)). It ends exactly at eps with a last step of (T - eps)/N^2. The other grid that is
   called quadratic, uniform in sqrt(t) (DDIM, DEIS), has a last step of about 2 sqrt(eps T)/N; it is not this one.
+- shifted:   t_k = s u_k / (1 + (s - 1) u_k) with u_k uniform and a shift s, for times from 0 to 1: the timesteps of Stable
+             Diffusion 3 and Flux (arXiv 2403.03206, section 5.3.2)
 - logsnr:    log sigma(t_k) uniform
 - edm:       sigma(t_k)^(1/rho) uniform (Karras et al. 2022, eq. 5)
 - tan:       arctan(sigma(t_k)/scale) uniform: Euler's steps are equally long for Gaussian data of the standard deviation
@@ -98,6 +100,20 @@ class TimeGrid:
         """t_k = end + (start - end) (1 - k/N)^2, the quadratic striding of the public PSLD code."""
         start, end = _ends(sde, steps, start, end, network)
         return cls(_pin(end + (start - end) * _fractions(steps)[::-1] ** 2, start, end), "quadratic")
+
+    @classmethod
+    def shifted(
+        cls, sde: Any, steps: int, start: float | None = None, end: float | None = None, shift: float = 3.0, *,
+        network: Any = None,
+    ) -> TimeGrid:  # fmt: skip
+        """t_k = shift u_k / (1 + (shift - 1) u_k), u_k uniform between its values at start and end, which lie in (0, 1]."""
+        check_positive("shift", shift)
+        start, end = _ends(sde, steps, start, end, network)
+        if start > 1:
+            raise refusal("start", f"{start:g} is above 1, and shifted is a grid of times from 0 to 1", "take another grid")
+        first, last = (t / (shift - (shift - 1) * t) for t in (start, end))
+        u = first + _fractions(steps) * (last - first)
+        return cls(_pin(shift * u / (1 + (shift - 1) * u), start, end), "shifted")
 
     @classmethod
     def logsnr(

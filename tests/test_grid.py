@@ -186,6 +186,20 @@ def test_tan_and_asinh_space_what_they_are_named_for_evenly():
     np.testing.assert_allclose(np.diff(spread), np.diff(spread)[0], rtol=1e-9)
 
 
+def test_shifted_is_the_timesteps_of_flow_models():
+    """diffusers' FlowMatchEulerDiscreteScheduler with shift: sigma = shift s/(1 + (shift - 1) s), s from 1 to 1/1000."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(10)
+    sigmas = scheduler.sigmas[:-1].double().numpy()
+    grid = TimeGrid.shifted("rectified-flow", 9, 1.0, float(sigmas[-1]))
+    np.testing.assert_allclose(grid.times.numpy(), sigmas, rtol=2e-6)
+    np.testing.assert_allclose(TimeGrid.shifted(VP(), 9, shift=1.0).times, TimeGrid.uniform(VP(), 9).times, rtol=1e-13)
+    with pytest.raises(InputError, match="shift"):
+        TimeGrid.shifted(VP(), 9, shift=0.0)
+
+
 def test_asinh_lies_between_tan_and_logsnr_in_its_limits():
     wide = TimeGrid.asinh(VP(), 9, k=1e6).times
     np.testing.assert_allclose(wide, TimeGrid.logsnr(VP(), 9).times, rtol=1e-6)

@@ -19,7 +19,7 @@ from stepsmith.errors import InputError
     "names",
     type=click.Choice(GRIDS),
     multiple=True,
-    help="A kind of grid; may be repeated; by default all kinds.",
+    help="A kind of grid; may be repeated; by default all that fit.",
 )
 @click.option("--steps", type=int, help="Steps of the grid (10 by default).")
 @click.option("--nfe", type=int, help="Network calls of a run of --sampler, instead of --steps.")
@@ -39,7 +39,9 @@ def command(
 
     plots.check(plot)
     diffusion, count = load_sde(sde), _steps(steps, nfe, sampler)
-    times = {name: getattr(TimeGrid, name)(diffusion, count, start, end).times.numpy() for name in names or GRIDS}
+    highest = diffusion.time[1] if start is None else start
+    kinds = names or [name for name in GRIDS if name != "shifted" or highest <= 1]
+    times = {name: getattr(TimeGrid, name)(diffusion, count, start, end).times.numpy() for name in kinds}
     sigma = diffusion.at().effective_sigma
     if plot is not None:
         plots.grids(diffusion, times).save(plot)

@@ -16,7 +16,7 @@ from stepsmith.cli.run import BATCH, STEPS, Request, Run, silent
 from stepsmith.cli.shared import examples, json_option, kind_options, out_option, print_json, quiet, teller
 from stepsmith.errors import one_line
 
-GRIDS = ("quadratic", "uniform", "logsnr", "edm", "tan", "asinh")
+GRIDS = ("quadratic", "uniform", "shifted", "logsnr", "edm", "tan", "asinh")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 LASTS = ("none", "denoise")
 ENGINES = ("local", "ray")
