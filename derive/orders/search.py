@@ -132,8 +132,8 @@ def compositions(length: int, calls: int, letters: Sequence[str] = ("AB", "E")) 
                 if set(word) != set(alphabet):
                     continue
                 for marks in itertools.product(MARKS, repeat=count - 1):
-                    alone = any(a == b and not mark for a, b, mark in zip(word, word[1:], marks, strict=False))
-                    if 1 + sum("!" in mark for mark in marks) <= calls and not alone:
+                    again = any(a == b and not mark for a, b, mark in zip(word, word[1:], marks, strict=False))
+                    if 1 + sum("!" in mark for mark in marks) <= calls and not again:
                         yield composed_of(" ".join(f"{a}{m}" for a, m in zip(word, ("!", *marks), strict=True)))
 
 

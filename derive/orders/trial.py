@@ -132,4 +132,4 @@ def stepped(scheme: Any, problem: Trial, z: np.ndarray, t0: float, t1: float) ->
     def push(state: np.ndarray, term: Any, seen: np.ndarray, score: np.ndarray) -> np.ndarray:
         return state + float(term.weight) * h * problem.drift(term.letter, seen, score, at(term.at))
 
-    return scheme.run(z, lambda state, time: problem.score(state, at(time)), push)  # type: ignore[no-any-return]
+    return scheme.run(z, lambda state, time: problem.score(state, at(time)), push)
