@@ -9,10 +9,11 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from .lower import conjugation
+from .maths.calculus import symbol
 from .orders.leading import MOST_CALLS
 from .orders.strong import strong_order_of_increments
 from .sampler.network import FLOW, KINDS
-from .sampler.split import bind
+from .sampler.split import Part, bind
 
 VELOCITY = "the velocity of the probability flow, n = dz/dt = F z - G G^T s/2"
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
@@ -132,16 +133,19 @@ def update_rule(method: Any) -> list[str]:
     if sampler.formula is not None:
         return formula_lines(sampler)
     lines = [sampler.text, *textwrap.wrap(marks(sampler.text), WIDTH - 4)]
-    carried = [*map(sp.Symbol, sde.constant), 1]
-    for letter, part in bind(sampler, sde).parts.items():
+    for letter, part in bind(sampler, sde).items():
         for i in part.rows:
-            drift = sum((part.linear[i, j] * sp.Symbol(b) for j, b in enumerate(sde.state)), sp.S.Zero)
-            drift += sum((c * v for c, v in zip(part.offset.row(i), carried, strict=True)), sp.S.Zero)
-            drift += sum((part.score[i, j] * sp.Symbol(f"s_{b}") for j, b in enumerate(sde.state)), sp.S.Zero)
             noise = " + the noise of the diffusion" if i in part.noise_rows else ""
-            text = f"{letter}: d{sde.state[i]} = {_factor(drift)} dtau{noise}, {SOLVES[part.solve]}"
+            text = f"{letter}: d{sde.state[i]} = {_factor(part_drift(part, sde, i))} dtau{noise}, {SOLVES[part.solve]}"
             lines += textwrap.wrap(text, WIDTH - 8, subsequent_indent="    ")
     return lines
+
+
+def part_drift(part: Part, sde: Any, i: int) -> sp.Expr:
+    """Row i of the drift of a part, over the blocks x, ..., the constant components and the scores s_x, ..."""
+    score = (symbol(f"s_{b}") for b in sde.state)
+    held = ((part.linear, map(symbol, sde.state)), (part.offset, (*map(symbol, sde.constant), 1)), (part.score, score))
+    return sum((c * v for M, values in held for c, v in zip(M.row(i), values, strict=True)), sp.S.Zero)
 
 
 def marks(composition: str) -> str:
@@ -237,16 +241,13 @@ def claims(method: Any) -> str:
 
 def spelled(order: float | None, why: str) -> str:
     """An order for people: a dash where none is derived, else with the reason that it is none or less than it seems."""
-    return _dash(order) if not why else f"{'none' if order is None else f'{order:g}'} ({why})"
+    shown = f"{order:g}" if order is not None else "none" if why else "-"
+    return f"{shown} ({why})" if why else shown
 
 
 ASSUMED = "This assumes a smooth network, an exact start and bounded ratios of successive steps."
 SOLVES = {"euler": "an Euler step", "exact": "solved exactly", "conjugate": "a conjugate Euler step"}
 WIDTH = 116  # of a line of the docstring
-
-
-def _dash(order: float | None) -> str:
-    return "-" if order is None else f"{order:g}"
 
 
 MOST = 420  # characters of an error term that a docstring has room for

@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy as sp
 
-from .describe import SOLVES
+from .describe import SOLVES, part_drift
 from .lower import conjugation
 from .maths.notation import latex
 from .sampler.split import bind
@@ -25,7 +25,7 @@ CLOCKS = {"log": r"u = -\log\hat\sigma(t)", "theta": r"u = -\arctan\frac{\hat\si
 
 def equations(sde: Any) -> list[str]:
     """dz = (F z + b) dt + G dw, a line a block."""
-    return [_line(sde, i, _drift(sde, sde.F_let, i) + sde.offset_let[i], sde.G_let, "dt", "w") for i in range(sde.n)]
+    return [_line(sde, i, _drift(sde, i) + sde.offset_let[i], sde.G_let, "dt", "w") for i in range(sde.n)]
 
 
 def lets(sde: Any) -> list[str]:
@@ -37,7 +37,7 @@ def reverse(sde: Any, eta: int) -> list[str]:
     """dz = (F z + b - (1 + eta^2)/2 G G^T s) dt + eta G dw, dt < 0, a line a block; s the score, a component a block."""
     score = sp.Matrix([sp.Symbol(f"s_{b}") for b in sde.state])
     pull = sde.GG_let * score * sp.Rational(1 + eta, 2)
-    drifts = (_drift(sde, sde.F_let, i) + sde.offset_let[i] - pull[i] for i in range(sde.n))
+    drifts = (_drift(sde, i) + sde.offset_let[i] - pull[i] for i in range(sde.n))
     return [_line(sde, i, drift, sde.G_let * eta, "dt", r"\bar{w}") for i, drift in enumerate(drifts)]
 
 
@@ -50,8 +50,8 @@ def rule(method: Any) -> list[str]:
     return [] if method.sampler.formula is not None else _parts(method)
 
 
-def _drift(sde: Any, linear: sp.Matrix, i: int) -> sp.Expr:
-    return sum((linear[i, j] * sp.Symbol(b, real=True) for j, b in enumerate(sde.state)), sp.S.Zero)
+def _drift(sde: Any, i: int) -> sp.Expr:
+    return sum((sde.F_let[i, j] * sp.Symbol(b, real=True) for j, b in enumerate(sde.state)), sp.S.Zero)
 
 
 def _line(sde: Any, i: int, drift: sp.Expr, G: sp.Matrix, time: str, path: str) -> str:
@@ -69,12 +69,10 @@ def _names(sde: Any) -> dict[str, str]:
 def _parts(method: Any) -> list[str]:
     """The parts of a splitting, a formula a part; time runs down, tau = -t."""
     sde, formulas = method.sde, []
-    score = sp.Matrix([sp.Symbol(f"s_{b}") for b in sde.state])
-    carried = sp.Matrix([*(sp.Symbol(c, real=True) for c in sde.constant), 1])
-    for letter, part in bind(method.sampler, sde).parts.items():
-        pull, given, rates = part.score * score, part.offset * carried, []
+    for letter, part in bind(method.sampler, sde).items():
+        rates = []
         for i in part.rows:
-            drift = latex(_drift(sde, part.linear, i) + given[i] + pull[i], _names(sde))
+            drift = latex(part_drift(part, sde, i), _names(sde))
             noise = r" + \text{noise}" if i in part.noise_rows else ""
             block = latex(sp.Symbol(sde.state[i]), sde.latex)
             rates.append(rf"\frac{{d{block}}}{{d\tau}} = {drift}{noise}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import sympy as sp
 
@@ -52,12 +53,13 @@ def report(sde: LinearSDE) -> list[Section]:
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
     heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
     heads += [frequency(sde)] if sde.field else []
+    mean = partial(offset.mean_words, sde, t, start)
     flow = "dz = (F z - A s)" if sde.offset_let.is_zero_matrix else "dz = (F z + b - A s)"
     title, maths = f"{sde.name}: {sde.doc or 'a linear SDE'}{clock}", [*formulas.equations(sde), *formulas.lets(sde)]
     sections = [
         Section("sde", title, "\n".join([*equations(sde), *heads, *_start(sde)]), "\n".join(maths), HEADINGS["sde"][0]),
         _section(sde, "transition", f"transition Psi(t, {start})", lambda: kernel.transition_words(sde, t, start)),
-        *_offset(sde, start),
+        *([_section(sde, "offset", f"offset of the mean o(t, {start})", mean)] if not sde.offset_let.is_zero_matrix else []),
         _covariance(sde, start),
         _section(sde, "stationary", "stationary law", lambda: kernel.Words(kernel.stationary_words(sde), {})),
         _reverse(sde, "probability_flow", f"probability flow {flow} dt, s the score, A =", 0),
@@ -90,12 +92,6 @@ def _start(sde: LinearSDE) -> list[str]:
         law = ["data"] * (i in sde.data) + [f"N(0, {variance})"] * (variance != 0)
         starts.append(f"{name} = {' + '.join(law)}")
     return [f"start, t = {exact(sde.time[0])}: {', '.join(starts)}"]
-
-
-def _offset(sde: LinearSDE, start: sp.Expr) -> list[Section]:
-    if sde.offset_let.is_zero_matrix:
-        return []
-    return [_section(sde, "offset", f"offset of the mean o(t, {start})", lambda: offset.mean_words(sde, t, start))]
 
 
 def _covariance(sde: LinearSDE, start: sp.Expr) -> Section:

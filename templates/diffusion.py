@@ -191,6 +191,7 @@ class DiffusionText:
         return found  # what nothing calls is dropped when the text is whole
 
     def _full(self, expr: sp.Expr) -> list[str]:
+        """What returns an expression in the shape of t."""
         lines = [line[4:] for line in self._returned(expr, lets=True)]
         if not expr.has(t) and not {symbol.name for symbol in expr.free_symbols} & set(self.timed):
             lines[-1] += " + 0 * t"
@@ -202,7 +203,7 @@ class DiffusionText:
         if sde.F.is_zero_matrix:
             return []
         if (closed := forms.alpha(sde)) is not None:
-            return [self.method("alpha", doc, self._plain(closed))]
+            return [self.method("alpha", doc, self._full(closed))]
         log = self.method("log_alpha", "The integral of F from START.", [f"return {self._from_start('self.F')}"])
         return [log, self.method("alpha", doc, ["return torch.exp(self.log_alpha(t))"])]
 
@@ -210,7 +211,7 @@ class DiffusionText:
         """In closed form where nothing cancels near the data, else by quadrature of the positive integrand."""
         sde, doc = self.sde, "The standard deviation of z_t given the data."
         if (closed := forms.sigma(sde)) is not None:
-            return self.method("sigma", doc, self._plain(closed))
+            return self.method("sigma", doc, self._full(closed))
         f, variance = sde.F[0, 0], sde.initial_let[0, 0]
         if f == 0:
             body = [f"noise = {self._from_start('self.GG')}"]
@@ -230,12 +231,6 @@ class DiffusionText:
         if self.field:
             return f"integral({rate}, START, t, self.panels(t))"
         return f"antiderivative({rate}, t, self.panels(t))"
-
-    def _plain(self, expr: sp.Expr) -> list[str]:
-        lines = [line[4:] for line in self._returned(expr, lets=True)]
-        return (
-            lines if expr.has(t) or set(self.timed) & {x.name for x in expr.free_symbols} else [f"{lines[-1]} + 0 * t"]
-        )
 
     def _panels(self) -> list[str]:
         change = "" if self.smooth else ", math.ceil(self.change * (END - START))"

@@ -169,13 +169,14 @@ def test_the_offsets_of_the_parts_sum_to_minus_that_of_the_sde(name: str, sample
         with pytest.raises(Unsupported):
             bind(ss.load_sampler(sampler), sde_of(name))
         return
-    split = bind(ss.load_sampler(sampler), sde_of(name))
-    total = sum((part.offset for part in split.parts.values()), sp.zeros(1, 2)) + split.sde.offset_terms_let
-    assert all(calculus.is_zero(split.sde.written_out(e)) for e in total)
+    sde = sde_of(name)
+    parts = bind(ss.load_sampler(sampler), sde).values()
+    total = sum((part.offset for part in parts), sp.zeros(1, 2)) + sde.offset_terms_let
+    assert all(calculus.is_zero(sde.written_out(e)) for e in total)
 
 
 def test_the_stationary_part_of_sscs_is_drawn_to_mu() -> None:
-    part = bind(ss.load_sampler("sscs"), sde_of("ir-sde")).parts["A"]
+    part = bind(ss.load_sampler("sscs"), sde_of("ir-sde"))["A"]
     theta = sp.Symbol("theta", real=True)
     assert part.linear[0] == -theta and part.offset[0, 0] == theta and part.offset[0, 1] == 0
 

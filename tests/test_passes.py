@@ -306,7 +306,7 @@ def test_merged_draws_enter_by_a_lower_factor_with_positive_diagonal(sde, sample
     for row in module.coefficients(torch.tensor(TIMES, dtype=torch.float64)):
         value = dict(zip(module.COEFFICIENTS, row, strict=True))
         for j, name in enumerate(plan.noisy):
-            columns = [forms[name].column(draw) for draw in plan.draws]
+            columns = [dict(forms[name].terms).get(draw) for draw in plan.draws]
             assert all(columns[: j + 1]) and not any(columns[j + 1 :])
             assert j >= len(columns) or value[columns[j]] > 1e-9
 
@@ -314,7 +314,7 @@ def test_merged_draws_enter_by_a_lower_factor_with_positive_diagonal(sde, sample
 def test_a_draw_that_is_read_again_behind_a_call_is_read_in_both_places():
     y, z = Update("y", ((A, "x"), (B, "v"), (C, "w"))), Update("z", ((A, "y"), (B, "d"), (C, "w")))
     plan = layout(verify(program(Normal("v"), Normal("w"), y, Evaluate(("d",), ("y",), T0), z)))
-    assert plan.noisy == () and [form.name for form in plan.forms if form.column("w2")] == ["y", "x"]
+    assert plan.noisy == () and [form.name for form in plan.forms if dict(form.terms).get("w2")] == ["y", "x"]
 
 
 def test_noise_that_the_flow_of_an_exact_part_passes_on_is_kept():

@@ -18,12 +18,12 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from ..maths.calculus import t
 from ..program import Evaluate, StepProgram, passes, verify
 from ..program.rows import Rows, aligned
-from ..sampler.network import ScoreParameterization, checked, kind_of
+from ..sampler.network import Network, ScoreParameterization, checked, kind_of
 from ..sampler.sampler import Sampler
-from ..sampler.split import Part, Split, bind
+from ..sampler.split import Part, bind
+from ..sde.forms import timed
 from ..sde.linear import LinearSDE
 from ..sde.sound import check_density
 from ..spec.formula import Line
@@ -32,7 +32,7 @@ from .conjugate import conjugate_step, conjugation
 from .letters import split_step
 from .lines import Lines
 from .mean import data_mean
-from .writer import Network, Writer
+from .writer import Writer
 
 
 def raw(
@@ -127,9 +127,7 @@ def _program(
 ) -> StepProgram:
     ops, sde = tuple(w.ops), w.sde
     last, last_results = data_mean(w)
-    timeless = tuple(
-        name for name, expr in sde.let.items() if not {t, sp.Symbol(sde.field, real=True)} & expr.free_symbols
-    )
+    timeless = (name for name in sde.let if name not in timed(sde))
     return verify(StepProgram(
         (*sde.state, *sde.constant), w.params, (*sde.params, *timeless), _about(sde), tuple(w.host), ops,
         (*result, *sde.constant), last, last_results, _sigma_columns(w, (*ops, *last)), history, carry, corrected, sde.field,
@@ -157,13 +155,12 @@ def _lined(w: Writer, lines: tuple[Line, ...]) -> StepProgram:
     assert w.sampler.formula is not None
     sde = w.sde
     if w.sampler.parts:
-        split = bind(w.sampler, sde)
+        parts = bind(w.sampler, sde)
     else:
         power, none = sde.GG_let if w.sampler.target == "sde" else sde.GG_let / 2, sp.ImmutableMatrix.zeros(sde.n)
         rows, linear, score, offset = tuple(range(sde.n)), -sde.F_let, sp.ImmutableMatrix(power), -sde.offset_terms_let
-        drift = Part("drift", rows, linear, score, (), (), "euler", none, True, offset)
-        split = Split(sde, w.sampler.target, {"drift": drift})
-    return _program(w, *Lines(w, w.sampler.formula, split).run(lines))
+        parts = {"drift": Part("drift", rows, linear, score, (), (), "euler", none, True, offset)}
+    return _program(w, *Lines(w, w.sampler.formula, parts).run(lines))
 
 
 __all__ = ["conjugation", "lower_rows", "raw"]

@@ -70,7 +70,7 @@ class AdamsStep:
     def run(self) -> tuple[Values, Values, Values, Values]:
         """(the new state, what is carried in, what is carried out, the corrected state)."""
         w, most = self.w, self.adams.history
-        w.evaluate(dict(enumerate(w.sde.state)), sp.Integer(0))
+        w.evaluate(dict(enumerate(w.sde.state)), "0")
         self.found[0, 0] = quantity(w)
         letter = LETTER[self.adams.frame]
         loaded = [tuple(self.fresh(f"{letter}_m{k}{tail}") for tail in self.tails) for k in range(1, most + 1)]

@@ -22,15 +22,15 @@ import sympy as sp
 from stepsmith.errors import Unsupported
 
 from ..maths.bounded import cancelled
-from ..maths.calculus import exact, increment, s, t, t0, t1
+from ..maths.calculus import exact, increment, s, symbol, t, t0, t1
 from ..program import ONE, Flow, Integral, Propagate, applied, entries
-from ..sampler.network import KINDS, ScoreParameterization, kind_of, name_of, scalar, spread
+from ..sampler.network import KINDS, Network, ScoreParameterization, kind_of, name_of, scalar, spread
 from ..sampler.sampler import Sampler
 from ..sampler.split import Part, names_of
 from ..sde.linear import LinearSDE
 from ..spec import sources as spec
 from ..spec.expression import parse
-from .writer import Network, State, Writer, symbol
+from .writer import State, Writer
 
 
 def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
@@ -47,7 +47,7 @@ def conjugation(sampler: Sampler, sde: LinearSDE) -> sp.Matrix:
 def conjugate_step(w: Writer, B: sp.Matrix, frame: Network) -> State:
     """z' = P (I - h B) z + Phi n in the frame; B in the words of let."""
     state, n = dict(enumerate(w.sde.state)), w.sde.n
-    w.evaluate(state, sp.Integer(0))
+    w.evaluate(state, "0")
     rotated = kind_of(frame).factor == "R" and n > 1
     if rotated and not B.is_zero_matrix:
         raise Unsupported("the frame eps-R is derived for B = 0", "use B = 0, or the frame eps-L")

@@ -19,7 +19,7 @@ import sympy as sp
 
 from stepsmith.errors import InputError, Unsupported
 
-from ..maths.calculus import exact, t
+from ..maths.calculus import exact, symbol, t
 from ..maths.point import Point
 from ..program import Law, entries
 from ..sampler.network import kind_of, name_of, scalar
@@ -28,7 +28,7 @@ from ..sampler.split import names_of
 from ..sde.linear import LinearSDE
 from ..sde.smooth import defaults
 from ..spec.expression import parse
-from .writer import Writer, symbol
+from .writer import Writer
 
 LARGE = 1e15  # of eta
 SIGMA, RISE, WIDTH, STEP = symbol("sigma_hat"), symbol("rise"), symbol("sigma_data"), symbol("h")
@@ -59,7 +59,10 @@ def clock_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
 
 
 def noise_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
-    """eta, in t, the parameters, the effective sigma and ``STEP``, the gain of the clock log over a step."""
+    """eta, in t, the parameters, the effective sigma and ``STEP``, the gain of the clock log over a step.
+
+    InputError for one that is zero, or without a real finite value or negative inside the span, at the defaults.
+    """
     if sampler.adams is None or not sampler.adams.random:
         return sp.S.Zero
     names = {STEP.name: STEP, SIGMA.name: SIGMA, **names_of(sde, sampler)}
@@ -69,18 +72,13 @@ def noise_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
     if found.has(STEP) and not (known and not found.has(SIGMA, t)):
         what = "eta names the step h, known of one block in the clock log and the frame x0 or eps-R, without a corrector or t"
         raise InputError(sampler.where, "sampler.noise", what, "write eta in t, sigma_hat and the parameters")
-    _check_noise(found, sampler, sde)
-    return found
-
-
-def _check_noise(eta: sp.Expr, sampler: Sampler, sde: LinearSDE) -> None:
-    """InputError for an eta that is zero, or without a real finite value or negative inside the span, at the defaults."""
-    if eta == 0:
+    if found == 0:
         raise InputError(sampler.where, "sampler.noise", "is zero", "leave out noise and target: the probability flow")
-    for time, value in _along(eta, sampler, sde, 4):
+    for time, value in _along(found, sampler, sde, 4):
         if not (value.is_finite() and value.imag.contains(0) and not value.real < 0 and abs(value).upper() < LARGE):
             what = f"has no value between 0 and {LARGE:g} at t = {time:.6g} and the defaults"
             raise InputError(sampler.where, "sampler.noise", what, "write an eta that is real and not negative")
+    return found
 
 
 def _along(expr: sp.Expr, sampler: Sampler, sde: LinearSDE, parts: int) -> Iterator[tuple[float, Any]]:

@@ -7,6 +7,8 @@ step of its rows (psld-and-splitting.md, section 5), the other rows and the netw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
@@ -15,7 +17,7 @@ from stepsmith.errors import InputError
 from ..maths.bounded import cancelled
 from ..maths.calculus import is_zero, t
 from ..program import ONE, Propagate, Spread, entries
-from ..sampler.split import Part, Split
+from ..sampler.split import Part
 from ..sde.equations import coupled
 from ..sde.forms import zero_by_default
 from ..sde.offset import reached as offset_reached
@@ -24,19 +26,19 @@ from .conjugate import part_step, reframed
 from .writer import State, Writer
 
 
-def split_step(w: Writer, split: Split) -> State:
+def split_step(w: Writer, parts: Mapping[str, Part]) -> State:
     """The new state after the parts of the composition, in order."""
     state: State = dict(enumerate(w.sde.state))
-    done = dict.fromkeys(split.parts, sp.Integer(0))
+    done = dict.fromkeys(parts, sp.Integer(0))
     for position, token in enumerate(w.sampler.composition, start=1):
-        part = split.parts[token.letter]
+        part = parts[token.letter]
         upper, lower = w.time(done[token.letter]), w.time(done[token.letter] + token.share)
         done[token.letter] += token.share
         ahead = state
         if token.fresh:
             if token.predict and w.asked.output:
                 ahead = apply(w, part, token, f"{position}p", state, state, upper, lower)
-            w.evaluate(ahead, token.at)
+            w.evaluate(ahead, w.time(token.at))
             w.asked.frozen = reframed(w, w.frame, ahead)
         state = apply(w, part, token, str(position), state, ahead if token.predict else state, upper, lower)
     return state

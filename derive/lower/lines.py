@@ -8,16 +8,19 @@ y = alpha x0 + sigma eps,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sympy as sp
 
 from stepsmith.errors import InputError
 
 from ..maths.bounded import cancelled
+from ..maths.calculus import symbol
 from ..program import EARLIER, applied
-from ..sampler.split import Split
+from ..sampler.split import Part
 from ..spec.formula import EARLIER_VALUE, NETWORK, NOISE, ONE_BLOCK, SCALAR, Applied, Formula, Line
 from ..spec.words import STEP
-from .writer import Conversion, Term, Writer, symbol
+from .writer import Conversion, Term, Writer
 
 Values = tuple[str, ...]  # the values of a name, one a block
 
@@ -35,8 +38,8 @@ CONVERSIONS: dict[str, tuple[Conversion, Conversion]] = {
 class Lines:
     """One program of a formula, growing on a Writer: which values the names of the lines hold."""
 
-    def __init__(self, w: Writer, formula: Formula, split: Split | None) -> None:
-        self.w, self.formula, self.split = w, formula, split
+    def __init__(self, w: Writer, formula: Formula, parts: Mapping[str, Part]) -> None:
+        self.w, self.formula, self.parts = w, formula, parts
         w.moments |= {time.name.removeprefix("t_"): time for time in EARLIER}
         self.names: dict[str, Values] = {"z": w.sde.state}
         self.taken = {*w.sde.state, *w.params}
@@ -131,7 +134,7 @@ class Lines:
             raise self._refused(word, "quantity of a network")
         key = self.moment(use.scalars[0])
         values = self.names[use.values[0]]
-        w.evaluate_at(dict(enumerate(values)), key)
+        w.evaluate(dict(enumerate(values)), key)
         if word == "score":
             return w.asked.score
         state, gain = w.converted(key, *CONVERSIONS[word])
@@ -144,8 +147,7 @@ class Lines:
     def _part(self, use: Applied) -> list[list[Term]]:
         """linear y + score q of a part of the split, or of all of it, F and G at the time."""
         w = self.w
-        assert self.split is not None
-        parts = [part for name, part in self.split.parts.items() if use.word in ("drift", name)]
+        parts = [part for name, part in self.parts.items() if use.word in ("drift", name)]
         y, q = (self.names[name] for name in use.values)
         key = self.moment(use.scalars[0])
         rows: list[list[Term]] = [[] for _ in w.sde.state]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sympy as sp
 
+from ..maths.calculus import symbol
 from ..program import Op
-from .writer import Writer, symbol
+from .writer import Writer
 
 
 def data_mean(w: Writer) -> tuple[tuple[Op, ...], tuple[str, ...]]:
     """(operations, results) of the last program: one network call at t1."""
     w.ops, w.suffix = [], "_end"
     state = dict(enumerate(w.sde.state))
-    w.evaluate(state, sp.Integer(1))
+    w.evaluate(state, "1")
     if w.kind.predicts == "data":
         return tuple(w.ops), (w.asked.output[0],)
     scheme = _preconditioned if w.kind.bridge else _one_block if w.sde.n == 1 else _tweedie

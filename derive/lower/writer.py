@@ -11,8 +11,8 @@ from stepsmith.errors import InputError, Unsupported
 
 from ..maths import calculus
 from ..maths.bounded import cancelled
-from ..maths.calculus import s, t, t0, t1
-from ..program import ONE, UNIT, Evaluate, Host, Integral, Law, Normal, Op, Scalar, Update, applied, entries, entry
+from ..maths.calculus import s, symbol, t, t0, t1
+from ..program import ONE, UNIT, Evaluate, Host, Integral, Law, Normal, Op, Scalar, Update, applied, entries
 from ..sampler.network import KINDS, Network, NetworkKind, Score, ScoreParameterization, kind_of, scalar, takes_state
 from ..sampler.sampler import Sampler
 from ..sampler.split import names_of
@@ -23,10 +23,6 @@ from ..sde.offset import reached
 State = dict[int, str]  # block -> the value that holds it
 Term = tuple[sp.Expr, str]  # coefficient, value
 Conversion = Callable[[sp.Expr, sp.Expr, sp.Expr], sp.Expr]  # of alpha, sigma, and C_skip or C_out
-
-
-def symbol(name: str) -> sp.Symbol:
-    return sp.Symbol(name, real=True)
 
 
 @dataclass
@@ -48,7 +44,7 @@ class Writer:
         self, sde: LinearSDE, sampler: Sampler, network: Network, frame: Network, params: Mapping[str, float]
     ) -> None:
         self.sde, self.sampler, self.network, self.frame = sde, sampler, network, frame
-        self.names = names_of(sde, sampler)
+        names_of(sde, sampler)  # refuses names that clash
         self.params = {**params, **sampler.params}
         self.kind = kind_of(network)
         for each in (network, frame):
@@ -117,12 +113,11 @@ class Writer:
             return self._integrated(f"integral{len(self.host)}_{between}", self.sde.written_out(expr), upper, lower)
         total = sp.S.Zero
         for name, c in parts.items():
-            own = self._integrated(f"{name}_{between}", self.sde.let[name], upper, lower, name) if name else None
-            total += c * (own if own is not None else self._width(upper, lower))
+            if name:
+                total += c * self._integrated(f"{name}_{between}", self.sde.let[name], upper, lower, name)
+            else:
+                total += c * (self.h if (upper, lower) == ("0", "1") else self.moments[upper] - self.moments[lower])
         return self.at(total, upper)
-
-    def _width(self, upper: str, lower: str) -> sp.Expr:
-        return self.h if (upper, lower) == ("0", "1") else self.moments[upper] - self.moments[lower]
 
     def _integrated(self, name: str, expr: sp.Expr, upper: str, lower: str, let: str = "") -> sp.Expr:
         high, low = self.moments[upper], self.moments[lower]
@@ -233,11 +228,7 @@ class Writer:
             return Score(skip, out, sp.eye(n), self.moments[key], None)
         return Score(skip, out, inp, symbol(noise), None)
 
-    def evaluate(self, state: State, fraction: sp.Expr) -> None:
-        """One network call at the state, at the time t0 - fraction * h."""
-        self.evaluate_at(state, self.time(fraction))
-
-    def evaluate_at(self, state: State, key: str) -> None:
+    def evaluate(self, state: State, key: str) -> None:
         """One network call at the state; keeps the raw output and the score made of it."""
         score, offset, sde = self.score_at(self.network, key), self.offset(key), self.sde
         self.evaluations += 1
@@ -257,5 +248,3 @@ class Writer:
         made = self.rows(names, (score.skip, values), (score.out, output), (shift, self.constants))
         self.asked = Asked(output, made, key, number, output)
 
-
-__all__ = ["Network", "State", "Term", "Writer", "entry", "symbol"]

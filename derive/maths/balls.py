@@ -33,13 +33,6 @@ SHORTEN = "shorten the time span, or start it later"
 Series = Any  # flint.arb_series
 
 
-def jet(expr: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Series) -> Series:
-    """The Taylor series of an expression in t along ``clock``, parameters replaced by ``values`` (arb)."""
-    known = {symbol.name: value for symbol, value in values.items()}
-    known = {name: v if isinstance(v, flint.arb_series) else flint.arb_series([v]) for name, v in known.items()}
-    return evaluate(expr, {**known, "t": clock}, lambda e: flint.arb_series([number(e)]))
-
-
 def number(expr: sp.Expr) -> Any:
     """A rational, pi or e as a ball."""
     if expr is sp.pi:
@@ -73,9 +66,11 @@ def series_of(entries: sp.Matrix, values: Mapping[sp.Symbol, Any], centre: Any, 
         return [[_series(e, values, clock) for e in row] for row in entries.tolist()]
 
 
-def _series(entry: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Any) -> Any:
+def _series(entry: sp.Expr, values: Mapping[sp.Symbol, Any], clock: Series) -> Series:
+    """The series of an expression in t along ``clock``, parameters replaced by ``values`` (arb)."""
+    known = {k.name: v if isinstance(v, flint.arb_series) else flint.arb_series([v]) for k, v in values.items()}
     try:
-        found = jet(plain(entry), values, clock)
+        found = evaluate(plain(entry), {**known, "t": clock}, lambda e: flint.arb_series([number(e)]))
         if not found[0].is_nan():  # as a root that is no square root is at its branch point
             return found
         raise ValueError

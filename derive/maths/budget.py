@@ -14,8 +14,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from sympy.core.cache import clear_cache
@@ -50,7 +51,7 @@ def limited(seconds: float | None = None, what: str = "this") -> Iterator[None]:
     except _Spent:
         disarm()
         clear_cache()  # SymPy keeps "unknown" for what it was asked when the timer rang
-        hint = "write it with fewer terms and blocks, or allow more time with derive.budget.limited(seconds)"
+        hint = "write it with fewer terms and blocks, or allow more time with derive.maths.budget.limited(seconds)"
         raise Unsupported(f"{what} takes longer than {seconds:g} s of processor time", hint) from None
     finally:
         _deadline.reset(token)
@@ -63,9 +64,7 @@ def check() -> None:
         raise _Spent
 
 
-def within(what: str) -> ContextDecorator:
-    """A decorator: the function runs within SECONDS."""
-    return limited(what=what)
+within = partial(limited, None)  # a decorator: the function runs within SECONDS
 
 
 def _armed(seconds: float) -> Callable[[], None]:

@@ -24,6 +24,12 @@ s = sp.Symbol("s", real=True)
 t0 = sp.Symbol("t0", real=True)
 t1 = sp.Symbol("t1", real=True)
 EARLIER = tuple(sp.Symbol(f"t_m{k}", real=True) for k in (1, 2, 3, 4))  # the times of one to four steps ago
+SAMPLES = 3  # points at which what is zero is held to be
+
+
+def symbol(name: str) -> sp.Symbol:
+    """What a name stands for in every expression: a real symbol."""
+    return sp.Symbol(name, real=True)
 
 
 @functools.lru_cache(maxsize=512)
@@ -111,7 +117,7 @@ def exact(number: float) -> sp.Rational:
     return sp.Rational(repr(float(number)))
 
 
-def is_zero(expr: sp.Expr, samples: int = 3, seed: int = 0) -> bool:
+def is_zero(expr: sp.Expr) -> bool:
     """Whether an expression vanishes identically, by its values at random rational points (``point.vanishes``).
 
     A nonzero verdict is a proof: a ball without zero.  A zero verdict says that at every point the value is below 1e-40
@@ -121,13 +127,13 @@ def is_zero(expr: sp.Expr, samples: int = 3, seed: int = 0) -> bool:
     expr = sp.sympify(expr)
     if expr.is_Rational:
         return bool(expr == 0)
-    rng = random.Random(seed)
+    rng = random.Random(0)
     seen: list[bool | None] = []
-    while len(seen) < samples + 7 and seen.count(True) < samples:  # points where it is not defined do not count
+    while len(seen) < SAMPLES + 7 and seen.count(True) < SAMPLES:  # points where it is not defined do not count
         seen.append(vanishes(expr, random_point(expr.free_symbols, rng)))
         if seen[-1] is False:
             return False
-    return seen.count(True) == samples
+    return seen.count(True) == SAMPLES
 
 
 def is_zero_matrix(entries: Iterable[sp.Expr]) -> bool:

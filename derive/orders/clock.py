@@ -18,9 +18,10 @@ from typing import Any
 import flint
 import sympy as sp
 
-from ..lower.frames import RISE, SIGMA, WIDTH, clock_of, rate_of
+from ..lower.frames import WIDTH, clock_of, rate_of
 from ..maths.matrix import Matrix, add, mul, scaled, solve, transpose
 from ..maths.values import evaluate
+from ..program.meaning import effective
 from .history import lengths
 from .local import local_error_at, step_chain
 from .rings import PRECISION, Balls, held_to_zero
@@ -91,12 +92,8 @@ def _prove(method: Any, error: sp.Expr, ratios: list[sp.Symbol], D: list[sp.Symb
 def _flowing(at: Setting, count: int) -> tuple[list[Any], list[Any], Any, Any]:
     """(k, the derivatives of r in u along the flow, that along k, du/dt) at t0."""
     point, sampler, sde = at.point, at.method.sampler, at.method.sde
-    p = [[row[sde.data[0]]] for row in point.Psi]
+    p, _, _, known = effective(point)
     skip, out = _frame(at, p)
-    w = mul(solve(point.Sigma), p)
-    sigma = 1 / mul(transpose(p), w)[0][0].sqrt()
-    gained = mul(transpose(w), mul(point.V, w))[0][0]
-    known = {SIGMA.name: sigma, RISE.name: gained * sigma * sigma * sigma / 2}
     du = point.of(sp.Matrix([rate_of(clock_of(sampler, sde))]), "", known)[0][0]
     pushed = [e * -1 / 2 for (e,) in mul(point.V, out)]
     pushed = [a + e for a, (e,) in zip(pushed, mul(at.Q, out), strict=True)] if sampler.adams.skew else pushed

@@ -47,7 +47,7 @@ def kicks(method: Any) -> list[Kick] | None:
     sde, sampler = method.sde, method.sampler
     if sampler.family == "conjugate":
         return [Kick(sp.eye(sde.n), sp.Matrix(conjugation(sampler, sde)), sp.S.One, True, sp.S.Zero)]
-    parts = bind(sampler, sde).parts if sampler.family == "conjugate-splitting" else {}
+    parts = bind(sampler, sde) if sampler.family == "conjugate-splitting" else {}
     rows = [i for part in parts.values() for i in part.rows]
     plain = all(part.solve == "conjugate" and not part.noise_rows for part in parts.values())
     if not parts or not plain or sorted(rows) != list(range(sde.n)) or any(k.predict for k in sampler.composition):

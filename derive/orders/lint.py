@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lower import raw
-from ..program import Evaluate, StepProgram
+from ..program import Evaluate
 from ..program.passes import reuse
 from ..program.program import sources
 
@@ -26,15 +26,11 @@ def _idle_calls(method: Any) -> list[str]:
         found.append(
             f"{repeated} of the {program.nfe} network calls see a state and a time that did not change; leave out their !"
         )
-    if idle := sum(isinstance(op, Evaluate) and not _read(method.program, op) for op in method.program.ops):
+    step = method.program
+    used = {value for op in step.ops for value in sources(op)} | {*step.result, *step.carry}
+    if idle := sum(isinstance(op, Evaluate) and used.isdisjoint(op.outputs) for op in step.ops):
         found.append(f"nothing reads {idle} of the {program.nfe} network calls on {method.sde.name}; leave out their !")
     return found
-
-
-def _read(program: StepProgram, call: Evaluate) -> bool:
-    """Whether anything reads an output of the call."""
-    used = {value for op in program.ops for value in sources(op)} | {*program.result, *program.carry}
-    return not used.isdisjoint(call.outputs)
 
 
 def _neighbours(sampler: Any) -> list[str]:

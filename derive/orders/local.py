@@ -14,8 +14,8 @@ several points is zero but for chance.  Assumed: a smooth network, an exact star
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,8 @@ from stepsmith.errors import Unsupported
 
 from ..maths.matrix import sub
 from ..program import StepProgram
+from ..program.passes import live
 from .history import UnsettledError, growth, lengths, reach, settled, times_h, times_of
-from .parts import carrying, ends_corrected, head
 from .point import Point, draw
 from .rings import Ring, exactly, in_balls
 from .series import constant
@@ -109,9 +109,9 @@ def _remark(method: Any, seed: int, step: int) -> str:
     return f"not consistent: the local error of a step begins with h^{begins}" if step == 0 else ""
 
 
-def step_order(method: Any, seeds: Sequence[int] = (1, 2, 3), most: int = MOST) -> int:
+def step_order(method: Any, seeds: Sequence[int] = (1, 2, 3)) -> int:
     """The order of the common step alone, the least over the random points."""
-    return max(0, min(_power(method, step_chain(method), seed, most + 1) for seed in seeds) - 1)
+    return max(0, min(_power(method, step_chain(method), seed, MOST + 1) for seed in seeds) - 1)
 
 
 def row_powers(method: Any, seeds: Sequence[int] = (1, 2), most: int = MOST) -> list[tuple[str, int, int]]:
@@ -151,6 +151,29 @@ def _power(method: Any, chain: Chain, seed: int, most: int, **how: Any) -> int:
     return most
 
 
+# -- parts of a program that an expansion runs alone -------------------------------------------------------------------------
+#
+# A program that corrects its state makes its step from one corrected state to the next:
+#
+#     predicted state at t0 --head--> corrected state at t0 --tail--> predicted state at t1 --head of the next row--> corrected
+#
+# A chain of programs that ends with a head asks about the corrected state.
+
+
+def head(program: StepProgram) -> StepProgram:
+    """The part of a program that makes the corrected state, which is its result."""
+    return replace(program, ops=live(program.ops, set(program.corrected)), result=program.corrected, carry=())
+
+
+def ends_corrected(chain: Sequence[StepProgram]) -> bool:
+    return bool(chain[-1].corrected) and chain[-1].result == chain[-1].corrected
+
+
+def carrying(program: StepProgram) -> StepProgram:
+    """The part of a program that makes what it carries out; its result is the state that it was given."""
+    return replace(program, ops=live(program.ops, set(program.carry)), result=program.components, corrected=())
+
+
 # -- expanding ---------------------------------------------------------------------------------------------------------------
 
 
@@ -166,9 +189,16 @@ def local_error(
         return local_error_at(at, chain, top, steps(seed, len(chain.rows)))
 
     adams, deep = method.sampler.adams, 2 * len(method.program.history)
-    for margin in (deep, MARGINS[-1]) if adams else MARGINS if method.sampler.formula is None else MARGINS[1:]:
+    margins = (deep, MARGINS[-1]) if adams else MARGINS if method.sampler.formula is None else MARGINS[1:]
+    read = in_balls if adams else exactly
+    return with_terms(method, margins, lambda margin: read(partial(expanded, margin)))
+
+
+def with_terms(method: Any, margins: Iterable[int], expanded: Callable[[int], LocalError]) -> LocalError:
+    """What is expanded with the first margin that leaves terms enough."""
+    for margin in margins:
         try:
-            return in_balls(partial(expanded, margin)) if adams else exactly(partial(expanded, margin))
+            return expanded(margin)
         except ZeroDivisionError:  # too few terms are left
             continue
     raise poles(method)

@@ -19,9 +19,10 @@ from typing import Any
 import flint
 import sympy as sp
 
-from ..lower.frames import SIGMA, STEP, noise_of
-from ..maths.matrix import mul, scaled, solve, transpose
+from ..lower.frames import STEP, noise_of
+from ..maths.matrix import scaled
 from ..program import Normal, StepProgram
+from ..program.meaning import effective
 from .history import lengths, times_of
 from .local import poles
 from .point import composed
@@ -185,10 +186,8 @@ def level(at: Setting) -> Series:
     sampler, point = at.method.sampler, at.point
     if sampler.adams is None:
         return point.one(sp.S.One)
-    p = [[row[at.method.sde.data[0]]] for row in point.Psi]
-    known = {SIGMA.name: 1 / mul(transpose(p), mul(solve(point.Sigma), p))[0][0].sqrt()}
     eta = sp.limit(noise_of(sampler, at.method.sde).rewrite(sp.exp), STEP, 0)  # a step that tends to 0 has its limit
-    return point.of(sp.Matrix([[eta]]), "", known)[0][0]
+    return point.of(sp.Matrix([[eta]]), "", effective(point)[-1])[0][0]
 
 
 def _collected(series: Series, count: int) -> Polynomial:

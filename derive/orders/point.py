@@ -7,9 +7,9 @@ carry it on, so an order found here holds for every start.  Everything is a powe
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import flint
@@ -107,14 +107,9 @@ class Point(Around):
         return mul(grow(self, unit(self), left=rate), constants(self, self.low))
 
     @cached_property
-    def _parameterizations(self) -> dict[str | ScoreParameterization, tuple[Matrix, Matrix, Matrix, Series]]:
-        return {}
-
-    def parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
+    def parameterization(self) -> Callable[[str | ScoreParameterization], tuple[Matrix, Matrix, Matrix, Series]]:
         """(C_skip, C_out, C_in, C_noise) of a network; asked for at every pass of ``taylor.exact_flow``."""
-        if network not in self._parameterizations:
-            self._parameterizations[network] = self._parameterization(network)
-        return self._parameterizations[network]
+        return cache(self._parameterization)
 
     def _parameterization(self, network: str | ScoreParameterization) -> tuple[Matrix, Matrix, Matrix, Series]:
         if isinstance(network, ScoreParameterization):

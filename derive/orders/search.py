@@ -9,7 +9,7 @@ THEOREM says why compositions without ``!^`` are not enough.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -17,15 +17,15 @@ from typing import Any
 import flint
 
 from ..maths.matrix import Matrix, add, mul, scaled
-from ..sampler.sampler import load_sampler
-from ..sampler.split import bind
 from ..spec.composition import parse_composition
 from .point import composed
 from .rings import PRECISION, Ring, exactly
 from .series import Series, constant
 from .taylor import Setting, Value, exact_flow, setting
+from .trial import error_of, parts_of, trial
 
 Number = Fraction
+TOP = 3  # orders are told apart below it
 THEOREM = """\
 Theorem: a composition of Euler kicks without ^ has order 1 at most where the score of a block depends on that block.
 Proof: let b_1, b_2, ... be the shares of the block moved under its successive evaluations; the j-th has seen b_1 + ... + b_(j-1).
@@ -75,6 +75,19 @@ class Scheme:
     def calls(self) -> int:
         return sum(isinstance(move, Score) for move in self.moves)
 
+    def run(self, start: Any, score: Callable[[Any, Number], Any], push: Callable[[Any, Term, Any, Any], Any]) -> Any:
+        """The last state: ``score`` of a state at a time; ``push`` adds a term to a state, given the state and score it reads."""
+        states, scores = {"z": start}, {}
+        for move in self.moves:
+            if isinstance(move, Score):
+                scores[move.name] = score(states[move.state], move.at)
+                continue
+            state = states[move.base]
+            for term in move.terms:
+                state = push(state, term, states[term.seen], scores[term.score])
+            states[move.name] = state
+        return states[self.result]
+
     @property
     def source(self) -> Any:
         """What ``load_sampler`` takes."""
@@ -110,20 +123,18 @@ MARKS = ("", "!", "!@1/2", "!@1", "!^", "!^@1/2", "!^@1")
 
 
 def compositions(length: int, calls: int, letters: Sequence[str] = ("AB", "E")) -> Iterator[Scheme]:
-    """Every composition of up to so many tokens and calls, equal shares, that begins with a plain evaluation."""
+    """Every composition of up to so many tokens and calls, equal shares, that begins with a plain evaluation and has no letter
+    twice in a row without a fresh evaluation between.
+    """
     for alphabet in letters:
         for count in range(len(alphabet), length + 1):
             for word in itertools.product(alphabet, repeat=count):
                 if set(word) != set(alphabet):
                     continue
                 for marks in itertools.product(MARKS, repeat=count - 1):
-                    if 1 + sum("!" in mark for mark in marks) <= calls and _sensible(word, marks):
+                    again = any(a == b and not mark for a, b, mark in zip(word, word[1:], marks, strict=False))
+                    if 1 + sum("!" in mark for mark in marks) <= calls and not again:
                         yield composed_of(" ".join(f"{a}{m}" for a, m in zip(word, ("!", *marks), strict=True)))
-
-
-def _sensible(word: Sequence[str], marks: Sequence[str]) -> bool:
-    """No letter twice in a row without a fresh evaluation between."""
-    return all(mark or a != b for a, b, mark in zip(word, word[1:], marks, strict=False))
 
 
 def two_stage() -> Iterator[Scheme]:
@@ -184,7 +195,6 @@ class Bench:
 
     at: Setting
     parts: dict[str, tuple[Any, Any]]
-    top: int
     exact: list[Value] = field(default_factory=list)
     start: list[Value] = field(default_factory=list)
     at_times: dict[tuple[str, Number], tuple[Matrix, Matrix]] = field(default_factory=dict)
@@ -192,55 +202,44 @@ class Bench:
     def part(self, letter: str, time: Number) -> tuple[Matrix, Matrix]:
         if (letter, time) not in self.at_times:
             point = self.at.point
-            linear, gain = (composed(point.of(M), self.offset(time)) for M in self.parts[letter])
+            linear, gain = (composed(point.of(M), self.ahead(time)) for M in self.parts[letter])
             self.at_times[letter, time] = linear, gain
         return self.at_times[letter, time]
 
-    def offset(self, time: Number) -> Series:
+    def ahead(self, time: Number) -> Series:
+        """-time h."""
         ring = self.at.point.ring
-        return Series([0, ring.number(-time.numerator, time.denominator), *([0] * (self.top - 1))], ring)
+        return Series([0, ring.number(-time.numerator, time.denominator), *([0] * (TOP - 1))], ring)
 
 
-def bench(sde: Any, derived: Any, seed: int, top: int, width: int = 1) -> Bench:
-    """Everything that does not depend on the scheme, for orders below ``top``."""
-    method = derived("E!", "score")
-    parts: dict[str, tuple[Any, Any]] = {}
-    for text in ("E!", "A! B") if sde.n > 1 else ("E!",):
-        parts |= {k: (p.linear, p.score) for k, p in bind(load_sampler(text), sde).parts.items()}
+def bench(sde: Any, derived: Any) -> Bench:
+    """Everything that does not depend on the scheme."""
+    method, parts = derived("E!", "score"), parts_of(sde)
 
     def made(ring: Ring) -> Bench:
-        at = setting(method, ring, seed, top + 1, width, top - 1)
-        bench = Bench(at, parts, top)
-        flow = exact_flow(at, ring.number(1, 2))
-        bench.exact = [[e.at(bench.offset(Number(1))) for e in block] for block in flow]
-        bench.start = [[constant(ring, v, top + 1) for v in block] for block in at.state]
+        at = setting(method, ring, 1, TOP + 1, 1, TOP - 1)
+        bench = Bench(at, parts)
+        bench.exact = [[e.at(bench.ahead(Number(1))) for e in block] for block in exact_flow(at, ring.number(1, 2))]
+        bench.start = [[constant(ring, v, TOP + 1) for v in block] for block in at.state]
         return bench
 
     return exactly(made)
 
 
 def order(scheme: Scheme, on: Bench) -> int:
-    """The order of a scheme on one bench, at most top - 1."""
+    """The order of a scheme on one bench, at most TOP."""
     ring = on.at.point.ring
-    states: dict[str, list[Value]] = {"z": on.start}
-    scores: dict[str, list[Value]] = {}
-    h = Series([0, ring.number(1), *([0] * (on.top - 1))], ring)
-    for move in scheme.moves:
-        if isinstance(move, Score):
-            scores[move.name] = on.at.score(states[move.state], on.offset(move.at))
-            continue
-        state = states[move.base]
-        for term in move.terms:
-            linear, gain = on.part(term.letter, term.at)
-            slope = add(mul(linear, states[term.seen]), mul(gain, scores[term.score]))
-            size = h * ring.number(term.weight.numerator, term.weight.denominator)
-            state = add(state, scaled(slope, size))
-        states[move.name] = state
-    for k in range(on.top + 1):
-        for p, q in zip(on.exact, states[scheme.result], strict=True):
+
+    def push(state: list[Value], term: Term, seen: list[Value], score: list[Value]) -> list[Value]:
+        linear, gain = on.part(term.letter, term.at)
+        return add(state, scaled(add(mul(linear, seen), mul(gain, score)), on.ahead(-term.weight)))
+
+    made = scheme.run(on.start, lambda state, at: on.at.score(state, on.ahead(at)), push)
+    for k in range(TOP + 1):
+        for p, q in zip(on.exact, made, strict=True):
             if any(not ring.is_zero(a.c[k] - b.c[k]) for a, b in zip(p, q, strict=True)):
                 return k - 1
-    return on.top
+    return TOP
 
 
 @dataclass(frozen=True)
@@ -277,10 +276,8 @@ def search(sde: Any, derived: Any, length: int = 4, calls: int = 2, keep: int = 
 
     ``derived(source, network)`` makes the Method of a sampler on the diffusion.
     """
-    from .trial import error_of, trial
-
     with flint.ctx.workprec(PRECISION):
-        on = bench(sde, derived, 1, 3)
+        on = bench(sde, derived)
         letters = ("AB", "E") if sde.n > 1 else ("E",)
         staged = two_stage() if sde.n > 1 and calls > 1 else ()
         schemes = [*compositions(length, calls, letters), *dict.fromkeys(staged)]

@@ -25,9 +25,6 @@ class Series:
         while self.v < 0 and self.c and (nil(self.c[0]) or ring.is_zero(self.c[0])):
             self.c, self.v = self.c[1:], self.v + 1
 
-    def _other(self, other: Any) -> Series:
-        return other if isinstance(other, Series) else Series([other] + [0] * (len(self.c) - 1), self.ring)
-
     def _from(self, v: int) -> list[Any]:
         """The coefficients from x^v on."""
         return [0] * (self.v - v) + self.c
@@ -99,7 +96,7 @@ class Series:
         return Series([0] * max(v, 0) + out, self.ring, min(v, 0))
 
     def __rtruediv__(self, other: Any) -> Series:
-        return self._other(other) / self
+        return Series([other] + [0] * (len(self.c) - 1), self.ring) / self
 
     def valuation(self) -> int:
         """The number of leading coefficients in ``c`` that vanish; ZeroDivisionError where all do."""

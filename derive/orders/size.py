@@ -20,7 +20,7 @@ import numpy as np
 from stepsmith.errors import Unsupported
 
 from .history import reach
-from .local import MARGINS, local_error_at, poles, step_chain
+from .local import MARGINS, LocalError, local_error_at, step_chain, with_terms
 from .point import Point
 from .rings import PRECISION, Balls
 from .series import Series
@@ -51,7 +51,7 @@ def sizes(method: Any, variance: float = 0.25) -> tuple[float, tuple[float, ...]
 def _coefficient(method: Any, t0: float, psi: np.ndarray, low: np.ndarray, variance: float) -> np.ndarray:
     """C, n x n."""
     power, deep = method.step_order + 1, 2 * len(method.program.history)
-    unit = np.eye(method.sde.n)
+    unit, chain = np.eye(method.sde.n), step_chain(method)
     with flint.ctx.workprec(PRECISION):
         params = {name: flint.arb(value) for name, value in method.program.params.items()}
 
@@ -59,16 +59,12 @@ def _coefficient(method: Any, t0: float, psi: np.ndarray, low: np.ndarray, varia
             gain = flint.arb(variance) / (noise * noise + flint.arb(variance))
             return ([gain * e for e in inputs[0]],)
 
-        for margin in (*MARGINS, MARGINS[-1] + deep):
-            ring, chain = Balls(), step_chain(method)
-            point = Point(ring, method.sde, params, flint.arb(t0), _balls(psi), _balls(low), power + 1 + margin)
-            at = Setting(point, method, _balls(unit), [], network)
-            try:
-                found = local_error_at(at, chain, power, [1] * len(chain.rows)).coefficients[power]
-            except ZeroDivisionError:  # too few terms are left
-                continue
-            return np.array([[float(flint.arb(e).mid()) for e in row] for row in found])
-    raise poles(method)
+        def expanded(margin: int) -> LocalError:
+            point = Point(Balls(), method.sde, params, flint.arb(t0), _balls(psi), _balls(low), power + 1 + margin)
+            return local_error_at(Setting(point, method, _balls(unit), [], network), chain, power, [1] * len(chain.rows))
+
+        found = with_terms(method, (*MARGINS, MARGINS[-1] + deep), expanded).coefficients[power]
+        return np.array([[float(flint.arb(e).mid()) for e in row] for row in found])
 
 
 def _balls(M: np.ndarray) -> list[list[Any]]:

@@ -17,7 +17,6 @@ An interval of instability narrower than the distance of two lengths may be miss
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,6 +37,7 @@ from ..sampler.network import kind_of, scalar
 SLACK = 1e-9  # relative; the radius of a step in which nothing decays is 1 up to rounding
 POINTS = 24
 NEAREST = 1e-3
+PLACES = (0.8, 0.5, 0.1)  # of the span, where steps begin
 SHORTEST = 1e-6  # of H: no step is tried below this
 TIGHT = 1e-4  # relative width of the final bracket
 
@@ -103,14 +103,13 @@ class Stability:
         return [head, *rows, f"    largest stable step: {', '.join(map(str, self.largest))}"]
 
 
-def stability(method: Any, variance: float = 0.25, steps: int = 50, times: Sequence[float] | None = None) -> Stability:
-    """The stability of the common step on data N(0, variance), on a quadratic grid of so many steps.
+def stability(method: Any, variance: float = 0.25, steps: int = 50) -> Stability:
+    """The stability of the common step on data N(0, variance), on a quadratic grid of so many steps, at three times.
 
-    ``times`` are those looked at (eight, five and one tenth of the span by default).  Raises Unsupported for several data
-    blocks and for a network whose linear form is not known.
+    Raises Unsupported for several data blocks and for a network whose linear form is not known.
     """
     low, high = (float(end) for end in method.sde.time)
-    chosen = tuple(times) if times is not None else tuple(low + (high - low) * part for part in (0.8, 0.5, 0.1))
+    chosen = [low + (high - low) * part for part in PLACES]
     probe = Linear(method, variance)
     found = []
     for t0 in chosen:
@@ -127,7 +126,7 @@ def curves(method: Any, variance: float = 0.25, points: int = 12) -> list[tuple[
         raise Unsupported(f"{method.name} has a history, which long steps leave no room for", "plot a one-step method")
     probe, found = Linear(method, variance), []
     low, high = (float(end) for end in method.sde.time)
-    for t0 in (low + (high - low) * part for part in (0.8, 0.5, 0.1)):
+    for t0 in (low + (high - low) * part for part in PLACES):
         lengths = [(t0 - low) * (1 - NEAREST) * 10 ** (-2 + 2 * k / (points - 1)) for k in range(points)]
         radii = [(spectral_radius(probe.step(t0, t0 - h)), spectral_radius(probe.flow(t0, t0 - h))) for h in lengths]
         found.append((t0, lengths, [a for a, _ in radii], [b for _, b in radii]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ FINE = 2000  # steps of the fine solution, by the classical Runge-Kutta method
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The law at any time, the parts of the drift, the states to start from and where they end."""
+    """The law at any time, the parts of the drift and the states to start from."""
 
     n: int
     data: int
@@ -34,7 +35,6 @@ class Trial:
     law: Callable[[float], tuple[np.ndarray, np.ndarray]]
     parts: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]]
     start: np.ndarray
-    end: np.ndarray
 
     def score(self, z: np.ndarray, t: float) -> np.ndarray:
         """grad log p_t at z, (n, states)."""
@@ -60,6 +60,25 @@ class Trial:
         """dz/dtau of the probability flow."""
         return self.drift("E", z, self.score(z, t), t)
 
+    @cached_property
+    def end(self) -> np.ndarray:
+        """Where the states end."""
+        z = self.start
+        for t0, t1 in itertools.pairwise(times(self.span, FINE)):
+            h, middle = t0 - t1, (t0 + t1) / 2
+            a = self.slope(z, t0)
+            b = self.slope(z + h / 2 * a, middle)
+            c = self.slope(z + h / 2 * b, middle)
+            d = self.slope(z + h * c, t1)
+            z = z + h / 6 * (a + 2 * b + 2 * c + d)
+        return z
+
+
+def parts_of(sde: Any) -> dict[str, tuple[Any, Any]]:
+    """What a letter multiplies the state and the score by: E, of several blocks A and B."""
+    texts = ("E!", "A! B") if sde.n > 1 else ("E!",)
+    return {letter: (p.linear, p.score) for text in texts for letter, p in bind(load_sampler(text), sde).items()}
+
 
 def trial(sde: Any, derived: Any) -> Trial:
     """The problem on a diffusion with one data block, at its default parameters."""
@@ -75,17 +94,13 @@ def trial(sde: Any, derived: Any) -> Trial:
             known[t] = view.transition(t, float(sde.time[0])), view.covariance(t)
         return known[t]
 
-    parts: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {}
-    for text in ("E!", "A! B") if sde.n > 1 else ("E!",):
-        for letter, part in bind(load_sampler(text), sde).parts.items():
-            parts[letter] = _function(sde, part.linear), _function(sde, part.score)
+    parts = {letter: (_function(sde, linear), _function(sde, gain)) for letter, (linear, gain) in parts_of(sde).items()}
     psi, sigma = law(high)
     column, rng = psi[:, sde.data[0]], np.random.default_rng(0)
     means = rng.choice([m for m, _ in MODES], p=[w for _, w in MODES], size=STATES)
     root = np.linalg.cholesky(sigma + SPREAD**2 * np.outer(column, column))
     start = means * column[:, None] + root @ rng.standard_normal((sde.n, STATES))
-    empty = Trial(sde.n, sde.data[0], (high, low), law, parts, start, start)
-    return Trial(sde.n, sde.data[0], (high, low), law, parts, start, _fine(empty))
+    return Trial(sde.n, sde.data[0], (high, low), law, parts, start)
 
 
 def _function(sde: Any, M: sp.Matrix) -> Callable[[float], Any]:
@@ -97,18 +112,6 @@ def times(span: tuple[float, float], steps: int) -> np.ndarray:
     """The quadratic grid (runtime/grid.py)."""
     high, low = span
     return low + (high - low) * (1 - np.arange(steps + 1) / steps) ** 2
-
-
-def _fine(problem: Trial) -> np.ndarray:
-    z, grid = problem.start, times(problem.span, FINE)
-    for t0, t1 in itertools.pairwise(grid):
-        h, middle = t0 - t1, (t0 + t1) / 2
-        a = problem.slope(z, t0)
-        b = problem.slope(z + h / 2 * a, middle)
-        c = problem.slope(z + h / 2 * b, middle)
-        d = problem.slope(z + h * c, t1)
-        z = z + h / 6 * (a + 2 * b + 2 * c + d)
-    return z
 
 
 def error_of(scheme: Any, problem: Trial, budget: int) -> float:
@@ -125,14 +128,8 @@ def stepped(scheme: Any, problem: Trial, z: np.ndarray, t0: float, t1: float) ->
     """One step of a scheme."""
     h = t0 - t1
     at = lambda c: t0 if c == 0 else t1 if c == 1 else t0 - float(c) * h  # noqa: E731
-    states, scores = {"z": z}, {}
-    for move in scheme.moves:
-        if hasattr(move, "state"):
-            scores[move.name] = problem.score(states[move.state], at(move.at))
-            continue
-        new = states[move.base]
-        for term in move.terms:
-            slope = problem.drift(term.letter, states[term.seen], scores[term.score], at(term.at))
-            new = new + float(term.weight) * h * slope
-        states[move.name] = new
-    return states[scheme.result]
+
+    def push(state: np.ndarray, term: Any, seen: np.ndarray, score: np.ndarray) -> np.ndarray:
+        return state + float(term.weight) * h * problem.drift(term.letter, seen, score, at(term.at))
+
+    return scheme.run(z, lambda state, time: problem.score(state, at(time)), push)

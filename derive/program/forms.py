@@ -42,10 +42,6 @@ class Form:
     def columns(self) -> tuple[str, ...]:
         return tuple(column for _, column in self.terms if column)
 
-    def column(self, base: str) -> str:
-        """The column of a base, "" where the coefficient is one or there is none."""
-        return dict(self.terms).get(base, "")
-
 
 @dataclass(frozen=True)
 class Ask:

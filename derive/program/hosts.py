@@ -42,16 +42,22 @@ def applied(name: str, argument: sp.Expr) -> sp.Expr:
     return sp.Function(name, real=True)(argument)
 
 
-@dataclass(frozen=True)
-class Scalar:
-    """``name = expr``; expr is SymPy over times, parameters, earlier scalars, table entries and applied functions."""
+class Named:
+    """What gives its own ``name`` a value."""
 
     name: str
-    expr: sp.Expr
 
     @property
     def targets(self) -> tuple[str, ...]:
         return (self.name,)
+
+
+@dataclass(frozen=True)
+class Scalar(Named):
+    """``name = expr``; expr is SymPy over times, parameters, earlier scalars, table entries and applied functions."""
+
+    name: str
+    expr: sp.Expr
 
     @property
     def reads(self) -> tuple[sp.Expr, ...]:
@@ -70,7 +76,7 @@ class OverStep:
 
 
 @dataclass(frozen=True)
-class Integral(OverStep):
+class Integral(Named, OverStep):
     """``name`` = the integral of ``rate`` from lower to upper, an expression in t, the lets, the parameters, alpha(t), sigma(t).
 
     ``clock`` says in what its nodes are even: t, or "log" for log(t - START), where the rate may be steep near the data.
@@ -81,10 +87,6 @@ class Integral(OverStep):
     lower: sp.Expr
     upper: sp.Expr
     clock: str = "t"
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.name,)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Propagate(OverStep):
 
 
 @dataclass(frozen=True)
-class Spread(OverStep):
+class Spread(Named, OverStep):
     """``name`` = the lower factor of int X(lower, s) noise noise^T X(lower, s)^T ds over (lower, upper), X' = X linear.
 
     On the blocks ``reached`` by the noise, zero elsewhere; positive diagonal.
@@ -178,10 +180,6 @@ class Spread(OverStep):
     reached: tuple[int, ...]
     lower: sp.Expr
     upper: sp.Expr
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.name,)
 
 
 Host = Scalar | Integral | Law | Flow | Moments | Propagate | Spread

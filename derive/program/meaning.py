@@ -234,11 +234,7 @@ def moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tup
 
     def flow(env: Env) -> tuple[Matrix, Matrix, Any, Any]:
         """(L, K, u', eta) at the running time."""
-        p = [[row[reading.sde.data[0]]] for row in env.Psi]
-        w = mul(solve(env.Sigma), p)
-        weight, gained = mul(transpose(p), w)[0][0], mul(transpose(w), mul(env.V, w))[0][0]
-        sigma = 1 / weight.sqrt()
-        known = {"sigma_hat": sigma, "rise": gained * sigma * sigma * sigma / 2}
+        p, w, weight, known = effective(env)
         (du,), (data,), (eta,) = env.of(sp.Matrix([statement.rate, statement.variance, statement.noise]), "", known)
         M = scaled(env.V, (1 + eta) * env.number(sp.Rational(1, 2)))
         M = add(M, scaled(skew_matrix(p, env.Sigma, env.V), -1)) if statement.skew else M
@@ -261,6 +257,15 @@ def moments(reading: Reading, statement: Moments, lower: Any, upper: Any) -> tup
         return found
     C = reading.spread(lambda env: scaled(flow(env)[0], -1), lambda env: scaled(env.V, flow(env)[3]), lower, upper)
     return *found, factor(C)
+
+
+def effective(env: Env) -> tuple[Matrix, Matrix, Any, dict[str, Any]]:
+    """(p, w = Sigma^-1 p, p^T w, what a clock names: the effective sigma and its derivative) of one data block."""
+    p = [[row[env.sde.data[0]]] for row in env.Psi]
+    w = mul(solve(env.Sigma), p)
+    weight, gained = mul(transpose(p), w)[0][0], mul(transpose(w), mul(env.V, w))[0][0]
+    sigma = 1 / weight.sqrt()
+    return p, w, weight, {"sigma_hat": sigma, "rise": gained * sigma * sigma * sigma / 2}
 
 
 def skew_matrix(p: Matrix, sigma: Matrix, V: Matrix) -> Matrix:

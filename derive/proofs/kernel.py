@@ -58,8 +58,8 @@ def _in_symbols(sde: LinearSDE, psi: sp.Matrix, sigma: sp.Matrix) -> Iterator[Pr
     yield Proof("Sigma' = F Sigma + Sigma F^T + G G^T", "SymPy", is_zero_matrix(lyapunov) and begun)
 
 
-def _on_balls(sde: LinearSDE, seed: int = 0) -> Iterator[Proof]:
-    view, rng = sde.at(), random.Random(seed)
+def _on_balls(sde: LinearSDE) -> Iterator[Proof]:
+    view, rng = sde.at(), random.Random(0)
     low, high = sde.time
     transported, lyapunov = True, True
     with flint.ctx.workprec(view.precision):

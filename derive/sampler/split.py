@@ -1,4 +1,4 @@
-"""A split bound to a diffusion: parts whose sum is proven to be the reverse SDE or the probability flow.
+"""A split bound to a diffusion: parts, by their letters, whose sum is proven to be the reverse SDE or the probability flow.
 
 In reverse time tau (dtau = -dt) these are
 
@@ -61,15 +61,6 @@ class Part:
         return _masked(_masked(sde.GG_let, self.noise_rows).T, self.noise_rows)
 
 
-@dataclass(frozen=True)
-class Split:
-    """The parts of a sampler on an SDE, their sum proven."""
-
-    sde: LinearSDE
-    target: str
-    parts: dict[str, Part]
-
-
 def names_of(sde: LinearSDE, sampler: Sampler) -> Names:
     """What an expression of a sampler's spec may use: t, the SDE's parameters and lets, the sampler's own parameters."""
     clash = set(sampler.params) & {*sde.symbols, *sde.let, *sde.state, *sde.constant}
@@ -82,8 +73,8 @@ def names_of(sde: LinearSDE, sampler: Sampler) -> Names:
     return names
 
 
-def bind(sampler: Sampler, sde: LinearSDE) -> Split:
-    """The split of ``sde`` that ``sampler`` describes; InputError names the missing or the extra term."""
+def bind(sampler: Sampler, sde: LinearSDE) -> dict[str, Part]:
+    """The parts of ``sde`` that ``sampler`` describes, their sum proven; InputError names the missing or the extra term."""
     names = names_of(sde, sampler)
     binders = [_Binder(sampler, part, sde, names) for part in sampler.parts.values()]
     linears = _completed([b.linear() for b in binders], -sde.F_let, binders)
@@ -93,9 +84,8 @@ def bind(sampler: Sampler, sde: LinearSDE) -> Split:
         binder.part.letter: binder.bound(linear, offset, power)
         for binder, linear, offset in zip(binders, linears, offsets, strict=True)
     }
-    split = Split(sde, sampler.target, parts)
-    _prove_sum(split, sampler, power)
-    return split
+    _prove_sum([*parts.values()], sampler, sde, power)
+    return parts
 
 
 def _masked(matrix: sp.Matrix, rows: tuple[int, ...]) -> sp.Matrix:
@@ -247,17 +237,16 @@ def _shown(term: sp.Expr) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _prove_sum(split: Split, sampler: Sampler, power: sp.Matrix) -> None:
+def _prove_sum(parts: list[Part], sampler: Sampler, sde: LinearSDE, power: sp.Matrix) -> None:
     """Sum of linear = -F, of score = c G G^T, of noise = G G^T (sde) or none (ode); else the first gap is named."""
-    sde, parts, n = split.sde, split.parts.values(), split.sde.n
-    b = sde.offset_terms_let
+    n, b = sde.n, sde.offset_terms_let
     sums = {
         "linear": (sum((p.linear for p in parts), sp.zeros(n)), -sde.F_let),
         "offset": (sum((p.offset for p in parts), sp.zeros(*b.shape)), -b),
         "score": (sum((p.score for p in parts), sp.zeros(n)), power),
         "noise": (
             sum((p.noise(sde) for p in parts), sp.zeros(n)),
-            sde.GG_let if split.target == "sde" else sp.zeros(n),
+            sde.GG_let if sampler.target == "sde" else sp.zeros(n),
         ),
     }
     for kind, (total, wanted) in sums.items():
@@ -266,7 +255,7 @@ def _prove_sum(split: Split, sampler: Sampler, power: sp.Matrix) -> None:
                 column = (*sde.constant, "one")[j] if kind == "offset" else sde.state[j]
                 column = f"{'the score of ' if kind == 'score' else ''}{column}"
                 word, term = _gap(sde, total[i, j], wanted[i, j])
-                aim = "reverse SDE" if split.target == "sde" else "probability flow"
+                aim = "reverse SDE" if sampler.target == "sde" else "probability flow"
                 place = f"{kind} of row {sde.state[i]} in {column}, {word} {_shown(term)}"
                 what = f"the parts do not sum to the {aim} of {sde.name}: {place}"
                 raise InputError(sampler.where, "sampler.parts", what, "give the term to exactly one part")

@@ -16,6 +16,7 @@ from typing import Any
 
 import sympy as sp
 
+from ..maths.calculus import symbol
 from ..maths.point import sign
 
 RELATIONS = {"!=": ne, "==": eq, "<=": le, ">=": ge, "<": lt, ">": gt}
@@ -109,14 +110,9 @@ class Equations:
         return linear_terms(self.offset_let, self.constant)
 
 
-def constant_symbols(constant: tuple[str, ...]) -> list[sp.Symbol]:
-    """The constant components as SymPy symbols."""
-    return [sp.Symbol(name, real=True) for name in constant]
-
-
 def linear_terms(offset: sp.Matrix, constant: tuple[str, ...]) -> sp.ImmutableMatrix:
     """n x (m + 1): the coefficients of the constant components and of 1 in a linear offset."""
-    own = constant_symbols(constant)
+    own = [symbol(name) for name in constant]
     rows = [[*(e.diff(c) for c in own), e.subs(dict.fromkeys(own, 0))] for e in offset]
     return sp.ImmutableMatrix(len(rows), len(own) + 1, [e for row in rows for e in row])
 

@@ -18,11 +18,11 @@ import sympy as sp
 from stepsmith.errors import InputError, Unsupported
 
 from ..maths.bounded import cancelled, solvable
-from ..maths.calculus import is_zero, t
+from ..maths.calculus import is_zero, symbol, t
 from ..spec import sources as spec
 from ..spec.expression import Names
 from . import closed
-from .equations import Equations, constant_symbols, coupled, linear_terms
+from .equations import Equations, coupled, linear_terms
 
 
 def constant_names(where: str, given: Any) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ def read(
     every: bool = True,
 ) -> sp.ImmutableMatrix:
     """The offset, n x 1; InputError where it is not linear in the constant components, or (``every``) leaves one out."""
-    own = constant_symbols(constant)
+    own = [symbol(name) for name in constant]
     known = Names({**names, **dict(zip(constant, own, strict=True))}, getattr(names, "measures", None))
     rows = [[e] for e in ([0] * n if given is None else given)] if isinstance(given, list | None) else given
     offset = sp.ImmutableMatrix(spec.matrix(where, key, rows, (n, 1), known))
@@ -79,7 +79,7 @@ def equilibrium(sde: Equations) -> sp.Matrix | None:
 
 def mean_words(sde: Equations, upper: sp.Expr, lower: sp.Expr) -> closed.Words:
     """o(upper, lower), n x 1, in words: (I - Psi) m, or the integral of b where F = 0."""
-    carried = sp.Matrix([*constant_symbols(sde.constant), 1])
+    carried = sp.Matrix([*map(symbol, sde.constant), 1])
     if sde.F_let.is_zero_matrix:
         growth = closed.generator(sde, sde.offset_terms_let, upper, lower)
         return closed.Words(growth.entries * carried, growth.integrals)

@@ -82,9 +82,7 @@ def _token(group: tuple[str | None, ...], refuse: Refuse) -> Token:
     try:
         fraction, part = sp.Rational(at or 0), sp.Rational(share) if share else sp.Integer(0)
     except ZeroDivisionError:
-        fraction = part = sp.nan
-    if fraction in (sp.nan, sp.zoo) or part in (sp.nan, sp.zoo):
-        raise refuse(f"a division by zero in the token of {letter}", "write a fraction p/q with q > 0")
+        raise refuse(f"a division by zero in the token of {letter}", "write a fraction p/q with q > 0") from None
     if (predict or at) and not fresh:
         raise refuse(f"{letter} carries ^ or @ without a fresh evaluation", f"write {letter}! before them")
     if not 0 <= fraction <= 1:

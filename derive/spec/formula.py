@@ -88,7 +88,3 @@ class Formula:
         """Network calls of a program."""
         used = {value for line in lines for _, value in line.terms if value in self.applied}
         return sum(self.applied[value].word in NETWORK for value in used)
-
-
-def symbol(name: str) -> sp.Symbol:
-    return sp.Symbol(name, real=True)
