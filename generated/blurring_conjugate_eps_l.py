@@ -3,11 +3,10 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
-        pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 -
-        min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
-        pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
+    du = f*u dt + sqrt(g2) dw
 with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with f = alpha'/alpha, g2 = 2*sigma*(sigma' - f*sigma)
+with alpha = shrink*cos(pi*t/2), sigma = sin(pi*t/2)
 with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
@@ -58,7 +57,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("time_0", "u_u", "u_e", "time_1", "mean_u", "mean_e_end")
 SIGMA_COLUMNS = ()
 PARAMS = {"blur": 20.0, "min_scale": 0.001}
-DIGEST = "429e63858dafa1774c05de0caa8e95e3e2c4d5e20558960a7c9c6207bb30d655"
+DIGEST = "e82479ebb7db9848c386cb5734e7502f879ea492db8353289ed3e18c17a88808"
 START, END = 0.0, 0.995  # the span of the network's time
 
 

@@ -3,23 +3,17 @@
 One Euler kick between two half steps that solve the diagonal of the drift and the noise exactly.
 
 The diffusion, forward in the network's time t:
-    du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
-        pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dt + sqrt(2)*sqrt((-(-pi*blur^2*k2*(1 -
-        min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
-        pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2)) dw_1
+    du = f*u dt + sqrt(g2) dw
 with shrink = min_scale + (1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)
+with f = alpha'/alpha, g2 = 2*sigma*(sigma' - f*sigma)
+with alpha = shrink*cos(pi*t/2), sigma = sin(pi*t/2)
 with k2 = pi^2 (i^2/H^2 + j^2/W^2) of the frequency (i, j): u is the cosine transform of an image
 
 The step t0 -> t1 = t0 - h:
     O S! O
     where ! calls the network for a new score; a letter without ! uses the last score again
-    O: du = (u*(-pi*blur^2*k2*(1 - min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
-        pi*sin(pi*t/2)/(2*cos(pi*t/2)))) dtau + the noise of the diffusion, solved exactly
-    S: du = (2*s_u*(-(-pi*blur^2*k2*(1 -
-        min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink -
-        pi*sin(pi*t/2)/(2*cos(pi*t/2)))*sin(pi*t/2) + pi*cos(pi*t/2)/2)*sin(pi*t/2) + u*(2*pi*blur^2*k2*(1 -
-        min_scale)*exp(-blur^2*k2*sin(pi*t/2)^4/2)*sin(pi*t/2)^3*cos(pi*t/2)/shrink +
-        pi*sin(pi*t/2)/cos(pi*t/2))) dtau, an Euler step
+    O: du = f*u dtau + the noise of the diffusion, solved exactly
+    S: du = (-2*f*u + g2*s_u) dtau, an Euler step
 
 One network call and two normal draws per step.  Proven weak order 1, strong order 1.  This assumes a smooth
 network, an exact start and bounded ratios of successive steps.
@@ -59,7 +53,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("u_O1_u", "u_O1_w1", "time_0", "u_u", "u_w1", "u_w2", "u_e", "time_1", "mean_u", "mean_e_end")
 SIGMA_COLUMNS = ()
 PARAMS = {"blur": 20.0, "min_scale": 0.001}
-DIGEST = "66afb724c5bcd2569b22404209991f0f31cc122fedbcb8ca19497f11f044de44"
+DIGEST = "9b60914ded9be2af3b751e5d7a8079fee72a4946c31436e809376962cad2ad56"
 START, END = 0.0, 0.995  # the span of the network's time
 
 
@@ -74,6 +68,18 @@ class Diffusion:
 
     def shrink(self, t):
         return self.min_scale + (1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)
+
+    def f(self, t):
+        return (
+            -math.pi*self.blur**2*self.k2*(1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)*torch.sin(math.pi*t/2)**3*torch.cos(math.pi*t/2)/(self.min_scale + (1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2))
+            - math.pi*torch.sin(math.pi*t/2)/(2*torch.cos(math.pi*t/2))
+        )
+
+    def g2(self, t):
+        return (
+            2*(math.pi*torch.cos(math.pi*t/2)/2
+            - (-math.pi*self.blur**2*self.k2*(1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)*torch.sin(math.pi*t/2)**3*torch.cos(math.pi*t/2)/(self.min_scale + (1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)) - math.pi*torch.sin(math.pi*t/2)/(2*torch.cos(math.pi*t/2)))*torch.sin(math.pi*t/2))*torch.sin(math.pi*t/2)
+        )
 
     def alpha(self, t):
         """The factor of the data in z_t."""
@@ -198,24 +204,19 @@ def coefficients(times, /, *, k2, **params):
     t_1_2 = t0 - h/2
 
     def rate_O(s):
-        shrink = sde.shrink(s)
-        row = (
-            -math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*s/2)**4/2)*torch.sin(math.pi*s/2)**3*torch.cos(math.pi*s/2)/shrink - math.pi*torch.sin(math.pi*s/2)/(2*torch.cos(math.pi*s/2)),
-        )
-        return matrix((row,), s)
+        f = sde.f(s)
+        return matrix(((f,),), s)
 
     decay_O1 = evolve(rate_O, t_1_2, t0)
 
     def noise_O(s):
-        shrink = sde.shrink(s)
-        row = (
-            math.sqrt(2)*torch.sqrt((math.pi*torch.cos(math.pi*s/2)/2 - (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*s/2)**4/2)*torch.sin(math.pi*s/2)**3*torch.cos(math.pi*s/2)/shrink - math.pi*torch.sin(math.pi*s/2)/(2*torch.cos(math.pi*s/2)))*torch.sin(math.pi*s/2))*torch.sin(math.pi*s/2)),
-        )
-        return matrix((row,), s)
+        g2 = sde.g2(s)
+        return matrix(((torch.sqrt(g2),),), s)
 
     factor_O1 = spread(rate_O, noise_O, t_1_2, t0)
     sigma_0 = sde.sigma(t0)
-    shrink_0 = sde.shrink(t0)
+    f_0 = sde.f(t0)
+    g2_0 = sde.g2(t0)
     decay_O3 = evolve(rate_O, t1, t_1_2)
     factor_O3 = spread(rate_O, noise_O, t1, t_1_2)
     alpha_1, sigma_1 = sde.alpha(t1), sde.sigma(t1)
@@ -224,10 +225,7 @@ def coefficients(times, /, *, k2, **params):
     u, w1, w2, e, e_end = torch.eye(5, dtype=torch.float64).reshape(5, 5, *[1] * t0.ndim)
     u_O1 = decay_O1[0, 0]*u + factor_O1[0, 0]*w1  # O
     s_u = -e/sigma_0
-    u_S2 = (  # S!
-        u_O1
-        + h*((2*math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 + math.pi*torch.sin(math.pi*t0/2)/torch.cos(math.pi*t0/2))*u_O1 + 2*(math.pi*torch.cos(math.pi*t0/2)/2 - (-math.pi*sde.blur**2*sde.k2*(1 - sde.min_scale)*torch.exp(-sde.blur**2*sde.k2*torch.sin(math.pi*t0/2)**4/2)*torch.sin(math.pi*t0/2)**3*torch.cos(math.pi*t0/2)/shrink_0 - math.pi*torch.sin(math.pi*t0/2)/(2*torch.cos(math.pi*t0/2)))*torch.sin(math.pi*t0/2))*torch.sin(math.pi*t0/2)*s_u)
-    )
+    u_S2 = u_O1 + h*(-2*f_0*u_O1 + g2_0*s_u)  # S!
     u_O3 = decay_O3[0, 0]*u_S2 + factor_O3[0, 0]*w2  # O
     mean = (u - sigma_1*e_end)/alpha_1
     columns = (*u_O1[:2], t0, *u_O3[:4], t1, mean[0], mean[4])

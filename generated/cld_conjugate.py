@@ -3,8 +3,8 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = (Minv*beta*v) dt
-    dv = (-Minv*beta*f*v - beta*x) dt + sqrt(2)*sqrt(beta*f) dw_1
+    dx = Minv*beta*v dt
+    dv = (-Minv*beta*f*v - beta*x) dt + sqrt(2)*sqrt(beta*f) dw
 with f = 2/sqrt(Minv)
 
 The step t0 -> t1 = t0 - h:

@@ -3,7 +3,7 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*sqrt(t) dw_1
+    dx = sqrt(2)*sqrt(t) dw
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,

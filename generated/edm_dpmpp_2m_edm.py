@@ -3,7 +3,7 @@
 As k-diffusion and diffusers ship it.
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*sqrt(t) dw_1
+    dx = sqrt(2)*sqrt(t) dw
 
 The step t0 -> t1 = t0 - h:
     D = x0(z, t0)

@@ -3,9 +3,9 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = (beta*v) dt
+    dx = beta*v dt
     dv = (beta*gamma*w - beta*x) dt
-    dw = (-beta*gamma*v - beta*w*xi) dt + sqrt(2)*sqrt(beta*xi) dw_1
+    dw = (-beta*gamma*v - beta*w*xi) dt + sqrt(2)*sqrt(beta*xi) dw
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,

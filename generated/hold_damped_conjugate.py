@@ -3,9 +3,9 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = (beta*v) dt
+    dx = beta*v dt
     dv = (beta*gamma*w - beta*x) dt
-    dw = (-beta*gamma*v - beta*w*xi) dt + sqrt(2)*sqrt(beta*xi) dw_1
+    dw = (-beta*gamma*v - beta*w*xi) dt + sqrt(2)*sqrt(beta*xi) dw
 with beta = beta_min + t*(beta_max - beta_min)
 
 The step t0 -> t1 = t0 - h:

@@ -3,7 +3,7 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw_1
+    dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw
 with phase = pi*shift/(2*(shift + 1))
 with speed = -log(delta)/(-(-(shift + 1)*sin(pi*shift/(shift + 1))/(2*pi) + 1/2)/cos(pi*shift/(2*(shift + 1)))^2 +
     1)

@@ -12,8 +12,8 @@ The step t0 -> t1 = t0 - h:
     B! A! O A!@1 B!@1
     where ! calls the network for a new score, at the time t0 - f h where @f follows; a letter without ! uses the
     last score again
-    O: dx = (-Gamma*beta*x/2) dtau + the noise of the diffusion, solved exactly
-    O: dm = (-beta*m*nu/2) dtau + the noise of the diffusion, solved exactly
+    O: dx = -Gamma*beta*x/2 dtau + the noise of the diffusion, solved exactly
+    O: dm = -beta*m*nu/2 dtau + the noise of the diffusion, solved exactly
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - Minv*beta*m/2) dtau, an Euler step
     B: dm = (beta*m*nu + beta*x/2 + beta*nu*s_m/Minv) dtau, an Euler step
 
@@ -62,7 +62,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_s": 1.0}
-DIGEST = "1f7fdc1874e43301afa1c8dc0aab225fa1ff8c1fb2a52c24ab6c0f5cd9441847"
+DIGEST = "38fa1dfa3ab712a4d1060673bfb2084f57a1a74a65a030dd502fa3db98eec96e"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -225,7 +225,7 @@ def coefficients(times, /, **params):
     s2_x = skip_0[0, 0]*x + skip_0[0, 1]*m_B1 + out_0[0, 0]*d2
     x_A2 = x + beta_0*h/4*(2*sde.Gamma*x - sde.Minv*m_B1 + 2*sde.Gamma*s2_x)  # A!(1/2)
     x_O3 = torch.exp(O3_x_rate)*x_A2 + torch.sqrt(-torch.expm1(2*O3_x_rate*sde.lambda_s))*w1  # O
-    m_O3 = torch.exp(O3_m_rate)*m_B1 + torch.sqrt(-torch.expm1(2*O3_m_rate))*math.sqrt(1/sde.Minv)*w2  # O
+    m_O3 = torch.exp(O3_m_rate)*m_B1 + torch.sqrt(-torch.expm1(2*O3_m_rate)/sde.Minv)*w2  # O
     y3 = inp_1[0, 0]*x_O3 + inp_1[0, 1]*m_O3
     s3_x = skip_1[0, 0]*x_O3 + skip_1[0, 1]*m_O3 + out_1[0, 0]*d3
     x_A4 = x_O3 + beta_1*h/4*(2*sde.Gamma*x_O3 - sde.Minv*m_O3 + 2*sde.Gamma*s3_x)  # A!@1(1/2)

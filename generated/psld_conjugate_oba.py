@@ -11,8 +11,8 @@ with Minv = (Gamma - nu)^2/4
 The step t0 -> t1 = t0 - h:
     O B! A
     where ! calls the network for a new score; a letter without ! uses the last score again
-    O: dx = (-Gamma*beta*x/2) dtau + the noise of the diffusion, solved exactly
-    O: dm = (-beta*m*nu/2) dtau + the noise of the diffusion, solved exactly
+    O: dx = -Gamma*beta*x/2 dtau + the noise of the diffusion, solved exactly
+    O: dm = -beta*m*nu/2 dtau + the noise of the diffusion, solved exactly
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - Minv*beta*m/2) dtau, a conjugate Euler step
     B: dm = (beta*m*nu + beta*x/2 + beta*nu*s_m/Minv) dtau, a conjugate Euler step
 
@@ -62,7 +62,7 @@ SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {
     "Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_a": 0.0, "lambda_b": 0.0,
 }
-DIGEST = "ead079044cf7b3f862b3e90cecad02851d52a5b6243aec1e29ea0fdead17a6b1"
+DIGEST = "daa6dc5fe15326627c138082cd6b4a9f16e067da30ff2574068116a86a49abf1"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -315,7 +315,7 @@ def coefficients(times, /, **params):
     # A value is its coefficients in (x, m, w1, w2, d), one row a coefficient, one column a step.
     x, m, w1, w2, d = torch.eye(5, dtype=torch.float64)[:, :, None]
     x_O1 = torch.exp(O1_x_rate)*x + torch.sqrt(-torch.expm1(2*O1_x_rate))*w1  # O
-    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate))*math.sqrt(1/sde.Minv)*w2  # O
+    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate)/sde.Minv)*w2  # O
     y = inp_0[0, 0]*x_O1 + inp_0[0, 1]*m_O1
     m_B2_kept = (1 - sde.lambda_b*(t0 - t1))*m_O1
     m_B2 = P_B2[0, 0]*m_B2_kept + C_B2[0, 0]*x_O1 + Phi_B2[0, 0]*d  # B

@@ -11,8 +11,8 @@ with Minv = (Gamma - nu)^2/4
 The step t0 -> t1 = t0 - h:
     O B! A!
     where ! calls the network for a new score; a letter without ! uses the last score again
-    O: dx = (-Gamma*beta*x/2) dtau + the noise of the diffusion, solved exactly
-    O: dm = (-beta*m*nu/2) dtau + the noise of the diffusion, solved exactly
+    O: dx = -Gamma*beta*x/2 dtau + the noise of the diffusion, solved exactly
+    O: dm = -beta*m*nu/2 dtau + the noise of the diffusion, solved exactly
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - Minv*beta*m/2) dtau, an Euler step
     B: dm = (beta*m*nu + beta*x/2 + beta*nu*s_m/Minv) dtau, an Euler step
 
@@ -61,7 +61,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_s": 1.0}
-DIGEST = "e1a6310bddc5858ad843627c689c3ad1bba47ab37284327c8def5cdc66a066ae"
+DIGEST = "6c1e57719e19aa4da9029b2d0e195eeb5e6d7534ae23365e9f79d863e83ee9ef"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -217,7 +217,7 @@ def coefficients(times, /, **params):
     # A value is its coefficients in (x, m, w1, w2, d1, d2), one row a coefficient, one column a step.
     x, m, w1, w2, d1, d2 = torch.eye(6, dtype=torch.float64)[:, :, None]
     x_O1 = torch.exp(O1_x_rate)*x + torch.sqrt(-torch.expm1(2*O1_x_rate*sde.lambda_s))*w1  # O
-    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate))*math.sqrt(1/sde.Minv)*w2  # O
+    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate)/sde.Minv)*w2  # O
     y1 = inp_0[0, 0]*x_O1 + inp_0[0, 1]*m_O1
     s1_m = skip_0[1, 0]*x_O1 + skip_0[1, 1]*m_O1 + out_0[1, 0]*d1
     m_B2 = m_O1 + beta_0*h/2*(x_O1 + 2*sde.nu*m_O1 + 2*sde.nu/sde.Minv*s1_m)  # B!

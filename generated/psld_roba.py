@@ -11,8 +11,8 @@ with Minv = (Gamma - nu)^2/4
 The step t0 -> t1 = t0 - h:
     O B! A
     where ! calls the network for a new score; a letter without ! uses the last score again
-    O: dx = (-Gamma*beta*x/2) dtau + the noise of the diffusion, solved exactly
-    O: dm = (-beta*m*nu/2) dtau + the noise of the diffusion, solved exactly
+    O: dx = -Gamma*beta*x/2 dtau + the noise of the diffusion, solved exactly
+    O: dm = -beta*m*nu/2 dtau + the noise of the diffusion, solved exactly
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - Minv*beta*m/2) dtau, an Euler step
     B: dm = (beta*m*nu + beta*x/2 + beta*nu*s_m/Minv) dtau, an Euler step
 
@@ -60,7 +60,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_s": 1.0}
-DIGEST = "f544e62d68c1a54aef8fc702cf83a06e32c806702cd974c24e9759150b42205a"
+DIGEST = "4e30b93066a57275bc4a3e36fdb5ff508e3bdb964dbc19a7ed0a15bdd835f117"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -216,7 +216,7 @@ def coefficients(times, /, **params):
     # A value is its coefficients in (x, m, w1, w2, d), one row a coefficient, one column a step.
     x, m, w1, w2, d = torch.eye(5, dtype=torch.float64)[:, :, None]
     x_O1 = torch.exp(O1_x_rate)*x + torch.sqrt(-torch.expm1(2*O1_x_rate*sde.lambda_s))*w1  # O
-    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate))*math.sqrt(1/sde.Minv)*w2  # O
+    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate)/sde.Minv)*w2  # O
     y = inp_0[0, 0]*x_O1 + inp_0[0, 1]*m_O1
     s_x = skip_0[0, 0]*x_O1 + skip_0[0, 1]*m_O1 + out_0[0, 0]*d
     s_m = skip_0[1, 0]*x_O1 + skip_0[1, 1]*m_O1 + out_0[1, 0]*d

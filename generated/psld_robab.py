@@ -12,8 +12,8 @@ The step t0 -> t1 = t0 - h:
     O B! A B!@1
     where ! calls the network for a new score, at the time t0 - f h where @f follows; a letter without ! uses the
     last score again
-    O: dx = (-Gamma*beta*x/2) dtau + the noise of the diffusion, solved exactly
-    O: dm = (-beta*m*nu/2) dtau + the noise of the diffusion, solved exactly
+    O: dx = -Gamma*beta*x/2 dtau + the noise of the diffusion, solved exactly
+    O: dm = -beta*m*nu/2 dtau + the noise of the diffusion, solved exactly
     A: dx = (Gamma*beta*s_x + Gamma*beta*x - Minv*beta*m/2) dtau, an Euler step
     B: dm = (beta*m*nu + beta*x/2 + beta*nu*s_m/Minv) dtau, an Euler step
 
@@ -62,7 +62,7 @@ COEFFICIENTS = tuple(
 )
 SIGMA_COLUMNS = ("sigma_0", "sigma_1")
 PARAMS = {"Gamma": 0.01, "nu": 4.01, "kappa": 0.04, "beta_min": 8.0, "beta_max": 8.0, "lambda_s": 1.0}
-DIGEST = "a7e5f327a6795bc73c2010f9696f02446b4e156d9404fab16d5ca2b22cc61012"
+DIGEST = "8db601487e3a2ec90b9a538edec7e40161f4061a2fc6f55bd10667d4f8d7ed93"
 START, END = 0.0, 1.0  # the span of the network's time
 
 
@@ -219,7 +219,7 @@ def coefficients(times, /, **params):
     # A value is its coefficients in (x, m, w1, w2, d1, d2), one row a coefficient, one column a step.
     x, m, w1, w2, d1, d2 = torch.eye(6, dtype=torch.float64)[:, :, None]
     x_O1 = torch.exp(O1_x_rate)*x + torch.sqrt(-torch.expm1(2*O1_x_rate*sde.lambda_s))*w1  # O
-    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate))*math.sqrt(1/sde.Minv)*w2  # O
+    m_O1 = torch.exp(O1_m_rate)*m + torch.sqrt(-torch.expm1(2*O1_m_rate)/sde.Minv)*w2  # O
     y1 = inp_0[0, 0]*x_O1 + inp_0[0, 1]*m_O1
     s1_x = skip_0[0, 0]*x_O1 + skip_0[0, 1]*m_O1 + out_0[0, 0]*d1
     s1_m = skip_0[1, 0]*x_O1 + skip_0[1, 1]*m_O1 + out_0[1, 0]*d1

@@ -3,7 +3,7 @@
 It is exact if the data prediction is a polynomial in log-SNR.
 
 The diffusion, forward in the network's time t:
-    dx = (x/(t - 1)) dt + sqrt(2)*sqrt(-t/(t - 1)) dw_1
+    dx = x/(t - 1) dt + sqrt(2)*sqrt(-t/(t - 1)) dw
 
 The step t0 -> t1 = t0 - h:
     z' = P z + sum_k M_k r^(k),   P the propagator of dz/dt = (F - G G^T C_skip/2) z from t0 to t1,

@@ -3,9 +3,10 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = (x*(-beta_min/2 - t*(beta_max - beta_min)/2)) dt + sqrt((exp(B) - 1)*(beta_max*t - beta_min*t +
-        beta_min))*sqrt(exp(B) + 1)*exp(-B) dw_1
+    dx = f*x dt + sqrt(g2) dw
 with B = beta_min*t + t^2*(beta_max - beta_min)/2
+with f = alpha'/alpha, g2 = 2*sigma*(sigma' - f*sigma)
+with alpha = exp(-B/2), sigma = 1 - exp(-B)
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
@@ -52,7 +53,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("y_x", "sigma_hat_0", "x_x", "x_d", "y_end_x", "sigma_hat_1")
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "d523bb943b794549df110046da2aafaab161377d76f4e098f51a075eb3c2d356"
+DIGEST = "9e888cd23eeabd88dae7c23efad7829131de8271a57cdf9ec410bc939e891cac"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

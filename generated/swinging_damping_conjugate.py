@@ -3,8 +3,8 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = (2*beta*m) dt
-    dm = (-beta*m*nu/2 - beta*x/2) dt + sqrt(beta*nu)/2 dw_1
+    dx = 2*beta*m dt
+    dm = (-beta*m*nu/2 - beta*x/2) dt + sqrt(beta*nu)/2 dw
 with beta = beta_min + t*(beta_max - beta_min)
 with nu = swing*sin(t*tempo) + 4
 

@@ -3,7 +3,7 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw_1
+    dx = sqrt(2)*quotient^t*sigma_min*sqrt(log(quotient)) dw
 with quotient = sigma_max/sigma_min
 
 The step t0 -> t1 = t0 - h:

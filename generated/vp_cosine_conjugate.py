@@ -3,7 +3,7 @@
 The exponential integrator of order one (DDIM on VP).
 
 The diffusion, forward in the network's time t:
-    dx = (-beta*x/2) dt + sqrt(beta) dw_1
+    dx = -beta*x/2 dt + sqrt(beta) dw
 with beta = pi*tan(pi*(shift + t)/(2*(shift + 1)))/(shift + 1)
 
 The step t0 -> t1 = t0 - h:

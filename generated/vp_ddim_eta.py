@@ -3,7 +3,7 @@
 Eta = 0 is the probability flow, eta = 1 the ancestral step.
 
 The diffusion, forward in the network's time t:
-    dx = (-beta*x/2) dt + sqrt(beta) dw_1
+    dx = -beta*x/2 dt + sqrt(beta) dw
 with beta = beta_min + t*(beta_max - beta_min)
 
 The step t0 -> t1 = t0 - h:
