@@ -105,10 +105,10 @@ def lets(sde: Any) -> list[str]:
     """What the names of the spec stand for; the rates that a pair of schedules has, by the pair."""
     f, g2 = str(sde.F_let[0]), str(sde.GG_let[0])
     if sde.schedule is None or not {f, g2} <= sde.let.keys():
-        return [f"{name} = {_text(expr)}" for name, expr in sde.let.items()]
+        return [f"{name} = {_text(expr)}" for name, expr in sde.let_words.items()]
     alpha, sigma = map(_text, sde.schedule)
     pair = [f"{f} = alpha'/alpha, {g2} = 2*sigma*(sigma' - {f}*sigma)", f"alpha = {alpha}, sigma = {sigma}"]
-    return [f"{name} = {_text(expr)}" for name, expr in sde.let.items() if name not in (f, g2)] + pair
+    return [f"{name} = {_text(expr)}" for name, expr in sde.let_words.items() if name not in (f, g2)] + pair
 
 
 def update_rule(method: Any) -> list[str]:

@@ -30,7 +30,7 @@ def equations(sde: Any) -> list[str]:
 
 def lets(sde: Any) -> list[str]:
     """What the names of the spec stand for."""
-    return [f"{latex(sp.Symbol(name), sde.latex)} = {latex(value, sde.latex)}" for name, value in sde.let.items()]
+    return [f"{latex(sp.Symbol(name), sde.latex)} = {latex(value, sde.latex)}" for name, value in sde.let_words.items()]
 
 
 def reverse(sde: Any, eta: int) -> list[str]:

@@ -51,7 +51,7 @@ def report(sde: LinearSDE) -> list[Section]:
     """F, G, transition, offset, covariance, stationary law, reverse SDE and probability flow."""
     start = exact(sde.time[0])
     clock = "" if sde.commutes() else "  (F does not commute with itself: the ordered route is taken)"
-    heads = [f"{name} = {expr}" for name, expr in sde.let.items()]
+    heads = [f"{name} = {expr}" for name, expr in sde.let_words.items()]
     heads += [frequency(sde)] if sde.field else []
     mean = partial(offset.mean_words, sde, t, start)
     flow = "dz = (F z - A s)" if sde.offset_let.is_zero_matrix else "dz = (F z + b - A s)"

@@ -70,16 +70,15 @@ class Diffusion:
         return self.min_scale + (1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)
 
     def f(self, t):
+        shrink = self.shrink(t)
         return (
-            -math.pi*self.blur**2*self.k2*(1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)*torch.sin(math.pi*t/2)**3*torch.cos(math.pi*t/2)/(self.min_scale + (1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2))
+            -math.pi*self.blur**2*self.k2*(1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)*torch.sin(math.pi*t/2)**3*torch.cos(math.pi*t/2)/shrink
             - math.pi*torch.sin(math.pi*t/2)/(2*torch.cos(math.pi*t/2))
         )
 
     def g2(self, t):
-        return (
-            2*(math.pi*torch.cos(math.pi*t/2)/2
-            - (-math.pi*self.blur**2*self.k2*(1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)*torch.sin(math.pi*t/2)**3*torch.cos(math.pi*t/2)/(self.min_scale + (1 - self.min_scale)*torch.exp(-self.blur**2*self.k2*torch.sin(math.pi*t/2)**4/2)) - math.pi*torch.sin(math.pi*t/2)/(2*torch.cos(math.pi*t/2)))*torch.sin(math.pi*t/2))*torch.sin(math.pi*t/2)
-        )
+        f = self.f(t)
+        return 2*(math.pi*torch.cos(math.pi*t/2)/2 - f*torch.sin(math.pi*t/2))*torch.sin(math.pi*t/2)
 
     def alpha(self, t):
         """The factor of the data in z_t."""

@@ -5,10 +5,8 @@ The exponential integrator of order one (DDIM on VP).
 The diffusion, forward in the network's time t:
     dx = (mu*theta - theta*x) dt + sqrt(2)*amplitude*sqrt(theta) dw
 with phase = pi*shift/(2*(shift + 1))
-with speed = -log(delta)/(-(-(shift + 1)*sin(pi*shift/(shift + 1))/(2*pi) + 1/2)/cos(pi*shift/(2*(shift + 1)))^2 +
-    1)
-with theta = -log(delta)*sin(pi*t/(2*(shift + 1)))*sin(pi*shift/(shift + 1) + pi*t/(2*(shift + 1)))/((-(-(shift +
-    1)*sin(pi*shift/(shift + 1))/(2*pi) + 1/2)/cos(pi*shift/(2*(shift + 1)))^2 + 1)*cos(pi*shift/(2*(shift + 1)))^2)
+with speed = -log(delta)/(-(-(shift + 1)*sin(2*phase)/(2*pi) + 1/2)/cos(phase)^2 + 1)
+with theta = speed*sin(pi*t/(2*(shift + 1)))*sin(2*phase + pi*t/(2*(shift + 1)))/cos(phase)^2
 
 The step t0 -> t1 = t0 - h:
     z' = P (I - h B(t0)) z + Phi n,   n the network's output at t0 in the frame denoiser,
@@ -71,12 +69,17 @@ class Diffusion:
         if not (amplitude > 0 and delta > 0 and delta < 1 and shift > 0):
             raise ValueError("the parameters must fulfil amplitude > 0, delta > 0, delta < 1, shift > 0")
         self.amplitude, self.delta, self.shift = amplitude, delta, shift
+        self.phase = math.pi*self.shift/(2*(self.shift + 1))
+        self.speed_ = (
+            -math.log(self.delta)/(1
+            - (1/2 - (self.shift + 1)*math.sin(2*self.phase)/(2*math.pi))/math.cos(self.phase)**2)
+        )
         self.change = smooth(self.rates) / (END - START)  # panels a unit of time
 
     def theta(self, t):
         return (
-            -math.log(self.delta)*torch.sin(math.pi*t/(2*(self.shift + 1)))*torch.sin(math.pi*self.shift/(self.shift + 1)
-            + math.pi*t/(2*(self.shift + 1)))/((1 - (1/2 - (self.shift + 1)*math.sin(math.pi*self.shift/(self.shift + 1))/(2*math.pi))/math.cos(math.pi*self.shift/(2*(self.shift + 1)))**2)*math.cos(math.pi*self.shift/(2*(self.shift + 1)))**2)
+            self.speed_*torch.sin(math.pi*t/(2*(self.shift + 1)))*torch.sin(2*self.phase
+            + math.pi*t/(2*(self.shift + 1)))/math.cos(self.phase)**2
         )
 
     def F(self, t):

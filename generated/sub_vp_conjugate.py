@@ -53,7 +53,7 @@ OUTPUTS = 1
 COEFFICIENTS = ("y_x", "sigma_hat_0", "x_x", "x_d", "y_end_x", "sigma_hat_1")
 SIGMA_COLUMNS = ("sigma_hat_0", "sigma_hat_1")
 PARAMS = {"beta_min": 0.1, "beta_max": 20.0}
-DIGEST = "9e888cd23eeabd88dae7c23efad7829131de8271a57cdf9ec410bc939e891cac"
+DIGEST = "9cfa57527653be0d39650f2275aa3a29901d136c13014d105162c41ef129c883"
 START, END = 0.0, 1.0  # the span of the network's time
 
 

@@ -52,7 +52,7 @@ class DiffusionText:
         lines = lines if names else []
         lines += [
             wrapped(f"self.{attribute(name)} = {self.printer.doprint(e)}", 8)
-            for name, e in sde.let.items()
+            for name, e in sde.let_words.items()
             if name not in self.timed
         ]
         if self.field:
@@ -103,7 +103,8 @@ class DiffusionText:
     @property
     def methods(self) -> list[list[str]]:
         """All methods, in the order of what they are made of."""
-        found = [[f"def {attribute(name)}(self, t):", *self._returned(self.sde.let[name])] for name in self.timed]
+        words = self.sde.let_words
+        found = [[f"def {attribute(name)}(self, t):", *self._returned(words[name], lets=True)] for name in self.timed]
         if self.sde.n > 1:
             found += self._matrices()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -124,3 +125,16 @@ def test_the_long_rates_of_a_pair_have_names_that_are_free() -> None:
         torch.testing.assert_close(getattr(sde, f)(t), rate, rtol=1e-13, atol=0)
         torch.testing.assert_close(getattr(sde, g2)(t), spread - 2 * rate * sigma**2, rtol=1e-12, atol=0)
     torch.testing.assert_close(tables[1:], tables[:1] * 2, rtol=1e-14, atol=0)
+
+
+def test_lets_are_printed_in_the_words_of_those_before_them() -> None:
+    """As they were spelled, unless somebody gave them other values since."""
+    spec = PLAIN | {"let": {"q1": "aa + t*(bb - aa)", "q2": "q1/2", "q3": "4*q2", "c1": "G1/2", "c2": "nu/2", "start_m": "kap/4"}}
+    sde = ss.load_sde(spec)
+    assert [str(sde.let_words[name]) for name in ("q2", "q3")] == ["q1/2", "4*q2"]
+    text = ss.emit(ss.derive(sde, "rvv", "denoiser"), certified=False)
+    assert "with q3 = 4*q2" in text and "q2 = self.q2(t)\n        return 4*q2" in text
+    for one, two in zip(run(spec, "rvv", "denoiser"), plain("rvv", "denoiser"), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-13)
+    other = dataclasses.replace(sde, let={**sde.let, "q2": sde.let["q1"] / 3})
+    assert str(other.let_words["q2"]) == str(other.let["q2"]) and str(other.let_words["q3"]) == str(sde.let["q3"])

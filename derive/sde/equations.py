@@ -72,6 +72,7 @@ class Equations:
     field: str = ""
     open: bool = False  # times beyond the span are taken too, as far as alpha and sigma have values
     latex: Mapping[str, str] = dataclass_field(default_factory=dict)  # of names, for pages; never in emitted text
+    spelled: Mapping[str, sp.Expr] = dataclass_field(default_factory=dict)  # the lets in the words of those before them
 
     @property
     def n(self) -> int:
@@ -81,6 +82,12 @@ class Equations:
     def symbols(self) -> dict[str, sp.Symbol]:
         """The parameters as SymPy symbols, and the field where there is one."""
         return {name: sp.Symbol(name, real=True) for name in (*self.params, *filter(None, [self.field]))}
+
+    @cached_property
+    def let_words(self) -> dict[str, sp.Expr]:
+        """The lets for text, each in the words of those before it where it was spelled so."""
+        words = {name: self.spelled.get(name, expr) for name, expr in self.let.items()}
+        return {name: words[name] if self.written_out(words[name]) == expr else expr for name, expr in self.let.items()}
 
     @cached_property
     def _stands_for(self) -> dict[sp.Symbol, sp.Expr]:

@@ -48,12 +48,14 @@ def load_sde(source: Any) -> LinearSDE:
     constant = offset.constant_names(where, table.get("constant", []))
     used = (*params, *((field,) if "field" in table else ()))
     check_names(where, state, used, lets, constant)
-    names, written = _names(where, used, lets)
+    names, written, spelled = _names(where, used, lets)
     span = check_span(where, table.get("time", [0.0, 1.0]))
     n = len(state)
     schedule = read_schedule(where, table, n, names, written, span[0]) if paired else None
     if schedule is not None:
-        F, G, written = named(*of_schedule(schedule, written, bool(field)), written, (*state, *used, *lets, *constant))
+        F, G, rates = named(schedule, of_schedule(schedule, written, bool(field)), written, (*state, *used, *lets, *constant))
+        for name, rate in rates.items():
+            spelled[name], written[name] = rate, written_out(rate, written)
     else:
         F, G = (spec.matrix(where, f"sde.{k}", table[k], (n, m), names) for k, m in (("F", n), ("G", None)))
     drift = offset.read(where, table.get("offset"), n, names, constant)
@@ -64,7 +66,7 @@ def load_sde(source: Any) -> LinearSDE:
         spec.name_of(where, "sde.name", table["name"]), state, span,
         sp.ImmutableMatrix(F), sp.ImmutableMatrix(G), drift, initial, data,
         params, written, constraints, str(table.get("doc", "")), schedule, constant, field, _open(where, table),
-        formulas.read(where, "sde.latex", table.get("latex", {}), dict.fromkeys((*state, *used, *lets, *constant))),
+        formulas.read(where, "sde.latex", table.get("latex", {}), dict.fromkeys((*state, *used, *lets, *constant))), spelled,
     )  # fmt: skip
     return _with_sound_defaults(where, sde)
 
@@ -89,15 +91,19 @@ def check_names(
         refuse_taken(where, f"sde.{key}", names)
 
 
-def _names(where: str, used: Iterable[str], lets: Mapping[str, Any]) -> tuple[Names, dict[str, sp.Expr]]:
-    """The names that entries may use, and every let written out."""
+def _names(
+    where: str, used: Iterable[str], lets: Mapping[str, Any]
+) -> tuple[Names, dict[str, sp.Expr], dict[str, sp.Expr]]:
+    """The names that entries may use, every let written out, and every let in the words of those before it."""
     names = Names({"t": t, **{name: sp.Symbol(name, real=True) for name in used}})
     written: dict[str, sp.Expr] = {}
+    spelled: dict[str, sp.Expr] = {}
     for name, text in lets.items():
         # Parsed with what the earlier lets stand for, so that lets that double each other meet the parser's limits.
         written[name] = parse(text, {**names, **written}, where=where, key=f"sde.let.{name}")
+        spelled[name] = parse(text, names, where=where, key=f"sde.let.{name}")
         names.let(name, written[name])
-    return names, written
+    return names, written, spelled
 
 
 def _free_of(names: Names, lets: Mapping[str, sp.Expr], held: str) -> Names:

@@ -68,13 +68,13 @@ def of_schedule(
 
 
 def named(
-    F: sp.Matrix, G: sp.Matrix, lets: Mapping[str, sp.Expr], taken: Collection[str]
+    schedule: tuple[sp.Expr, sp.Expr], rates: tuple[sp.Matrix, sp.Matrix], lets: Mapping[str, sp.Expr], taken: Collection[str]
 ) -> tuple[sp.Matrix, sp.Matrix, dict[str, sp.Expr]]:
-    """F, G and the lets; long rates become lets named f and g2, with _ added while a name is taken."""
-    rates = F[0, 0], G[0, 0] ** 2
-    if max(rate.count_ops() for rate in rates) < LONG:
-        return F, G, dict(lets)
+    """F, G and, where these are long, what the names in them stand for: f = F and g2 = G^2, with _ added while one is taken."""
+    F, G = rates
+    if max(F[0, 0].count_ops(), (G[0, 0] ** 2).count_ops()) < LONG:
+        return F, G, {}
     names = [next(name for k in count() if (name := rate + "_" * k) not in taken) for rate in ("f", "g2")]
-    f, g2 = (sp.Symbol(name, real=True) for name in names)
-    values = [written_out(rate, lets) for rate in rates]
-    return sp.Matrix([[f]]), sp.Matrix([[sp.sqrt(g2)]]), {**lets, **dict(zip(names, values, strict=True))}
+    (f, g2), sigma = (sp.Symbol(name, real=True) for name in names), schedule[1]
+    found = dict(zip(names, (F[0, 0], sp.Mul(2, sigma, slope(sigma, lets) - f * sigma)), strict=True))
+    return sp.Matrix([[f]]), sp.Matrix([[sp.sqrt(g2)]]), found

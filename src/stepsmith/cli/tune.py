@@ -108,9 +108,7 @@ def command(
     with folder(out):
         plots.check(plot)
         shown, called = not quiet(as_json), named_network(network, ss.load_sde(sde), kind, shape, device)
-        if dialect != "torch" and called.kind != "denoiser":
-            what = f"a file for {dialect} needs a denoiser, and this network is of kind {called.kind}"
-            raise InputError("-", "dialect", what, "name one that networks.from_eps, from_v or from_flow made of it")
+        check_host(dialect, called.kind)
         bench = prepared(
             sde, called, seeds, kind=called.kind, device=device, trials=out / "trials.jsonl", progress=shown, **given
         )
@@ -129,6 +127,13 @@ def command(
     rows = (row(each.record, path) for each, path in zip(found, paths, strict=True))
     print_table(("calls", "pooled / median on held-out paths", "the baseline's", "kept", "file"), rows)
     click.echo(f"{seconds:.0f} s")
+
+
+def check_host(dialect: str, kind: str) -> None:
+    """Refuse a network that no host calls, before it is tuned to."""
+    if dialect != "torch" and kind != "denoiser":
+        what = f"a file for {dialect} needs a denoiser, and this network is of kind {kind}"
+        raise InputError("-", "dialect", what, "name one that networks.from_eps, from_v or from_flow made of it")
 
 
 @contextlib.contextmanager
