@@ -165,7 +165,7 @@ def test_without_what_derives_a_kept_or_cached_module_loads_and_another_names_th
     done = subprocess.run([sys.executable, "-c", WITHOUT, *names], capture_output=True, text=True, env=dict(os.environ))
     *loaded, refusal = done.stdout.splitlines()
     assert loaded == ["rvv", "euler"], done.stderr
-    words = r"-: module: cld_nvv is not kept .* cannot be derived here \(.*(sympy|jinja2).*\); .*`stepsmith build cld_nvv .*"
+    words = r"module: cld_nvv is not kept .* cannot be derived here \(.*(sympy|jinja2).*\); .*`stepsmith build cld_nvv .*"
     assert re.fullmatch(words, refusal)
 
 
@@ -174,7 +174,7 @@ def test_without_what_derives_a_kept_or_cached_module_loads_and_another_names_th
     [("psld_rvw", "psld_rvv"), ("vp-eulr", "vp_euler"), ("cld_nvvv", "cld_nvv"), ("vp_rvv", "psld_rvv"), ("qqqq", "source text")],
 )  # fmt: skip
 def test_a_name_that_no_module_has_is_one_line_with_the_closest(name, closest):
-    with pytest.raises(InputError, match=re.escape(f"-: module: there is no generated module {name!r}; ")) as error:
+    with pytest.raises(InputError, match=re.escape(f"module: there is no generated module {name!r}; ")) as error:
         ss.load(name)
     told = re.findall(r"\w+_\w+", error.value.fix)
     assert closest in error.value.fix and "\n" not in str(error.value) and len(set(told)) == len(told)

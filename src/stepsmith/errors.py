@@ -12,13 +12,13 @@ def one_line(text: object, most: int = 2000) -> str:
 class InputError(ValueError):
     """Bad input, reported in one line: ``<where>: <key>: <what>; <fix>``.
 
-    ``where`` is a file, or ``-`` for what came from no file; ``key`` is the entry in it; ``what`` is wrong with it; ``fix`` says
-    what to do about it.
+    ``where`` is a file, or ``-`` for what came from no file, which the line leaves out; ``key`` is the entry in it; ``what`` is
+    wrong with it; ``fix`` says what to do about it.
     """
 
     def __init__(self, where: str, key: str, what: str, fix: str) -> None:
         self.where, self.key, self.what, self.fix = map(one_line, (where, key, what, fix))
-        super().__init__(f"{self.where}: {self.key}: {self.what}; {self.fix}")
+        super().__init__(f"{self.where}: {self.key}: {self.what}; {self.fix}".removeprefix("-: "))
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         """So that it can be raised in one process and caught in another."""

@@ -1,6 +1,6 @@
 """The command line, a file a verb.
 
-Exit status 0 done; 1 a check failed; 2 bad input, reported in one line on stderr: ``<file or ->: <key>: <what>; <fix>``.
+Exit status 0 done; 1 a check failed; 2 bad input, reported in one line on stderr: ``[<file>: ]<key>: <what>; <fix>``.
 What takes a while is said in a line of its own before.
 Heavy imports happen inside the verbs, so ``stepsmith --help`` is quick.
 """
@@ -38,16 +38,16 @@ def main() -> NoReturn:
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        fail("-: interrupted: stopped by the user; run it again", 130)
+        fail("interrupted: stopped by the user; run it again", 130)
     except click.ClickException as wrong:
         param = getattr(wrong, "param", None)
         option = max(param.opts, key=len).lstrip("-") if param else getattr(wrong, "option_name", "arguments")
         verb = getattr(getattr(wrong, "ctx", None), "command_path", "stepsmith")
-        fail(f"-: {option}: {one_line(wrong.format_message()).rstrip('.')}; see {verb} --help", 2)
+        fail(f"{option}: {one_line(wrong.format_message()).rstrip('.')}; see {verb} --help", 2)
     except InputError as wrong:
         fail(str(wrong), 2)
     except Unsupported as wrong:
-        fail(f"-: unsupported: {wrong}", 2)
+        fail(f"unsupported: {wrong}", 2)
     except CertificateError as wrong:
         fail(str(wrong), 1)
     except BrokenPipeError:
@@ -58,7 +58,7 @@ def main() -> NoReturn:
         if not isinstance(wrong, MemoryError) and "memory" not in str(wrong):
             stop_in_code_of_the_user(wrong)
             raise
-        fail("-: memory: this machine has too little for it; ask for fewer seeds or steps", 2)
+        fail("memory: this machine has too little for it; ask for fewer seeds or steps", 2)
     except Exception as wrong:
         stop_in_code_of_the_user(wrong)
         raise

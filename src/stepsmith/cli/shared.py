@@ -100,8 +100,8 @@ def own_row(sde: str | None, sampler: str | None, network: str, frame: str | Non
 
 
 def fail(line: str, status: int) -> NoReturn:
-    """End with one line on stderr; ``-`` stands for no file and is left out."""
-    click.echo(one_line(line).removeprefix("-: "), err=True)
+    """End with one line on stderr."""
+    click.echo(one_line(line), err=True)
     sys.exit(status)
 
 
