@@ -107,7 +107,7 @@ def fail(line: str, status: int) -> NoReturn:
 
 def stop_in_code_of_the_user(error: Exception) -> None:
     """One line with the place in the user's own file (a network, a module) where an error comes from, if it comes from one."""
-    others = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    others = (str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_file() and not any(map(path.is_relative_to, others)):
