@@ -34,7 +34,8 @@ def check_sde(sde: LinearSDE) -> None:
     if not sde.data or any(i not in range(sde.n) for i in sde.data):
         raise InputError("-", "sde.data", "does not name blocks", f"give indices below {sde.n}")
     names = _names(sde)
-    for key, entries in (("F", sde.F_let), ("G", sde.G_let), ("initial", sde.initial_let), ("let", sde.let.values())):
+    lets = (*sde.let.values(), *sde.spelled.values())
+    for key, entries in (("F", sde.F_let), ("G", sde.G_let), ("initial", sde.initial_let), ("let", lets)):
         check_expressions(f"sde.{key}", entries, names)
     check_expressions("sde.offset", sde.offset_let, (*names, *sde.constant))
     check_expressions("sde.constraints", [side for c in sde.constraints for side in (c.left, c.right)], names)

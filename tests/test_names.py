@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+import sympy as sp
 import torch
 
 import stepsmith as ss
@@ -138,3 +139,12 @@ def test_lets_are_printed_in_the_words_of_those_before_them() -> None:
         torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-13)
     other = dataclasses.replace(sde, let={**sde.let, "q2": sde.let["q1"] / 3})
     assert str(other.let_words["q2"]) == str(other.let["q2"]) and str(other.let_words["q3"]) == str(sde.let["q3"])
+
+
+def test_what_somebody_spells_in_python_is_held_to_the_grammar() -> None:
+    """Text that would vanish from the value of a let, but not from the module."""
+    evil = sp.Symbol("__import__('os')", real=True)
+    words = sp.Add(sp.Symbol("q1", real=True) / 2, sp.Mul(0, evil, evaluate=False), evaluate=False)
+    sde = dataclasses.replace(ss.load_sde(PLAIN), spelled={"q2": words})
+    with pytest.raises(ss.InputError, match=r"sde\.let: holds .*which is no name"):
+        ss.emit(ss.derive(sde, "rvv", "denoiser"), certified=False)

@@ -103,7 +103,6 @@ class Equations:
             return entries
         return self._written_out(sp.ImmutableMatrix(entries) if isinstance(entries, sp.MatrixBase) else entries)
 
-
     F, G, GG, offset, initial = (_written(f"{key}_let") for key in ("F", "G", "GG", "offset", "initial"))
 
     @cached_property
