@@ -103,12 +103,11 @@ def equations(sde: Any) -> list[str]:
 
 def lets(sde: Any) -> list[str]:
     """What the names of the spec stand for; the rates that a pair of schedules has, by the pair."""
-    f, g2 = str(sde.F_let[0]), str(sde.GG_let[0])
-    if sde.schedule is None or not {f, g2} <= sde.let.keys():
-        return [f"{name} = {_text(expr)}" for name, expr in sde.let_words.items()]
-    alpha, sigma = map(_text, sde.schedule)
-    pair = [f"{f} = alpha'/alpha, {g2} = 2*sigma*(sigma' - {f}*sigma)", f"alpha = {alpha}, sigma = {sigma}"]
-    return [f"{name} = {_text(expr)}" for name, expr in sde.let_words.items() if name not in (f, g2)] + pair
+    told = {name: f"{name} = {_text(expr)}" for name, expr in sde.let_words.items()}
+    if sde.schedule is not None and {f := str(sde.F_let[0]), g2 := str(sde.GG_let[0])} <= told.keys():
+        alpha, sigma = map(_text, sde.schedule)
+        told |= {f: f"{f} = alpha'/alpha, {g2} = 2*sigma*(sigma' - {f}*sigma)", g2: f"alpha = {alpha}, sigma = {sigma}"}
+    return list(told.values())
 
 
 def update_rule(method: Any) -> list[str]:

@@ -8,6 +8,7 @@ of a polynomial that is not; callers ask several points.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,11 +27,12 @@ class IrrationalError(Exception):
     """A value that the exact ring cannot hold: the caller takes the balls."""
 
 
-class Ring:
+class Ring(ABC):
     """What a power series needs of its coefficients."""
 
+    @abstractmethod
     def number(self, p: int, q: int = 1) -> Any:
-        raise NotImplementedError
+        """p/q."""
 
     def of(self, q: Any) -> Any:
         """A rational of SymPy or of flint."""

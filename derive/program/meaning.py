@@ -13,6 +13,7 @@ Nothing of what the emitted text does for its digits (pieces, whitening, colloca
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from itertools import pairwise
@@ -26,7 +27,7 @@ from .hosts import Flow, Integral, Law, Moments, Propagate, Scalar, Spread, tabl
 from .program import StepProgram, host_names
 
 
-class Around:
+class Around(ABC):
     """The law of z as series around a time: Psi, Sigma, offset, gDDIM's R, and ``known``, what a rate may name."""
 
     sde: Any
@@ -37,8 +38,9 @@ class Around:
     R: Any
     known: Any
 
+    @abstractmethod
     def number(self, expr: sp.Expr) -> Any:
-        raise NotImplementedError
+        """A rational, pi or e as a constant series."""
 
     def of(self, entries: sp.Matrix, kind: str = "", given: Mapping[str, Any] | None = None) -> Matrix:
         """A matrix of expressions in t, lets, parameters and values of the law, those of the parameterisation ``kind``."""
