@@ -7,8 +7,8 @@ Learned are numbers th around it:
     log steps     of log sigma: those of the grid times exp(2 tanh(th/2)), scaled to the same whole
     weights       y_(i+1) = base + tau_i (th_i0 n + sum_(j<=i) th_ij D_j),   tau_i = sqrt(sigma_(i+1)^2 + 0.05^2)/10
 
-with y the network's input, so that th = 0 is the row on its grid.  The loss is log(pooled)/2 + log(mean of the root mean squares
-of the paths)/2 + 1e-4 |th|^2, minimised by L-BFGS through the network.
+with y the network's input, so that th = 0 is the row on its grid.  The loss is log(mean of e)/2 + (mean of log e)/2 + 1e-4 |th|^2
+with e the root mean squares of the paths, minimised by L-BFGS through the network.
 
 With ``order`` p the perturbation of each row is one of the values of r, the quantity that the row interpolates (D_j, or what
 its frame makes of D_j and y_j), nothing acts on n, and sum_j th_ij u_j^k = 0 for k < p in the row's clock u: projected, not
@@ -187,9 +187,9 @@ def projected(weights: torch.Tensor, clock: torch.Tensor, order: int) -> torch.T
 
 
 def loss_of(base: Base, th: torch.Tensor, network: Any, normals: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """log(pooled)/2 + log(mean over the paths)/2 + the penalty."""
-    squares = (base.at(th).run(network, normals) - ends).flatten(1).square().mean(1)
-    return squares.mean().log() / 4 + squares.sqrt().mean().log() / 2 + PENALTY * th.square().sum()
+    """The logarithms of the mean and of the geometric mean of the paths' errors, halved, and the penalty."""
+    errors = (base.at(th).run(network, normals) - ends).flatten(1).square().mean(1).sqrt()
+    return (errors.mean().log() + errors.log().mean()) / 2 + PENALTY * th.square().sum()
 
 
 def normals_of(base: Base, paths: Paths) -> torch.Tensor:

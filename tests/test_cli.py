@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from stepsmith.runtime.networks.shipped import WEIGHTS
 
 GENERATED = Path(stepsmith.generated.__path__[0])
 ROOT = Path(__file__).parent.parent
+KNOWN = tomllib.loads((ROOT / "derive/specs/defaults.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -424,14 +426,18 @@ def test_a_budget_of_calls_buys_steps_and_the_rest_is_told(run, tmp_path, words,
     assert (f"{left} call{'s' * (left > 1)} left over" in text) == (left > 0)
 
 
-@pytest.mark.parametrize(("sde", "sampler"), [("vp", "adams-3"), ("psld", "adams-3-gaussian-skew"), ("blurring", None)])
-def test_a_diffusion_alone_has_the_sampler_of_the_defaults_on_its_grid(run, refused, tmp_path, sde, sampler):
-    words = ("sample", "--sde", sde, "--steps", "2", "--seeds", "1", "--out", tmp_path / "a.npz")
-    if sampler is None:
-        refused(words, "-", "unsupported", "one noise level", "eps-L")
-    else:
-        told = json.loads(done(run(*words, "--json")))["record"]
-        assert told["sampler"] == told["specs"]["sampler"] == sampler and told["grid"]["name"] == "asinh"
+@pytest.mark.parametrize(("calls", "nearest"), [("2", 5), ("14", 10), ("15", 20)])
+@pytest.mark.parametrize(("sde", "blocks"), [("vp", "one"), ("psld", "several")])
+def test_a_diffusion_alone_has_the_default_of_the_nearest_number_of_calls(run, tmp_path, sde, blocks, calls, nearest):
+    (row,) = (row for row in KNOWN[blocks] if row["calls"] == nearest)
+    words = ("sample", "--sde", sde, "--nfe", calls, "--seeds", "1", "--out", tmp_path / "a.npz", "--json")
+    told = json.loads(done(run(*words)))["record"]
+    assert told["sampler"] == told["specs"]["sampler"] == row["sampler"] and told["grid"]["name"] == row["grid"]
+
+
+def test_a_diffusion_without_a_default_says_which_networks_it_takes(refused, tmp_path):
+    words = ("sample", "--sde", "blurring", "--steps", "2", "--seeds", "1", "--out", tmp_path / "a.npz")
+    refused(words, "-", "unsupported", "one noise level", "eps-L")
 
 
 def test_a_network_of_ones_own_is_named_by_its_module(run, refused, tmp_path, monkeypatch):

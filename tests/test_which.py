@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import tomllib
 from pathlib import Path
 
+import defaults
 import pages
 import pytest
 import torch
@@ -17,7 +19,8 @@ from which_tables import AFFORDS, line
 
 from stepsmith.derive import catalogue, load_sde
 from stepsmith.measure import budgets
-from stepsmith.runtime import load
+from stepsmith.measure.bench import Bench
+from stepsmith.runtime import load, networks
 from stepsmith.runtime.grid import TimeGrid
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -155,6 +158,31 @@ def test_the_sampler_for_a_diffusion_of_ones_own_is_the_nearest_to_the_best() ->
                 logs.setdefault(name, []).extend(math.log(a / b) for a, b in zip(x, least, strict=True) if b < LOST)
         means = {name: math.exp(statistics.fmean(v)) for name, v in logs.items() if 2 * have[name] >= len(parts)}
         assert means[label] == min(means.values()) and near(mean, means[label]) and int(count) == have[label]
+
+
+def test_the_first_table_is_what_sample_takes() -> None:
+    known = tomllib.loads((DOCS.parent / defaults.PLACE).read_text(encoding="utf-8"))
+    told = table((DOCS / "which.md").read_text(encoding="utf-8").split("\n![")[0])
+    rows = [(blocks, row) for blocks in ("one", "several") for row in known[blocks]]
+    assert len(told) == len(rows) == 2 * len(defaults.BUDGETS)
+    for (blocks, row), cells in zip(rows, told, strict=True):
+        assert cells[:4] == [blocks, str(row["calls"]), f"`{row['sampler']}`", row["grid"]]
+        assert cells[5] == f"`{row['next'][0]}`, {row['next'][1]}" and row["factor"] >= 1
+        assert near(cells[4], row["error"]) and near(cells[6], row["error"] * row["factor"])
+
+
+def test_the_best_of_a_column_is_beside_the_best_of_the_other_samplers() -> None:
+    errors = {("a", "tan"): 0.2, ("a", "edm"): 0.1, ("b", "tan"): 0.4, ("b", "edm"): 0.3}
+    assert defaults.best(5, errors) == defaults.Taken(5, ("a", "edm"), 0.1, ("b", "edm"), pytest.approx(3.0))
+
+
+def test_a_sampler_is_measured_on_a_network_as_the_bench_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("BUDGETS", (5,)), ("GRIDS", ("logsnr",)), ("NETWORKS", {"digits": 16})):
+        monkeypatch.setattr(defaults, name, value)
+    found = defaults.errors("vp", "ddim", "digits")[5, ("ddim", "logsnr")]
+    bench = Bench.trained(load_sde("vp"), networks.load("digits"), 16, lambda name: load("vp_adams_3"))
+    cell = bench.cell(load("vp_ddim"), "logsnr", 5)
+    assert found == pytest.approx(cell["median"] / bench.tasks[0].spread, rel=0.2)
 
 
 def entry(label: str, error: float, draws: int = 0, calls: int = 1, order: int = 1) -> Entry:

@@ -1,6 +1,6 @@
 """The pages of docs/ that are made from the catalogue: ``python docs/make [PAGE ...] [--out docs] [--check]``.
 
-    defaults  derive/specs/defaults.toml: the sampler and grid that `stepsmith sample` takes where none is named (minutes)
+    defaults  derive/specs/defaults.toml: the sampler and grid that `stepsmith sample` takes where none is named (ten minutes)
     audit    the orders of the samplers that people ship, claimed beside proven
     paper    the source paper's samplers on real images, from benchmarks/paper.jsonl (`stepsmith bench paper` measures them)
     orders   the proven and the measured order of every module
@@ -74,10 +74,10 @@ def schedulers() -> dict[str, str]:
 
 
 def defaults() -> dict[str, str]:
-    """derive/specs/defaults.toml"""
+    """derive/specs/defaults.toml and its picture."""
     import defaults
 
-    return {"../derive/specs/defaults.toml": defaults.page()}
+    return {f"../{defaults.PLACE}": defaults.page(Path("docs/pictures"))}
 
 
 PAGES = {"audit": audit, "defaults": defaults, "orders": orders, "paper": paper, "schedulers": schedulers, "which": which}

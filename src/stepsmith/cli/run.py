@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -190,17 +191,20 @@ def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[A
 
 
 def chosen(sde: Any, request: Request, kind: str) -> tuple[Any, str]:
-    """The method and the name of its grid: as asked, else the first of the defaults that is derived for diffusion and network."""
+    """The method and the name of its grid: as asked, else of the defaults that are derived for diffusion and network the one
+    that was measured at the nearest number of calls."""
     from stepsmith.derive.method import derive
 
     if request.sampler is not None:
         return derive(sde, request.sampler, kind), request.grid or "logsnr"
     known = tomllib.loads(files("stepsmith.derive").joinpath(DEFAULTS).read_text(encoding="utf-8"))
-    *names, last = ("several", "one", "else") if sde.n > 1 else ("one", "else")
-    for name in names:
+    calls = max(1, request.nfe or request.steps or STEPS)
+    names = ("several", "one", "else") if sde.n > 1 else ("one", "else")
+    *first, last = (min(known[name], key=lambda row: abs(math.log(row["calls"] / calls))) for name in names)
+    for row in first:
         with contextlib.suppress(Unsupported):
-            return derive(sde, known[name]["sampler"], kind), request.grid or known[name]["grid"]
-    return derive(sde, known[last]["sampler"], kind), request.grid or known[last]["grid"]
+            return derive(sde, row["sampler"], kind), request.grid or row["grid"]
+    return derive(sde, last["sampler"], kind), request.grid or last["grid"]
 
 
 def calls_of(method: Any, steps: int, last: str) -> int:
