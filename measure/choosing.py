@@ -39,7 +39,7 @@ SCALES = (0.5, 1.0, 2.0)  # of tan, in standard deviations of the data
 ASINH = ((0.3, 1.5), (0.3, 2.5), (1.0, 1.5), (1.0, 2.5), (1.0, 4.0))  # centre in standard deviations of the data, k
 
 FIRST_STRETCH = 0.3  # of a step in the search, at first
-BAD = 50.0  # log of the loss where a run is not finite
+BAD, TINY = 50.0, 1e-300  # log of the loss where a run is not finite; the least loss, that of an exact run being 0
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def searched(candidate: Candidate, steps: int, error: Callable[[Candidate], Erro
 
     def loss(th: np.ndarray) -> float:
         trial = replace(candidate, th=tuple(map(rounded, th)))
-        value = min(math.log(error(trial).loss), BAD)
+        value = min(math.log(max(error(trial).loss, TINY)), BAD)
         seen.setdefault(value, trial)
         return value
 
@@ -202,9 +202,11 @@ class Paths:
         return rounded(self.ends.var(0).mean().sqrt().item())
 
 
-def drawn(module: Any, start: float, seeds: Sequence[int], shape: Sequence[int], device: Any = "cpu") -> torch.Tensor:
-    """Where ``sample`` starts for these seeds, (n, K, ...)."""
-    noise, factor = NoiseSource(seeds).to(device), module.start(start)
+def drawn(
+    module: Any, start: float, seeds: Sequence[int], shape: Sequence[int], device: Any = "cpu", **params: float
+) -> torch.Tensor:
+    """Where ``sample`` starts for these seeds and parameters, (n, K, ...)."""
+    noise, factor = NoiseSource(seeds).to(device), module.start(start, **params)
     normals = [noise.normal(tuple(shape), "start", 0, j, dtype=torch.float64) for j in range(len(factor))]
     return torch.tensordot(factor.to(device), torch.stack(normals), 1)
 

@@ -16,6 +16,8 @@ that of its prediction, since an exact state has nothing to correct.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,11 +28,13 @@ import torch
 from stepsmith.errors import InputError
 from stepsmith.measure.choosing import drawn
 from stepsmith.runtime.constants import blocks_of
-from stepsmith.runtime.grid import TimeGrid
+from stepsmith.runtime.grid import TimeGrid, diffusion
+from stepsmith.runtime.networks.base import conditions
 from stepsmith.runtime.noise import parse_seeds
 from stepsmith.runtime.plan import make_plan
 from stepsmith.runtime.roots import invert_increasing
 from stepsmith.runtime.sampler import steps_of
+from stepsmith.runtime.watch import called
 
 State = tuple[torch.Tensor, ...]
 NINE, NODES, DENSE, FINER = 9, 32, 48, 3  # steps; nodes of the program and of the density; steps between two nodes
@@ -39,32 +43,38 @@ SMOOTH = (0.1, 0.2, 0.4, 0.2, 0.1)  # weights of neighbours in the density
 
 def equidistributed(
     module: Any, network: Any, sde: Any, steps: int, *, seeds: str | int | Iterable[int] = range(32),
-    start: float | None = None, end: float = 1e-3, params: Mapping[str, float] | None = None, shape: Sequence[int] | None = None,
-    device: str = "cpu",
+    start: float | None = None, end: float | None = None, params: Mapping[str, float] | None = None,
+    shape: Sequence[int] | None = None, device: str = "cpu", cond: Mapping[str, Any] | None = None,
 ) -> TimeGrid:  # fmt: skip
-    """The grid of ``steps`` steps from ``start`` (the end of the span) to ``end`` for a deterministic module and its network.
+    """The grid of ``steps`` steps from ``start`` (the end of the span) to ``end`` (1e-3) for a deterministic module and its
+    network, an end that is not given within the network's ``sigma_range``.
 
-    ``sde`` is the diffusion of the module, ``seeds`` start the paths; the other arguments are those of ``sample``.
-    Raises InputError for a module that draws noise, has no proven order, or takes constants or a field.
+    ``sde`` is the diffusion of the module, or its name; ``seeds``, two or more, start the paths; the other arguments are those of
+    ``sample``.  Raises InputError for a module of another diffusion, one that draws noise, has no proven order, or takes
+    constants or a field, and for a network that gives no numbers.
     """
-    nodes, view = DENSE if TimeGrid.logsnr(sde, steps, start, end).steps >= NINE else NODES, sde.at(**_of(sde, params))
-    grid = TimeGrid.logsnr(sde, nodes, start, end, params=_of(sde, params))
+    sde, known = diffusion(sde), parse_seeds(seeds)
+    if len(known) < 2:
+        raise InputError("-", "seeds", "one path has no spread", "give two or more, 32 by default")
+    own = {name: value for name, value in (params or {}).items() if name in sde.params}
+    within = network if getattr(network, "kind", "") in ("denoiser", "edm") else None
+    nodes = DENSE if TimeGrid.uniform(sde, steps, start, end).steps >= NINE else NODES
+    view, grid = sde.at(**own), TimeGrid.logsnr(sde, nodes, start, end, params=own, network=within)
     plan = make_plan(module, network, grid, seeds, params=params, shape=shape, device=device, dtype=torch.float64)
     module = plan.module
+    if sde.name != module.SDE:
+        raise InputError("-", "sde", f"the module is one of {module.SDE}, not of {sde.name}", f"give {module.SDE}")
     if not module.ORDER or len(module.COMPONENTS) != blocks_of(module) or any(n for _, n in steps_of(module, 3)) or plan.columns:
         what = f"{module.SDE} {module.SAMPLER} draws noise, has no proven order, or takes constants or a field"
         raise InputError("-", "grid", what, "take a deterministic sampler with an order, such as adams-3")
     levels = np.log(view.effective_sigma(grid.times.numpy()))
     fine = np.interp(np.arange(nodes * FINER + 1) / FINER, np.arange(nodes + 1), levels)
-    starts = drawn(module, grid.times[0].item(), parse_seeds(seeds), plan.shape, plan.device)
-    paths = Paths.of(module, network, dict(params or {}), grid.times, _times(view, fine, grid.times), starts)
+    given = dict(params or {})
+    starts = drawn(module, grid.times[0].item(), known, plan.shape, plan.device, **given)
+    network = functools.partial(network, **conditions(cond, len(known), plan.device))
+    paths = Paths.of(module, network, given, grid.times, _times(view, fine, grid.times), starts)
     found = _even(levels, paths.density(levels), steps) if steps >= NINE else levels[list(paths.least(steps))]
     return TimeGrid(_times(view, found, grid.times), "equidistributed")
-
-
-def _of(sde: Any, params: Mapping[str, float] | None) -> dict[str, float]:
-    """The parameters that are the diffusion's."""
-    return {name: value for name, value in (params or {}).items() if name in sde.params}
 
 
 def _times(view: Any, levels: np.ndarray, span: torch.Tensor) -> torch.Tensor:
@@ -89,7 +99,7 @@ class Paths:
     times: torch.Tensor
     states: Sequence[torch.Tensor]
     seen: Sequence[torch.Tensor]
-    outputs: dict[int, State] = field(default_factory=dict)  # of the network at exact states
+    outputs: dict[int, tuple[State, Any, State]] = field(default_factory=dict)  # the first call in a step from each node
 
     @classmethod
     def of(
@@ -101,7 +111,7 @@ class Paths:
         state, history, states = tuple(starts), _none(module, starts), [starts]
         with torch.no_grad():
             for k, (row, (step, _)) in enumerate(zip(table, steps_of(module, len(table)), strict=True)):
-                state, history = step(state, row.unbind(), network, (), history)
+                state, history = step(state, row.unbind(), functools.partial(called, module, network), (), history)
                 if (k + 1) % FINER == 0:
                     states.append(torch.stack(state))
         spread = states[-1][module.DATA].var(0).mean()
@@ -118,17 +128,24 @@ class Paths:
         with torch.no_grad():
             found, history = step(tuple(self.states[i]), row.unbind(), self._asked(i), (), history)
         gap = torch.tensordot(self.seen[j].to(found[0]), torch.stack(found) - self.states[j], 1)
-        return gap.flatten(1).square().mean(1).sqrt().mean().item(), history
+        error = gap.flatten(1).square().mean(1).sqrt().mean().item()
+        if not math.isfinite(error):
+            t0, t1 = self.times[[i, j]].tolist()
+            what = f"a step from {t0:g} to {t1:g} is not finite with what it gives"
+            raise InputError("-", "network", what, "look at what it does there")
+        return error, history
 
     def _asked(self, i: int) -> Any:
-        """The network; at the exact state of a node it is called once where a step calls it once."""
-        if self.module.NFE > 1:
-            return self.network
+        """The network, which is not called again where a step from a node asks what one before it asked."""
 
-        def network(inputs: State, time: torch.Tensor) -> State:
-            if i not in self.outputs:
-                self.outputs[i] = self.network(inputs, time)
-            return self.outputs[i]
+        def network(inputs: State, time: Any) -> State:
+            if i in self.outputs:
+                before, then, outputs = self.outputs[i]
+                if time == then and all(map(torch.equal, inputs, before)):
+                    return outputs
+            outputs = called(self.module, self.network, inputs, time)
+            self.outputs.setdefault(i, (inputs, time, outputs))
+            return outputs
 
         return network
 

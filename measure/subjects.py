@@ -134,11 +134,12 @@ class Scheduler:
         for i, t in enumerate(one.timesteps):
             if exact is not None and i % self.calls == 0:
                 x = (self.alpha(levels[i]) * exact(i)).to(dtype)
-            given, out = x, self.output(one, x, levels[i], denoiser)
+            given, out = x.clone(), self.output(one, x, levels[i], denoiser)  # it may write into its sample
             with reads:
                 if hasattr(one, "scale_model_input"):
                     one.scale_model_input(x, t)  # the denoiser has the levels, but some schedulers count calls here
-                x = one.step(out, t, given, **({"generator": generator} if takes else {}), return_dict=False)[0]
+                made = one.step(out, t, given, **({"generator": generator} if takes else {}), return_dict=False)
+            x = like(x, made[0] if isinstance(made, tuple | list) and made else made, f"a step of {self.name}")
             if i and getattr(one, "last_sample", None) is not None:
                 states[i] = one.last_sample
             if exact is not None and hasattr(one, "last_sample"):
@@ -197,13 +198,20 @@ class Function:
         with torch.random.fork_rng(devices=[]), reads:
             if generator is not None:
                 torch.manual_seed(generator.initial_seed())
-            last = self.call(model, x.clone(), sigmas, **options)  # it may write into its start
-        if not isinstance(last, torch.Tensor):
-            raise InputError("-", "sampler", f"{self.name} gives {type(last).__name__}", "return the samples, one tensor")
+            last = like(x, self.call(model, x.clone(), sigmas, **options), self.name)  # it may write into its start
         return Walk([self.high, self.low], [x, last, last], self.low)
 
     def y(self, walk: Walk, k: int) -> torch.Tensor:
         return walk.states[k].double()
+
+
+def like(x: torch.Tensor, made: Any, name: str) -> torch.Tensor:
+    """What a sampler made of the samples x; InputError for what is no tensor of their shape."""
+    if not isinstance(made, torch.Tensor) or made.shape != x.shape:
+        have = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
+        what = f"{name} gives {have} for samples of shape {tuple(x.shape)}"
+        raise InputError("-", "sampler", what, "return the samples, one tensor, or a tuple that begins with it")
+    return made
 
 
 Subject = Scheduler | Function

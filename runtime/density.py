@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from stepsmith.errors import InputError
-from stepsmith.runtime.drawing import Given, Network, State, Step, name_of, tensors, zeros
+from stepsmith.runtime.drawing import Given, Network, State, Step, name_of, taker, tensors, zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,13 @@ class Transition:
         return (*new, *self.mean[len(self.factor) :])
 
     def normals(self, state: State) -> State:
-        """N^+ (state - m), a tensor a draw: the shortest that lead to the state, or to its projection onto the range of N."""
+        """N^+ (state - m), a tensor a draw: the shortest that lead to the state, or to its projection onto the range of N.
+        InputError (key ``state``) for what is no state like the mean."""
         return self._wide_normals(state).to(torch.result_type(state[0], self.mean[0])).unbind()
 
     def _wide_normals(self, state: State) -> torch.Tensor:
         """The same side by side, (draws, batch, ...), in float32 at least."""
+        state = tensors("this law", "state", state, len(self.mean), self.mean[0].shape)
         wide = torch.promote_types(torch.result_type(state[0], self.mean[0]), torch.float32)
         gap = torch.stack([z.to(wide) - m.to(wide) for z, m in zip(state[: len(self.factor)], self.mean, strict=False)])
         return torch.einsum("ij,jb...->ib...", torch.linalg.pinv(self.factor).to(gap.device, wide), gap)
@@ -56,7 +58,7 @@ class Transition:
         """(batch,) log p(state), differentiable in the mean.  A state off the range of N has the density of its projection.
 
         It is summed and returned in the dtype of the state, float32 at least: the sum over the places of an image leaves the
-        precision and the range of narrower ones.
+        precision and the range of narrower ones.  InputError (key ``state``) for what is no state like the mean.
         """
         xi = self._wide_normals(state).transpose(0, 1).flatten(1)
         lengths = torch.linalg.svdvals(self.factor)[: torch.linalg.matrix_rank(self.factor)]
@@ -139,11 +141,12 @@ def follow_path(
     """The step through the states that were ``drawn`` before: their density for this network and this state before the step,
     differentiable in the network's outputs and in ``state``, and the state to which they lead.  Errors as :func:`draw_path`."""
     given = Given.of(module, row, state, network, history, step)
-    if len(drawn) != len(given.parts):
-        what = f"there are {len(drawn)} states, this step of {name_of(given.module)} has {len(given.parts)} drawing parts"
+    if not isinstance(drawn, tuple | list) or len(drawn) != len(given.parts):
+        have = f"there are {len(drawn)} states" if isinstance(drawn, tuple | list) else f"it is of type {type(drawn).__name__}"
+        what = f"{have}, this step of {name_of(given.module)} has {len(given.parts)} drawing parts"
         raise InputError("-", "drawn", what, "give those of a path of the same row")
     size, shape = len(given.state), given.state[0].shape
-    following = iter([tensors(given.module, "drawn", point, size, shape) for point in drawn])
+    following = iter([tensors(taker(given.module), "drawn", point, size, shape) for point in drawn])
 
     def chosen(law: Transition, draws: Sequence[int]) -> tuple[State, State]:
         point = next(following)

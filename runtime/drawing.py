@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import blocks_of
 from stepsmith.runtime.plan import check_network, resolve
 from stepsmith.runtime.sampler import steps_of
+from stepsmith.runtime.watch import called
 
 State = tuple[torch.Tensor, ...]
 Network = Callable[[State, Any], State]
@@ -49,18 +51,18 @@ class Given:
         function, draws = _stepping(module, step)
         parts = drawing_parts(module, row, step)
         check_network(module, network)
-        state = tensors(module, "state", state, len(module.COMPONENTS))
+        state = tensors(taker(module), "state", state, len(module.COMPONENTS))
         newest = history[: module.HISTORY] if isinstance(history, tuple | list) else history
-        known = tensors(module, "history", newest, module.HISTORY, state[0].shape)
+        known = tensors(taker(module), "history", newest, module.HISTORY, state[0].shape)
         return cls(module, row, state, network, known, function, draws, parts)
 
     def normals(self, noise: Any) -> State:
         """The noise of this step, checked."""
-        return tensors(self.module, "noise", noise, self.draws, self.state[0].shape)
+        return tensors(taker(self.module), "noise", noise, self.draws, self.state[0].shape)
 
     def step(self, network: Network, noise: State) -> tuple[State, State]:
         """The state and the history after it, with a network and noise."""
-        return self.function(self.state, self.row.unbind(), network, noise, self.history)
+        return self.function(self.state, self.row.unbind(), functools.partial(called, self.module, network), noise, self.history)
 
 
 def drawing_parts(module: Any, row: torch.Tensor, step: Step | None = None) -> tuple[Part, ...]:
@@ -96,12 +98,12 @@ def drawing_parts(module: Any, row: torch.Tensor, step: Step | None = None) -> t
     return tuple(parts)
 
 
-def tensors(module: Any, key: str, values: Any, count: int, shape: torch.Size | None = None) -> State:
-    """The tuple of ``count`` tensors that a step takes, all of this shape, which is that of the first unless given."""
+def tensors(name: str, key: str, values: Any, count: int, shape: torch.Size | None = None) -> State:
+    """The ``count`` tensors that what has this name takes, all of this shape, which is that of the first unless given."""
     several = isinstance(values, tuple | list) and all(isinstance(value, torch.Tensor) for value in values)
     have = f"a tuple of {len(values)}" if several else f"of type {type(values).__name__}"
     if not several or len(values) != count:
-        what = f"it is {have}, and a step of {name_of(module)} takes a tuple of {count}"
+        what = f"it is {have}, and {name} takes a tuple of {count}"
         raise InputError("-", key, what, f"give {count} tensor{'s' * (count != 1)}{', such as (x,)' * (count == 1)}")
     for value in values:
         if value.shape != (values[0].shape if shape is None else shape):
@@ -125,6 +127,10 @@ def zeros(like: torch.Tensor, count: int) -> State:
 
 def name_of(module: Any) -> str:
     return f"{module.SDE} {module.SAMPLER}"
+
+
+def taker(module: Any) -> str:
+    return f"a step of {name_of(module)}"
 
 
 def _refused(what: str) -> InputError:

@@ -181,9 +181,10 @@ class TimeGrid:
 
         Between two entries of the table log sigma is linear in the index, as in the schedulers of diffusers.
         """
-        indices, levels = checked(timesteps).numpy(), checked(numbers(table).flip(0)).flip(0).numpy()
-        if levels[0] <= 0:
-            raise refusal("grid", f"the table begins with the sigma {levels[0]:g}", "give positive sigmas that rise")
+        indices, levels = checked(timesteps).numpy(), numbers(table).numpy()
+        if not (levels[0] > 0 and (np.diff(levels) > 0).all() and levels[-1] < np.inf):
+            what = f"the table does not rise from a positive sigma: it runs from {levels[0]:g} to {levels[-1]:g}"
+            raise refusal("grid", what, "give finite sigmas that rise, such as sqrt(1/alphas_cumprod - 1)")
         if not 0 <= indices[-1] <= indices[0] <= len(levels) - 1:
             raise refusal("grid", f"the table has the indices 0 to {len(levels) - 1}", "give timesteps within it")
         return cls.sigmas(sde, np.exp(np.interp(indices, np.arange(len(levels)), np.log(levels))), params=params)

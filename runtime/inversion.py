@@ -23,7 +23,7 @@ from stepsmith.runtime.constants import blocks_of
 from stepsmith.runtime.grid import TimeGrid
 from stepsmith.runtime.networks.base import conditions
 from stepsmith.runtime.noise import upload
-from stepsmith.runtime.plan import Plan, full_params, make_plan
+from stepsmith.runtime.plan import Plan, full_params, make_plan, resolve
 from stepsmith.runtime.sampler import steps_of
 from stepsmith.runtime.start import Known, Law
 from stepsmith.runtime.watch import Watch
@@ -46,6 +46,11 @@ def invert(
     Raises InputError for a sampler that draws noise or remembers earlier outputs, for data of several blocks, and where a step
     of a sample is not solved to a thousandth of the largest value of its states after the ``iterations``.
     """
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise InputError("-", "iterations", f"{iterations!r} iterations", "give a whole number, 1 or more")
+    if hasattr(module := resolve(module), "TIMES"):
+        what = "a baked module knows the law of the state at its start alone"
+        raise InputError("-", "sampler", what, "invert the module that it was baked from, on the same grid")
     images = _images(data)
     plan = make_plan(
         module, network, grid, range(len(images)) if seeds is None else seeds, params=params, device=device, dtype=dtype,

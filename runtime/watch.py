@@ -16,6 +16,7 @@ import torch
 from stepsmith.errors import InputError
 
 State = tuple[torch.Tensor, ...]
+Network = Callable[[State, Any], Any]
 PREDICT_DATA = ("denoiser", "x0")  # kinds of networks whose first output is the mean of the data
 KINDS = "use a network of that kind, or an adapter of stepsmith.networks"
 
@@ -27,7 +28,7 @@ class Watch:
     change that of the state, and for a write into its inputs.  ``read`` raises it for a value that was not finite.
     """
 
-    def __init__(self, module: Any, network: Callable[[State, torch.Tensor], State], times: torch.Tensor) -> None:
+    def __init__(self, module: Any, network: Network, times: torch.Tensor) -> None:
         self.module, self.network, self.times = module, network, times
         self.calls = 0  # of this step so far
         self.first: State = ()  # the outputs of the first of them
@@ -43,14 +44,7 @@ class Watch:
         return self.first[0].clone() if self.first and self.module.NETWORK in PREDICT_DATA else None
 
     def _call(self, step: int, inputs: State, time: torch.Tensor) -> State:
-        before = [_version(value) for value in inputs]
-        outputs = self.network(inputs, time)
-        if [_version(value) for value in inputs] != before:
-            what = f"it writes into its inputs, {self._place(step)}"
-            raise InputError("-", "network", what, "let it make new tensors: x = x + 1, not x += 1")
-        if what := self._wrong(inputs[0], outputs):
-            raise InputError("-", "network", f"{what}, {self._place(step)}", KINDS)
-        outputs = tuple(value.to(inputs[0].dtype) for value in outputs)  # a narrower one is welcome
+        outputs = called(self.module, self.network, inputs, time, lambda: f", {self._place(step)}")
         self.first = self.first or outputs
         self._note(step, outputs)
         return outputs
@@ -64,21 +58,6 @@ class Watch:
             torch.amin(value, dim=(), out=least)
             torch.amax(value, dim=(), out=largest)
         self.calls += 1
-
-    def _wrong(self, like: torch.Tensor, outputs: Any) -> str:
-        """What is wrong with the outputs, as far as the host knows; like the first of the inputs they should be."""
-        if not isinstance(outputs, tuple | list) or not all(isinstance(value, torch.Tensor) for value in outputs):
-            return f"it gives {type(outputs).__name__}, not a tuple of tensors"
-        needs = getattr(self.module, "OUTPUTS", len(outputs))  # OUTPUTS is beyond the contract
-        if len(outputs) != needs:
-            purpose = f"{self.module.SDE} {self.module.SAMPLER} for {self.module.NETWORK}"
-            return f"it gives {len(outputs)} outputs, {purpose} needs {needs}"
-        for value in outputs:
-            if value.shape != like.shape:
-                return f"it gives outputs of shape {tuple(value.shape)} for inputs of shape {tuple(like.shape)}"
-            if not value.is_floating_point() or torch.promote_types(value.dtype, like.dtype) != like.dtype:
-                return f"it gives {value.dtype} for {like.dtype}, which would change the state's"
-        return ""
 
     def _place(self, step: int) -> str:
         last = len(self.times) - 1
@@ -98,6 +77,33 @@ class Watch:
         if not end:
             fix = "take a wider dtype, or a network that stays in bounds"
             raise InputError("-", "network", "the samples are not finite, though its outputs are", fix)
+
+
+def called(module: Any, network: Network, inputs: State, time: Any, place: Callable[[], str] = str) -> State:
+    """The outputs of one call for a step of the module, refused as :class:`Watch` does; ``place`` says where it happened."""
+    before = [_version(value) for value in inputs]
+    outputs = network(inputs, time)
+    if [_version(value) for value in inputs] != before:
+        what = f"it writes into its inputs{place()}"
+        raise InputError("-", "network", what, "let it make new tensors: x = x + 1, not x += 1")
+    if what := _wrong(module, inputs[0], outputs):
+        raise InputError("-", "network", f"{what}{place()}", KINDS)
+    return tuple(value.to(inputs[0].dtype) for value in outputs)  # a narrower one is welcome
+
+
+def _wrong(module: Any, like: torch.Tensor, outputs: Any) -> str:
+    """What is wrong with the outputs, as far as the host knows; like the first of the inputs they should be."""
+    if not isinstance(outputs, tuple | list) or not all(isinstance(value, torch.Tensor) for value in outputs):
+        return f"it gives {type(outputs).__name__}, not a tuple of tensors"
+    needs = getattr(module, "OUTPUTS", len(outputs))  # OUTPUTS is beyond the contract
+    if len(outputs) != needs:
+        return f"it gives {len(outputs)} outputs, {module.SDE} {module.SAMPLER} for {module.NETWORK} needs {needs}"
+    for value in outputs:
+        if value.shape != like.shape:
+            return f"it gives outputs of shape {tuple(value.shape)} for inputs of shape {tuple(like.shape)}"
+        if not value.is_floating_point() or torch.promote_types(value.dtype, like.dtype) != like.dtype:
+            return f"it gives {value.dtype} for {like.dtype}, which would change the state's"
+    return ""
 
 
 def _version(value: torch.Tensor) -> int:

@@ -271,6 +271,7 @@ def test_components_may_have_the_names_of_its_values():
         ({"clock": 3}, "sampler.clock"), ({"clock": "lag"}, "sampler.clock"),
         ({"clock": "beta_max"}, "sampler.clock"), ({"clock": "abs(t - 1/2)"}, "sampler.clock"),
         ({"clock": "sin(20*t)"}, "sampler.clock"), ({"clock": "log(sigma_hat - 3)"}, "sampler.clock"),
+        ({"clock": "0*sigma_hat"}, "sampler.clock"),
         ({"corrector": 1}, "sampler.corrector"),
         ({"composition": "A!"}, "sampler.composition"), ({"target": "sde"}, "sampler.target"),
     ],
@@ -280,6 +281,16 @@ def test_a_setting_that_does_not_fit_is_named(change, key):
     with pytest.raises(InputError) as told:
         ss.derive("vp", {"sampler": table})
     assert told.value.key == key
+
+
+def test_a_clock_may_be_a_function_of_the_effective_sigma():
+    grid = [1.0, 0.6, 0.3, 0.1]
+    for own, named in (("-log(sigma_hat)", "log"), ("-atan(2*sigma_hat)", "theta")):
+        one, two = (
+            ss.load(ss.emit(ss.derive("vp", {"sampler": {**adams(3)["sampler"], "clock": clock}})))
+            for clock in (own, named)
+        )
+        assert torch.allclose(one.coefficients(grid), two.coefficients(grid), rtol=1e-12, atol=1e-13)
 
 
 def test_what_is_not_derived_is_said():

@@ -232,6 +232,15 @@ def test_no_way_back_through_noise_or_memory(name):
         ss.invert(name, denoiser, grid_of("vp", 4), torch.zeros(1, 2))
 
 
+def test_a_baked_module_and_a_number_of_iterations_that_is_none_are_refused():
+    grid, data = grid_of("vp", 12), MIXTURE.sample(4, 4).double()
+    with pytest.raises(InputError, match="sampler: a baked module knows the law of the state at its start alone"):
+        ss.invert(ss.load(ss.bake("vp_ddim", grid)), denoiser, None, data)
+    for given in (0, 2.5, "4", True):
+        with pytest.raises(InputError, match=r"iterations: .* a whole number, 1 or more"):
+            ss.invert("vp_ddim", denoiser, grid, data, iterations=given)
+
+
 def test_a_step_that_is_too_long_to_be_solved_is_told():
     with pytest.raises(InputError, match="of a step is left"):
         ss.invert("vp_ddim", denoiser, grid_of("vp", 2), MIXTURE.sample(4, 4).double(), dtype=torch.float64, iterations=1)

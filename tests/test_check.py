@@ -94,6 +94,29 @@ def test_a_function_may_write_into_its_start() -> None:
     assert found[0] == found[1]
 
 
+class Made(diffusers.DDIMScheduler):  # type: ignore[misc, name-defined]
+    """What ``made`` does with the samples before and after a step."""
+
+    made: Any = None
+
+    def step(self, out: Any, t: Any, x: Any, return_dict: bool = True) -> Any:
+        return self.made(x, super().step(out, t, x, return_dict=False)[0])
+
+
+def test_a_scheduler_may_write_into_its_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Made, "made", lambda self, x, new: (x.copy_(new),))
+    assert check.run_errors(scheduler(Made), (20, 40)) == check.run_errors(scheduler("DDIMScheduler"), (20, 40))
+
+
+@pytest.mark.parametrize(
+    ("made", "have"), [(lambda self, x, new: (new[:1],), "a tensor of shape"), (lambda self, x, new: 3, "int")]
+)
+def test_a_step_that_gives_no_samples_of_its_batch_is_refused(monkeypatch: pytest.MonkeyPatch, made: Any, have: str) -> None:
+    monkeypatch.setattr(Made, "made", made)
+    with pytest.raises(InputError, match=f"a step of Made gives {have} .* return the samples"):
+        check.judge(scheduler(Made))
+
+
 def ancestral(draw: Any) -> Function:
     """Euler steps to a lower level, and noise back up to the wanted one, drawn by ``draw(x)``."""
 
@@ -331,6 +354,8 @@ class Asking(Bare):
             raise ValueError("give order 2")
 
 
+one = lambda model, x, sigmas: x[:1]
+leaves = lambda model, x, sigmas: exit(7)
 few = lambda model, x: x
 more = lambda model, x, sigmas, extra: x
 several = lambda model, x, sigmas: (x,)
@@ -350,7 +375,9 @@ part = functools.partial(more, extra=1)
         ("more", {}, r"cannot be \(missing a required argument: 'extra'\); set the arguments .* --set"),
         ("more", {"extra": 1, "foo": 1}, "set: more takes no foo; it takes model, x, sigmas, extra"),
         ("part", {"foo": 1}, "set: part takes no foo"),
-        ("several", {}, "sampler: several gives tuple; return the samples, one tensor"),
+        ("several", {}, "sampler: several gives tuple for samples of shape .*; return the samples, one tensor"),
+        ("one", {}, "sampler: one gives a tensor of shape .* for samples of shape"),
+        ("leaves", {}, r"leaves does not run \(SystemExit: 7"),
         ("fails", {}, r"fails does not run \(NameError: name 'absent' is not defined, in own.py:\d+\)"),
     ],
 )

@@ -287,6 +287,33 @@ def test_what_does_not_fit_a_step_is_refused_before_any_call(name, given, words)
             ask(module, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (lambda z, t: torch.stack((0.5 * z[0], 0.2 * z[1]), 1), "network: it gives Tensor, not a tuple of tensors"),
+        (lambda z, t: (z[0],), "network: it gives 1 outputs"),
+        (lambda z, t: (z[0][:1], z[1]), r"network: it gives outputs of shape \(1, 3\) for inputs of shape \(2, 3\)"),
+        (lambda z, t: (z[0].to(torch.complex128), z[1]), "network: it gives torch.complex128"),
+        (lambda z, t: (z[0].mul_(2), z[1]), "network: it writes into its inputs"),
+    ],
+)
+def test_what_a_network_gives_is_held_to_its_inputs_as_in_a_run(network, words):
+    module = ss.load(ss.emit(ss.derive("psld", "euler-maruyama", "eps-L")))
+    row, state = module.coefficients([0.6, 0.5])[0], (torch.ones(2, 3, dtype=torch.float64),) * 2
+    for ask in (ss.step_with_logprob, ss.draw_path):
+        with pytest.raises(InputError, match=words):
+            ask(module, row, tuple(z.clone() for z in state), network, state)
+
+
+@pytest.mark.parametrize("state", [torch.zeros(4, 3), (torch.zeros(1, 3),), (torch.zeros(4, 3),) * 2, (torch.zeros(()),)])
+def test_a_law_has_the_density_of_states_alone(state):
+    module = ss.load("vp_ddim_eta")
+    law = ss.transition(module, module.coefficients([0.6, 0.5])[0], (torch.ones(4, 3),), lambda z, t: (0.5 * z[0],))
+    for ask in (law.log_prob, law.normals):
+        with pytest.raises(InputError, match="state: "):
+            ask(state)
+
+
 def test_a_module_may_be_given_by_its_name():
     module, row, state, noise, _ = drawn("vp_ddim_eta")
     network = network_of(module, torch.tensor(0.3))
@@ -294,6 +321,8 @@ def test_a_module_may_be_given_by_its_name():
     assert torch.equal(found, told)
     with pytest.raises(InputError, match="drawn: it is of type Tensor"):
         ss.follow_path("vp_ddim_eta", row, state, network, state)
+    with pytest.raises(InputError, match="drawn: it is of type NoneType, this step of vp ddim-eta has 1 drawing parts"):
+        ss.follow_path("vp_ddim_eta", row, state, network, None)
 
 
 def test_the_example_earns_more_after_fifty_updates():

@@ -275,10 +275,12 @@ def test_sigmas_far_beyond_an_open_span_are_reached() -> None:
         assert sde.at().effective_sigma(grid.times.numpy()) == pytest.approx(levels, rel=1e-7), name
 
 
-@pytest.mark.parametrize("table", ["abc", ["a", "b"], [0.0, 0.1, 0.5], [-1.0, 0.1, 0.5], [0.5, 0.1]])
+@pytest.mark.parametrize("table", ["abc", ["a", "b"], [0.0, 0.1, 0.5], [-1.0, 0.1, 0.5], [0.5, 0.1], [0.1, float("inf")]])
 def test_a_table_of_timesteps_that_is_none_is_refused(table: object) -> None:
     with pytest.raises(InputError, match=r"grid: "):
         TimeGrid.timesteps("vp", [1, 0], table)
+    with pytest.raises(InputError, match=r"the table does not rise .* such as sqrt\(1/alphas_cumprod - 1\)"):
+        TimeGrid.timesteps("vp", [2, 1, 0], [0.9999, 0.9, 0.1])
 
 
 def test_views_of_arrays_that_run_backwards_are_taken() -> None:

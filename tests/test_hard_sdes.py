@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -309,9 +310,19 @@ def test_a_part_that_grows_is_solved_too(sampler: str) -> None:
     assert ss.load(ss.emit(ss.derive(spec, sampler))).WEAK_ORDER >= 1
 
 
-def test_a_rate_that_is_zero_has_no_clock_of_its_own() -> None:
-    with pytest.raises(InputError, match="the rate -g is 0 at the default parameters"):
-        ss.derive(sde([["0", "2"], ["-2", "-g"]], [["0"], ["1"]], params={"g": 0.0}), "roba")
+@pytest.mark.parametrize(
+    "F", [[["-1", "2"], ["-2", "-1 - t"]], [["-g", "2"], ["-2", "-1"]]], ids=["a law that changes", "a rate that is zero"]
+)
+def test_a_clock_of_the_noise_is_that_of_a_row_solved_by_itself(F: list[list[str]]) -> None:
+    """lambda_s times the time: the noise of dz = c k z dt + c^(1/2) g dw, and at its default the composition without a clock."""
+    spec = sde(F, [["3/10", "0"], ["0", "1"]], params={"g": 0.0})
+    one, two = (ss.load(ss.emit(ss.derive(spec, sampler))) for sampler in ("roba", "O B! A"))
+    grid = torch.tensor([1.0, 0.6, 0.3, 0.1], dtype=torch.float64)
+    assert torch.equal(one.coefficients(grid), two.coefficients(grid))
+    variance = lambda c: c if "g" in F[0][0] else -math.expm1(-2 * c * 0.4)  # noqa: E731  up to a factor
+    for c in (0.5, 2.0):
+        ratio = (one.coefficients(grid, lambda_s=c) / one.coefficients(grid))[0, one.COEFFICIENTS.index("x_w1")]
+        assert ratio.item() ** 2 == pytest.approx(variance(c) / variance(1.0), rel=1e-12)
 
 
 def test_a_chain_of_four_blocks_that_is_noised_at_its_end_has_its_orders() -> None:

@@ -139,6 +139,12 @@ def test_every_adapter_gives_the_same_exact_denoiser(adapter, sigma):
 
 
 CODE = {"fn", "net", "alpha", "sigma", "inverse", "args", "options", "known", "shape"}
+@pytest.mark.parametrize("given", [(80.0, 0.005), (0.005,), 5.0, ("a", "b"), (0.1, 2.0, 3.0), (-1.0, 2.0), (0.1, float("nan"))])
+def test_what_is_no_range_of_sigmas_is_refused(given):
+    with pytest.raises(InputError, match=r"sigma_range: .* is no range of effective sigmas; give"):
+        networks.denoiser(lambda y, sigma: y, (2,), sigma_range=given)
+
+
 RANGE, RUN = {"sigma_range": (0.1, 2.0), "sigma_data": 0.7}, {"dtype": None}
 def test_what_is_no_network_yet_is_told_how_to_become_one() -> None:
     with pytest.raises(InputError, match="function does not say the shape of a sample; make a Network of it"):

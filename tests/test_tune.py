@@ -308,6 +308,9 @@ def test_a_certified_learned_module_says_what_it_keeps():
         ({"nfe": 30}, "half the steps of the teacher"),
         ({"seeds": range(4)}, "seeds: 4 are too few"),
         ({"certified": 2}, "certified: 2"),
+        ({"certified": "2", "learn": True}, "certified: '2'"),
+        ({"certified": True, "learn": True}, "certified: True"),
+        ({"evaluations": 0}, "evaluations: 0 of the loss"),
         ({"start": 2.0}, "start: 2.0 is outside the time span"),
         ({"kind": "eps-L"}, "network: it is a network of kind denoiser"),
     ),
@@ -323,6 +326,13 @@ def test_what_cannot_be_tuned_says_why():
         ss.tune("ir-sde", PROBLEM.network(), CALLS)
     with pytest.raises(Unsupported, match="one block"):
         ss.tune("psld", PROBLEM.network(), 5, seeds=range(8), teacher=20, learn=True)
+    with pytest.raises(Unsupported, match="2 blocks are tuned for a network that predicts the data, and this one predicts eps-L"):
+        ss.tune("psld", lambda z, t: z, 5, kind="eps-L", shape=(2,))
+
+
+def test_a_network_whose_run_is_exact_is_tuned_to():
+    point = lambda z, t: (0 * z[0] + 0.3,)  # noqa: E731  data of one point
+    assert ss.tune("vp", point, 3, shape=(2,), seeds=range(8), teacher=20).record["held_out"]["pooled"] < 1e-6
 
 
 def test_a_network_without_derivatives_is_named(modules):

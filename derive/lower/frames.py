@@ -45,8 +45,9 @@ def clock_of(sampler: Sampler, sde: LinearSDE) -> sp.Expr:
     text = sampler.adams.clock
     if text in named:
         return named[text]
-    found = sde.written_out(parse(text, names_of(sde, sampler), where=sampler.where, key="sampler.clock"))
-    rate = found.diff(t)
+    names = {SIGMA.name: SIGMA, **names_of(sde, sampler)}
+    found = sde.written_out(parse(text, names, where=sampler.where, key="sampler.clock"))
+    rate = rate_of(found)
     if rate == 0 or rate.has(sp.sign):
         what = "it does not change with t" if rate == 0 else "it holds abs, which has no rate at its kink"
         raise InputError(sampler.where, "sampler.clock", what, "write a smooth function of t")

@@ -130,13 +130,12 @@ def _stationary(w: Writer, part: Part, power: sp.Expr, i: int) -> tuple[sp.Expr,
 
 
 def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...]:
-    """(decay, lower factor of the noise covariance, shift by the offset) of coupled rows over the sub-interval."""
-    if any(clock != 1 for clock in part.noise_clock):
-        if zero := [e for e in part.linear.diagonal() if zero_by_default(w.sde, e)]:
-            what = f"the rate {zero[0]} is 0 at the default parameters, where it has no clock of its own"
-            raise _clocked(w, part, what, "write 0 in its place, or choose other defaults")
-        raise _clocked(w, part, "only a part of independent rows has a clock a row", "leave it out")
-    sde, n = w.sde, w.sde.n
+    """(decay, lower factor of the noise covariance, shift by the offset) of coupled rows over the sub-interval.  The noise of a
+    row with a clock c is that of dz = c linear z dtau + (c noise)^(1/2) dw."""
+    if any(clock != 1 for clock in part.noise_clock) and not (part.linear.is_diagonal() and part.noise(w.sde).is_diagonal()):
+        fix = "leave it out, as a composition such as 'O B! A' does"
+        raise _clocked(w, part, "only a part of independent rows has a clock a row", fix)
+    sde, n, clock = w.sde, w.sde.n, sp.diag(*part.noise_clock)
     low, high = w.moments[lower], w.moments[upper]
     shifted = offset_reached(part.linear, part.offset)
     drift = [] if shifted.is_zero_matrix else [f"shift_{name}"]
@@ -147,10 +146,12 @@ def _coupled(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[
     reach = [coupled(part.linear, {j}) for j in range(n)]
     decay = sp.Matrix(n, n, lambda i, j: decay[i, j] if i in reach[j] else 0)
     noise = sp.Matrix(n, sde.G_let.shape[1], lambda i, j: sde.G_let[i, j] if i in part.noise_rows else 0)
+    noise = clock.applyfunc(sp.sqrt) * noise
     touched = coupled(part.linear, {i for i in range(n) if any(noise.row(i))})
     factor = sp.zeros(n)
     if touched:
-        w.add(Spread(f"factor_{name}", part.linear, sp.ImmutableMatrix(noise), tuple(sorted(touched)), low, high))
+        decaying = sp.ImmutableMatrix(clock * part.linear)
+        w.add(Spread(f"factor_{name}", decaying, sp.ImmutableMatrix(noise), tuple(sorted(touched)), low, high))
         table = entries(f"factor_{name}", n, n)
         factor = sp.Matrix(n, n, lambda i, j: table[i, j] if j <= i and i in touched and j in touched else 0)
     shift = entries(f"shift_{name}", *shifted.shape) if drift else sp.zeros(*shifted.shape)

@@ -207,12 +207,12 @@ def factor(value: float) -> str:
 
 ABOUT = [
     *f"""\
-**The limits.** The data are Gaussian mixtures and Gaussians, the networks are their exact scores, and the arithmetic is
-float64. No trained network, no images and no FID are involved. An error on this page is the error of the sampler alone.
-A trained network adds its own error, which may be larger when there are many calls. Errors with noise and errors
-without noise are different measures and cannot be compared.
+**The limits.** An error on this page is the error of the sampler alone, against the exact flow of the same network: no FID is
+involved. A trained network adds its own error, which may be larger when there are many calls. Errors with noise and
+errors without noise are different measures and cannot be compared.
 
-**How it was measured** (measure/budgets.py). All modules of a diffusion make the same number of network calls, as
+**How the exact problems were measured** (measure/budgets.py). The data are Gaussian mixtures and Gaussians, the networks are
+their exact scores, and the arithmetic is float64. All modules of a diffusion make the same number of network calls, as
 `module.nfe` counts them, on the same span and kind of grid. Runs go from effective sigma 160 (or the end of the
 diffusion's span, if that is lower) down to 0.01 (or to 1% above the start of the span). The grid is quadratic in t for
 several blocks and even in log sigma for one block, and there is no further call at the last time. Starts have the exact
@@ -228,7 +228,7 @@ fewer calls and draws a step, less history and fewer coefficients comes first. T
 divided by the least. Orders are the proven orders of a run (weak orders with noise). Parameters have their defaults.
 Samplers whose errors agree at every number of calls are listed once, under the simplest. Only modules of the catalogue
 are compared. A sampler without a module for a diffusion was not measured there, and a cell with a single sampler is not
-counted. `make docs` writes this page.
+counted. `make docs` writes this page, and `python docs/make defaults` its first table.
 """.splitlines(),
     "",
 ]

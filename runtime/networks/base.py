@@ -8,6 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, ParamSpec
 
 import torch
@@ -31,7 +32,7 @@ class Network:
     ``cond`` holds conditions, an entry for all samples of a batch, which a call that does not name them gets.
     ``made_by`` tells records which adapters made it, each with its settings and, among these, what it was made of.
 
-    A call raises ValueError for inputs of another number or shape.
+    A call raises ValueError for inputs of another number or shape.  InputError (key ``sigma_range``) for what is no range.
     """
 
     fn: Callable[..., Tensors]
@@ -46,6 +47,13 @@ class Network:
     picture: Callable[[Tensor], Tensor] | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
     made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (bounds := self.sigma_range) is not None:
+            pair = isinstance(bounds, tuple | list) and len(bounds) == 2 and all(isinstance(b, Real) for b in bounds)
+            if not pair or not 0 <= bounds[0] < bounds[1]:
+                what = f"{bounds!r} is no range of effective sigmas"
+                raise InputError("-", "sigma_range", what, "give (least, largest), such as (0.002, 80.0), or None")
 
     def __repr__(self) -> str:
         levels = "" if self.sigma_range is None else ", sigma {:g} to {:g}".format(*self.sigma_range)

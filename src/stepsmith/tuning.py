@@ -36,6 +36,7 @@ from stepsmith.runtime.networks.base import InParts, conditions
 from stepsmith.runtime.noise import seeds_text
 from stepsmith.runtime.plan import make_plan
 from stepsmith.runtime.sampler import batch_size
+from stepsmith.runtime.watch import PREDICT_DATA
 from stepsmith.tuned import Tuned, summary
 
 TEACHER, LEAST = 80, 8  # steps of the teacher, seeds at least
@@ -159,6 +160,9 @@ def prepared(
         raise InputError("-", "seeds", f"{len(seeds)} are too few to tune on", f"give {LEAST} or more, 64 by default")
     network = network if batch is None else InParts(network, batch_size(batch, len(seeds)))
     kind = kind or str(getattr(network, "kind", "denoiser"))
+    if sde.n > 1 and kind not in PREDICT_DATA:
+        what = f"samplers of {sde.n} blocks are tuned for a network that predicts the data, and this one predicts {kind}"
+        raise Unsupported(what, "use a network of kind denoiser or x0")
     span = span_of(sde, getattr(network, "sigma_range", None), start, end)
     method = derive(sde, BASELINE.source, kind)
     module = modules.from_text(written(method, certified=False))
@@ -176,7 +180,7 @@ def tuned(
     bench: Bench, nfe: int, *, learn: bool = False, certified: int | None = None, evaluations: int = EVALUATIONS
 ) -> Tuned:
     """The best sampler of ``nfe`` calls on these paths; arguments as :func:`tune`."""
-    check(bench, nfe, learn, certified)
+    check(bench, nfe, learn, certified, evaluations)
     log = bench.log(nfe)
     chosen = choose(bench, nfe, log)
     record = _record(bench, nfe, chosen)
@@ -253,14 +257,16 @@ def learned(bench: Bench, nfe: int, chosen: Chosen, certified: int | None, evalu
         return around(best.candidate, trial, evaluations, best.th) if trial < evaluations else best
 
 
-def check(bench: Bench, nfe: int, learn: bool, certified: int | None) -> None:
+def check(bench: Bench, nfe: int, learn: bool, certified: int | None, evaluations: int = EVALUATIONS) -> None:
     """Refuse, before any candidate runs, calls and settings that do not fit."""
     if isinstance(nfe, bool) or not isinstance(nfe, int) or not 2 <= nfe <= bench.teacher // 2:
         raise InputError("-", "nfe", f"{nfe!r} calls", f"give 2 to {bench.teacher // 2}, half the steps of the teacher")
     if learn and (bench.sde.n > 1 or bench.kind != "denoiser"):
         raise Unsupported("times and weights are learned for a denoiser and one block", "leave learning out")
-    if certified is not None and not (learn and 1 <= certified <= 4):
+    if certified is not None and not (learn and type(certified) is int and 1 <= certified <= 4):
         raise InputError("-", "certified", f"{certified!r}", "give an order from 1 to 4, together with learning")
+    if type(evaluations) is not int or evaluations < 1:
+        raise InputError("-", "evaluations", f"{evaluations!r} of the loss", "give a whole number, 1 or more")
 
 
 def _told(error: Error) -> dict[str, float]:

@@ -109,7 +109,7 @@ def run(target: str, call: Callable[[], Any]) -> Any:
         return call()
     except (InputError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{target} does not run ({type(error).__name__}: {error}, in {Path(place.filename).name}:{place.lineno})"
         raise InputError("-", "sampler", what, "mend it, or set what it asks for: --set KEY=VALUE") from error
