@@ -24,7 +24,7 @@ from stepsmith.measure.slopes import carried
 from stepsmith.measure.workers import pool, workers_for
 from stepsmith.runtime.grid import span_of
 
-GRIDS = ("logsnr", "quadratic", "tan", "asinh")
+GRIDS = ("logsnr", "tan", "asinh")  # in sigma, so that what holds on vp and psld holds on other diffusions
 SAMPLERS = {
     "one": ("vp", ("ddim", "dpmpp-2m", "unipc-3", "deis-3", "adams-2", "adams-3", "adams-3-gaussian")),
     "several": ("psld", ("conjugate", "rvv2", "adams-2", "adams-3", "adams-3-gaussian-skew")),
@@ -35,8 +35,8 @@ LOST = 100.0  # an error that counts for all that are larger
 PLACE, CURVE = "derive/specs/defaults.toml", "which-trained.svg"
 HEAD = f"""\
 # Made by `python docs/make defaults`: what `stepsmith sample` takes where no sampler is named, if it is derived: of these rows
-# the one measured at the nearest number of network calls.  `error`: the geometric mean over {", ".join(NETWORKS)}, in standard
-# deviations of the data; `next`: the best of the other samplers, `factor` times that error.
+# the one measured at the nearest number of network calls.  `error`: the geometric mean over {", ".join(NETWORKS)},
+# in standard deviations of the data; `next`: the best of the other samplers, `factor` times that error.
 """
 ELSE = '[[else]]\ncalls = 20\nsampler = "conjugate"\ngrid = "logsnr"\n'  # where neither is derived
 Pair = tuple[str, str]

@@ -40,7 +40,8 @@ EXACT = f"""\
 **Trained networks.** The errors are geometric means over three networks of images (`digits`, `fashion`, `galaxies`) and a mixture
 in the plane: the root of the mean times the median over the paths of the distance to the end of the network's own probability
 flow, in standard deviations of the data. The networks run on VP and on PSLD. Each sampler has its default parameters and the best
-of four grids (even in log sigma, quadratic in t, `tan`, `asinh`). With few calls the grid matters more than the order.
+of three grids in sigma, which every diffusion has: even in log sigma, `tan` and `asinh`. With few calls the grid matters more
+than the order.
 
 **Exact problems.** The whole catalogue was measured with exact networks of mixtures and Gaussians, on one kind of grid. There the
 best are, the first before the others:
