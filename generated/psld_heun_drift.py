@@ -20,7 +20,7 @@ ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^3 * (a long expression: `stepsmith error` prints it)
     e_m = h^3 * (a long expression: `stepsmith error` prints it)
-    dx, dm = dz/dtau, tau = -t; sx_m = d s_x/d m, sx_t in the network's time t
+    dx, dm = dz/dtau, tau = -t; sx_m = d s_x/d m; sx_t = d s_x/d t in the network's time t
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,

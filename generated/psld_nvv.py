@@ -19,7 +19,7 @@ bounded ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (Gamma*beta*(dx*(sx_x + 1) - sx_t)/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*nu*(dm*(Minv + sm_m) - 2*sm_t)/(8*Minv))
-    dx, dm = dz/dtau, tau = -t; sx_m = d s_x/d m, sx_t in the network's time t
+    dx, dm = dz/dtau, tau = -t; sm_m = d s_m/d m; sx_t = d s_x/d t in the network's time t
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,

@@ -19,7 +19,7 @@ ratios of successive steps.
 The local error of a step of length h, exact minus numerical:
     e_x = h^2 * (beta*(Gamma*dx*(sx_x + 1) - Gamma*sx_t + dm*(Gamma*sx_m + Minv))/4 - beta_t*dx/(2*beta))
     e_m = h^2 * (-beta_t*dm/(2*beta) + beta*(dm*nu*(Minv + sm_m) + dx*(Minv + nu*sm_x) - nu*sm_t)/(4*Minv))
-    dx, dm = dz/dtau, tau = -t; sx_m = d s_x/d m, sx_t in the network's time t
+    dx, dm = dz/dtau, tau = -t; sx_m = d s_x/d m; sx_t = d s_x/d t in the network's time t
 
 The network gives a scalar denoiser D(y, sigma) = E[data | data + sigma noise = y], through the exact bridge.
 With Sigma the covariance of z given the data and p = Psi(t, START) e the mean of z for unit data,

@@ -81,7 +81,7 @@ def contestants(sde: Any, noise: bool) -> tuple[Contestant, ...]:
         grids = ("quadratic", "logsnr", "uniform")
         peers_ = tuple(Contestant(gddim(q), g, True, f"gddim-{q}") for q in (1, 2, 3) for g in grids)
     ours = tuple(Contestant(s, g) for g, samplers in OURS.items() for s in samplers)
-    return peers_ + ours + ((Contestant(SKEW, "tan"),) if sde.n > 1 else ())
+    return peers_ + ours + (Contestant(SKEW, "tan") if sde.n > 1 else Contestant("unipc-3", "asinh"),)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,14 +106,15 @@ def step_with_logprob(
     ``network(inputs, time) -> outputs`` is that of :func:`sample`, and ``step`` that of :func:`transition`.
 
     Returns the state after the step, the history after it, and (batch,) the log-density of that state given the one before,
-    in float32 at least, differentiable in what the network gave and in the state before.  Raises InputError as
+    in float32 at least, differentiable in what the network gave and in the state before; the new state counts as drawn, so that
+    no gradient goes through it into the density.  Raises InputError as
     :func:`transition`, and (key ``noise``) for noise of another number or shape; all before the first network call.
     """
     given = Given.of(module, row, state, network, history, step)
     normals = given.normals(noise)
     law = _law(given)
     new = law.draw([normals[j] for j in given.parts[0].draws])
-    return new, law.history, law.log_prob(new)
+    return new, law.history, law.log_prob(_fixed(new))
 
 
 def draw_path(
@@ -121,8 +122,9 @@ def draw_path(
 ) -> Path:
     """A step of any sampler that draws noise, as the step with this noise, and the density of each of its drawing parts.
 
-    Arguments as :func:`step_with_logprob`.  InputError (key ``sampler``) for a step that draws no noise or works on
-    frequencies, and for what does not fit the module.
+    Arguments as :func:`step_with_logprob`; the density has no gradient, which :func:`follow_path` has through the states that
+    were drawn.  InputError (key ``sampler``) for a step that draws no noise or works on frequencies, and for what does not fit
+    the module.
     """
     given = Given.of(module, row, state, network, history, step)
     normals = given.normals(noise)
@@ -131,7 +133,8 @@ def draw_path(
         own = tuple(normals[j] for j in draws)
         return law.draw(own), own
 
-    return _path(given, chosen)
+    path = _path(given, chosen)
+    return replace(path, log_probs=path.log_probs.detach())
 
 
 def follow_path(
@@ -153,6 +156,11 @@ def follow_path(
         return point, law.normals(point)
 
     return _path(given, chosen)
+
+
+def _fixed(state: State) -> State:
+    """A state that was drawn: a gradient through it would cancel that of the mean."""
+    return tuple(z.detach() for z in state)
 
 
 def _law(given: Given) -> Transition:

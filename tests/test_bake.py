@@ -204,7 +204,7 @@ def test_the_verb_sample_runs_a_baked_file_on_its_own_grid(tmp_path, monkeypatch
         return ended.value.code, capsys.readouterr()
 
     code, told = run("--sampler", str(tmp_path / "baked.py"))
-    assert code == 0 and "2 samples, 3 steps, 3 calls a sample" in told.out
+    assert code == 0 and "2 samples of ddim on explicit, 3 steps, 3 calls a sample" in told.out
     code, told = run("--sampler", str(tmp_path / "baked.py"), "--steps", "5")
     assert code == 2 and "has its own grid; leave --steps and --nfe out" in told.err
     code, told = run("--sampler", str(tmp_path / "module.py"))

@@ -22,6 +22,7 @@ from safetensors import safe_open
 import stepsmith
 import stepsmith.generated
 from stepsmith import cli
+from stepsmith.cli import run as runs
 from stepsmith.cli import shared
 from stepsmith.cli.sample import GRIDS
 from stepsmith.derive import catalogue, list_samplers, list_sdes
@@ -379,7 +380,7 @@ def test_samples_are_written_three_ways_with_their_record(run, tmp_path):
     for suffix in ("png", "npz", "safetensors"):
         path = tmp_path / "deep" / f"a.{suffix}"
         found = run(*QUICK, "--out", path)
-        assert found.status == 0 and f"{path}: 4 samples, 3 steps, 3 calls a sample, " in found.out
+        assert found.status == 0 and f"{path}: 4 samples of " in found.out and ", 3 steps, 3 calls a sample, " in found.out
         told[suffix] = path
     with Image.open(told["png"]) as image:
         assert image.mode == "L" and image.size[0] == image.size[1] > 2 * 8
@@ -433,6 +434,14 @@ def test_a_diffusion_alone_has_the_default_of_the_nearest_number_of_calls(run, t
     words = ("sample", "--sde", sde, "--nfe", calls, "--seeds", "1", "--out", tmp_path / "a.npz", "--json")
     told = json.loads(done(run(*words)))["record"]
     assert told["sampler"] == told["specs"]["sampler"] == row["sampler"] and told["grid"]["name"] == row["grid"]
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize(("sde", "kind"), [("psld", "eps-L"), ("psld", "score"), ("cld", "eps-R"), ("vp", "v"), ("vp", "score")])
+def test_networks_of_every_kind_have_a_default(tmp_path, sde, kind, steps):
+    words = {**dict.fromkeys(runs.Request.__dataclass_fields__), "sde": sde, "steps": steps}
+    method, grid = runs.chosen(stepsmith.load_sde(sde), runs.Request(**words), kind)
+    assert method.sampler.name in {row["sampler"] for name in KNOWN for row in KNOWN[name]} and grid in GRIDS
 
 
 def test_a_diffusion_without_a_default_says_which_networks_it_takes(refused, tmp_path):

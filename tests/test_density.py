@@ -74,6 +74,18 @@ def test_the_score_of_the_weights_is_that_of_the_gaussian():
     assert slope.item() == pytest.approx((up - down).item() / 2e-5, rel=1e-6)
 
 
+def test_the_density_of_a_step_has_the_gradient_of_the_state_that_was_drawn():
+    """Through the state itself the gradient would cancel; a path that is drawn says that it has none."""
+    module, row, state, noise, _ = drawn("vp_ddim_eta")
+    W = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    network = network_of(module, W)
+    new, _, found = ss.step_with_logprob(module, row, state, network, noise)
+    wanted = ss.transition(module, row, state, network).log_prob(tuple(z.detach() for z in new))
+    slopes = [torch.autograd.grad(each.sum(), W, retain_graph=True)[0].item() for each in (found, wanted)]
+    assert slopes[0] == pytest.approx(slopes[1], rel=1e-12) and abs(slopes[0]) > 1e-3 and new[0].requires_grad
+    assert not ss.draw_path(module, row, state, network, noise).log_prob.requires_grad
+
+
 def test_with_fewer_draws_than_components_it_is_the_density_on_their_range():
     module, row, state, noise, _ = drawn("cld_euler_maruyama")
     assert module.DRAWS == 1 and len(module.COMPONENTS) == 2

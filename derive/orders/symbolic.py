@@ -165,15 +165,17 @@ def _by_drift(sde: LinearSDE, derived: Any, power: int) -> tuple[ErrorTerm, ...]
     shown = {sp.Symbol(f"{name}_0"): sp.Symbol(name) for name in moving} | {sp.Symbol(AT.name): sp.Symbol("t")}
     drifts = [sp.Symbol(f"d{b}") for b in names]
     slow = [sp.Symbol(f"{name}_{'t' * k}") for name in moving for k in range(1, power + 1)]
-    first, last = names[0], names[-1]
-    where = (
-        f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t; "
-        f"s{first}_{last} = d s_{first}/d {last}, s{first}_t in the network's time t",
-    )
-    return tuple(
-        ErrorTerm(b, power, tidy(c[0].as_expr().subs(shown), drifts, slow), where)
-        for b, c in zip(names, found.coefficients[power], strict=True)
-    )
+    terms = [tidy(c[0].as_expr().subs(shown), drifts, slow) for c in found.coefficients[power]]
+    where = (_legend(terms, names, drifts),)
+    return tuple(ErrorTerm(b, power, term, where) for b, term in zip(names, terms, strict=True))
+
+
+def _legend(terms: Sequence[sp.Expr], names: Sequence[str], drifts: Sequence[sp.Symbol]) -> str:
+    """What the symbols of some error terms are; of the derivatives of the score one that occurs, and one in time."""
+    used = {symbol.name for term in terms for symbol in term.free_symbols}
+    inner = [f"s{a}_{b} = d s_{a}/d {b}" for b in reversed(names) for a in names if f"s{a}_{b}" in used]
+    timed = [f"s{a}_t = d s_{a}/d t in the network's time t" for a in names if f"s{a}_t" in used]
+    return "; ".join([f"{', '.join(map(str, drifts))} = dz/dtau, tau = -t", *inner[:1], *timed[:1]])
 
 
 def _eliminated(

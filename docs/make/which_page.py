@@ -31,7 +31,12 @@ TITLE = """\
 
 Without noise take the sampler and the grid of your row; `stepsmith sample` does so where no sampler is named. *Blocks* are the
 parts of the state: VP has one (the data) and PSLD two (the data and a momentum). On your own network,
-`stepsmith bench --network` compares samplers, and [`stepsmith tune`](tune.md) makes one for it.
+`stepsmith bench --network` compares samplers, and [`stepsmith tune`](tune.md) makes one for it. [Words](concepts.md#words)
+explains the grids; between two rows take the nearer one.
+
+```
+stepsmith sample --sde vp --network digits --nfe 10 --sampler unipc-3 --grid asinh --out digits.png
+```
 """.splitlines()
 EXACT = f"""\
 
@@ -43,8 +48,8 @@ flow, in standard deviations of the data. The networks run on VP and on PSLD. Ea
 of three grids in sigma, which every diffusion has: even in log sigma, `tan` and `asinh`. With few calls the grid matters more
 than the order.
 
-**Exact problems.** The whole catalogue was measured with exact networks of mixtures and Gaussians, on one kind of grid. There the
-best are, the first before the others:
+**Exact problems**, for samplers with noise and for other diffusions. The whole catalogue was measured with exact networks of
+mixtures and Gaussians, on one kind of grid, where other samplers may be the best. The first comes before the others:
 """.splitlines()
 SHOWN = {
     "vp": ("ddim", "dpmpp-2m", "unipc-3", "adams-3"),
@@ -69,7 +74,7 @@ def head(parts: Sequence[Part]) -> list[str]:
         f"2. **Many calls ({listed(MANY)}), no noise.** {_winners(main, MANY, False)}",
         f"3. **With noise ({BUDGETS[0]} to {BUDGETS[-1]} calls).** {_winners(main, BUDGETS, True)}",
         f"4. **A network trained with a Cholesky factor.** {_cholesky(parts)}",
-        f"5. **A diffusion of your own.** {_own(main)}",
+        f"5. **A diffusion of your own, where those of the first table are not derived.** {_own(main)}",
         "",
     ]
 

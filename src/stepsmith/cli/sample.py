@@ -34,8 +34,8 @@ ENGINES = ("local", "ray")
 @click.option("--sde", show_default="psld, or that of a baked module", help="A name or a .toml file.")
 @click.option(
     "--sampler",
-    help="A name, a .toml file, a composition, or a baked .py file with its own grid; by default adams-3, for several blocks "
-    "adams-3-gaussian-skew, if they can be derived.",
+    help="A name, a .toml file, a composition, or a baked .py file with its own grid; by default the first "
+    "of docs/which.md at about as many calls, or conjugate.",
 )
 @click.option(
     "--network",
@@ -46,7 +46,7 @@ ENGINES = ("local", "ray")
 @kind_options
 @click.option("--steps", type=int, help=f"Steps of the grid ({STEPS} by default).")
 @click.option("--nfe", type=int, help="A budget of network calls instead of steps.")
-@click.option("--grid", type=click.Choice(GRIDS), help="logsnr by default, asinh with a default sampler.")
+@click.option("--grid", type=click.Choice(GRIDS), help="logsnr by default, with a default sampler that of docs/which.md.")
 @click.option(
     "--start",
     type=float,
@@ -119,7 +119,8 @@ def command(as_json: bool, **options: Any) -> None:
         print_json({**drawn, "seconds": seconds, "record": record})
         return
     spare = f", {run.left} call{'s' * (run.left > 1)} left over" if run.left else ""
-    click.echo(f"{request.out}: {count} samples, {steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
+    named = f"{run.module.SAMPLER} on {run.grid.name}"
+    click.echo(f"{request.out}: {count} samples of {named}, {steps} steps, {calls} calls a sample{spare}, {seconds:.1f} s")
 
 
 made = functools.cache(lambda request: Run.of(request))  # in a process of Ray, for one shard after the other

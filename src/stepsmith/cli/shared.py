@@ -55,7 +55,8 @@ def kind_options(command: Callable[..., Any]) -> Callable[..., Any]:
     predicts = "What the network predicts, if it does not say so itself: a function or a module of torch, or an .onnx file. "
     for option in (
         click.option("--shape", help="With --kind: the shape of a sample of one component, such as 3,32,32."),
-        click.option("--kind", type=click.Choice(KINDS), help=predicts + "The network is called as docs/sampling.md says."),
+        click.option("--kind", type=click.Choice(KINDS), help=predicts + "It is called with times of the diffusion, such as "
+        "0 to 1, not with an index (docs/sampling.md)."),
     ):
         command = option(command)
     return command
