@@ -444,6 +444,13 @@ def test_networks_of_every_kind_have_a_default(tmp_path, sde, kind, steps):
     assert method.sampler.name in {row["sampler"] for name in KNOWN for row in KNOWN[name]} and grid in GRIDS
 
 
+def test_where_the_nearest_default_is_not_derived_the_next_one_is_taken():
+    """UniPC takes no offset; adams does."""
+    words = {**dict.fromkeys(runs.Request.__dataclass_fields__), "sde": "ir-sde", "nfe": 5}
+    method, grid = runs.chosen(stepsmith.load_sde("ir-sde"), runs.Request(**words), "denoiser")
+    assert (method.sampler.name, grid) == ("adams-3", "asinh")
+
+
 def test_a_diffusion_without_a_default_says_which_networks_it_takes(refused, tmp_path):
     words = ("sample", "--sde", "blurring", "--steps", "2", "--seeds", "1", "--out", tmp_path / "a.npz")
     refused(words, "-", "unsupported", "one noise level", "eps-L")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pytest
 import sympy as sp
 import torch
+from scipy.integrate import quad
 from scipy.linalg import expm
 
 import stepsmith as ss
@@ -323,6 +326,18 @@ def test_a_clock_of_the_noise_is_that_of_a_row_solved_by_itself(F: list[list[str
     for c in (0.5, 2.0):
         ratio = (one.coefficients(grid, lambda_s=c) / one.coefficients(grid))[0, one.COEFFICIENTS.index("x_w1")]
         assert ratio.item() ** 2 == pytest.approx(variance(c) / variance(1.0), rel=1e-12)
+
+
+def test_a_clock_of_the_noise_that_changes_with_time_is_integrated() -> None:
+    """The variance is int exp(-2 k int c) c dt: with c = 1 + t between 0.6 and 1, against scipy."""
+    spec = tomllib.loads(files("stepsmith.derive").joinpath("specs/sampler/roba.toml").read_text())
+    spec["sampler"]["parts"]["O"]["noise_clock"]["data"] = "1 + (lambda_s - 1)*t"
+    module, k, grid = ss.load(ss.emit(ss.derive("psld", spec))), 0.04, [1.0, 0.6, 0.3]
+    column = module.COEFFICIENTS.index("x_w1")
+    ratio = (module.coefficients(grid, lambda_s=2.0) / module.coefficients(grid))[0, column].item() ** 2
+    known = lambda c, C: quad(lambda t: math.exp(-2 * k * C(t)) * c(t), 0.6, 1.0, epsabs=1e-14)[0]  # noqa: E731
+    wanted = known(lambda t: 1 + t, lambda t: t - 0.6 + (t**2 - 0.36) / 2) / known(lambda t: 1.0, lambda t: t - 0.6)
+    assert ratio == pytest.approx(wanted, rel=1e-11)
 
 
 def test_a_chain_of_four_blocks_that_is_noised_at_its_end_has_its_orders() -> None:

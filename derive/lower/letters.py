@@ -96,19 +96,21 @@ def _exact(w: Writer, part: Part, name: str, state: State, upper: str, lower: st
 
 
 def _rows_apart(w: Writer, part: Part, name: str, upper: str, lower: str) -> tuple[sp.Matrix, ...] | None:
-    """Closed form where every row is by itself: decay exp(k), k = int linear, noise sqrt(v (1 - exp(2k))), and
-    (1 - exp(k)) m where linear and offset are linear (z - m), m constant.
+    """Closed form where every row is by itself and no clock changes with time: decay exp(k), k = int linear, noise
+    sqrt(v (1 - exp(2k))), and (1 - exp(k)) m where linear and offset are linear (z - m), m constant.
     """
     sde, n = w.sde, w.sde.n
     noise = part.noise(sde)
-    if not (part.linear.is_diagonal() and noise.is_diagonal()) or any(zero_by_default(sde, e) for e in part.linear.diagonal()):
+    if not (part.linear.is_diagonal() and noise.is_diagonal()) or any(clock.has(t) for clock in part.noise_clock):
+        return None
+    if any(zero_by_default(sde, e) for e in part.linear.diagonal()):
         return None
     kept = [_stationary(w, part, noise[i, i], i) for i in range(n)]
     if any(sde.written_out(sp.Matrix([row])).has(t) for row in kept if row is not None):
         return None
     decay, factor, shift = sp.eye(n), sp.zeros(n), sp.zeros(*part.offset.shape)
     for i in range(n):
-        clock = w.at(part.noise_clock[i], upper)
+        clock = part.noise_clock[i]
         exponent = w.define(f"{name}_{w.block(i)}_rate", w.integral(part.linear[i, i], upper, lower))
         decay[i, i] = sp.exp(exponent)
         if (row := kept[i]) is None:

@@ -34,11 +34,12 @@ BUDGETS, SEEDS, FINE = (5, 10, 20, 50), 5000, 200
 LOST = 100.0  # an error that counts for all that are larger
 PLACE, CURVE = "derive/specs/defaults.toml", "which-trained.svg"
 HEAD = f"""\
-# Made by `python docs/make defaults`: what `stepsmith sample` takes where no sampler is named, if it is derived: of these rows
-# the one measured at the nearest number of network calls.  `error`: the geometric mean over {", ".join(NETWORKS)},
-# in standard deviations of the data; `next`: the best of the other samplers, `factor` times that error.
+# Made by `python docs/make defaults`: what `stepsmith sample` takes where no sampler is named: of these rows, if they are
+# derived, the one measured at the nearest number of network calls.  `error`: the geometric mean over
+# {", ".join(NETWORKS)}, in standard deviations of the data; `next`: the best of the other samplers, `factor` times
+# that error.
 """
-ELSE = '[[else]]\ncalls = 20\nsampler = "conjugate"\ngrid = "logsnr"\n'  # where neither is derived
+ELSE = '[[else]]\nsampler = "conjugate"\ngrid = "logsnr"\n'  # where neither is derived
 Pair = tuple[str, str]
 
 

@@ -191,18 +191,19 @@ def derived(request: Request, network: Any, params: dict[str, float]) -> tuple[A
 
 
 def chosen(sde: Any, request: Request, kind: str) -> tuple[Any, str]:
-    """The method and the name of its grid: as asked, else the default that was measured at the nearest number of calls, or
-    where that is not derived for diffusion and network the one that always is."""
+    """The method and the name of its grid: as asked, else of the defaults that are derived for diffusion and network the one
+    that was measured at the nearest number of calls."""
     from stepsmith.derive.method import derive
 
     if request.sampler is not None:
         return derive(sde, request.sampler, kind), request.grid or "logsnr"
     known = tomllib.loads(files("stepsmith.derive").joinpath(DEFAULTS).read_text(encoding="utf-8"))
     calls = max(1, request.nfe or request.steps or STEPS)
-    names = "several" if sde.n > 1 else "one", "else"
-    first, last = (min(known[name], key=lambda row: abs(math.log(row["calls"] / calls))) for name in names)
-    with contextlib.suppress(Unsupported, InputError):
-        return derive(sde, first["sampler"], kind), request.grid or first["grid"]
+    nearest = sorted(known["several" if sde.n > 1 else "one"], key=lambda row: abs(math.log(row["calls"] / calls)))
+    for row in nearest:
+        with contextlib.suppress(Unsupported):
+            return derive(sde, row["sampler"], kind), request.grid or row["grid"]
+    (last,) = known["else"]
     return derive(sde, last["sampler"], kind), request.grid or last["grid"]
 
 
