@@ -13,10 +13,8 @@ from stepsmith.errors import InputError
 from stepsmith.runtime.constants import blocks_of
 from stepsmith.runtime.plan import check_network, resolve
 from stepsmith.runtime.sampler import steps_of
-from stepsmith.runtime.watch import called
+from stepsmith.runtime.watch import Network, State, called
 
-State = tuple[torch.Tensor, ...]
-Network = Callable[[State, Any], State]
 Step = Callable[..., tuple[State, State]]
 
 
